@@ -1,0 +1,171 @@
+//! Events: one per state change, written in the same transaction as the change.
+
+use super::runner::{Runner, State, Step};
+use super::time::Timestamp;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+/// Who did it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Actor {
+    /// The uid of the caller; `None` = the host itself (a runner ended, a reconciliation).
+    pub uid: Option<u32>,
+    /// The user's name, if it has one.
+    pub user: Option<String>,
+}
+
+impl Actor {
+    /// The host itself.
+    pub fn host() -> Self {
+        Self {
+            uid: None,
+            user: None,
+        }
+    }
+}
+
+/// The types of events this release writes: `org.stratavore.<kind>.<what>`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum EventType {
+    /// Admitted.
+    RunnerStarting,
+    /// Its scope is up.
+    RunnerRunning,
+    /// Frozen.
+    RunnerFrozen,
+    /// Thawed.
+    RunnerThawed,
+    /// Asked to stop.
+    RunnerStopping,
+    /// Over, with cause and usage.
+    RunnerEnded,
+    /// A project was made.
+    ProjectCreated,
+    /// Its settings were changed.
+    ProjectChanged,
+    /// It was removed.
+    ProjectRemoved,
+    /// A launch was refused by a quota.
+    AdmissionDenied,
+}
+
+impl EventType {
+    /// All of them.
+    pub const ALL: [Self; 10] = [
+        Self::RunnerStarting,
+        Self::RunnerRunning,
+        Self::RunnerFrozen,
+        Self::RunnerThawed,
+        Self::RunnerStopping,
+        Self::RunnerEnded,
+        Self::ProjectCreated,
+        Self::ProjectChanged,
+        Self::ProjectRemoved,
+        Self::AdmissionDenied,
+    ];
+
+    /// `runner.ended`, …: the type without `org.stratavore.`.
+    pub fn short(self) -> &'static str {
+        match self {
+            Self::RunnerStarting => "runner.starting",
+            Self::RunnerRunning => "runner.running",
+            Self::RunnerFrozen => "runner.frozen",
+            Self::RunnerThawed => "runner.thawed",
+            Self::RunnerStopping => "runner.stopping",
+            Self::RunnerEnded => "runner.ended",
+            Self::ProjectCreated => "project.created",
+            Self::ProjectChanged => "project.changed",
+            Self::ProjectRemoved => "project.removed",
+            Self::AdmissionDenied => "admission.denied",
+        }
+    }
+
+    /// The type whose [`Self::short`] is `text`.
+    pub fn parse(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|t| t.short() == text)
+    }
+
+    /// The event of a step of a runner; `None` for a step that changes no state.
+    pub fn of_step(step: &Step) -> Option<Self> {
+        Some(match step {
+            Step::Run(_) => Self::RunnerRunning,
+            Step::Freeze => Self::RunnerFrozen,
+            Step::Thaw => Self::RunnerThawed,
+            Step::Stop => Self::RunnerStopping,
+            Step::End(..) => Self::RunnerEnded,
+            Step::Limit(_) => return None,
+        })
+    }
+}
+
+/// An event before the store has numbered it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Draft {
+    /// What happened.
+    pub kind: EventType,
+    /// The project concerned.
+    pub project: String,
+    /// `<kind>/<id>`.
+    pub subject: String,
+    /// 1, 2, 3 … per subject.
+    pub seq: u64,
+    /// When.
+    pub at: Timestamp,
+    /// Who.
+    pub actor: Actor,
+    /// The particulars. Public: no command, environment or label value.
+    pub data: Value,
+}
+
+/// An event as the store has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Event {
+    /// Position in this store; what `events --after` means.
+    pub position: u64,
+    /// The event.
+    pub draft: Draft,
+}
+
+/// The event of a runner that has just taken a step from `old`. `runner.seq` is already its number.
+pub fn of_runner(kind: EventType, runner: &Runner, old: Option<State>, actor: &Actor, at: Timestamp) -> Draft {
+    let mut data = json!({
+        "runner": runner.id.to_string(),
+        "project": runner.spec.project.as_str(),
+        "host": runner.host,
+        "name": runner.spec.name,
+        "uid": runner.spec.uid,
+        "user": runner.spec.user,
+        "state": runner.state().as_str(),
+        "old_state": old.map(State::as_str),
+    });
+    if let Some(exit) = &runner.exit {
+        data["exit"] = json!(exit);
+        data["usage"] = json!(runner.usage);
+    }
+    if let (EventType::RunnerRunning, Some(placement)) = (kind, &runner.placement) {
+        data["invocation_id"] = json!(placement.invocation_id);
+        data["unit"] = json!(runner.id.unit());
+        data["warnings"] = json!(placement.warnings);
+    }
+    Draft {
+        kind,
+        project: runner.spec.project.to_string(),
+        subject: format!("runner/{}", runner.id),
+        seq: runner.seq,
+        at,
+        actor: actor.clone(),
+        data,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn types_read_back() {
+        for kind in EventType::ALL {
+            assert_eq!(EventType::parse(kind.short()), Some(kind));
+        }
+    }
+}

@@ -1,0 +1,30 @@
+//! The pure part: what things are and what may happen to them.
+//!
+//! Nothing here does I/O, reads a clock, draws a random number or logs. Every
+//! decision of the product is a function in this folder, so that it can be
+//! tested by millions of made-up worlds.
+
+pub mod admission;
+pub mod error;
+pub mod event;
+pub mod exit;
+pub mod id;
+pub mod limits;
+pub mod name;
+pub mod project;
+pub mod reconcile;
+pub mod runner;
+pub mod signal;
+pub mod spec;
+pub mod time;
+pub mod units;
+
+pub use error::{Error, ErrorKind};
+pub use exit::{Cause, Exit, Usage};
+pub use id::RunnerId;
+pub use limits::Limits;
+pub use name::ProjectName;
+pub use project::Project;
+pub use runner::{Runner, State};
+pub use spec::RunnerSpec;
+pub use time::Timestamp;

@@ -1,0 +1,61 @@
+//! Projects: owners of quotas and of a slice.
+
+use super::limits::Limits;
+use super::name::ProjectName;
+use super::time::Timestamp;
+use serde::{Deserialize, Serialize};
+
+/// The longest description, in bytes.
+pub const DESCRIPTION_MAX: usize = 1_024;
+/// The highest cap on live runners.
+pub const MAX_RUNNERS_MAX: u32 = 1_000_000;
+
+/// What an administrator says about a project.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProjectSettings {
+    /// For people.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub description: String,
+    /// Most live runners at a time; `None` = no cap.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_runners: Option<u32>,
+    /// Limits of the project's slice: what all its runners share. Only the resource limits
+    /// (memory, cpu, io, tasks) apply to a slice.
+    #[serde(default)]
+    pub limits: Limits,
+}
+
+/// A project with its counts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Project {
+    /// Its key.
+    pub name: ProjectName,
+    /// What was said about it.
+    pub settings: ProjectSettings,
+    /// Runners that hold a slot now.
+    pub live: u32,
+    /// When it was made.
+    pub created_at: Timestamp,
+}
+
+/// A change of some settings; what is `None` stays.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ProjectChange {
+    /// New description.
+    pub description: Option<String>,
+    /// New cap; `Some(None)` lifts it.
+    pub max_runners: Option<Option<u32>>,
+    /// New values of single limits; infinity lifts one.
+    pub limits: Limits,
+}
+
+impl ProjectSettings {
+    /// These settings with the change applied.
+    pub fn with(&self, change: &ProjectChange) -> Self {
+        Self {
+            description: change.description.clone().unwrap_or_else(|| self.description.clone()),
+            max_runners: change.max_runners.unwrap_or(self.max_runners),
+            limits: change.limits.or(&self.limits),
+        }
+    }
+}

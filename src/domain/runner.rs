@@ -1,0 +1,299 @@
+//! A runner and its life. The state is private: it changes only by [`Runner::apply`], which
+//! knows the legal transitions, so that an illegal one cannot be written.
+
+use super::error::{Error, ErrorKind};
+use super::event::Actor;
+use super::exit::{Exit, Usage};
+use super::id::RunnerId;
+use super::limits::Limits;
+use super::spec::RunnerSpec;
+use super::time::Timestamp;
+use serde::{Deserialize, Serialize};
+
+/// `queued` → `starting` → `running` ⇄ `frozen` → `stopping` → `ended`; `ended` is final.
+/// This release has no queue, so a runner begins in `starting`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum State {
+    /// Admitted; its command does not run yet.
+    Starting,
+    /// The gate may be open.
+    Running,
+    /// All its processes are frozen.
+    Frozen,
+    /// It was asked to stop.
+    Stopping,
+    /// Over. Final.
+    Ended,
+}
+
+impl State {
+    /// All states, in the order of a life.
+    pub const ALL: [Self; 5] = [
+        Self::Starting,
+        Self::Running,
+        Self::Frozen,
+        Self::Stopping,
+        Self::Ended,
+    ];
+
+    /// The word of the contract.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Starting => "starting",
+            Self::Running => "running",
+            Self::Frozen => "frozen",
+            Self::Stopping => "stopping",
+            Self::Ended => "ended",
+        }
+    }
+
+    /// The state named `text`.
+    pub fn parse(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|s| s.as_str() == text)
+    }
+
+    /// What quotas count.
+    pub fn is_live(self) -> bool {
+        self != Self::Ended
+    }
+
+    /// The law. The store has the same table as a trigger.
+    pub fn may_become(self, next: Self) -> bool {
+        use State::{Ended, Frozen, Running, Starting, Stopping};
+        matches!(
+            (self, next),
+            (Starting, Running | Ended)
+                | (Running, Frozen | Stopping | Ended)
+                | (Frozen, Running | Stopping | Ended)
+                | (Stopping, Ended)
+        )
+    }
+}
+
+/// Where a runner really is: what the agent saw when the scope was up.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Placement {
+    /// systemd's invocation id of the scope, 32 hexadecimal digits.
+    pub invocation_id: String,
+    /// The kernel's boot id.
+    pub boot_id: String,
+    /// The shim's process.
+    pub shim_pid: u32,
+    /// Its start time in clock ticks since boot, which with the pid names it uniquely.
+    pub shim_start: u64,
+    /// Limits this host does not hold, where the configuration allows that with a warning.
+    #[serde(default)]
+    pub warnings: Vec<String>,
+}
+
+/// A runner as the store has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Runner {
+    /// Its id.
+    pub id: RunnerId,
+    /// What was asked for, with the limits in force.
+    pub spec: RunnerSpec,
+    /// The host that runs it.
+    pub host: String,
+    state: State,
+    /// Number of its last event; 0 = none.
+    pub seq: u64,
+    /// When it was admitted.
+    pub created_at: Timestamp,
+    /// When it became `running`; 0 = not yet.
+    pub started_at: Timestamp,
+    /// When it ended; 0 = not yet.
+    pub ended_at: Timestamp,
+    /// Where it is.
+    pub placement: Option<Placement>,
+    /// How it ended.
+    pub exit: Option<Exit>,
+    /// What it used, known when it has ended.
+    pub usage: Option<Usage>,
+}
+
+/// One step in a runner's life.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Step {
+    /// The scope is up, its limits are held.
+    Run(Placement),
+    /// All processes are frozen.
+    Freeze,
+    /// They go on.
+    Thaw,
+    /// A stop was asked for.
+    Stop,
+    /// New limits are in force; no change of state.
+    Limit(Limits),
+    /// It is over.
+    End(Exit, Usage),
+}
+
+/// Who takes a step, and when.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Change {
+    /// Whom it is about.
+    pub id: RunnerId,
+    /// What happens.
+    pub step: Step,
+    /// Who asked.
+    pub actor: Actor,
+    /// When.
+    pub at: Timestamp,
+}
+
+impl Runner {
+    /// A runner that was just admitted.
+    pub fn admitted(id: RunnerId, spec: RunnerSpec, host: String, at: Timestamp) -> Self {
+        Self {
+            id,
+            spec,
+            host,
+            state: State::Starting,
+            seq: 0,
+            created_at: at,
+            started_at: Timestamp(0),
+            ended_at: Timestamp(0),
+            placement: None,
+            exit: None,
+            usage: None,
+        }
+    }
+
+    /// A runner read back from the store, which has checked every transition when it was written.
+    pub fn stored(mut self, state: State) -> Self {
+        self.state = state;
+        self
+    }
+
+    /// Where it is in its life.
+    pub fn state(&self) -> State {
+        self.state
+    }
+
+    /// Takes a step and returns the state before it. Nothing has changed if that is an error.
+    pub fn apply(&mut self, step: &Step, at: Timestamp) -> Result<State, Error> {
+        let old = self.state;
+        let next = match step {
+            Step::Run(_) | Step::Thaw => State::Running,
+            Step::Freeze => State::Frozen,
+            Step::Stop => State::Stopping,
+            Step::End(..) => State::Ended,
+            Step::Limit(_) => old,
+        };
+        let legal = match step {
+            Step::Run(_) => old == State::Starting,
+            Step::Thaw => old == State::Frozen,
+            Step::Limit(_) => old.is_live(),
+            _ => old.may_become(next),
+        };
+        if !legal {
+            return Err(self.refuse(step));
+        }
+        self.state = next;
+        match step {
+            Step::Run(placement) => {
+                self.placement = Some(placement.clone());
+                self.started_at = at;
+            }
+            Step::End(exit, usage) => {
+                self.exit = Some(exit.clone());
+                self.usage = Some(*usage);
+                self.ended_at = at.max(self.created_at);
+            }
+            Step::Limit(limits) => self.spec.limits = limits.clone(),
+            Step::Freeze | Step::Thaw | Step::Stop => {}
+        }
+        Ok(old)
+    }
+
+    fn refuse(&self, step: &Step) -> Error {
+        let verb = match step {
+            Step::Run(_) => "started",
+            Step::Freeze => "frozen",
+            Step::Thaw => "thawed",
+            Step::Stop => "stopped",
+            Step::Limit(_) => "given other limits",
+            Step::End(..) => "ended",
+        };
+        Error::new(
+            ErrorKind::WrongState,
+            format!(
+                "Runner {} is {} and can't be {verb}.",
+                self.id,
+                self.state.as_str()
+            ),
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::exit::Cause;
+    use proptest::prelude::*;
+    use std::collections::BTreeMap;
+
+    fn runner() -> Result<Runner, Error> {
+        let spec = RunnerSpec {
+            project: "p".parse()?,
+            command: vec!["true".to_owned()],
+            name: None,
+            uid: 1000,
+            user: "alice".to_owned(),
+            working_directory: None,
+            labels: BTreeMap::new(),
+            limits: Limits::default(),
+        };
+        let id = RunnerId::from_uuid(uuid::Uuid::nil());
+        Ok(Runner::admitted(id, spec, "h".to_owned(), Timestamp(1)))
+    }
+
+    fn any_step() -> impl Strategy<Value = Step> {
+        let exit = Exit {
+            cause: Cause::Success,
+            code: Some(0),
+            signal: None,
+            message: String::new(),
+        };
+        prop_oneof![
+            Just(Step::Run(Placement::default())),
+            Just(Step::Freeze),
+            Just(Step::Thaw),
+            Just(Step::Stop),
+            Just(Step::Limit(Limits::default())),
+            Just(Step::End(exit, Usage::default())),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn no_sequence_of_steps_makes_an_ended_runner_live(steps in proptest::collection::vec(any_step(), 0..30)) {
+            let mut r = runner().map_err(|e| TestCaseError::fail(e.message))?;
+            let mut ended = None;
+            for (at, step) in steps.iter().enumerate() {
+                let before = r.clone();
+                match r.apply(step, Timestamp(at as u64 + 2)) {
+                    Ok(old) => prop_assert!(old == r.state() || old.may_become(r.state())),
+                    Err(_) => prop_assert_eq!(&before, &r),
+                }
+                if let Some(exit) = &ended {
+                    prop_assert_eq!(r.state(), State::Ended);
+                    prop_assert_eq!(exit, &r.exit);
+                } else if r.state() == State::Ended {
+                    ended = Some(r.exit.clone());
+                }
+                prop_assert_eq!(r.exit.is_some(), r.state() == State::Ended);
+            }
+        }
+    }
+
+    #[test]
+    fn nothing_leaves_ended() {
+        for next in State::ALL {
+            assert!(!State::Ended.may_become(next));
+            assert!(!next.may_become(next), "{next:?} to itself is no transition");
+        }
+    }
+}
