@@ -1,0 +1,252 @@
+//! The only seam: what the engine needs of the outside world. Adapters implement these traits
+//! and decide nothing.
+
+use crate::domain::admission::Gate;
+use crate::domain::event::{Actor, Event, EventType};
+use crate::domain::exit::{Asked, Record, Usage};
+use crate::domain::project::{ProjectChange, ProjectSettings};
+use crate::domain::reconcile::World;
+use crate::domain::runner::{Change, Placement, Runner, State};
+use crate::domain::{Error, Limits, Project, ProjectName, RunnerId, RunnerSpec, Timestamp};
+use async_trait::async_trait;
+use std::collections::BTreeMap;
+
+// ---------------------------------------------------------------- store
+
+/// Why the store did not do it.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum StoreError {
+    /// It does not answer, is full, read-only or broken: nothing was changed, and trying again
+    /// later may help.
+    #[error("the store does not answer: {0}")]
+    Unavailable(String),
+    /// It answered, and the answer is no.
+    #[error(transparent)]
+    Refused(#[from] Error),
+}
+
+/// A launch to be decided and, if admitted, written.
+#[derive(Debug, Clone)]
+pub struct NewRunner {
+    /// The id it will have.
+    pub id: RunnerId,
+    /// What was asked for.
+    pub spec: RunnerSpec,
+    /// The host's id.
+    pub host: String,
+    /// The host's cap.
+    pub host_max: Option<u32>,
+    /// Makes a repeated launch return the first runner.
+    pub request: Option<RequestKey>,
+    /// Who asks.
+    pub actor: Actor,
+    /// Now.
+    pub at: Timestamp,
+}
+
+/// A caller's request id with a digest of everything it asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RequestKey {
+    /// The caller: request ids of different users never meet.
+    pub uid: u32,
+    /// As given.
+    pub id: String,
+    /// SHA-256 over all parameters, in hex.
+    pub digest: String,
+}
+
+/// What became of a [`NewRunner`].
+#[derive(Debug, Clone)]
+pub enum Admitted {
+    /// Written: `starting`.
+    New {
+        /// The runner.
+        runner: Runner,
+        /// Its project's limits, for the slice.
+        project_limits: Limits,
+        /// `runner.starting`.
+        event: Event,
+    },
+    /// The request id was used before, with the same parameters.
+    Repeated(Runner),
+    /// A gate is shut; nothing but the denial was written.
+    Denied {
+        /// Which one.
+        gate: Gate,
+        /// Why, for the caller.
+        error: Error,
+        /// `admission.denied`.
+        event: Event,
+    },
+}
+
+/// A step that was written.
+#[derive(Debug, Clone)]
+pub struct Applied {
+    /// The runner after it.
+    pub runner: Runner,
+    /// Its state before.
+    pub old: State,
+    /// The event; `None` for a step that has none.
+    pub event: Option<Event>,
+}
+
+/// Which runners to list. All conditions hold at once; newest first.
+#[derive(Debug, Clone, Default)]
+pub struct RunnerFilter {
+    /// Only of this project.
+    pub project: Option<ProjectName>,
+    /// Only in these states; empty = the live ones.
+    pub states: Vec<State>,
+    /// Only with these labels.
+    pub labels: BTreeMap<String, String>,
+    /// Only of this user.
+    pub uid: Option<u32>,
+    /// Only with this name.
+    pub name: Option<String>,
+    /// Only whose id begins so.
+    pub id_prefix: Option<String>,
+    /// Only made at or after.
+    pub since: Option<Timestamp>,
+    /// Only made before.
+    pub until: Option<Timestamp>,
+    /// Only older than this one: the last of the page before.
+    pub after: Option<RunnerId>,
+    /// At most so many.
+    pub limit: u32,
+}
+
+/// Which events to list, oldest first.
+#[derive(Debug, Clone, Default)]
+pub struct EventFilter {
+    /// After this position.
+    pub after: u64,
+    /// Only of this project.
+    pub project: Option<ProjectName>,
+    /// Only of this runner.
+    pub runner: Option<RunnerId>,
+    /// Only of this type.
+    pub kind: Option<EventType>,
+    /// At most so many.
+    pub limit: u32,
+}
+
+/// What a pruning removed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Pruned {
+    /// Ended runners with their request ids.
+    pub runners: u64,
+    /// Events.
+    pub events: u64,
+}
+
+/// Rows and events. Every method that changes something does it in one transaction with its
+/// events; none may be cancelled half-way by dropping its future.
+#[async_trait]
+pub trait Store: Send + Sync + std::fmt::Debug {
+    /// T1: decides ([`crate::domain::admission::decide`]) and writes. Concurrent calls may share
+    /// a transaction.
+    async fn admit(&self, new: NewRunner) -> Result<Admitted, StoreError>;
+    /// The gates of a launch with their numbers; nothing is written.
+    async fn gates(&self, project: &ProjectName, host: &str, host_max: Option<u32>) -> Result<Vec<Gate>, StoreError>;
+    /// T2, T3 and every other step: [`Runner::apply`] on the row as it is now, row and event written.
+    async fn apply(&self, change: Change) -> Result<Applied, StoreError>;
+    /// One runner, ended ones included.
+    async fn runner(&self, id: RunnerId) -> Result<Option<Runner>, StoreError>;
+    /// A page of runners.
+    async fn runners(&self, filter: RunnerFilter) -> Result<Vec<Runner>, StoreError>;
+    /// All live rows of a host.
+    async fn live(&self, host: &str) -> Result<Vec<Runner>, StoreError>;
+    /// Makes a project; `AlreadyExists` if there is one.
+    async fn create_project(&self, name: ProjectName, settings: ProjectSettings, actor: Actor, at: Timestamp) -> Result<(Project, Event), StoreError>;
+    /// Changes a project; `NoSuchProject` if there is none.
+    async fn set_project(&self, name: ProjectName, change: ProjectChange, actor: Actor, at: Timestamp) -> Result<(Project, Event), StoreError>;
+    /// Removes a project; `Conflict` while runners live.
+    async fn remove_project(&self, name: ProjectName, actor: Actor, at: Timestamp) -> Result<Event, StoreError>;
+    /// One project.
+    async fn project(&self, name: &ProjectName) -> Result<Option<Project>, StoreError>;
+    /// All projects by name.
+    async fn projects(&self) -> Result<Vec<Project>, StoreError>;
+    /// A page of events.
+    async fn events(&self, filter: EventFilter) -> Result<Vec<Event>, StoreError>;
+    /// Removes at most `batch` each of ended runners, request ids and events older than `before`.
+    async fn prune(&self, before: Timestamp, batch: u32) -> Result<Pruned, StoreError>;
+    /// Whether it answers and can be written: a write that changes nothing.
+    async fn check(&self) -> Result<(), StoreError>;
+    /// Finishes what is under way and closes.
+    async fn close(&self);
+}
+
+// ---------------------------------------------------------------- host
+
+/// Why the agent did not do it.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum HostError {
+    /// It does not answer, or the connection broke: it may or may not have been done.
+    #[error("the agent does not answer: {0}")]
+    Unavailable(String),
+    /// It answered, and the answer is no.
+    #[error(transparent)]
+    Refused(#[from] Error),
+}
+
+/// A launch as the agent needs it. `Debug` shows no environment values.
+#[derive(Debug, Clone)]
+pub struct LaunchOrder {
+    /// The runner.
+    pub id: RunnerId,
+    /// What to run.
+    pub spec: RunnerSpec,
+    /// Its environment.
+    pub setenv: Vec<crate::domain::spec::Setenv>,
+    /// For the slice.
+    pub project_limits: Limits,
+}
+
+/// What the agent tells by itself.
+#[derive(Debug, Clone)]
+pub enum HostNotice {
+    /// A (new) connection to the agent is up: reconcile. Everything said before may be stale.
+    Connected,
+    /// The connection is gone; orders fail until the next [`Self::Connected`].
+    Disconnected,
+    /// A runner's tree is gone and this is its record.
+    Ended(RunnerId, Box<Record>),
+    /// A runner's shim is gone without a record and its scope is empty.
+    Lost(RunnerId),
+    /// Somebody else froze or thawed it.
+    Frozen(RunnerId, bool),
+}
+
+/// This host's one hand on systemd: the agent.
+#[async_trait]
+pub trait Host: Send + Sync + std::fmt::Debug {
+    /// Brings a runner up to its gate.
+    async fn prepare(&self, order: LaunchOrder) -> Result<Placement, HostError>;
+    /// Opens the gate; an error `LaunchFailed` says why the command could not be exec'd.
+    async fn go(&self, id: RunnerId) -> Result<(), HostError>;
+    /// Closes the gate.
+    async fn abort(&self, id: RunnerId) -> Result<(), HostError>;
+    /// Begins the stop of the whole tree.
+    async fn stop(&self, id: RunnerId, asked: Asked) -> Result<(), HostError>;
+    /// Signals the whole tree.
+    async fn kill(&self, id: RunnerId, signal: i32) -> Result<(), HostError>;
+    /// Freezes.
+    async fn freeze(&self, id: RunnerId) -> Result<(), HostError>;
+    /// Thaws.
+    async fn thaw(&self, id: RunnerId) -> Result<(), HostError>;
+    /// Puts limits in force and returns warnings.
+    async fn set_limits(&self, id: RunnerId, limits: Limits) -> Result<Vec<String>, HostError>;
+    /// Puts limits on a project's slice and returns warnings.
+    async fn set_slice(&self, project: &ProjectName, limits: Limits) -> Result<Vec<String>, HostError>;
+    /// Removes a project's slice.
+    async fn remove_slice(&self, project: &ProjectName) -> Result<(), HostError>;
+    /// All that is there.
+    async fn inventory(&self) -> Result<World, HostError>;
+    /// Stops a scope without a shim.
+    async fn stop_scope(&self, id: RunnerId) -> Result<(), HostError>;
+    /// Removes what an ended runner has left.
+    async fn forget(&self, id: RunnerId) -> Result<(), HostError>;
+    /// What a live runner has used.
+    async fn usage(&self, id: RunnerId) -> Result<Usage, HostError>;
+}

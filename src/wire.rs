@@ -1,0 +1,433 @@
+//! The messages between daemon, agent and shim.
+//!
+//! Transport is `SOCK_SEQPACKET`: the kernel does the framing, one JSON message per packet of at
+//! most [`PACKET_MAX`] bytes; descriptors travel beside it by SCM_RIGHTS. What may be larger (a
+//! command with its environment) is JSON in a sealed memfd.
+//!
+//! Versions: every message is an object; unknown fields are ignored and missing ones have
+//! defaults, so either side may be older. A field or variant is never given another meaning. A
+//! receiver that does not know a variant answers [`Refusal`] `unsupported`.
+//!
+//! ```text
+//! daemon ──Request/Reply/Notice──► agent ──ShimRequest/ShimNotice──► shim (one per runner)
+//! ```
+
+use crate::domain::exit::{Asked, LaunchError, Record};
+use crate::domain::limits::OomPolicy;
+use crate::domain::runner::Placement;
+use crate::domain::{Limits, ProjectName, RunnerId};
+use serde::{Deserialize, Serialize};
+
+/// Version of these messages, named in [`Hello`] and [`ShimState`].
+pub const VERSION: u32 = 1;
+/// The largest packet, in bytes: well below the kernel's default socket buffer.
+pub const PACKET_MAX: usize = 64 << 10;
+/// The largest payload in a memfd: command and environment at their limits, JSON-escaped.
+pub const PAYLOAD_MAX: usize = 4 << 20;
+/// Most runners in one [`Answer::Inventory`].
+pub const PAGE: usize = 64;
+
+// ---------------------------------------------------------------- daemon → agent
+
+/// One order of the daemon. Orders may be answered out of their order.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Request {
+    /// Chosen by the daemon, repeated in the [`Reply`].
+    pub seq: u64,
+    /// What to do.
+    pub order: Order,
+}
+
+/// What the daemon may ask for.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Order {
+    /// First message of a connection. The agent gives up every launch that an earlier
+    /// connection left at its gate, then answers [`Answer::Hello`].
+    Hello(Hello),
+    /// Prepare a runner up to its gate. Beside it: one descriptor, a sealed memfd with a
+    /// [`Payload`]. Answered with [`Answer::Prepared`].
+    Launch(Box<Launch>),
+    /// Open the gate. Answered with [`Answer::Done`] when the command has been exec'd, with
+    /// [`Refusal`] `launch-failed` when that failed (the record follows as a [`Notice`]).
+    Go { id: RunnerId },
+    /// Close the gate: nothing will run. Answered when the shim is gone.
+    Abort { id: RunnerId },
+    /// Stop the whole tree: thaw if frozen, stop signal, SIGKILL after the timeout.
+    Stop { id: RunnerId, asked: Asked },
+    /// Send a signal to every process of the runner, not to its shim.
+    Kill { id: RunnerId, signal: i32 },
+    /// Freeze all processes; answered when they are.
+    Freeze { id: RunnerId },
+    /// Let them go on; answered when they do.
+    Thaw { id: RunnerId },
+    /// Put these limits in force on a live runner: all of them, as they shall be now, read
+    /// back. Answered with [`Answer::Limits`].
+    SetLimits {
+        id: RunnerId,
+        limits: Limits,
+        unenforced: Unenforced,
+    },
+    /// Put a project's limits on its slice. Answered with [`Answer::Limits`].
+    SetSlice {
+        project: ProjectName,
+        limits: Limits,
+        unenforced: Unenforced,
+    },
+    /// Stop a project's empty slice and forget its limits.
+    RemoveSlice { project: ProjectName },
+    /// What is there, after the given id. Answered with [`Answer::Inventory`].
+    Inventory { after: Option<RunnerId> },
+    /// Stop a scope that has no shim or whose runner has ended, with SIGKILL; answered when
+    /// its cgroup is empty.
+    StopScope { id: RunnerId },
+    /// The ending is in the store: remove record and socket and reset a failed unit.
+    Forget { id: RunnerId },
+    /// What a live runner has used up to now. Answered with [`Answer::Usage`].
+    Usage { id: RunnerId },
+}
+
+/// Who is speaking.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Hello {
+    /// [`VERSION`].
+    pub v: u32,
+    /// The program's own version, for the journal.
+    pub program: String,
+}
+
+/// What to do with a limit that this host's kernel does not hold.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Unenforced {
+    /// Nothing runs.
+    #[default]
+    Refuse,
+    /// It runs, with a warning.
+    Warn,
+}
+
+/// A launch, without its command.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Launch {
+    /// The runner.
+    pub id: RunnerId,
+    /// Its project: names the slice.
+    pub project: ProjectName,
+    /// The project's own limits, put on the slice before the runner starts.
+    pub project_limits: Limits,
+    /// The user to run as; groups, home and shell come from the agent's own look-up.
+    pub uid: u32,
+    /// Name for the journal's SYSLOG_IDENTIFIER and the unit's description.
+    pub name: Option<String>,
+    /// Limits in force.
+    pub limits: Limits,
+    /// What if one is not held.
+    pub unenforced: Unenforced,
+}
+
+/// What is too large or too private for a packet. Its values go from here into the runner's
+/// exec and nowhere else.
+#[derive(Clone, Serialize, Deserialize)]
+pub struct Payload {
+    /// argv.
+    pub command: Vec<String>,
+    /// `NAME=VALUE`, over the agent's own list.
+    #[serde(default)]
+    pub setenv: Vec<(String, String)>,
+    /// `None` = the user's home.
+    #[serde(default)]
+    pub working_directory: Option<String>,
+}
+
+impl std::fmt::Debug for Payload {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Payload({} arguments)", self.command.len())
+    }
+}
+
+// ---------------------------------------------------------------- agent → daemon
+
+/// What the agent sends.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum FromAgent {
+    /// To a [`Request`].
+    Reply(Reply),
+    /// By itself.
+    Notice(Notice),
+}
+
+/// The answer to the request with the same `seq`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Reply {
+    /// Of the request.
+    pub seq: u64,
+    /// Done, or why not.
+    pub result: Result<Answer, Refusal>,
+}
+
+/// A good answer.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Answer {
+    /// The order was carried out.
+    Done,
+    /// To [`Order::Hello`].
+    Hello {
+        /// The agent's versions.
+        hello: Hello,
+        /// The kernel's boot id.
+        boot_id: String,
+    },
+    /// To [`Order::Launch`]: the scope is up, the shim waits at its gate.
+    Prepared(Placement),
+    /// Warnings about limits not held; empty when all are.
+    Limits { warnings: Vec<String> },
+    /// To [`Order::Inventory`]: at most [`PAGE`] runners, by id; `more` = ask again after the last.
+    Inventory { runners: Vec<Seen>, more: bool },
+    /// To [`Order::Usage`].
+    Usage(crate::domain::Usage),
+}
+
+/// One runner as the agent sees it; see `domain::reconcile::Observed`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Seen {
+    /// The runner.
+    pub id: RunnerId,
+    /// Its cgroup has processes.
+    #[serde(default)]
+    pub scope: bool,
+    /// Its shim is alive.
+    #[serde(default)]
+    pub shim: bool,
+    /// The shim waits at its gate.
+    #[serde(default)]
+    pub gated: bool,
+    /// The cgroup is frozen.
+    #[serde(default)]
+    pub frozen: bool,
+    /// The exit record; `Some(None)` = there is one that can't be read.
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "nested")]
+    pub record: Option<Option<Box<Record>>>,
+}
+
+/// `Option<Option<T>>` in JSON: absent, `null`, value.
+mod nested {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    pub(super) fn serialize<T: Serialize, S: Serializer>(
+        value: &Option<Option<T>>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        value.as_ref().and_then(Option::as_ref).serialize(serializer)
+    }
+
+    pub(super) fn deserialize<'de, T: Deserialize<'de>, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Option<Option<T>>, D::Error> {
+        Option::<T>::deserialize(deserializer).map(Some)
+    }
+}
+
+/// What happened without being asked for.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Notice {
+    /// The runner's tree is gone and its record is on disk. Sent until [`Order::Forget`] once
+    /// per connection at least.
+    Ended { record: Box<Record> },
+    /// The shim is gone without a record and the scope is empty by now.
+    Lost { id: RunnerId },
+    /// The cgroup was frozen or thawed by somebody else.
+    Frozen { id: RunnerId, frozen: bool },
+}
+
+/// Why an order was not carried out.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Refusal {
+    /// For programs.
+    pub code: RefusalCode,
+    /// For people: what, which limit, its value, what to do.
+    pub message: String,
+}
+
+/// The kinds of refusal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RefusalCode {
+    /// The message is not understood (another version, too large, malformed).
+    Unsupported,
+    /// Root's `agent.toml` does not allow it (users, uid 0).
+    NotPermitted,
+    /// Above a ceiling of `agent.toml`.
+    LimitsExceeded,
+    /// The kernel does not hold the limit.
+    LimitUnenforceable,
+    /// The user is unknown, the command can't be started, ….
+    LaunchFailed,
+    /// No such runner here.
+    NoSuchRunner,
+    /// systemd, the kernel or the disk refused.
+    Failed,
+}
+
+// ---------------------------------------------------------------- agent ↔ shim
+
+/// What the agent tells a shim. The first message is `Order` on the shim's standard input (a
+/// socket: the gate), later ones come there or on the shim's own listening socket.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ShimRequest {
+    /// What to run. Beside it three descriptors: a sealed memfd with a [`ShimOrder`], the
+    /// shim's listening socket, the folder for the record.
+    Order,
+    /// Open the gate.
+    Go,
+    /// Stop the tree.
+    Stop { asked: Asked },
+    /// Send a signal to the tree.
+    Kill { signal: i32 },
+    /// New life-time limits: µs since the start of the command (`u64::MAX` = none), µs, signal.
+    Limits {
+        runtime_max: u64,
+        stop_timeout: u64,
+        kill_signal: i32,
+    },
+    /// Asks for [`ShimNotice::State`].
+    Query,
+}
+
+/// All a shim needs to know.
+#[derive(Clone, Serialize, Deserialize)]
+pub struct ShimOrder {
+    /// [`VERSION`] of the agent.
+    pub v: u32,
+    /// The runner's id; names the record `<id>.json`.
+    pub id: String,
+    /// argv; `command[0]` is looked up in `PATH` of `env` if it has no slash.
+    pub command: Vec<String>,
+    /// The whole environment, `NAME=VALUE`.
+    pub env: Vec<String>,
+    /// Where to start.
+    pub working_directory: String,
+    /// Identity; `None` = the shim's own (`--user`).
+    pub identity: Option<Identity>,
+    /// The scope's cgroup below the cgroup2 mount, `/stratavore.slice/…/stratavore-<id>.scope`.
+    pub cgroup: String,
+    /// Where cgroup2 is mounted, `/sys/fs/cgroup`.
+    pub cgroup_root: String,
+    /// The kernel's boot id.
+    pub boot_id: String,
+    /// The stop signal.
+    pub kill_signal: i32,
+    /// µs from the stop signal to SIGKILL.
+    pub stop_timeout: u64,
+    /// µs from start to stop; `u64::MAX` = none.
+    pub runtime_max: u64,
+    /// For the record, and to read a stop by systemd right.
+    pub oom_policy: Option<OomPolicy>,
+    /// SYSLOG_IDENTIFIER of the output.
+    pub identifier: String,
+    /// Soft and hard RLIMIT_NOFILE for the command.
+    pub nofile: (u64, u64),
+}
+
+impl std::fmt::Debug for ShimOrder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "ShimOrder({})", self.id)
+    }
+}
+
+/// Whom the command runs as.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Identity {
+    /// User.
+    pub uid: u32,
+    /// Primary group.
+    pub gid: u32,
+    /// All supplementary groups.
+    pub groups: Vec<u32>,
+}
+
+/// What a shim tells, to everybody connected.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ShimNotice {
+    /// First on every connection, and the answer to [`ShimRequest::Query`].
+    State(ShimState),
+    /// The command has been exec'd.
+    Started { pid: u32 },
+    /// It could not be; the record follows.
+    LaunchFailed(LaunchError),
+    /// The record is on disk; the shim is about to exit. Also the last word when the record
+    /// could not be written: then `written` is false and the agent writes it.
+    Ended { record: Box<Record>, written: bool },
+}
+
+/// What a shim is doing.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ShimState {
+    /// [`VERSION`] of the shim.
+    pub v: u32,
+    /// The runner.
+    pub id: String,
+    /// The gate is still shut.
+    #[serde(default)]
+    pub gated: bool,
+    /// The main process, once there is one.
+    #[serde(default)]
+    pub pid: Option<u32>,
+    /// The stop has begun.
+    #[serde(default)]
+    pub asked: Option<Asked>,
+}
+
+/// The JSON of a message, bounded by [`PACKET_MAX`].
+pub fn encode<T: Serialize>(message: &T) -> Result<Vec<u8>, WireError> {
+    let bytes = serde_json::to_vec(message).map_err(|e| WireError::Malformed(e.to_string()))?;
+    if bytes.len() > PACKET_MAX {
+        return Err(WireError::TooLarge(bytes.len()));
+    }
+    Ok(bytes)
+}
+
+/// The message in a packet.
+pub fn decode<'a, T: Deserialize<'a>>(packet: &'a [u8]) -> Result<T, WireError> {
+    serde_json::from_slice(packet).map_err(|e| WireError::Malformed(e.to_string()))
+}
+
+/// Why a message can't be sent or read.
+#[derive(Debug, thiserror::Error)]
+pub enum WireError {
+    /// Over [`PACKET_MAX`].
+    #[error("a message of {0} bytes is larger than the {PACKET_MAX} allowed")]
+    TooLarge(usize),
+    /// Not the JSON expected.
+    #[error("malformed message: {0}")]
+    Malformed(String),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn an_unreadable_record_is_told_from_none() {
+        let seen = |text: &str| decode::<Seen>(text.as_bytes()).map(|s| s.record).ok();
+        let id = r#""id":"00000000-0000-0000-0000-000000000000""#;
+        assert_eq!(seen(&format!("{{{id}}}")), Some(None));
+        assert_eq!(seen(&format!("{{{id},\"record\":null}}")), Some(Some(None)));
+    }
+
+    proptest! {
+        #[test]
+        fn no_packet_makes_a_reader_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let _ = decode::<Request>(&bytes);
+            let _ = decode::<FromAgent>(&bytes);
+            let _ = decode::<ShimRequest>(&bytes);
+            let _ = decode::<ShimNotice>(&bytes);
+        }
+    }
+}
