@@ -8,6 +8,7 @@
 
 pub mod crash;
 pub mod domain;
+pub mod engine;
 pub mod ports;
 pub mod seqpacket;
 pub mod wire;

@@ -127,7 +127,13 @@ pub struct Event {
 }
 
 /// The event of a runner that has just taken a step from `old`. `runner.seq` is already its number.
-pub fn of_runner(kind: EventType, runner: &Runner, old: Option<State>, actor: &Actor, at: Timestamp) -> Draft {
+pub fn of_runner(
+    kind: EventType,
+    runner: &Runner,
+    old: Option<State>,
+    actor: &Actor,
+    at: Timestamp,
+) -> Draft {
     let mut data = json!({
         "runner": runner.id.to_string(),
         "project": runner.spec.project.as_str(),

@@ -280,12 +280,30 @@ mod tests {
         assert_eq!(of(|r| r.code = Some(0)), Cause::Success);
         assert_eq!(of(|r| r.code = Some(3)), Cause::ExitCode);
         assert_eq!(of(|r| r.signal = Some(11)), Cause::Signal);
-        assert_eq!(of(|r| (r.signal, r.core_dumped) = (Some(6), true)), Cause::CoreDump);
-        assert_eq!(of(|r| (r.signal, r.oom_killed) = (Some(9), true)), Cause::OomKill);
-        assert_eq!(of(|r| (r.code, r.asked) = (Some(0), Some(Asked::Stop))), Cause::Stopped);
-        assert_eq!(of(|r| (r.code, r.asked) = (Some(0), Some(Asked::Manager))), Cause::Stopped);
-        assert_eq!(of(|r| (r.signal, r.asked) = (Some(9), Some(Asked::Timeout))), Cause::Timeout);
-        assert_eq!(of(|r| (r.signal, r.asked) = (Some(15), Some(Asked::Shutdown))), Cause::HostShutdown);
+        assert_eq!(
+            of(|r| (r.signal, r.core_dumped) = (Some(6), true)),
+            Cause::CoreDump
+        );
+        assert_eq!(
+            of(|r| (r.signal, r.oom_killed) = (Some(9), true)),
+            Cause::OomKill
+        );
+        assert_eq!(
+            of(|r| (r.code, r.asked) = (Some(0), Some(Asked::Stop))),
+            Cause::Stopped
+        );
+        assert_eq!(
+            of(|r| (r.code, r.asked) = (Some(0), Some(Asked::Manager))),
+            Cause::Stopped
+        );
+        assert_eq!(
+            of(|r| (r.signal, r.asked) = (Some(9), Some(Asked::Timeout))),
+            Cause::Timeout
+        );
+        assert_eq!(
+            of(|r| (r.signal, r.asked) = (Some(15), Some(Asked::Shutdown))),
+            Cause::HostShutdown
+        );
         assert_eq!(of(|r| r.never_started = true), Cause::LaunchFailed);
         assert_eq!(of(|_| ()), Cause::Unknown);
     }

@@ -15,12 +15,16 @@ mod launch;
 mod queries;
 mod upkeep;
 
+pub use launch::Launched;
+
 use crate::domain::admission::Gate;
 use crate::domain::event::{Actor, Event};
 use crate::domain::exit::Usage;
 use crate::domain::project::{ProjectChange, ProjectSettings};
 use crate::domain::spec::Setenv;
-use crate::domain::{Error, ErrorKind, Limits, Project, ProjectName, Runner, RunnerId, RunnerSpec, State, Timestamp};
+use crate::domain::{
+    Error, ErrorKind, Limits, Project, ProjectName, Runner, RunnerId, RunnerSpec, State, Timestamp,
+};
 use crate::ports::{Host, HostError, HostNotice, Store, StoreError};
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -156,7 +160,8 @@ impl Engine {
 
     /// This host's live runners, in no order.
     pub fn live(&self) -> Vec<Arc<Runner>> {
-        self.0.read(|live| live.values().map(|e| Arc::clone(&e.runner)).collect())
+        self.0
+            .read(|live| live.values().map(|e| Arc::clone(&e.runner)).collect())
     }
 
     /// How many live runners there are.
@@ -166,7 +171,8 @@ impl Engine {
 
     /// A live runner of this host.
     pub fn live_runner(&self, id: RunnerId) -> Option<Arc<Runner>> {
-        self.0.read(|live| live.get(&id).map(|e| Arc::clone(&e.runner)))
+        self.0
+            .read(|live| live.get(&id).map(|e| Arc::clone(&e.runner)))
     }
 
     /// How long ago the hub last came round: what the watchdog looks at.
@@ -177,49 +183,101 @@ impl Engine {
 
     /// Stops a runner: returns once `stopping` is recorded.
     pub async fn stop(&self, id: RunnerId, actor: Actor) -> Result<(), Error> {
-        self.0.ask(id, |reply| lane::Command::Stop { actor, reply }).await
+        self.0
+            .ask(id, |reply| lane::Command::Stop { actor, reply })
+            .await
     }
 
     /// Sends a signal to every process of a runner.
     pub async fn kill(&self, id: RunnerId, signal: i32, actor: Actor) -> Result<(), Error> {
-        self.0.ask(id, |reply| lane::Command::Kill { signal, actor, reply }).await
+        self.0
+            .ask(id, |reply| lane::Command::Kill {
+                signal,
+                actor,
+                reply,
+            })
+            .await
     }
 
     /// Freezes a runner; returns when all its processes stand still.
     pub async fn freeze(&self, id: RunnerId, actor: Actor) -> Result<(), Error> {
-        self.0.ask(id, |reply| lane::Command::Freeze { actor, reply }).await
+        self.0
+            .ask(id, |reply| lane::Command::Freeze { actor, reply })
+            .await
     }
 
     /// Thaws a runner.
     pub async fn thaw(&self, id: RunnerId, actor: Actor) -> Result<(), Error> {
-        self.0.ask(id, |reply| lane::Command::Thaw { actor, reply }).await
+        self.0
+            .ask(id, |reply| lane::Command::Thaw { actor, reply })
+            .await
     }
 
     /// Puts new values of some limits in force; the others stay. Returns warnings.
-    pub async fn set_limits(&self, id: RunnerId, change: Limits, actor: Actor) -> Result<Vec<String>, Error> {
-        self.0.ask(id, |reply| lane::Command::Limit { change, actor, reply }).await
+    pub async fn set_limits(
+        &self,
+        id: RunnerId,
+        change: Limits,
+        actor: Actor,
+    ) -> Result<Vec<String>, Error> {
+        self.0
+            .ask(id, |reply| lane::Command::Limit {
+                change,
+                actor,
+                reply,
+            })
+            .await
     }
 
     /// Makes a project.
-    pub async fn create_project(&self, name: ProjectName, settings: ProjectSettings, actor: Actor) -> Result<Project, Error> {
+    pub async fn create_project(
+        &self,
+        name: ProjectName,
+        settings: ProjectSettings,
+        actor: Actor,
+    ) -> Result<Project, Error> {
         if settings.limits != Limits::default() {
             // A limit that does not hold is refused before anything is written.
-            self.0.host.set_slice(&name, settings.limits.clone()).await.map_err(host_error)?;
+            self.0
+                .host
+                .set_slice(&name, settings.limits.clone())
+                .await
+                .map_err(host_error)?;
         }
-        let (project, event) = self.0.store.create_project(name, settings, actor, now()).await.map_err(store_error)?;
+        let (project, event) = self
+            .0
+            .store
+            .create_project(name, settings, actor, now())
+            .await
+            .map_err(store_error)?;
         self.0.publish(Some(event), None, None);
         Ok(project)
     }
 
     /// Changes a project's settings; limits take effect on its slice at once. Returns warnings.
-    pub async fn set_project(&self, name: ProjectName, change: ProjectChange, actor: Actor) -> Result<Vec<String>, Error> {
+    pub async fn set_project(
+        &self,
+        name: ProjectName,
+        change: ProjectChange,
+        actor: Actor,
+    ) -> Result<Vec<String>, Error> {
         let project = self.project(&name).await?;
         let mut warnings = Vec::new();
         if change.limits != Limits::default() {
             let limits = project.settings.with(&change).limits;
-            warnings = self.0.host.set_slice(&name, limits).await.map_err(host_error)?;
+            warnings = self
+                .0
+                .host
+                .set_slice(&name, limits)
+                .await
+                .map_err(host_error)?;
         }
-        match self.0.store.set_project(name.clone(), change, actor, now()).await {
+        match self
+            .0
+            .store
+            .set_project(name.clone(), change, actor, now())
+            .await
+        {
             Ok((_, event)) => {
                 self.0.publish(Some(event), None, None);
                 Ok(warnings)
@@ -234,7 +292,12 @@ impl Engine {
 
     /// Removes a project without live runners, and its slice.
     pub async fn remove_project(&self, name: ProjectName, actor: Actor) -> Result<(), Error> {
-        let event = self.0.store.remove_project(name.clone(), actor, now()).await.map_err(store_error)?;
+        let event = self
+            .0
+            .store
+            .remove_project(name.clone(), actor, now())
+            .await
+            .map_err(store_error)?;
         self.0.publish(Some(event), None, None);
         if let Err(error) = self.0.host.remove_slice(&name).await {
             tracing::warn!(project = %name, %error, "The slice of a removed project stays until the next boot");
@@ -245,7 +308,11 @@ impl Engine {
     /// Every gate of a launch with its numbers; nothing is launched.
     pub async fn explain(&self, project: &ProjectName) -> Result<Vec<Gate>, Error> {
         let settings = &self.0.settings;
-        self.0.store.gates(project, &settings.host, settings.host_max).await.map_err(store_error)
+        self.0
+            .store
+            .gates(project, &settings.host, settings.host_max)
+            .await
+            .map_err(store_error)
     }
 
     /// What a live runner has used up to now, or an ended one in all.
@@ -261,7 +328,9 @@ impl Engine {
         self.0.closing.store(true, Ordering::SeqCst);
         let all = self.0.launches.acquire_many(LAUNCHES_MAX as u32);
         if tokio::time::timeout(within, all).await.is_err() {
-            tracing::warn!("Launches were still under way at shutdown; their gates close, nothing runs twice");
+            tracing::warn!(
+                "Launches were still under way at shutdown; their gates close, nothing runs twice"
+            );
         }
     }
 }
@@ -276,7 +345,11 @@ impl Shared {
     }
 
     /// Hands a command to a runner's lane and waits for its answer.
-    async fn ask<T>(&self, id: RunnerId, command: impl FnOnce(lane::Answer<T>) -> lane::Command) -> Result<T, Error> {
+    async fn ask<T>(
+        &self,
+        id: RunnerId,
+        command: impl FnOnce(lane::Answer<T>) -> lane::Command,
+    ) -> Result<T, Error> {
         let (reply, answer) = tokio::sync::oneshot::channel();
         let gone = || Error::new(ErrorKind::WrongState, format!("Runner {id} has ended."));
         let sent = self.read(|live| live.get(&id).map(|e| e.lane.send(command(reply))));
@@ -284,14 +357,19 @@ impl Shared {
             Some(Ok(())) => answer.await.unwrap_or_else(|_| Err(gone())),
             _ => match self.store.runner(id).await.map_err(store_error)? {
                 Some(_) => Err(gone()),
-                None => Err(Error::new(ErrorKind::NoSuchRunner, format!("There is no runner {id}."))),
+                None => Err(Error::new(
+                    ErrorKind::NoSuchRunner,
+                    format!("There is no runner {id}."),
+                )),
             },
         }
     }
 
     fn publish(&self, event: Option<Event>, runner: Option<Arc<Runner>>, old: Option<State>) {
         // No subscriber is not an error.
-        let _ = self.happenings.send(Arc::new(Happening { event, runner, old }));
+        let _ = self
+            .happenings
+            .send(Arc::new(Happening { event, runner, old }));
     }
 
     fn note_store(&self, problem: Option<String>) {
@@ -321,7 +399,9 @@ fn store_error(error: StoreError) -> Error {
         StoreError::Refused(error) => error,
         StoreError::Unavailable(why) => Error::new(
             ErrorKind::StoreUnavailable,
-            format!("The store does not answer ({why}). Nothing was changed; running work goes on. See: journalctl -u stratavored."),
+            format!(
+                "The store does not answer ({why}). Nothing was changed; running work goes on. See: journalctl -u stratavored."
+            ),
         ),
     }
 }
@@ -332,7 +412,9 @@ fn host_error(error: HostError) -> Error {
         HostError::Refused(error) => error,
         HostError::Unavailable(why) => Error::new(
             ErrorKind::HostUnavailable,
-            format!("The agent of this host does not answer ({why}). See: systemctl status stratavore-agent."),
+            format!(
+                "The agent of this host does not answer ({why}). See: systemctl status stratavore-agent."
+            ),
         ),
     }
 }

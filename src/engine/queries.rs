@@ -23,7 +23,9 @@ impl Engine {
             return Ok(found);
         }
         let is_prefix = text.len() >= PREFIX_MIN
-            && text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b) || b == b'-');
+            && text
+                .bytes()
+                .all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b) || b == b'-');
         if is_prefix {
             if let Some(found) = only(text, all().filter(|r| r.id.to_string().starts_with(text)))? {
                 return Ok(found);
@@ -44,12 +46,19 @@ impl Engine {
             limit: 1,
             ..RunnerFilter::default()
         };
-        self.runners(filter).await?.into_iter().next().ok_or_else(|| {
-            Error::new(
-                ErrorKind::NoSuchRunner,
-                format!("No runner has the id, prefix or name “{}”. See: stratavorectl list --all.", shown(text)),
-            )
-        })
+        self.runners(filter)
+            .await?
+            .into_iter()
+            .next()
+            .ok_or_else(|| {
+                Error::new(
+                    ErrorKind::NoSuchRunner,
+                    format!(
+                        "No runner has the id, prefix or name “{}”. See: stratavorectl list --all.",
+                        shown(text)
+                    ),
+                )
+            })
     }
 
     /// A runner by its id, ended ones included.
@@ -57,9 +66,19 @@ impl Engine {
         if let Some(runner) = self.live_runner(id) {
             return Ok(runner.as_ref().clone());
         }
-        self.0.store.runner(id).await.map_err(store_error)?.ok_or_else(|| {
-            Error::new(ErrorKind::NoSuchRunner, format!("There is no runner {id}; ended ones are kept for the configured retention."))
-        })
+        self.0
+            .store
+            .runner(id)
+            .await
+            .map_err(store_error)?
+            .ok_or_else(|| {
+                Error::new(
+                    ErrorKind::NoSuchRunner,
+                    format!(
+                        "There is no runner {id}; ended ones are kept for the configured retention."
+                    ),
+                )
+            })
     }
 
     /// A page of runners.
@@ -98,7 +117,11 @@ fn only<'a>(text: &str, found: impl Iterator<Item = &'a Runner>) -> Result<Optio
             let ids: Vec<_> = found.iter().map(|r| r.id.to_string()).collect();
             Err(Error::new(
                 ErrorKind::AmbiguousName,
-                format!("“{}” means several runners, among them {}. Give an id.", shown(text), ids.join(", ")),
+                format!(
+                    "“{}” means several runners, among them {}. Give an id.",
+                    shown(text),
+                    ids.join(", ")
+                ),
             ))
         }
     }

@@ -1,0 +1,269 @@
+//! The launch saga: T1, scope, T2, gate. Each step has its undo; wherever it is cut off, at
+//! most one exec has happened.
+//!
+//! | cut off after | what is left | who clears it up |
+//! |---|---|---|
+//! | T1 | row `starting` | reconciliation: nothing is there → `launch-failed` |
+//! | the scope | shim at its gate | its gate closes with our connection: it writes `never_started` |
+//! | T2 | row `running`, shim at its gate | the same |
+//! | the gate | a running command | reconciliation adopts it |
+
+use super::lane::{self, Lane, Pending};
+use super::{Engine, Entry, LaunchRequest, host_error, now, store_error};
+use crate::crash;
+use crate::domain::event::Actor;
+use crate::domain::exit::{Cause, Exit, Usage};
+use crate::domain::runner::{Change, Step};
+use crate::domain::{Error, ErrorKind, Runner, RunnerId};
+use crate::ports::{Admitted, HostError, LaunchOrder, NewRunner, RequestKey, StoreError};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+use tokio::sync::{mpsc, oneshot};
+
+/// How long a caller waits to learn how its command fared when the agent broke off at the very
+/// moment the gate was to be opened, or until the ending of a failed exec is in the store.
+const ANSWER_MAX: Duration = Duration::from_secs(20);
+
+/// What a launch came to.
+#[derive(Debug, Clone)]
+pub struct Launched {
+    /// The runner as it was when its command had started.
+    pub runner: Runner,
+    /// The request id was used before: this is the first launch's runner, as it is now.
+    pub repeated: bool,
+}
+
+impl Engine {
+    /// Launches a runner; returns when its command has been exec'd. The launch goes on if the
+    /// caller goes away.
+    pub async fn launch(&self, request: LaunchRequest, actor: Actor) -> Result<Launched, Error> {
+        let (reply, answer) = oneshot::channel();
+        let engine = self.clone();
+        tokio::spawn(async move { engine.saga(request, actor, reply).await });
+        answer.await.unwrap_or_else(|_| Err(closing()))
+    }
+
+    async fn saga(self, mut request: LaunchRequest, actor: Actor, reply: lane::Answer<Launched>) {
+        let shared = Arc::clone(&self.0);
+        let Ok(_permit) = shared.launches.acquire().await else {
+            return;
+        };
+        if shared.closing.load(Ordering::SeqCst) {
+            let _ = reply.send(Err(closing()));
+            return;
+        }
+        if let Err(error) = self.ready() {
+            let _ = reply.send(Err(error));
+            return;
+        }
+        let request_key = request.request_id.as_ref().map(|id| RequestKey {
+            uid: actor.uid.unwrap_or(request.spec.uid),
+            id: id.clone(),
+            digest: digest(&request),
+        });
+        request.spec.limits = request.spec.limits.or(&shared.settings.limits);
+        let new = NewRunner {
+            id: RunnerId::from_uuid(uuid::Uuid::now_v7()),
+            spec: request.spec,
+            host: shared.settings.host.clone(),
+            host_max: shared.settings.host_max,
+            request: request_key,
+            actor: actor.clone(),
+            at: now(),
+        };
+        crash::point("daemon.before-t1");
+        let (runner, project_limits) = match shared.store.admit(new).await {
+            Err(error) => {
+                if let StoreError::Unavailable(why) = &error {
+                    shared.note_store(Some(why.clone()));
+                }
+                let _ = reply.send(Err(store_error(error)));
+                return;
+            }
+            Ok(Admitted::Repeated(runner)) => {
+                let runner = shared
+                    .read(|live| live.get(&runner.id).map(|e| e.runner.as_ref().clone()))
+                    .unwrap_or(runner);
+                let _ = reply.send(Ok(Launched {
+                    runner,
+                    repeated: true,
+                }));
+                return;
+            }
+            Ok(Admitted::Denied { error, event, .. }) => {
+                shared.publish(Some(event), None, None);
+                let _ = reply.send(Err(error));
+                return;
+            }
+            Ok(Admitted::New {
+                runner,
+                project_limits,
+                event,
+            }) => {
+                shared.publish(Some(event), Some(Arc::new(runner.clone())), None);
+                (runner, project_limits)
+            }
+        };
+        crash::point("daemon.after-t1");
+
+        let (sender, inbox) = mpsc::unbounded_channel();
+        let entry = Entry {
+            runner: Arc::new(runner.clone()),
+            lane: sender,
+            launching: true,
+        };
+        shared.write(|live| live.insert(runner.id, entry));
+        let order = LaunchOrder {
+            id: runner.id,
+            spec: runner.spec.clone(),
+            setenv: request.setenv,
+            project_limits,
+        };
+        let mut lane = Lane::new(shared, runner, inbox);
+        let outcome = lane.start(order, actor, reply).await;
+        lane.shared.write(|live| {
+            if let Some(entry) = live.get_mut(&lane.runner.id) {
+                entry.launching = false;
+            }
+        });
+        if outcome == Start::Uncertain {
+            // Whatever a reconciliation saw before may be stale by now.
+            lane.shared.recheck.notify_one();
+        }
+        drop(_permit);
+        lane.run().await;
+    }
+
+    /// Launches need store and agent at once; say so before anything is written.
+    fn ready(&self) -> Result<(), Error> {
+        let health = self.0.health.borrow();
+        if !health.agent || !health.adopted {
+            return Err(host_error(HostError::Unavailable(
+                "it is not connected".to_owned(),
+            )));
+        }
+        match &health.store {
+            Some(why) => Err(store_error(StoreError::Unavailable(why.clone()))),
+            None => Ok(()),
+        }
+    }
+}
+
+/// How the first part of a lane's life came out.
+#[derive(Debug, PartialEq, Eq)]
+enum Start {
+    /// It runs, or its ending is under way.
+    Known,
+    /// The agent broke off at the gate.
+    Uncertain,
+}
+
+impl Lane {
+    async fn start(
+        &mut self,
+        order: LaunchOrder,
+        actor: Actor,
+        reply: lane::Answer<Launched>,
+    ) -> Start {
+        let id = order.id;
+        let placement = match self.shared.host.prepare(order).await {
+            Ok(placement) => placement,
+            Err(error) => {
+                if matches!(error, HostError::Unavailable(_)) {
+                    // It may yet come up at its gate; nobody will open it.
+                    let _ = self.shared.host.abort(id).await;
+                }
+                let error = host_error(error);
+                self.give_up(&error).await;
+                let _ = reply.send(Err(about(id, error)));
+                return Start::Known;
+            }
+        };
+        crash::point("daemon.prepared");
+
+        // T2 is not deferred as other steps are: a row that does not say `running` must not run.
+        let change = Change {
+            id,
+            step: Step::Run(placement),
+            actor,
+            at: now(),
+        };
+        match self.shared.store.apply(change).await {
+            Ok(applied) => self.take_over(applied),
+            Err(error) => {
+                if let StoreError::Unavailable(why) = &error {
+                    self.shared.note_store(Some(why.clone()));
+                }
+                let _ = self.shared.host.abort(id).await;
+                let error = store_error(error);
+                self.give_up(&error).await;
+                let _ = reply.send(Err(error));
+                return Start::Known;
+            }
+        }
+        crash::point("daemon.after-t2");
+
+        match self.shared.host.go(id).await {
+            Ok(()) => {
+                crash::point("daemon.after-go");
+                let runner = self.runner.clone();
+                let _ = reply.send(Ok(Launched {
+                    runner,
+                    repeated: false,
+                }));
+                Start::Known
+            }
+            Err(error) => {
+                let uncertain = matches!(error, HostError::Unavailable(_));
+                // The shim's record follows and becomes the ending; who then looks sees it.
+                self.pending = Some(Pending {
+                    reply,
+                    until: tokio::time::Instant::now() + ANSWER_MAX,
+                    error: (!uncertain).then(|| about(id, host_error(error))),
+                });
+                if uncertain {
+                    Start::Uncertain
+                } else {
+                    Start::Known
+                }
+            }
+        }
+    }
+
+    /// Nothing ran and nothing will.
+    async fn give_up(&mut self, why: &Error) {
+        let exit = Exit {
+            cause: Cause::LaunchFailed,
+            code: None,
+            signal: None,
+            message: why.message.clone(),
+        };
+        self.step(Step::End(exit, Usage::default()), Actor::host())
+            .await;
+    }
+}
+
+fn about(id: RunnerId, error: Error) -> Error {
+    Error::new(error.kind, format!("{} (runner {id})", error.message))
+}
+
+fn closing() -> Error {
+    Error::new(
+        ErrorKind::HostUnavailable,
+        "stratavored is being stopped and launches nothing more; try again when it is back.",
+    )
+}
+
+/// SHA-256 over everything a launch asks for. The values of its environment are in it too, so
+/// that the same request id with another value is noticed; they can't be had back from it.
+fn digest(request: &LaunchRequest) -> String {
+    use sha2::{Digest, Sha256};
+    let setenv: Vec<_> = request.setenv.iter().map(|e| (&e.name, &e.value)).collect();
+    // Serialising plain data can't fail; an empty text would only make repetitions conflict.
+    let text = serde_json::to_vec(&(&request.spec, setenv)).unwrap_or_default();
+    Sha256::digest(&text)
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
+}
