@@ -46,7 +46,7 @@ impl Engine {
 
     async fn saga(self, mut request: LaunchRequest, actor: Actor, reply: lane::Answer<Launched>) {
         let shared = Arc::clone(&self.0);
-        let Ok(_permit) = shared.launches.acquire().await else {
+        let Ok(permit) = Arc::clone(&shared.launches).acquire_owned().await else {
             return;
         };
         if shared.closing.load(Ordering::SeqCst) {
@@ -131,7 +131,7 @@ impl Engine {
             // Whatever a reconciliation saw before may be stale by now.
             lane.shared.recheck.notify_one();
         }
-        drop(_permit);
+        drop(permit);
         lane.run().await;
     }
 

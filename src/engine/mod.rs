@@ -98,7 +98,7 @@ struct Shared {
     live: RwLock<HashMap<RunnerId, Entry>>,
     happenings: broadcast::Sender<Arc<Happening>>,
     health: watch::Sender<Health>,
-    launches: Semaphore,
+    launches: Arc<Semaphore>,
     closing: AtomicBool,
     recheck: Notify,
     /// Monotonic milliseconds of the hub's last turn, for the watchdog.
@@ -135,7 +135,7 @@ impl Engine {
             live: RwLock::default(),
             happenings: broadcast::Sender::new(NOTICES_MAX),
             health: watch::Sender::new(health),
-            launches: Semaphore::new(LAUNCHES_MAX),
+            launches: Arc::new(Semaphore::new(LAUNCHES_MAX)),
             closing: AtomicBool::new(false),
             recheck: Notify::new(),
             progress: AtomicU64::new(0),
