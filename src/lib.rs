@@ -6,6 +6,7 @@
 //! | [`wire`] | messages between daemon, agent and shim | `domain` |
 //! | [`ports`] | what the engine needs of the world | `domain` |
 
+pub mod api;
 pub mod crash;
 pub mod domain;
 pub mod engine;
