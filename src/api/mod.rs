@@ -75,9 +75,23 @@ pub struct Identity {
 }
 
 /// Puts all objects on a connection. Ask for the name after that ([`own_name`]), so that
-/// nobody meets a half of us. `lookups` is another connection to the same bus, for questions
-/// to the bus and to polkit; it serves nothing.
+/// nobody meets a half of us.
 pub async fn serve(
+    connection: &Connection,
+    engine: Engine,
+    identity: Identity,
+    bus: Bus,
+) -> zbus::Result<()> {
+    let lookups = match bus {
+        Bus::System => Connection::system().await?,
+        Bus::Session { .. } => Connection::session().await?,
+    };
+    serve_with(connection, &lookups, engine, identity, bus).await
+}
+
+/// The same with a given second connection to the same bus, for questions to the bus and to
+/// polkit; it serves nothing.
+pub async fn serve_with(
     connection: &Connection,
     lookups: &Connection,
     engine: Engine,

@@ -1,0 +1,145 @@
+//! A bus with a stratavored on it, for one test.
+
+use super::fakes::{FakeHost, MemoryStore};
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::time::Duration;
+use stratavore::api::proxy::{Dict, Given, ManagerProxy};
+use stratavore::api::{self, Bus, Identity};
+use stratavore::domain::Limits;
+use stratavore::engine::{Engine, Settings};
+use zbus::proxy::CacheProperties;
+use zbus::{Connection, Variant, connection};
+
+pub struct World {
+    daemon: Child,
+    address: String,
+    pub engine: Engine,
+    pub store: Arc<MemoryStore>,
+    pub host: Arc<FakeHost>,
+    pub served: Connection,
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        let _ = self.daemon.kill();
+        let _ = self.daemon.wait();
+    }
+}
+
+/// What every test but one wants.
+pub fn myself() -> Bus {
+    Bus::Session {
+        uid: rustix::process::getuid().as_raw(),
+    }
+}
+
+impl World {
+    pub async fn new() -> Self {
+        Self::on(myself()).await
+    }
+
+    pub async fn on(bus: Bus) -> Self {
+        let mut daemon = Command::new("dbus-daemon")
+            .args(["--session", "--nofork", "--nopidfile", "--print-address=1"])
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("this test needs dbus-daemon: apt-get install dbus-daemon, or the package dbus of your system");
+        let mut address = String::new();
+        BufReader::new(daemon.stdout.take().expect("piped"))
+            .read_line(&mut address)
+            .expect("dbus-daemon prints its address");
+        let address = address.trim().to_owned();
+
+        let store = Arc::new(MemoryStore::default());
+        let (host, notices) = FakeHost::new();
+        let host = Arc::new(host);
+        let settings = Settings {
+            host: "0123456789abcdef0123456789abcdef".to_owned(),
+            host_name: "testhost".to_owned(),
+            host_max: None,
+            limits: Limits::default(),
+            retention: Duration::from_secs(1_000),
+        };
+        let engine = Engine::start(
+            settings,
+            Arc::clone(&store) as _,
+            Arc::clone(&host) as _,
+            notices,
+        );
+        let mut health = engine.health();
+        health.wait_for(|h| h.adopted).await.expect("it adopts");
+        let identity = Identity {
+            version: "1.2.3".to_owned(),
+            host_id: "0123456789abcdef0123456789abcdef".to_owned(),
+            host_name: "testhost".to_owned(),
+        };
+        let served = connect(&address).await;
+        let lookups = connect(&address).await;
+        api::serve_with(&served, &lookups, engine.clone(), identity, bus)
+            .await
+            .expect("served");
+        api::own_name(&served).await.expect("the name is free");
+        Self {
+            daemon,
+            address,
+            engine,
+            store,
+            host,
+            served,
+        }
+    }
+
+    pub async fn client(&self) -> Connection {
+        connect(&self.address).await
+    }
+
+    pub async fn manager(&self) -> ManagerProxy<'static> {
+        let client = self.client().await;
+        ManagerProxy::builder(&client)
+            .cache_properties(CacheProperties::No)
+            .build()
+            .await
+            .expect("a proxy")
+    }
+}
+
+pub async fn connect(address: &str) -> Connection {
+    connection::Builder::address(address)
+        .build()
+        .await
+        .expect("the bus is there")
+}
+
+pub fn none() -> Given<'static> {
+    Given::new()
+}
+
+pub fn given<const N: usize>(entries: [(&'static str, Variant<'static>); N]) -> Given<'static> {
+    entries.into_iter().collect()
+}
+
+pub fn text(dict: &Dict, key: &str) -> String {
+    match dict.get(key).map(|v| &**v) {
+        Some(Variant::Str(text)) => text.as_str().to_owned(),
+        other => panic!("{key}: {other:?}"),
+    }
+}
+
+/// Name and message of an error reply.
+pub fn refusal<T: std::fmt::Debug>(result: zbus::Result<T>) -> (String, String) {
+    match result {
+        Err(zbus::Error::MethodError(name, message, _)) => {
+            (name.to_string(), message.unwrap_or_default())
+        }
+        Err(zbus::Error::FDO(error)) => {
+            use zbus::DBusError;
+            let message = error.description().unwrap_or_default().to_owned();
+            (error.name().to_string(), message)
+        }
+        other => panic!("{other:?}"),
+    }
+}
