@@ -176,6 +176,11 @@ inside() {
         cd "$1"
         pivot_root . mnt
         umount -l /mnt
+        # As a kernel starts its first program, whatever the limits of who runs the tests: as far as we may.
+        ulimit -Sn 1024
+        for limit in "n 524288" "u unlimited" "c unlimited"; do ulimit -H$limit 2>/dev/null || true; done
+        ulimit -Su "$(ulimit -Hu)"
+        { echo 0 >/proc/self/oom_score_adj; } 2>/dev/null || true
         exec env -i container=stratavore PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin \
             /lib/systemd/systemd --unit=host.target </dev/null' boot "$r" "$pid" "$work"
 }

@@ -1,6 +1,6 @@
 #!/bin/bash
 # Removes what killed tests left behind: folders and disks of dead hosts, their cgroups, loop devices and bridges.
-# Hosts that are up are left alone.
+# Hosts that are up are left alone. (A host that is to be kept while it is off gets a folder elsewhere: boot.sh --work.)
 #   tests/host/clean.sh          what is dead
 #   tests/host/clean.sh HOST     this host, dead or alive (its name or its folder)
 #   tests/host/clean.sh --all    every host of this checkout, dead or alive
@@ -37,7 +37,11 @@ case ${1:-} in
     for folder in "$runs"/*/; do
         folder=${folder%/}
         [ -d "$folder" ] || continue
-        [ "${1:-}" != --all ] || stop_host "$folder"
+        if [ "${1:-}" = --all ]; then
+            stop_host "$folder"
+        elif ! [ -e "$folder/owner" ] && [ -n "$(find "$folder" -maxdepth 0 -mmin -1)" ]; then
+            continue # somebody may be making it just now
+        fi
         # "owner" is the test that keeps the folder between two boots
         owner_lives "$folder/supervisor" || { [ -z "${1:-}" ] && owner_lives "$folder/owner"; } || remove_host "$folder"
     done

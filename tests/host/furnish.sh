@@ -15,11 +15,12 @@ if [ ! -e "$r/etc/stratavore-test-host" ]; then
     # Slow, and of no use here; or in need of hardware, a network or a kernel of one's own.
     for unit in systemd-modules-load systemd-timesyncd systemd-networkd systemd-resolved systemd-hwdb-update ldconfig \
         systemd-udevd systemd-udev-trigger systemd-firstboot systemd-pcrphase systemd-pcrphase-sysinit systemd-binfmt \
-        apparmor systemd-networkd-wait-online; do
+        apparmor modprobe@configfs modprobe@dm_mod modprobe@drm modprobe@efi_pstore modprobe@fuse modprobe@loop; do
         ln -s /dev/null "$r/etc/systemd/system/$unit.service"
     done
     for unit in sys-kernel-debug.mount sys-kernel-tracing.mount dev-hugepages.mount proc-sys-fs-binfmt_misc.automount \
-        dev-mqueue.mount systemd-tmpfiles-clean.timer; do
+        dev-mqueue.mount systemd-tmpfiles-clean.timer \
+        systemd-udevd-control.socket systemd-udevd-kernel.socket systemd-udevd-varlink.socket; do
         ln -s /dev/null "$r/etc/systemd/system/$unit"
     done
     # Accounts and folders of what is laid over the root are made at every boot, without asking whether /usr is new.

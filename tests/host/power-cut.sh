@@ -22,7 +22,7 @@ echo 1 >"$cgroup/cgroup.freeze"
 unshare --mount bash -euc '
     mount "$1" "$2"
     for try in {1..40}; do grep -qx "frozen 1" "$3/cgroup.events" && break; sleep 0.01; done
-    perl -e "open(my \$f, q(<), \$ARGV[0]) or die qq(\$!\n); ioctl(\$f, 0x8004587d, pack(q(L), 2)) or die qq(\$!\n)" "$2"
+    perl -e "open(my \$f, q(<), \$ARGV[0]) or die qq(\$!\n); my \$how = pack(q(L), 2); ioctl(\$f, 0x8004587d, \$how) or die qq(\$!\n)" "$2"
 ' cut "$device" "$work/scratch" "$cgroup" || { echo 0 >"$cgroup/cgroup.freeze"; fail "could not shut the file system of $work down"; }
 kill -KILL "$init"
 for _ in {1..500}; do

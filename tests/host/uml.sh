@@ -67,16 +67,17 @@ cd /mnt/share
 [ ! -d over ] || cp -rT --preserve=mode,links over /
 mapfile -t arguments <arguments
 bash furnish.sh / uml "${arguments[@]}"
-tr -d - </proc/sys/kernel/random/uuid >/etc/machine-id 2>/dev/null || { mount -t proc proc /proc; tr -d - </proc/sys/kernel/random/uuid >/etc/machine-id; }
+mount -t proc proc /proc
+tr -d - </proc/sys/kernel/random/uuid >/etc/machine-id
+umount /proc
 cat >/etc/systemd/system/test-script.service <<'EOU'
 [Unit]
 Description=The test's script
 After=basic.target dbus.service dbus-broker.service systemd-logind.service systemd-user-sessions.service polkit.service
 [Service]
-Type=oneshot
+Type=exec
 WorkingDirectory=/root
 Environment=HOME=/root LANG=C.UTF-8 TERM=dumb
-TimeoutStartSec=infinity
 OOMPolicy=continue
 ExecStart=/bin/bash /mnt/share/run
 EOU

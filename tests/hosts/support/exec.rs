@@ -67,12 +67,18 @@ pub struct Exec {
     dir: Option<String>,
     stdin: Option<Vec<u8>>,
     limit: Duration,
+    plain: bool,
 }
 
 impl Exec {
     /// `enter` are the words that go before the command (and its user) to get into the host.
     pub(super) fn new(enter: Vec<String>, command: Vec<String>) -> Self {
-        Exec { enter, command, user: None, env: Vec::new(), dir: None, stdin: None, limit: LIMIT }
+        Exec { enter, command, user: None, env: Vec::new(), dir: None, stdin: None, limit: LIMIT, plain: false }
+    }
+
+    /// A command of this machine, in this process's own environment.
+    pub(super) fn plain(program: String, words: Vec<String>) -> Self {
+        Exec { plain: true, ..Exec::new(vec![program], words) }
     }
 
     /// As this user, with its groups and a clean environment; without a login session.
@@ -106,6 +112,11 @@ impl Exec {
     fn build(&self) -> Command {
         let mut command = Command::new(&self.enter[0]);
         command.args(&self.enter[1..]);
+        command.process_group(0);
+        if self.plain {
+            command.args(&self.command);
+            return command;
+        }
         let user = self.user.as_deref().unwrap_or("root");
         let home = if user == "root" { "/root".to_owned() } else { format!("/home/{user}") };
         command.args(["env", "-i", "SHELL=/bin/bash", "LANG=C.UTF-8", "TERM=dumb"]);
@@ -119,7 +130,6 @@ impl Exec {
             command.args(["env", "-C", dir]);
         }
         command.args(&self.command);
-        command.process_group(0);
         command
     }
 

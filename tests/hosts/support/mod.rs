@@ -12,6 +12,7 @@
 //! test run left is removed by the next one. Where something is missing a test fails with the sentence how to get it.
 #![allow(dead_code)]
 
+mod builder;
 mod exec;
 mod host;
 mod network;
@@ -20,8 +21,9 @@ mod wait;
 
 #[allow(unused_imports)]
 pub use self::{
+    builder::{Bus, HostBuilder, Root},
     exec::{Exec, Output, Spawned},
-    host::{Bus, Host, HostBuilder, Root},
+    host::Host,
     network::Network,
     uml::Uml,
     wait::{wait_for, wait_until},
@@ -34,11 +36,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 /// The folder of the project.
 pub fn project() -> &'static Path {
-    static PROJECT: OnceLock<PathBuf> = OnceLock::new();
-    PROJECT.get_or_init(|| match std::env::var_os("STRATAVORE_TEST_PROJECT") {
-        Some(folder) => PathBuf::from(folder),
-        None => PathBuf::from(env!("CARGO_MANIFEST_DIR")),
-    })
+    Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
 /// A script of `tests/host/`.
