@@ -52,8 +52,19 @@ impl Output {
 
 impl std::fmt::Display for Output {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        writeln!(f, "{} after {:.2} s from: {}", self.code, self.took.as_secs_f64(), self.command)?;
-        writeln!(f, "--- stdout:\n{}\n--- stderr:\n{}", self.out(), self.err())
+        writeln!(
+            f,
+            "{} after {:.2} s from: {}",
+            self.code,
+            self.took.as_secs_f64(),
+            self.command
+        )?;
+        writeln!(
+            f,
+            "--- stdout:\n{}\n--- stderr:\n{}",
+            self.out(),
+            self.err()
+        )
     }
 }
 
@@ -73,12 +84,24 @@ pub struct Exec {
 impl Exec {
     /// `enter` are the words that go before the command (and its user) to get into the host.
     pub(super) fn new(enter: Vec<String>, command: Vec<String>) -> Self {
-        Exec { enter, command, user: None, env: Vec::new(), dir: None, stdin: None, limit: LIMIT, plain: false }
+        Exec {
+            enter,
+            command,
+            user: None,
+            env: Vec::new(),
+            dir: None,
+            stdin: None,
+            limit: LIMIT,
+            plain: false,
+        }
     }
 
     /// A command of this machine, in this process's own environment.
     pub(super) fn plain(program: String, words: Vec<String>) -> Self {
-        Exec { plain: true, ..Exec::new(vec![program], words) }
+        Exec {
+            plain: true,
+            ..Exec::new(vec![program], words)
+        }
     }
 
     /// As this user, with its groups and a clean environment; without a login session.
@@ -118,10 +141,18 @@ impl Exec {
             return command;
         }
         let user = self.user.as_deref().unwrap_or("root");
-        let home = if user == "root" { "/root".to_owned() } else { format!("/home/{user}") };
+        let home = if user == "root" {
+            "/root".to_owned()
+        } else {
+            format!("/home/{user}")
+        };
         command.args(["env", "-i", "SHELL=/bin/bash", "LANG=C.UTF-8", "TERM=dumb"]);
         command.arg("PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
-        command.args([format!("HOME={home}"), format!("USER={user}"), format!("LOGNAME={user}")]);
+        command.args([
+            format!("HOME={home}"),
+            format!("USER={user}"),
+            format!("LOGNAME={user}"),
+        ]);
         command.args(self.env.iter().map(|(key, value)| format!("{key}={value}")));
         if let Some(user) = &self.user {
             command.args(["setpriv", "--reuid", user, "--regid", user, "--init-groups"]);
@@ -139,7 +170,11 @@ impl Exec {
         let begun = Instant::now();
         let text = self.command.join(" ");
         let mut command = self.build();
-        command.stdin(if self.stdin.is_some() { Stdio::piped() } else { Stdio::null() });
+        command.stdin(if self.stdin.is_some() {
+            Stdio::piped()
+        } else {
+            Stdio::null()
+        });
         let mut spawned = Spawned::start(command, text);
         let mut writer = None;
         if let (Some(data), Some(mut pipe)) = (self.stdin, spawned.stdin.take()) {
@@ -214,7 +249,10 @@ impl Spawned {
 
     /// Its end, if it has ended.
     pub fn try_wait(&mut self) -> Option<Output> {
-        self.child.try_wait().expect("try_wait").map(|status| self.output(status))
+        self.child
+            .try_wait()
+            .expect("try_wait")
+            .map(|status| self.output(status))
     }
 
     pub fn is_running(&mut self) -> bool {
@@ -236,7 +274,12 @@ impl Spawned {
             return;
         }
         let group = format!("-{}", self.child.id());
-        drop(Command::new("kill").args(["-KILL", "--", &group]).stderr(Stdio::null()).status());
+        drop(
+            Command::new("kill")
+                .args(["-KILL", "--", &group])
+                .stderr(Stdio::null())
+                .status(),
+        );
         drop(self.child.kill());
         drop(self.child.wait());
     }
@@ -261,7 +304,10 @@ impl Spawned {
     fn output(&mut self, status: ExitStatus) -> Output {
         Output {
             command: self.command.clone(),
-            code: status.code().or_else(|| status.signal().map(|n| 128 + n)).unwrap_or(-1),
+            code: status
+                .code()
+                .or_else(|| status.signal().map(|n| 128 + n))
+                .unwrap_or(-1),
             stdout: self.stdout.all(),
             stderr: self.stderr.all(),
             took: self.begun.elapsed(),
@@ -290,11 +336,18 @@ impl<R: Read + Send + 'static> Reader<R> {
             std::thread::spawn(move || {
                 let mut buffer = [0; 65536];
                 while let Ok(n @ 1..) = pipe.read(&mut buffer) {
-                    shared.lock().expect("reader").extend_from_slice(&buffer[..n]);
+                    shared
+                        .lock()
+                        .expect("reader")
+                        .extend_from_slice(&buffer[..n]);
                 }
             })
         });
-        Reader { data, thread, pipe: std::marker::PhantomData }
+        Reader {
+            data,
+            thread,
+            pipe: std::marker::PhantomData,
+        }
     }
 
     fn text(&self) -> String {

@@ -38,24 +38,44 @@ impl Host {
         let work = run_folder().join(folder);
         std::fs::create_dir_all(work.join("files")).expect("the host's folder");
         std::fs::write(work.join("owner"), own_name()).expect("the host's owner");
-        Host { builder, work, running: None }
+        Host {
+            builder,
+            work,
+            running: None,
+        }
     }
 
     /// Boots on the disk it has, with a new boot id.
     #[track_caller]
     pub fn boot_again(&mut self) {
-        assert!(self.running.is_none(), "the host {} is up already", self.name());
+        assert!(
+            self.running.is_none(),
+            "the host {} is up already",
+            self.name()
+        );
         let files = self.work.join("files");
         for (path, contents, mode) in &self.builder.files {
             let at = files.join(path.trim_start_matches('/'));
-            std::fs::create_dir_all(at.parent().expect("a file in a folder")).expect("folder for a host's file");
+            std::fs::create_dir_all(at.parent().expect("a file in a folder"))
+                .expect("folder for a host's file");
             std::fs::write(&at, contents).expect("a host's file");
-            std::fs::set_permissions(&at, PermissionsExt::from_mode(*mode)).expect("mode of a host's file");
+            std::fs::set_permissions(&at, PermissionsExt::from_mode(*mode))
+                .expect("mode of a host's file");
         }
         let builder = &self.builder;
         let mut command = Command::new(script("boot.sh"));
-        command.args(["--lease", "--root", &builder.root.name(), "--bus", builder.bus.name()]);
-        command.arg("--work").arg(&self.work).arg("--disk-mb").arg(builder.disk_mb.to_string());
+        command.args([
+            "--lease",
+            "--root",
+            &builder.root.name(),
+            "--bus",
+            builder.bus.name(),
+        ]);
+        command
+            .arg("--work")
+            .arg(&self.work)
+            .arg("--disk-mb")
+            .arg(builder.disk_mb.to_string());
         command.arg("--files").arg(&files);
         if let Some(payload) = &builder.payload {
             command.arg("--payload").arg(payload);
@@ -63,8 +83,13 @@ impl Host {
         command.args(builder.wants.iter().flat_map(|unit| ["--want", unit]));
         command.args(builder.binds.iter().flat_map(|bind| ["--bind", bind]));
         command.arg(&builder.name);
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut supervisor = command.spawn().unwrap_or_else(|e| panic!("tests/host/boot.sh: {e}"));
+        command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        let mut supervisor = command
+            .spawn()
+            .unwrap_or_else(|e| panic!("tests/host/boot.sh: {e}"));
 
         let mut stdout = BufReader::new(supervisor.stdout.take().expect("a pipe"));
         let mut stderr = supervisor.stderr.take().expect("a pipe");
@@ -80,11 +105,18 @@ impl Host {
             String::from_utf8_lossy(&text).into_owned()
         });
         let line = told.recv_timeout(BOOT_LIMIT).unwrap_or_default();
-        let Some(pid1) = line.strip_prefix("ready ").and_then(|pid| pid.trim().parse().ok()) else {
+        let Some(pid1) = line
+            .strip_prefix("ready ")
+            .and_then(|pid| pid.trim().parse().ok())
+        else {
             // Ending its lease ends it, and with it standard error.
             drop(supervisor.stdin.take());
             drop(supervisor.wait());
-            panic!("the host {} did not boot: {}", self.name(), errors.join().unwrap_or_default());
+            panic!(
+                "the host {} did not boot: {}",
+                self.name(),
+                errors.join().unwrap_or_default()
+            );
         };
         let cgroup = std::fs::read_to_string(self.work.join("cgroup")).expect("the host's cgroup");
         self.running = Some(Running {
@@ -110,7 +142,9 @@ impl Host {
 
     #[track_caller]
     fn up(&self) -> &Running {
-        self.running.as_ref().unwrap_or_else(|| panic!("the host {} is not up", self.name()))
+        self.running
+            .as_ref()
+            .unwrap_or_else(|| panic!("the host {} is not up", self.name()))
     }
 
     /// The pid of its systemd, as this machine counts.
@@ -127,19 +161,25 @@ impl Host {
     /// A path of the host, seen from this machine. Absolute links lead out of the host: read those by `exec`.
     #[track_caller]
     pub fn path(&self, path: &str) -> PathBuf {
-        PathBuf::from(format!("/proc/{}/root/{}", self.pid1(), path.trim_start_matches('/')))
+        PathBuf::from(format!(
+            "/proc/{}/root/{}",
+            self.pid1(),
+            path.trim_start_matches('/')
+        ))
     }
 
     #[track_caller]
     pub fn read(&self, path: &str) -> String {
         let at = self.path(path);
-        std::fs::read_to_string(&at).unwrap_or_else(|e| panic!("{path} in the host {}: {e}", self.name()))
+        std::fs::read_to_string(&at)
+            .unwrap_or_else(|e| panic!("{path} in the host {}: {e}", self.name()))
     }
 
     #[track_caller]
     pub fn write(&self, path: &str, contents: impl AsRef<[u8]>) {
         let at = self.path(path);
-        std::fs::write(&at, contents).unwrap_or_else(|e| panic!("{path} in the host {}: {e}", self.name()));
+        std::fs::write(&at, contents)
+            .unwrap_or_else(|e| panic!("{path} in the host {}: {e}", self.name()));
     }
 
     /// The root of its cgroups, seen from this machine: `host.cgroup().join("stratavore.slice/cgroup.procs")`.
@@ -151,12 +191,16 @@ impl Host {
     /// The cgroup controllers it has. Without `memory` a `memory.max` cannot be enforced here: use [`super::Uml`].
     #[track_caller]
     pub fn controllers(&self) -> Vec<String> {
-        let text = std::fs::read_to_string(self.cgroup().join("cgroup.controllers")).expect("cgroup.controllers");
+        let text = std::fs::read_to_string(self.cgroup().join("cgroup.controllers"))
+            .expect("cgroup.controllers");
         text.split_whitespace().map(str::to_owned).collect()
     }
 
     pub fn boot_id(&self) -> String {
-        std::fs::read_to_string(self.work.join("boot-id")).expect("the host's boot id").trim().to_owned()
+        std::fs::read_to_string(self.work.join("boot-id"))
+            .expect("the host's boot id")
+            .trim()
+            .to_owned()
     }
 
     /// A command, to be refined and run. It dies and freezes with the host.
@@ -193,8 +237,26 @@ impl Host {
     #[track_caller]
     pub fn sh_in_session(&self, user: &str, script: &str) -> Output {
         let (user, home) = (format!("User={user}"), format!("/home/{user}"));
-        let run = ["systemd-run", "--quiet", "--pipe", "--wait", "--collect", "--service-type=exec", "-p", "PAMName=login"];
-        let rest = ["-p", &user, "--working-directory", &home, "--", "bash", "-c", script];
+        let run = [
+            "systemd-run",
+            "--quiet",
+            "--pipe",
+            "--wait",
+            "--collect",
+            "--service-type=exec",
+            "-p",
+            "PAMName=login",
+        ];
+        let rest = [
+            "-p",
+            &user,
+            "--working-directory",
+            &home,
+            "--",
+            "bash",
+            "-c",
+            script,
+        ];
         self.exec(run.into_iter().chain(rest))
     }
 
@@ -204,13 +266,27 @@ impl Host {
         let uid = self.exec(["id", "-u", user]).ok().out();
         let runtime = format!("/run/user/{uid}");
         self.exec(["loginctl", "enable-linger", user]).ok();
-        wait_until(&format!("the user manager of {user}"), Duration::from_secs(30), || {
-            self.path(&format!("{runtime}/bus")).exists()
-                && self.exec(["systemctl", "is-active", "-q", &format!("user@{uid}.service")]).success()
-        });
+        wait_until(
+            &format!("the user manager of {user}"),
+            Duration::from_secs(30),
+            || {
+                self.path(&format!("{runtime}/bus")).exists()
+                    && self
+                        .exec([
+                            "systemctl",
+                            "is-active",
+                            "-q",
+                            &format!("user@{uid}.service"),
+                        ])
+                        .success()
+            },
+        );
         let bus = format!("unix:path={runtime}/bus");
         let command = self.command(["bash", "-c", script]).user(user);
-        command.env("XDG_RUNTIME_DIR", &runtime).env("DBUS_SESSION_BUS_ADDRESS", &bus).run()
+        command
+            .env("XDG_RUNTIME_DIR", &runtime)
+            .env("DBUS_SESSION_BUS_ADDRESS", &bus)
+            .run()
     }
 
     /// Starts a command as root; it is killed when the returned value is dropped.
@@ -224,7 +300,8 @@ impl Host {
         if self.running.is_none() {
             return format!("(the host {} is not up)", self.name());
         }
-        self.sh("journalctl --no-pager -o short-precise -b -n 200").out()
+        self.sh("journalctl --no-pager -o short-precise -b -n 200")
+            .out()
     }
 
     /// It stops dead: everything of it is killed at once. What was written is on its disk, synced or not.
@@ -255,16 +332,23 @@ impl Host {
     fn gone(&mut self) {
         let name = self.name().to_owned();
         let running = self.running.as_mut().expect("a host that is up");
-        wait_until(&format!("the end of the host {name}"), Duration::from_secs(100), || {
-            running.supervisor.try_wait().expect("try_wait").is_some()
-        });
+        wait_until(
+            &format!("the end of the host {name}"),
+            Duration::from_secs(100),
+            || running.supervisor.try_wait().expect("try_wait").is_some(),
+        );
         self.running = None;
     }
 }
 
 impl Drop for Host {
     fn drop(&mut self) {
-        if let Some(Running { mut supervisor, lease, .. }) = self.running.take() {
+        if let Some(Running {
+            mut supervisor,
+            lease,
+            ..
+        }) = self.running.take()
+        {
             if std::thread::panicking() {
                 // The journal is worth more than the host: keep what it said beside the test's own words.
                 let tail = Command::new(script("enter.sh"))
@@ -272,7 +356,11 @@ impl Drop for Host {
                     .args(["timeout", "5", "journalctl", "--no-pager", "-b", "-n", "60"])
                     .output();
                 if let Ok(tail) = tail {
-                    eprintln!("--- journal of the host {}:\n{}", self.name(), String::from_utf8_lossy(&tail.stdout));
+                    eprintln!(
+                        "--- journal of the host {}:\n{}",
+                        self.name(),
+                        String::from_utf8_lossy(&tail.stdout)
+                    );
                 }
             }
             drop(lease);

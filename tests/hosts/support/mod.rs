@@ -62,7 +62,11 @@ fn unique() -> u32 {
 fn own_name() -> String {
     let pid = std::process::id();
     let stat = std::fs::read_to_string("/proc/self/stat").expect("/proc/self/stat");
-    let start = stat.rsplit(") ").next().and_then(|rest| rest.split(' ').nth(19)).expect("a start time in /proc/self/stat");
+    let start = stat
+        .rsplit(") ")
+        .next()
+        .and_then(|rest| rest.split(' ').nth(19))
+        .expect("a start time in /proc/self/stat");
     format!("{pid} {start}\n")
 }
 
@@ -70,7 +74,9 @@ fn own_name() -> String {
 fn prepare() {
     static READY: OnceLock<Result<(), String>> = OnceLock::new();
     let ready = READY.get_or_init(|| {
-        let out = Command::new(script("clean.sh")).output().map_err(|e| format!("tests/host/clean.sh: {e}"))?;
+        let out = Command::new(script("clean.sh"))
+            .output()
+            .map_err(|e| format!("tests/host/clean.sh: {e}"))?;
         match out.status.success() {
             true => Ok(()),
             false => Err(String::from_utf8_lossy(&out.stderr).trim().to_owned()),
@@ -90,9 +96,16 @@ pub fn machine(command: &[&str]) -> String {
 }
 
 fn machine_try(command: &[&str]) -> Result<String, String> {
-    let out = Command::new(command[0]).args(&command[1..]).output().map_err(|e| format!("{}: {e}", command[0]))?;
+    let out = Command::new(command[0])
+        .args(&command[1..])
+        .output()
+        .map_err(|e| format!("{}: {e}", command[0]))?;
     match out.status.success() {
         true => Ok(String::from_utf8_lossy(&out.stdout).trim().to_owned()),
-        false => Err(format!("{command:?}: {}, {}", out.status, String::from_utf8_lossy(&out.stderr).trim())),
+        false => Err(format!(
+            "{command:?}: {}, {}",
+            out.status,
+            String::from_utf8_lossy(&out.stderr).trim()
+        )),
     }
 }

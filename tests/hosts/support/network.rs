@@ -56,7 +56,9 @@ impl Network {
     #[track_caller]
     pub fn join_as(&self, host: &Host, address: Ipv4Addr) {
         let (cable, pid) = (self.cable(host), host.pid1().to_string());
-        machine(&["ip", "link", "add", &cable, "type", "veth", "peer", "name", "eth0", "netns", &pid]);
+        machine(&[
+            "ip", "link", "add", &cable, "type", "veth", "peer", "name", "eth0", "netns", &pid,
+        ]);
         machine(&["ip", "link", "set", &cable, "master", &self.bridge(), "up"]);
         let inside = format!("ip address add {address}/24 dev eth0; ip link set eth0 up");
         machine(&["nsenter", "-t", &pid, "-n", "sh", "-euc", &inside]);
@@ -71,7 +73,14 @@ impl Network {
     /// Ends a cut.
     #[track_caller]
     pub fn mend(&self, host: &Host) {
-        machine(&["ip", "link", "set", &self.cable(host), "master", &self.bridge()]);
+        machine(&[
+            "ip",
+            "link",
+            "set",
+            &self.cable(host),
+            "master",
+            &self.bridge(),
+        ]);
     }
 
     fn bridge(&self) -> String {

@@ -72,20 +72,43 @@ impl Uml {
         prepare();
         // A root that is missing is made now and not within the time limit.
         let image = format!("{}.ext4", self.root.name());
-        let made = Command::new(script("roots.sh")).arg(&image).output().expect("tests/host/roots.sh");
-        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+        let made = Command::new(script("roots.sh"))
+            .arg(&image)
+            .output()
+            .expect("tests/host/roots.sh");
+        assert!(
+            made.status.success(),
+            "{}",
+            String::from_utf8_lossy(&made.stderr)
+        );
 
         let file = run_folder().join(format!(".uml-{}-{}.sh", std::process::id(), unique()));
         std::fs::create_dir_all(run_folder()).expect("the folder of the hosts");
         std::fs::write(&file, text).expect("a script for UML");
-        let mut words = vec!["--root".to_owned(), self.root.name(), "--bus".into(), self.bus.name().into()];
-        words.extend(["--mem".into(), self.memory, "--timeout".into(), self.limit.as_secs().to_string()]);
+        let mut words = vec![
+            "--root".to_owned(),
+            self.root.name(),
+            "--bus".into(),
+            self.bus.name().into(),
+        ];
+        words.extend([
+            "--mem".into(),
+            self.memory,
+            "--timeout".into(),
+            self.limit.as_secs().to_string(),
+        ]);
         if let Some(payload) = self.payload {
             words.extend(["--payload".into(), payload.display().to_string()]);
         }
-        words.extend(self.wants.into_iter().flat_map(|unit| ["--want".into(), unit]));
+        words.extend(
+            self.wants
+                .into_iter()
+                .flat_map(|unit| ["--want".into(), unit]),
+        );
         words.push(file.display().to_string());
-        let output = Exec::plain(script("uml.sh").display().to_string(), words).limit(self.limit * 2).run();
+        let output = Exec::plain(script("uml.sh").display().to_string(), words)
+            .limit(self.limit * 2)
+            .run();
         drop(std::fs::remove_file(file));
         output
     }
