@@ -19,8 +19,8 @@ trixie | sid | dbus-broker | trixie.ext4 | sid.ext4) ;;
 esac
 
 packages=systemd,systemd-sysv,dbus,dbus-broker,dbus-user-session,udev,polkitd,libpam-systemd
-packages=$packages,mount,login,passwd,iproute2,procps,sudo,openssh-server,openssh-client
-version=3 # of the list above: raise it when the list changes, and the roots are made anew
+packages=$packages,mount,login,passwd,iproute2,procps,sudo,openssh-server,openssh-client,python3,sqlite3
+version=4 # of the list above: raise it when the list changes, and the roots are made anew
 
 cache=$(cache_folder)
 made=$cache/$name

@@ -35,34 +35,21 @@ impl Site {
 
     /// Boots a host, with the project `p` and with alice (not bob) in `stratavore-users`.
     pub fn with(plan: Plan) -> Self {
-        let files = std::env::temp_dir().join(format!("stratavore-files-{}-{}", plan.name, std::process::id()));
-        let put = |path: &str, text: &str| {
-            let path = files.join(path);
-            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-            std::fs::write(path, text).unwrap();
-        };
-        let _ = std::fs::remove_dir_all(&files);
-        put("etc/tmpfiles.d/crash.conf", "d /run/stratavore-crash 0777 root root -\n");
-        put(
-            "etc/systemd/system/stratavored.service.d/crash.conf",
-            "[Service]\nReadWritePaths=-/run/stratavore-crash\n",
-        );
-        if !plan.config.is_empty() {
-            put("etc/stratavore/stratavored.toml", plan.config);
-        }
-        if !plan.agent_config.is_empty() {
-            put("etc/stratavore/agent.toml", plan.agent_config);
-        }
-        let host = Host::builder(plan.name)
+        let mut builder = Host::builder(plan.name)
             .root(plan.root)
             .bus(plan.bus)
             .disk_mb(plan.disk_mb)
             .payload(project().join("target/test-payload"))
-            .files(&files)
+            .file("/etc/tmpfiles.d/crash.conf", "d /run/stratavore-crash 0777 root root -\n")
+            .file("/etc/systemd/system/stratavored.service.d/crash.conf", "[Service]\nReadWritePaths=-/run/stratavore-crash\n")
             .want("polkit.service")
-            .want("stratavored.service")
-            .boot();
-        let _ = std::fs::remove_dir_all(&files);
+            .want("stratavored.service");
+        for (path, text) in [("/etc/stratavore/stratavored.toml", plan.config), ("/etc/stratavore/agent.toml", plan.agent_config)] {
+            if !text.is_empty() {
+                builder = builder.file(path, text);
+            }
+        }
+        let host = builder.boot();
         let site = Self { host };
         site.wait_up();
         site.root("usermod -aG stratavore-users alice").ok();

@@ -45,11 +45,11 @@ fn or_runs_with_a_warning_where_that_is_configured() {
 /// On a kernel with every controller of cgroup v2: one boot, all of it.
 #[test]
 fn limits_hold_on_a_kernel_with_every_controller() {
-    let out = Uml::builder()
+    let out = Uml::new()
         .payload(project().join("target/test-payload"))
         .want("polkit.service")
         .want("stratavored.service")
-        .timeout(Duration::from_secs(420))
-        .script(include_str!("limits.sh"));
+        .limit(Duration::from_secs(420))
+        .run(include_str!("limits.sh"));
     assert!(out.success() && out.out().contains("ALL HELD"), "{out}");
 }

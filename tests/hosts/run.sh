@@ -12,6 +12,7 @@ for program in stratavored stratavorectl stratavore-agent stratavore-shim; do
     strip -o "target/test-built/$program" "target/debug/$program"
 done
 make --no-print-directory -s install BUILT=target/test-built DESTDIR="$PWD/target/test-payload"
-tests/host/roots.sh trixie sid
+tests/host/roots.sh trixie >/dev/null
+tests/host/roots.sh sid >/dev/null
 # Two cores: more hosts at a time only wait for each other.
 $cargo test --locked --features crash-points --test hosts -- --test-threads "${STRATAVORE_TEST_THREADS:-2}" "$@"
