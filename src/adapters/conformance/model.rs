@@ -1,0 +1,1 @@
+//! Random lives against a simple model in memory.
