@@ -5,6 +5,9 @@ use super::*;
 use crate::adapters::conformance;
 use std::path::PathBuf;
 
+mod schema;
+mod speed;
+
 /// A folder of its own for each test, removed at the end.
 #[derive(Debug)]
 pub(super) struct Folder(pub(super) PathBuf);
