@@ -5,6 +5,7 @@ use super::*;
 use crate::adapters::conformance;
 use std::path::PathBuf;
 
+mod faults;
 mod schema;
 mod speed;
 

@@ -6,13 +6,18 @@ use crate::domain::runner::{State, Step};
 use sqlx::{ConnectOptions, Connection, SqliteConnection};
 
 async fn by_hand(folder: &Folder) -> SqliteConnection {
-    super::super::open::writing(&folder.file()).connect().await.unwrap()
+    super::super::open::writing(&folder.file())
+        .connect()
+        .await
+        .unwrap()
 }
 
 /// Runs it and takes it back; the rule that stopped it, if one did.
 async fn tried(on: &mut SqliteConnection, sql: String) -> Result<(), String> {
     let mut inside = on.begin().await.unwrap();
-    let result = sqlx::query(sqlx::AssertSqlSafe(sql)).execute(&mut *inside).await;
+    let result = sqlx::query(sqlx::AssertSqlSafe(sql))
+        .execute(&mut *inside)
+        .await;
     inside.rollback().await.unwrap();
     match result {
         Ok(done) => {
@@ -33,8 +38,14 @@ async fn the_law_of_states_is_the_domains() {
     let ways: [(State, Vec<Step>); 5] = [
         (State::Starting, vec![]),
         (State::Running, vec![Step::Run(conformance::placement())]),
-        (State::Frozen, vec![Step::Run(conformance::placement()), Step::Freeze]),
-        (State::Stopping, vec![Step::Run(conformance::placement()), Step::Stop]),
+        (
+            State::Frozen,
+            vec![Step::Run(conformance::placement()), Step::Freeze],
+        ),
+        (
+            State::Stopping,
+            vec![Step::Run(conformance::placement()), Step::Stop],
+        ),
         (State::Ended, vec![end()]),
     ];
     let mut on = by_hand(&folder).await;
@@ -53,7 +64,11 @@ async fn the_law_of_states_is_the_domains() {
             );
             // To write the same state again is no transition, unless it has ended.
             let legal = old.may_become(next) || (old == next && old.is_live());
-            assert_eq!(tried(&mut on, sql).await.is_ok(), legal, "{old:?} to {next:?}");
+            assert_eq!(
+                tried(&mut on, sql).await.is_ok(),
+                legal,
+                "{old:?} to {next:?}"
+            );
         }
     }
 }
@@ -101,10 +116,20 @@ async fn what_must_never_be_cannot_be_written() {
     ];
     for (rule, sql) in refused {
         let stopped = tried(&mut on, sql.clone()).await;
-        assert!(matches!(&stopped, Err(said) if said.contains(rule)), "{sql}: {stopped:?}");
+        assert!(
+            matches!(&stopped, Err(said) if said.contains(rule)),
+            "{sql}: {stopped:?}"
+        );
     }
-    tried(&mut on, format!("DELETE FROM runners WHERE id = '{ended}'")).await.unwrap();
-    tried(&mut on, "UPDATE projects SET max_runners = 1 WHERE name = 'p'".to_owned()).await.unwrap();
+    tried(&mut on, format!("DELETE FROM runners WHERE id = '{ended}'"))
+        .await
+        .unwrap();
+    tried(
+        &mut on,
+        "UPDATE projects SET max_runners = 1 WHERE name = 'p'".to_owned(),
+    )
+    .await
+    .unwrap();
 }
 
 #[tokio::test]
@@ -127,14 +152,19 @@ async fn pragmas_and_modes() {
         ("PRAGMA journal_size_limit", "8388608"),
         ("PRAGMA integrity_check", "ok"),
     ] {
-        let value: String = match sqlx::query_scalar::<_, i64>(pragma).fetch_one(&mut on).await {
+        let value: String = match sqlx::query_scalar::<_, i64>(pragma)
+            .fetch_one(&mut on)
+            .await
+        {
             Ok(number) => number.to_string(),
             Err(_) => sqlx::query_scalar(pragma).fetch_one(&mut on).await.unwrap(),
         };
         assert_eq!(value, expected, "{pragma}");
     }
     // Readers can't write.
-    let written = sqlx::query("DELETE FROM events").execute(&store.readers).await;
+    let written = sqlx::query("DELETE FROM events")
+        .execute(&store.readers)
+        .await;
     assert!(written.is_err());
 }
 
@@ -147,14 +177,23 @@ async fn it_is_all_there_after_opening_again() {
     conformance::apply(&store, step(2, end(), 9_000)).await;
     let before = events(&store).await;
     let identity = async || -> String {
-        sqlx::query_scalar("SELECT value FROM meta WHERE key = 'store-id'").fetch_one(&mut by_hand(&folder).await).await.unwrap()
+        sqlx::query_scalar("SELECT value FROM meta WHERE key = 'store-id'")
+            .fetch_one(&mut by_hand(&folder).await)
+            .await
+            .unwrap()
     };
     let first = identity().await;
     store.close().await;
-    assert!(!folder.0.join("stratavore.db-wal").exists(), "closed cleanly");
+    assert!(
+        !folder.0.join("stratavore.db-wal").exists(),
+        "closed cleanly"
+    );
     let store = SqliteStore::open(&folder.file(), 1).await.unwrap();
     assert_eq!(events(&store).await, before);
-    assert_eq!(store.runner(id(2)).await.unwrap().unwrap().exit, Some(exit()));
+    assert_eq!(
+        store.runner(id(2)).await.unwrap().unwrap().exit,
+        Some(exit())
+    );
     assert_eq!(conformance::live(&store, "p").await, 1);
     assert_eq!(store.live("h1").await.unwrap()[0].created_at, at(1_000));
     assert_eq!(identity().await, first);
@@ -175,7 +214,10 @@ async fn a_newer_schema_is_left_alone() {
     on.close().await.unwrap();
     let before = std::fs::read(folder.file()).unwrap();
     let said = conformance::unavailable(SqliteStore::open(&folder.file(), 1).await);
-    assert!(said.contains("stratavored 9.9.9 (schema 999)") && said.contains("upgrade the daemon"), "{said}");
+    assert!(
+        said.contains("stratavored 9.9.9 (schema 999)") && said.contains("upgrade the daemon"),
+        "{said}"
+    );
     assert_eq!(std::fs::read(folder.file()).unwrap(), before);
 }
 
@@ -186,19 +228,51 @@ async fn lists_do_not_walk_over_history() {
     let mut on = by_hand(&folder).await;
     let filters = [
         RunnerFilter::default(),
-        RunnerFilter { project: Some(conformance::name("p")), ..RunnerFilter::default() },
-        RunnerFilter { uid: Some(1), states: vec![State::Ended], ..RunnerFilter::default() },
-        RunnerFilter { name: Some("n".to_owned()), states: State::ALL.to_vec(), ..RunnerFilter::default() },
-        RunnerFilter { labels: [("k".to_owned(), "v".to_owned())].into(), states: State::ALL.to_vec(), ..RunnerFilter::default() },
-        RunnerFilter { id_prefix: Some("0".to_owned()), states: State::ALL.to_vec(), ..RunnerFilter::default() },
-        RunnerFilter { since: Some(at(0)), states: State::ALL.to_vec(), ..RunnerFilter::default() },
+        RunnerFilter {
+            project: Some(conformance::name("p")),
+            ..RunnerFilter::default()
+        },
+        RunnerFilter {
+            uid: Some(1),
+            states: vec![State::Ended],
+            ..RunnerFilter::default()
+        },
+        RunnerFilter {
+            name: Some("n".to_owned()),
+            states: State::ALL.to_vec(),
+            ..RunnerFilter::default()
+        },
+        RunnerFilter {
+            labels: [("k".to_owned(), "v".to_owned())].into(),
+            states: State::ALL.to_vec(),
+            ..RunnerFilter::default()
+        },
+        RunnerFilter {
+            id_prefix: Some("0".to_owned()),
+            states: State::ALL.to_vec(),
+            ..RunnerFilter::default()
+        },
+        RunnerFilter {
+            since: Some(at(0)),
+            states: State::ALL.to_vec(),
+            ..RunnerFilter::default()
+        },
     ];
     for filter in filters {
-        let sql = format!("EXPLAIN QUERY PLAN {}", super::super::read::listing(&filter).sql().as_str());
-        let plan: Vec<(i64, i64, i64, String)> = sqlx::query_as(sqlx::AssertSqlSafe(sql)).fetch_all(&mut on).await.unwrap();
+        let sql = format!(
+            "EXPLAIN QUERY PLAN {}",
+            super::super::read::listing(&filter).sql().as_str()
+        );
+        let plan: Vec<(i64, i64, i64, String)> = sqlx::query_as(sqlx::AssertSqlSafe(sql))
+            .fetch_all(&mut on)
+            .await
+            .unwrap();
         for (.., step) in plan {
             let whole = step.starts_with("SCAN") && !step.contains("runners_live");
-            assert!(!whole && !step.contains("TEMP B-TREE"), "{filter:?}: {step}");
+            assert!(
+                !whole && !step.contains("TEMP B-TREE"),
+                "{filter:?}: {step}"
+            );
         }
     }
 }

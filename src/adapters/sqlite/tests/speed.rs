@@ -18,7 +18,10 @@ async fn plain_inserts(folder: &Folder) -> f64 {
     let file = folder.0.join(format!("plain-{}.db", uuid::Uuid::now_v7()));
     std::fs::File::create(&file).unwrap();
     let mut on = super::super::open::writing(&file).connect().await.unwrap();
-    sqlx::query("CREATE TABLE t (id TEXT PRIMARY KEY, spec TEXT)").execute(&mut on).await.unwrap();
+    sqlx::query("CREATE TABLE t (id TEXT PRIMARY KEY, spec TEXT)")
+        .execute(&mut on)
+        .await
+        .unwrap();
     let spec = serde_json::to_string(&launch(1, "p").spec).unwrap();
     let (begun, mut n) = (Instant::now(), 0u64);
     while begun.elapsed() < FOR {
@@ -78,7 +81,14 @@ async fn against_plain_inserts() {
         let many = admissions(&store, &mut n, 64).await;
         println!(
             "plain {plain:.0}/s · 1 caller {:.0}/s p50 {} µs · 8 callers {:.0}/s p50 {} µs ({:.1}x) · 64 callers {:.0}/s p50 {} µs ({:.1}x)",
-            one.0, one.1, eight.0, eight.1, eight.0 / plain, many.0, many.1, many.0 / plain
+            one.0,
+            one.1,
+            eight.0,
+            eight.1,
+            eight.0 / plain,
+            many.0,
+            many.1,
+            many.0 / plain
         );
     }
 }
@@ -110,7 +120,10 @@ async fn with_a_long_history() {
         }
         medians.sort_unstable();
         let size = std::fs::metadata(folder.file()).unwrap().len() >> 20;
-        println!("{ended} ended: admission p50 {} µs (rounds {medians:?}), file {size} MiB", medians[2]);
+        println!(
+            "{ended} ended: admission p50 {} µs (rounds {medians:?}), file {size} MiB",
+            medians[2]
+        );
         for runner in store.live("h1").await.unwrap() {
             let change = crate::domain::runner::Change {
                 id: runner.id,
