@@ -6,6 +6,7 @@ use crate::adapters::conformance;
 use std::path::PathBuf;
 
 mod faults;
+mod growth;
 mod schema;
 mod speed;
 
