@@ -28,6 +28,7 @@ pub mod ports;
 pub mod seqpacket;
 pub mod service;
 pub mod telemetry;
+pub mod shim;
 pub mod wire;
 
 /// The version, `VERSION` of the source.
