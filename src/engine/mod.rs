@@ -352,9 +352,9 @@ impl Shared {
     ) -> Result<T, Error> {
         let (reply, answer) = tokio::sync::oneshot::channel();
         let gone = || Error::new(ErrorKind::WrongState, format!("Runner {id} has ended."));
-        let sent = self.read(|live| live.get(&id).map(|e| e.lane.send(command(reply))));
+        let sent = self.read(|live| live.get(&id).map(|e| e.lane.send(command(reply)).is_ok()));
         match sent {
-            Some(Ok(())) => answer.await.unwrap_or_else(|_| Err(gone())),
+            Some(true) => answer.await.unwrap_or_else(|_| Err(gone())),
             _ => match self.store.runner(id).await.map_err(store_error)? {
                 Some(_) => Err(gone()),
                 None => Err(Error::new(
