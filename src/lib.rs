@@ -14,4 +14,5 @@ pub mod crash;
 pub mod domain;
 pub mod ports;
 pub mod seqpacket;
+pub mod shim;
 pub mod wire;

@@ -25,6 +25,12 @@ impl Agent {
         for id in self.socket_ids() {
             found.entry(id).or_insert(None);
         }
+        for id in self.exits.unfinished() {
+            // Of a shim that was killed: nobody will finish it.
+            if !found.contains_key(&id) {
+                self.exits.drop_unfinished(id);
+            }
+        }
         let all = found.len();
         let each = found.into_iter().map(|(id, cgroup)| self.adopt_one(id, cgroup));
         let adopted: Vec<bool> = futures_util::stream::iter(each).buffer_unordered(AT_A_TIME).collect().await;
@@ -50,7 +56,7 @@ impl Agent {
                 let frozen = self.cgroups.frozen(&runner.cgroup);
                 self.listen(&runner, link);
                 if !frozen {
-                    let _ = tokio::time::timeout(STATE, runner.heard.notified()).await;
+                    runner.has_spoken(STATE).await;
                 }
                 true
             }

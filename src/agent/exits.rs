@@ -72,9 +72,21 @@ impl Folder {
         Ok(names.collect())
     }
 
-    /// Removes a runner's record. Not there = done.
+    /// Removes a runner's record, and the file that was to become it. Not there = done.
     pub(super) fn forget(&self, id: RunnerId) -> io::Result<()> {
+        self.remove(&temp_name(id))?;
         self.remove(&file_name(id))
+    }
+
+    /// Runners with a file that was to become their record.
+    pub(super) fn unfinished(&self) -> Vec<RunnerId> {
+        let id = |n: &String| n.strip_prefix('.')?.strip_suffix(".tmp")?.parse().ok();
+        self.names().unwrap_or_default().iter().filter_map(id).collect()
+    }
+
+    /// Removes such a file.
+    pub(super) fn drop_unfinished(&self, id: RunnerId) {
+        let _ = self.remove(&temp_name(id));
     }
 
     /// Removes a file. Not there = done.
@@ -94,6 +106,10 @@ impl AsFd for Folder {
 
 fn file_name(id: RunnerId) -> String {
     format!("{id}.json")
+}
+
+fn temp_name(id: RunnerId) -> String {
+    format!(".{id}.tmp")
 }
 
 #[cfg(test)]

@@ -19,7 +19,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-use tokio::sync::{Notify, watch};
+use tokio::sync::watch;
 
 /// How a runner's life goes, as far as the agent sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -65,8 +65,8 @@ pub(super) struct Runner {
     killer: Mutex<Option<OwnedFd>>,
     /// Held while its limits are changed, and while it is frozen or thawed.
     pub(super) changing: tokio::sync::Mutex<()>,
-    /// Told when the shim has said something.
-    pub(super) heard: Notify,
+    /// The shim has said something, or will not any more.
+    pub(super) heard: watch::Sender<bool>,
 }
 
 impl Runner {
@@ -80,7 +80,7 @@ impl Runner {
             link: Mutex::new(None),
             killer: Mutex::new(None),
             changing: tokio::sync::Mutex::new(()),
-            heard: Notify::new(),
+            heard: watch::Sender::new(false),
         })
     }
 
@@ -118,6 +118,12 @@ impl Runner {
     pub(super) async fn wait(&self, most: Duration, such: impl FnMut(&Phase) -> bool) -> bool {
         let mut phase = self.phase.subscribe();
         matches!(tokio::time::timeout(most, phase.wait_for(such)).await, Ok(Ok(_)))
+    }
+
+    /// Waits until the shim has said how it is; `false` = not within that time.
+    pub(super) async fn has_spoken(&self, most: Duration) -> bool {
+        let mut heard = self.heard.subscribe();
+        matches!(tokio::time::timeout(most, heard.wait_for(|h| *h)).await, Ok(Ok(_)))
     }
 
     /// Closes the gate if it is shut and to stay so.
@@ -214,7 +220,6 @@ impl Agent {
     }
 
     fn heard(&self, runner: &Runner, notice: ShimNotice) {
-        runner.heard.notify_one();
         match notice {
             ShimNotice::State(state) => found(runner, &state),
             ShimNotice::Started { .. } => runner.becomes(Phase::Started),
@@ -233,6 +238,7 @@ impl Agent {
                 ));
             }
         }
+        runner.heard.send_replace(true);
     }
 
     /// It is over: once.
@@ -246,6 +252,7 @@ impl Agent {
     /// A connection to a shim has closed.
     async fn hung_up(self: Arc<Self>, runner: &Arc<Runner>) {
         runner.set_link(None);
+        runner.heard.send_replace(true);
         let phase = runner.phase.borrow().clone();
         if phase == Phase::Preparing {
             return;
@@ -293,6 +300,7 @@ impl Agent {
             Some(None) => runner.becomes(Phase::Ended),
             None if runner.phase.borrow().is_over() => {}
             None => {
+                self.exits.drop_unfinished(runner.id);
                 runner.becomes(Phase::Lost);
                 self.notify(&Notice::Lost { id: runner.id });
             }

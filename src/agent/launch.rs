@@ -20,6 +20,8 @@ use std::time::Duration;
 
 /// How long the name service may take.
 const LOOK_UP: Duration = Duration::from_secs(20);
+/// How long a shim may take to come to its gate: it makes room for its record on the disk.
+const READY: Duration = Duration::from_secs(30);
 /// How long a shim may take to leave when its gate is closed.
 const LEAVE: Duration = Duration::from_secs(10);
 /// How long the exec may take (it may be on a slow file system).
@@ -88,7 +90,6 @@ impl Agent {
         limits: &Limits,
         payload: Payload,
     ) -> Result<Placement, Refusal> {
-        let identifier = identifier(&payload.command);
         let (account, spawned) = self.spawn(launch).await?;
         let Spawned { pid, gate, process, socket } = spawned.ready().map_err(failed)?;
         runner.set_killer(process.pidfd().map_err(failed)?);
@@ -96,6 +97,8 @@ impl Agent {
         // From here on a shim that leaves is noticed: `listen` sees its end of the gate close.
         self.listen(runner, gate);
         tokio::spawn(process.reap());
+        // It reads its order and makes room for its record while systemd makes the scope.
+        self.order(runner, launch, limits, payload, &account, &socket).await?;
         point("agent.shim-spawned");
 
         let mut warnings = self.set_slice(&launch.project, &launch.project_limits, launch.unenforced).await?;
@@ -114,12 +117,33 @@ impl Agent {
         }
         warnings.extend(self.read_back(&runner.cgroup, limits, launch)?);
         let invocation_id = self.invocation_id(&unit).await?;
-        let (_, shim_start) = stat(pid).ok_or_else(|| failed("The shim is gone before its gate was opened."))?;
+        if !runner.has_spoken(READY).await {
+            return Err(failed(format!("The shim did not come to its gate within {} s.", READY.as_secs())));
+        }
+        if let Phase::Failed(error) = &*runner.phase.borrow() {
+            return Err(refusal(RefusalCode::LaunchFailed, error.message.clone()));
+        }
+        let start = stat(pid).filter(|_| runner.link().is_some());
+        let (_, shim_start) = start.ok_or_else(|| failed("The shim left before its gate was opened."))?;
+        let boot_id = self.boot_id.clone();
+        Ok(Placement { invocation_id, boot_id, shim_pid: pid, shim_start, warnings })
+    }
 
+    /// Tells the shim all it has to know.
+    async fn order(
+        &self,
+        runner: &Runner,
+        launch: &Launch,
+        limits: &Limits,
+        payload: Payload,
+        account: &Account,
+        socket: &OwnedFd,
+    ) -> Result<(), Refusal> {
         let order = ShimOrder {
             v: VERSION,
             id: launch.id.to_string(),
-            env: environment(&self.environment, &account, launch.id, &launch.project, &payload.setenv),
+            identifier: identifier(&payload.command),
+            env: environment(&self.environment, account, launch.id, &launch.project, &payload.setenv),
             working_directory: payload.working_directory.unwrap_or_else(|| account.home.clone()),
             command: payload.command,
             identity: self.user.is_none().then(|| account.identity()),
@@ -130,21 +154,14 @@ impl Agent {
             stop_timeout: limits.stop_timeout_usec(),
             runtime_max: limits.runtime_max.unwrap_or(u64::MAX),
             oom_policy: limits.oom_policy.or_else(|| self.default_oom_policy()),
-            identifier,
             nofile: self.nofile,
         };
-        let order = serde_json::to_vec(&order).map_err(failed)?;
-        let order = sealed_memfd("stratavore-order", &order).map_err(failed)?;
-        let link = runner.link().ok_or_else(|| failed("The shim has left before its order."))?;
-        let fds = [order.as_fd(), socket.as_fd(), self.exits.as_fd()];
-        link.send(&ShimRequest::Order, &fds).await.map_err(|e| failed(format!("The shim takes no order: {e}.")))?;
-        Ok(Placement {
-            invocation_id,
-            boot_id: self.boot_id.clone(),
-            shim_pid: pid,
-            shim_start,
-            warnings,
-        })
+        let bytes = serde_json::to_vec(&order).map_err(failed)?;
+        let memfd = sealed_memfd("stratavore-order", &bytes).map_err(failed)?;
+        let link = runner.link().ok_or_else(|| failed("The shim left before its order."))?;
+        let fds = [memfd.as_fd(), socket.as_fd(), self.exits.as_fd()];
+        let sent = link.send(&ShimRequest::Order, &fds).await;
+        sent.map_err(|e| failed(format!("The shim takes no order: {e}.")))
     }
 
     /// Looks up the user, asks root's rules, and spawns the shim: all that may block, off the loop.

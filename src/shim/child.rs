@@ -1,0 +1,284 @@
+//! The child from fork to exec. Nothing of the shim is left in what it becomes: no descriptor
+//! but 0 to 2, no environment, no signal setting, no protection from the OOM killer.
+
+use super::{journal, sys};
+use crate::crash;
+use crate::domain::exit::LaunchError;
+use crate::wire::{Identity, ShimOrder};
+use rustix::fs::{Mode, OFlags, open};
+use rustix::io::Errno;
+use rustix::pipe::{PipeFlags, pipe_with};
+use rustix::process::{Resource, Rlimit, chdir, getrlimit, setrlimit, setsid, umask};
+use rustix::stdio::{dup2_stderr, dup2_stdin, dup2_stdout};
+use rustix::thread::{
+    CapabilitySet, CapabilitySets, clear_ambient_capability_set, set_capabilities,
+    set_thread_groups, set_thread_res_gid, set_thread_res_uid,
+};
+use rustix::{fs::Gid, fs::Uid};
+use std::ffi::{CString, OsStr};
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
+
+/// Sent through the pipe just before exec: only what comes without it died before.
+const READY: u8 = b'!';
+/// The search path of a command whose environment has no PATH, as execvp(3) has it.
+const DEFAULT_PATH: &str = "/bin:/usr/bin";
+
+/// What to run, ready for exec.
+pub(super) struct Plan {
+    argv: Vec<CString>,
+    env: Vec<CString>,
+    path: String,
+    directory: String,
+    identity: Option<Identity>,
+    nofile: (u64, u64),
+}
+
+impl Plan {
+    /// Takes what it needs out of the order; `Err` names what is wrong with it.
+    pub(super) fn new(order: &mut ShimOrder) -> Result<Self, &'static str> {
+        let c = |list: Vec<String>| list.into_iter().map(CString::new).collect::<Result<Vec<_>, _>>();
+        let path = order.env.iter().find_map(|e| e.strip_prefix("PATH="));
+        let path = path.unwrap_or(DEFAULT_PATH).to_owned();
+        let argv = c(std::mem::take(&mut order.command)).map_err(|_| "NUL byte in the command")?;
+        if argv.first().is_none_or(|c| c.is_empty()) {
+            return Err("the command is empty");
+        }
+        Ok(Self {
+            argv,
+            env: c(std::mem::take(&mut order.env)).map_err(|_| "NUL byte in the environment")?,
+            path,
+            directory: std::mem::take(&mut order.working_directory),
+            identity: order.identity.take(),
+            nofile: order.nofile,
+        })
+    }
+}
+
+/// What the pipe from the child says.
+#[derive(Debug)]
+pub(super) enum Said {
+    /// Nothing yet.
+    Nothing,
+    /// The command runs.
+    Started,
+    /// It does not.
+    Failed(LaunchError),
+}
+
+/// A forked child that has not been heard of yet.
+#[derive(Debug)]
+pub(super) struct Launching {
+    /// To be polled.
+    pub(super) pipe: File,
+    heard: Vec<u8>,
+}
+
+impl Launching {
+    /// Reads on; the pipe does not block.
+    pub(super) fn hear(&mut self) -> Said {
+        let mut part = [0; 512];
+        loop {
+            match self.pipe.read(&mut part) {
+                Ok(0) => return said(&self.heard),
+                Ok(n) => self.heard.extend_from_slice(part.get(..n).unwrap_or(&[])),
+                Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
+                Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => return Said::Nothing,
+                Err(_) => return said(&self.heard),
+            }
+        }
+    }
+}
+
+fn said(heard: &[u8]) -> Said {
+    match heard {
+        [READY] => Said::Started,
+        [READY, json @ ..] | json => Said::Failed(serde_json::from_slice(json).unwrap_or_else(|_| {
+            let message = "the process was killed before it could run the command".to_owned();
+            LaunchError { step: "start".to_owned(), errno: 0, message }
+        })),
+    }
+}
+
+/// Forks. The output goes to the journal where there is one.
+pub(super) fn launch(plan: &Plan, identifier: &str, cgroup: &str, oom_reset: bool) -> Result<(i32, Launching), LaunchError> {
+    let fail = |what: &str, errno: Errno| failed("fork", errno, &format!("{what}: {}", text(errno)));
+    let output = journal::stream(identifier, cgroup);
+    let (ours, theirs) = pipe_with(PipeFlags::CLOEXEC).map_err(|e| fail("a pipe", e))?;
+    rustix::io::ioctl_fionbio(&ours, true).map_err(|e| fail("a pipe", e))?;
+    match sys::fork_here().map_err(|e| fail("a new process", e))? {
+        sys::Side::Parent(pid) => {
+            crash::point("shim.forked");
+            Ok((pid, Launching { pipe: File::from(ours), heard: Vec::new() }))
+        }
+        sys::Side::Child => {
+            let mut pipe = File::from(theirs);
+            let error = match prepare(plan, output, oom_reset) {
+                Ok(()) => {
+                    let _ = pipe.write_all(&[READY]);
+                    exec(plan)
+                }
+                Err(error) => error,
+            };
+            let _ = pipe.write_all(&serde_json::to_vec(&error).unwrap_or_default());
+            sys::exit_now(127)
+        }
+    }
+}
+
+fn prepare(plan: &Plan, output: Option<OwnedFd>, oom_reset: bool) -> Result<(), LaunchError> {
+    let step = |step: &'static str, what: &'static str| {
+        move |errno: Errno| failed(step, errno, &format!("{what}: {}", text(errno)))
+    };
+    sys::unblock_signals();
+    setsid().map_err(step("session", "a new session"))?;
+    let null = open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty());
+    let null = null.map_err(step("stdio", "/dev/null"))?;
+    let output = output.as_ref().unwrap_or(&null);
+    dup2_stdin(&null).map_err(step("stdio", "standard input"))?;
+    dup2_stdout(output).map_err(step("stdio", "standard output"))?;
+    dup2_stderr(output).map_err(step("stdio", "standard error"))?;
+    let reset = std::fs::write("/proc/self/oom_score_adj", "0");
+    if let (true, Err(error)) = (oom_reset, reset) {
+        let errno = Errno::from_io_error(&error).unwrap_or(Errno::IO);
+        return Err(step("oom-score", "/proc/self/oom_score_adj")(errno));
+    }
+    limit_files(plan.nofile).map_err(step("limits", "the limit on open files"))?;
+    umask(Mode::WGRP | Mode::WOTH);
+    if let Some(identity) = &plan.identity {
+        become_user(identity).map_err(|errno| {
+            let what = format!("user {}: {}", identity.uid, text(errno));
+            failed("user", errno, &what)
+        })?;
+    }
+    let _ = clear_ambient_capability_set();
+    chdir(plan.directory.as_str()).map_err(|errno| {
+        let what = format!("working directory {}: {}", clip(&plan.directory), text(errno));
+        failed("working-directory", errno, &what)
+    })?;
+    sys::cloexec_from_3().map_err(step("stdio", "close-on-exec"))
+}
+
+/// Soft and hard. Where we may not raise the hard limit, it stays.
+fn limit_files((soft, hard): (u64, u64)) -> Result<(), Errno> {
+    let wanted = Rlimit { current: Some(soft.min(hard)), maximum: Some(hard) };
+    match setrlimit(Resource::Nofile, wanted) {
+        Err(Errno::PERM) => {
+            let most = getrlimit(Resource::Nofile).maximum;
+            let current = most.map_or(soft, |most| soft.min(most));
+            setrlimit(Resource::Nofile, Rlimit { current: Some(current), maximum: most })
+        }
+        other => other,
+    }
+}
+
+/// Groups, group, user; for anybody but root no capability is left and no way back.
+fn become_user(identity: &Identity) -> Result<(), Errno> {
+    let (uid, gid) = (Uid::from_raw(identity.uid), Gid::from_raw(identity.gid));
+    let groups: Vec<Gid> = identity.groups.iter().map(|g| Gid::from_raw(*g)).collect();
+    set_thread_groups(&groups)?;
+    set_thread_res_gid(gid, gid, gid)?;
+    set_thread_res_uid(uid, uid, uid)?;
+    if uid.is_root() {
+        return Ok(());
+    }
+    let none = CapabilitySet::empty();
+    set_capabilities(None, CapabilitySets { effective: none, permitted: none, inheritable: none })?;
+    match set_thread_res_uid(Uid::ROOT, Uid::ROOT, Uid::ROOT) {
+        Err(_) => Ok(()),
+        Ok(()) => Err(Errno::PERM),
+    }
+}
+
+/// execvp(3)'s rules over the PATH that the command itself gets, but a script without its
+/// first line is an error (as with systemd) and not handed to a shell.
+fn exec(plan: &Plan) -> LaunchError {
+    let Some(command) = plan.argv.first() else {
+        return failed("exec", Errno::INVAL, "the command is empty");
+    };
+    let name = command.to_string_lossy();
+    if name.contains('/') {
+        let errno = sys::exec(command, &plan.argv, &plan.env);
+        return failed("exec", errno, &explain(command.as_bytes(), errno));
+    }
+    let mut denied = None;
+    for folder in plan.path.split(':') {
+        let folder = if folder.is_empty() { "." } else { folder };
+        let Ok(file) = CString::new([folder.as_bytes(), b"/", command.as_bytes()].concat()) else {
+            continue;
+        };
+        match sys::exec(&file, &plan.argv, &plan.env) {
+            Errno::NOENT | Errno::NOTDIR | Errno::STALE | Errno::NODEV | Errno::TIMEDOUT => {}
+            Errno::ACCESS => {
+                denied.get_or_insert(file);
+            }
+            errno => return failed("exec", errno, &explain(file.as_bytes(), errno)),
+        }
+    }
+    match denied {
+        Some(file) => failed("exec", Errno::ACCESS, &explain(file.as_bytes(), Errno::ACCESS)),
+        None => {
+            let what = format!("{}: not found in PATH={}", clip(&name), clip(&plan.path));
+            failed("exec", Errno::NOENT, &what)
+        }
+    }
+}
+
+/// A sentence that says what to do about it.
+fn explain(file: &[u8], errno: Errno) -> String {
+    let found = std::fs::metadata(OsStr::from_bytes(file));
+    let hint = match errno {
+        Errno::NOENT if found.is_ok() => ": the interpreter that it names is missing",
+        Errno::ACCESS if found.is_ok_and(|f| f.is_dir()) => ": it is a directory",
+        Errno::ACCESS => ": is it executable?",
+        Errno::NOEXEC => ": a script needs a first line such as “#!/bin/sh”",
+        Errno::TOOBIG => ": the command and its environment are too large",
+        _ => "",
+    };
+    format!("{}: {}{hint}", clip(&String::from_utf8_lossy(file)), text(errno))
+}
+
+/// A launch error, bounded.
+pub(super) fn failed(step: &str, errno: Errno, message: &str) -> LaunchError {
+    LaunchError { step: step.to_owned(), errno: errno.raw_os_error(), message: message.to_owned() }
+}
+
+/// `No such file or directory (errno 2)`.
+pub(super) fn text(errno: Errno) -> String {
+    let known = std::io::Error::from(errno).to_string();
+    known.replace("(os error ", "(errno ")
+}
+
+/// Long names shortened, so that a record stays small.
+fn clip(text: &str) -> String {
+    match text.char_indices().nth(300) {
+        None => text.to_owned(),
+        Some((end, _)) => format!("{}…", text.get(..end).unwrap_or_default()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_pipe_says() {
+        assert!(matches!(said(b"!"), Said::Started));
+        let killed = |bytes: &[u8]| matches!(said(bytes), Said::Failed(e) if e.step == "start");
+        assert!(killed(b"") && killed(b"{\"st"));
+        let error = failed("exec", Errno::NOENT, "x: not found");
+        let json = serde_json::to_vec(&error).unwrap_or_default();
+        for bytes in [json.clone(), [b"!", &json[..]].concat()] {
+            assert!(matches!(said(&bytes), Said::Failed(e) if e == error));
+        }
+    }
+
+    #[test]
+    fn errors_carry_their_number() {
+        assert_eq!(text(Errno::NOENT), "No such file or directory (errno 2)");
+        assert_eq!(explain(b"/nowhere/x", Errno::ACCESS), "/nowhere/x: Permission denied (errno 13): is it executable?");
+        assert_eq!(clip(&"ä".repeat(301)).chars().count(), 301);
+    }
+}

@@ -1,0 +1,123 @@
+//! From the first instruction to the closed gate: the shim's own surroundings, then the order.
+
+use super::child::{self, Plan};
+use super::record::Place;
+use super::sys;
+use crate::crash;
+use crate::domain::exit::LaunchError;
+use crate::domain::signal;
+use crate::seqpacket;
+use crate::wire::{self, ShimNotice, ShimOrder, ShimRequest};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{Mode, OFlags, open};
+use rustix::io::{Errno, fcntl_dupfd_cloexec};
+use rustix::process::{
+    DumpableBehavior, chdir, getpid, set_child_subreaper, set_dumpable_behavior, setsid,
+};
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+
+/// The longest wait for the order: the agent sends it at once.
+const PATIENCE: Timespec = Timespec { tv_sec: 10, tv_nsec: 0 };
+
+/// All that the supervisor starts with.
+pub(super) struct Ready {
+    pub(super) order: ShimOrder,
+    pub(super) plan: Plan,
+    pub(super) place: Place,
+    pub(super) gate: OwnedFd,
+    pub(super) listener: OwnedFd,
+    pub(super) signals: OwnedFd,
+    /// The shim is protected from the OOM killer, and its child is not to be.
+    pub(super) oom_reset: bool,
+}
+
+/// Makes the process independent of how it was started. `Err`: this is not a gate.
+pub(super) fn settle_in() -> io::Result<(OwnedFd, OwnedFd, bool)> {
+    sys::close_from_3();
+    sys::reset_signals();
+    let signals = sys::block_signals()?;
+    crash::point("shim.start");
+    set_child_subreaper(Some(getpid()))?;
+    // Without CAP_SYS_RESOURCE (`--user`) this is refused: then the shim is as mortal as its
+    // runner.
+    let oom_reset = std::fs::write("/proc/self/oom_score_adj", "-1000").is_ok();
+    // In `--user` mode the runner has our uid: it shall not read what passes through here. Last,
+    // because /proc/self belongs to root from now on.
+    let _ = set_dumpable_behavior(DumpableBehavior::NotDumpable);
+    let _ = setsid();
+    let _ = chdir("/");
+    let gate = fcntl_dupfd_cloexec(rustix::stdio::stdin(), 3)?;
+    let null = open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
+    rustix::stdio::dup2_stdin(null)?;
+    Ok((gate, signals, oom_reset))
+}
+
+/// Waits for the order and takes it. `None`: there is nothing to do and nothing to record; if
+/// the order itself was wrong, the agent has been told so.
+pub(super) fn take_order(gate: OwnedFd, signals: OwnedFd, oom_reset: bool) -> Option<Ready> {
+    let mut fds = [PollFd::new(&gate, PollFlags::IN), PollFd::new(&signals, PollFlags::IN)];
+    loop {
+        match poll(&mut fds, Some(&PATIENCE)) {
+            Err(Errno::INTR) => continue,
+            Ok(n) if n > 0 && fds[1].revents().is_empty() => break,
+            // No order in time, or a signal: nobody needs us.
+            _ => return None,
+        }
+    }
+    let packet = seqpacket::recv(&gate).ok()??;
+    match accept(packet) {
+        Ok((order, plan, place, listener)) => {
+            crash::point("shim.order-read");
+            Some(Ready { order, plan, place, gate, listener, signals, oom_reset })
+        }
+        Err(error) => {
+            if let Ok(bytes) = wire::encode(&ShimNotice::LaunchFailed(error)) {
+                let _ = rustix::io::ioctl_fionbio(&gate, true);
+                let _ = seqpacket::send(gate.as_fd(), &bytes, &[]);
+            }
+            None
+        }
+    }
+}
+
+type Accepted = (ShimOrder, Plan, Place, OwnedFd);
+
+fn accept(packet: seqpacket::Packet) -> Result<Accepted, LaunchError> {
+    let bad = |what: &str| LaunchError {
+        step: "order".to_owned(),
+        errno: 0,
+        message: format!("the shim was given a wrong order: {what}"),
+    };
+    match wire::decode(&packet.bytes) {
+        Ok(ShimRequest::Order) => {}
+        _ => return Err(bad("the first message is not an order")),
+    }
+    let Ok([payload, listener, dir]) = <[OwnedFd; 3]>::try_from(packet.fds) else {
+        return Err(bad("it needs three descriptors"));
+    };
+    let bytes = seqpacket::read_sealed(payload).map_err(|e| bad(&e.to_string()))?;
+    let mut order: ShimOrder = serde_json::from_slice(&bytes).map_err(|_| bad("malformed"))?;
+    check(&order).map_err(bad)?;
+    let plan = Plan::new(&mut order).map_err(bad)?;
+    let place = Place::reserve(dir, &order.id).map_err(|error| {
+        let errno = Errno::from_io_error(&error).unwrap_or(Errno::IO);
+        let what = format!("no room for the exit record: {}", child::text(errno));
+        child::failed("record", errno, &what)
+    })?;
+    Ok((order, plan, place, listener))
+}
+
+fn check(order: &ShimOrder) -> Result<(), &'static str> {
+    let legal = |c: char| c.is_ascii_alphanumeric() || c == '-';
+    if order.id.is_empty() || order.id.len() > 64 || !order.id.chars().all(legal) {
+        return Err("the id");
+    }
+    if signal::check(order.kill_signal).is_err() {
+        return Err("the stop signal");
+    }
+    if !order.cgroup.starts_with('/') || order.cgroup.split('/').any(|part| part == "..") {
+        return Err("the cgroup");
+    }
+    Ok(())
+}

@@ -1,0 +1,122 @@
+//! Was the main process killed for lack of memory? `memory.events` only counts: this tells its
+//! kills from those of others in the scope.
+//!
+//! The kernel raises the counter and then kills, so a main process that died by SIGKILL is the
+//! victim if there is a kill that is not accounted for. A kill is accounted for when, a moment
+//! after it was counted, the main process is alive and not on its way out: then it was somebody
+//! else's.
+
+use super::parse;
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+
+/// From the count to the look at the main process, µs: far longer than the kernel takes from
+/// counting a kill to sending its signal.
+const SETTLE: u64 = 100_000;
+
+/// Watches `memory.events`.
+#[derive(Debug)]
+pub(super) struct OomWatch {
+    /// To be polled for POLLPRI; `None` = this kernel does not count.
+    pub(super) events: Option<File>,
+    accounted: u64,
+    /// When to call [`OomWatch::settle`].
+    pub(super) settle_at: Option<u64>,
+    first: u64,
+}
+
+impl OomWatch {
+    pub(super) fn new(events: Option<File>) -> Self {
+        let first = events.as_ref().map_or(0, kills);
+        Self { events, accounted: first, settle_at: None, first }
+    }
+
+    /// The file has changed. Reading it arms the next notice.
+    pub(super) fn changed(&mut self, now: u64) {
+        if self.now() > self.accounted && self.settle_at.is_none() {
+            self.settle_at = Some(now.saturating_add(SETTLE));
+        }
+    }
+
+    /// The moment has passed.
+    pub(super) fn settle(&mut self, main: Option<i32>) {
+        self.settle_at = None;
+        let read = |name: &str| {
+            let path = format!("/proc/{}/{name}", main.unwrap_or(0));
+            std::fs::read_to_string(path).unwrap_or_default()
+        };
+        if main.is_some() && !parse::dying(&read("stat"), &read("status")) {
+            self.accounted = self.now();
+        }
+    }
+
+    /// There is a kill that nobody else explains: whoever died by SIGKILL just now is it.
+    pub(super) fn unexplained(&self) -> bool {
+        self.now() > self.accounted
+    }
+
+    /// A kill of our own helper.
+    pub(super) fn account_for_one(&mut self) {
+        self.accounted += 1;
+    }
+
+    /// Anybody in the scope has been killed for lack of memory.
+    pub(super) fn any(&self) -> bool {
+        self.now() > self.first
+    }
+
+    fn now(&self) -> u64 {
+        self.events.as_ref().map_or(0, kills)
+    }
+}
+
+fn kills(events: &File) -> u64 {
+    let mut text = [0; 512];
+    let read = events.read_at(&mut text, 0).unwrap_or(0);
+    let text = String::from_utf8_lossy(text.get(..read).unwrap_or(&[]));
+    parse::keyed(&text, "oom_kill").unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    type Outcome = Result<(), Box<dyn std::error::Error>>;
+
+    /// A file stands in for the kernel's.
+    fn watch(name: &str) -> std::io::Result<(OomWatch, File)> {
+        let path = std::env::temp_dir().join(format!("{name}-{}", std::process::id()));
+        std::fs::write(&path, "oom 0\noom_kill 0\n")?;
+        let file = File::options().read(true).write(true).open(&path)?;
+        let pair = (OomWatch::new(Some(File::open(&path)?)), file);
+        std::fs::remove_file(path)?;
+        Ok(pair)
+    }
+
+    #[test]
+    fn a_childs_kill_does_not_explain_the_mains_death() -> Outcome {
+        let (mut watch, file) = watch("oom-child")?;
+        assert!(!watch.any());
+        file.write_all_at(b"oom 1\noom_kill 1\n", 0)?;
+        watch.changed(1_000);
+        assert_eq!(watch.settle_at, Some(1_000 + SETTLE));
+        assert!(watch.unexplained());
+        // The main process (this test) is well.
+        watch.settle(Some(std::process::id() as i32));
+        assert!(!watch.unexplained() && watch.any());
+        Ok(())
+    }
+
+    #[test]
+    fn the_mains_own_kill_stays_unexplained_until_it_is_reaped() -> Outcome {
+        let (mut watch, file) = watch("oom-main")?;
+        let mut child = std::process::Command::new("sleep").arg("60").spawn()?;
+        file.write_all_at(b"oom 1\noom_kill 1\n", 0)?;
+        watch.changed(1_000);
+        child.kill()?;
+        watch.settle(Some(child.id() as i32));
+        assert!(watch.unexplained());
+        child.wait()?;
+        Ok(())
+    }
+}

@@ -1,0 +1,124 @@
+//! What the kernel's files say, as pure functions of their text. A file that does not have the
+//! expected form gives `None`, never a made-up number.
+
+/// The value of a `key value` line (`cpu.stat`, `memory.events`, `cgroup.stat`).
+pub(super) fn keyed(text: &str, key: &str) -> Option<u64> {
+    text.lines().find_map(|line| {
+        let (name, value) = line.split_once(' ')?;
+        (name == key).then(|| value.trim().parse().ok())?
+    })
+}
+
+/// The only number in a file (`memory.peak`, `pids.peak`).
+pub(super) fn number(text: &str) -> Option<u64> {
+    text.trim().parse().ok()
+}
+
+/// Bytes read and written, summed over all devices (`io.stat`). An empty file means that
+/// nothing was.
+pub(super) fn io_bytes(text: &str) -> (u64, u64) {
+    let mut sums = (0u64, 0u64);
+    for field in text.split_ascii_whitespace() {
+        let (sum, value) = match field.split_once('=') {
+            Some(("rbytes", value)) => (&mut sums.0, value),
+            Some(("wbytes", value)) => (&mut sums.1, value),
+            _ => continue,
+        };
+        *sum = sum.saturating_add(value.parse().unwrap_or(0));
+    }
+    sums
+}
+
+/// The processes in a `cgroup.procs`. 0 stands for one that our PID namespace cannot see; it
+/// can't be signalled, but it is there.
+pub(super) fn pids(text: &str) -> impl Iterator<Item = i32> + '_ {
+    text.lines().filter_map(|line| line.trim().parse().ok()).filter(|pid| *pid >= 0)
+}
+
+/// The cgroup v2 path in a `/proc/<pid>/cgroup`.
+pub(super) fn own_cgroup(text: &str) -> Option<&str> {
+    text.lines().find_map(|line| line.strip_prefix("0::"))
+}
+
+/// Whether a process is on its way out, from its `/proc/<pid>/stat` and `status`: a zombie,
+/// exiting, or with SIGKILL pending. In doubt it is.
+pub(super) fn dying(stat: &str, status: &str) -> bool {
+    const PF_EXITING: u64 = 4;
+    const KILL_BIT: u64 = 1 << 8;
+    // The name in parentheses may contain anything, so count from its end.
+    let mut fields = match stat.rsplit_once(')') {
+        Some((_, rest)) => rest.split_ascii_whitespace(),
+        None => return true,
+    };
+    let state = fields.next();
+    let flags = fields.nth(5).and_then(|f| f.parse::<u64>().ok());
+    let pending = |key: &str| {
+        let hex = status.lines().find_map(|line| line.strip_prefix(key));
+        hex.is_none_or(|h| u64::from_str_radix(h.trim(), 16).map_or(true, |v| v & KILL_BIT != 0))
+    };
+    matches!(state, None | Some("Z" | "X" | "x"))
+        || flags.is_none_or(|f| f & PF_EXITING != 0)
+        || pending("SigPnd:")
+        || pending("ShdPnd:")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn the_kernels_own_forms() {
+        let cpu = "usage_usec 2517\nuser_usec 1000\nsystem_usec 1517\n";
+        assert_eq!(keyed(cpu, "usage_usec"), Some(2517));
+        assert_eq!(keyed(cpu, "usage"), None);
+        let events = "low 0\nhigh 12\nmax 3\noom 2\noom_kill 1\noom_group_kill 0\n";
+        assert_eq!(keyed(events, "oom_kill"), Some(1));
+        assert_eq!(keyed(events, "oom"), Some(2));
+        assert_eq!(number("1048576\n"), Some(1 << 20));
+        assert_eq!(number("max\n"), None);
+        let io = "8:0 rbytes=10 wbytes=1 rios=9 wios=9 dbytes=7 dios=0\n253:0 rbytes=5 wbytes=2\n";
+        assert_eq!(io_bytes(io), (15, 3));
+        assert_eq!(io_bytes(""), (0, 0));
+        assert_eq!(own_cgroup("4:memory:/x\n0::/a.slice/b.scope\n"), Some("/a.slice/b.scope"));
+        assert_eq!(own_cgroup("4:memory:/x\n"), None);
+    }
+
+    #[test]
+    fn who_is_dying() {
+        let stat = |state, flags| format!("7 (a) Z 4 (b)) {state} 1 7 7 0 -1 {flags} 0 0");
+        let status = |pending: u64| format!("Name:\tx\nSigPnd:\t{pending:016x}\nShdPnd:\t0000000000000000\n");
+        assert!(!dying(&stat("S", 4_194_560), &status(0)));
+        assert!(!dying(&stat("T", 4_194_560), &status(1 << 14)));
+        assert!(dying(&stat("Z", 4_194_560), &status(0)));
+        assert!(dying(&stat("R", 4_194_564), &status(0)));
+        assert!(dying(&stat("D", 4_194_560), &status(1 << 8)));
+        assert!(dying("", ""));
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_makes_them_panic(text in "\\PC{0,60}|([a-z_]{1,8}[ =:][0-9a-f]{0,22}\n){0,6}") {
+            let _ = keyed(&text, "a");
+            let _ = number(&text);
+            let _ = io_bytes(&text);
+            let _ = pids(&text).count();
+            let _ = own_cgroup(&text);
+            let _ = dying(&text, &text);
+        }
+
+        #[test]
+        fn sums_over_any_devices(devices in proptest::collection::vec((0u64..1 << 50, 0u64..1 << 50), 0..9)) {
+            let text: String = devices.iter().enumerate()
+                .map(|(n, (r, w))| format!("8:{n} rbytes={r} wbytes={w} rios=1 wios=1 dbytes=0 dios=0\n")).collect();
+            let sums = devices.iter().fold((0, 0), |a, d| (a.0 + d.0, a.1 + d.1));
+            prop_assert_eq!(io_bytes(&text), sums);
+        }
+
+        #[test]
+        fn pids_read_back(list in proptest::collection::vec(0i32..4_194_304, 0..50)) {
+            let text: String = list.iter().map(|p| format!("{p}\n")).collect();
+            prop_assert_eq!(pids(&text).collect::<Vec<_>>(), list);
+        }
+    }
+}
