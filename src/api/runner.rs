@@ -2,9 +2,9 @@
 
 use super::convert::{self, Dict};
 use super::core::Core;
-use super::errors::{ApiError, Result};
+use super::errors::Result;
 use super::values::Options;
-use crate::domain::{Error, ErrorKind, Runner, RunnerId};
+use crate::domain::{Runner, RunnerId};
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
@@ -56,16 +56,12 @@ pub(super) fn properties(runner: &Runner) -> Dict {
 }
 
 impl RunnerObject {
-    /// Nothing here but the caller's uid is waited for, see [`super`].
-    async fn private(&self, header: Option<&Header<'_>>) -> Result<Arc<Runner>> {
+    /// The runner, if the reader may see its private part: nothing but the caller's uid is
+    /// waited for here, see [`super`].
+    async fn private(&self, header: Option<&Header<'_>>) -> Option<Arc<Runner>> {
         let runner = now(&self.shown);
-        match self.core.owns(header, runner.spec.uid).await {
-            true => Ok(runner),
-            false => Err(ApiError(Error::new(
-                ErrorKind::NotPermitted,
-                "This property is for the runner's user and root; Describe asks polkit for others.",
-            ))),
-        }
+        let owns = self.core.owns(header, runner.spec.uid).await;
+        owns.then_some(runner)
     }
 }
 
@@ -149,10 +145,12 @@ impl RunnerObject {
         now(&self.shown).state().as_str().to_owned()
     }
 
-    /// Its command with all arguments; for its user and root.
+    /// Its command with all arguments. Empty for others than its user and root: Describe of
+    /// the Manager asks polkit for them.
     #[zbus(property(emits_changed_signal = "const"))]
-    async fn command(&self, #[zbus(header)] header: Option<Header<'_>>) -> Result<Vec<String>> {
-        Ok(self.private(header.as_ref()).await?.spec.command.clone())
+    async fn command(&self, #[zbus(header)] header: Option<Header<'_>>) -> Vec<String> {
+        let runner = self.private(header.as_ref()).await;
+        runner.map(|r| r.spec.command.clone()).unwrap_or_default()
     }
 
     /// Its systemd unit.
@@ -194,13 +192,11 @@ impl RunnerObject {
         usage.map(|u| convert::usage(&u)).unwrap_or_default()
     }
 
-    /// Its labels; for its user and root.
+    /// Its labels. Empty for others than its user and root, as Command.
     #[zbus(property(emits_changed_signal = "const"))]
-    async fn labels(
-        &self,
-        #[zbus(header)] header: Option<Header<'_>>,
-    ) -> Result<BTreeMap<String, String>> {
-        Ok(self.private(header.as_ref()).await?.spec.labels.clone())
+    async fn labels(&self, #[zbus(header)] header: Option<Header<'_>>) -> BTreeMap<String, String> {
+        let runner = self.private(header.as_ref()).await;
+        runner.map(|r| r.spec.labels.clone()).unwrap_or_default()
     }
 
     /// The session it belongs to; empty if there is none.
