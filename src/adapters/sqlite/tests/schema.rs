@@ -261,7 +261,7 @@ async fn lists_do_not_walk_over_history() {
     ];
     let mut queries: Vec<_> = filters
         .iter()
-        .map(|f| super::super::read::listing(f))
+        .map(super::super::read::listing)
         .collect();
     queries.extend(EventType::ALL.map(|kind| {
         super::super::read::telling(&EventFilter {
