@@ -259,10 +259,7 @@ async fn lists_do_not_walk_over_history() {
             ..RunnerFilter::default()
         },
     ];
-    let mut queries: Vec<_> = filters
-        .iter()
-        .map(super::super::read::listing)
-        .collect();
+    let mut queries: Vec<_> = filters.iter().map(super::super::read::listing).collect();
     queries.extend(EventType::ALL.map(|kind| {
         super::super::read::telling(&EventFilter {
             kind: Some(kind),
