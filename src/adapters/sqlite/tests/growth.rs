@@ -51,7 +51,7 @@ async fn many_lives() {
     if part().is_none() {
         return;
     }
-    let lives: u64 = std::env::var("STRATAVORE_LIVES").map_or(24_000, |n| n.parse().unwrap());
+    let lives: u64 = std::env::var("STRATAVORE_LIVES").map_or(16_000, |n| n.parse().unwrap());
     let (folder, store) = empty().await;
     let store = Arc::new(store);
     project(&*store, "p", conformance::capped(AT_ONCE as u32)).await;
