@@ -8,8 +8,8 @@ use crate::domain::{Error, ErrorKind, Limits, ProjectName, RunnerId};
 use crate::ports::{Host, HostError, HostNotice, LaunchOrder};
 use crate::seqpacket;
 use crate::wire::{
-    Answer, FromAgent, Hello, Launch, Notice, Order, Payload, Refusal, RefusalCode, Request, Seen, Unenforced,
-    VERSION, decode, encode,
+    Answer, FromAgent, Hello, Launch, Notice, Order, Payload, Refusal, RefusalCode, Request, Seen,
+    Unenforced, VERSION, decode, encode,
 };
 use async_trait::async_trait;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
@@ -88,19 +88,40 @@ impl AgentClient {
         let connecting = tokio::spawn(connect_for_ever(shared.clone())).abort_handle();
         let telling = tokio::spawn(tell(shared.clone(), sender)).abort_handle();
         let tasks = [connecting, telling];
-        (Arc::new(Self { shared, unenforced, tasks }), receiver)
+        (
+            Arc::new(Self {
+                shared,
+                unenforced,
+                tasks,
+            }),
+            receiver,
+        )
     }
 
-    async fn order(&self, order: Order, payload: Option<OwnedFd>, most: Duration) -> Result<Answer> {
+    async fn order(
+        &self,
+        order: Order,
+        payload: Option<OwnedFd>,
+        most: Duration,
+    ) -> Result<Answer> {
         let slow = || HostError::Unavailable(format!("no answer within {} s", most.as_secs()));
-        tokio::time::timeout(most, self.ask(order, payload)).await.map_err(|_| slow())?
+        tokio::time::timeout(most, self.ask(order, payload))
+            .await
+            .map_err(|_| slow())?
     }
 
     async fn ask(&self, order: Order, payload: Option<OwnedFd>) -> Result<Answer> {
         let lost = || HostError::Unavailable("the connection to it is lost".to_owned());
         let _permit = self.shared.orders.acquire().await.map_err(|_| lost())?;
-        let waiting = Waiting { answer: self.shared.queue(order, payload)?, client: self.shared.clone() };
-        waiting.done().await.ok_or_else(lost)?.map_err(|r| HostError::Refused(error(r)))
+        let waiting = Waiting {
+            answer: self.shared.queue(order, payload)?,
+            client: self.shared.clone(),
+        };
+        waiting
+            .done()
+            .await
+            .ok_or_else(lost)?
+            .map_err(|r| HostError::Refused(error(r)))
     }
 
     async fn done(&self, order: Order, most: Duration) -> Result<()> {
@@ -147,15 +168,22 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn queue(&self, order: Order, payload: Option<OwnedFd>) -> Result<(u64, oneshot::Receiver<Outcome>)> {
+    fn queue(
+        &self,
+        order: Order,
+        payload: Option<OwnedFd>,
+    ) -> Result<(u64, oneshot::Receiver<Outcome>)> {
         let (sender, receiver) = oneshot::channel();
         let mut state = self.state();
         if !state.connected {
-            return Err(HostError::Unavailable("stratavore-agent is not connected".to_owned()));
+            return Err(HostError::Unavailable(
+                "stratavore-agent is not connected".to_owned(),
+            ));
         }
         state.next += 1;
         let seq = state.next;
-        let bytes = encode(&Request { seq, order }).map_err(|e| HostError::Refused(Error::invalid(e.to_string())))?;
+        let bytes = encode(&Request { seq, order })
+            .map_err(|e| HostError::Refused(Error::invalid(e.to_string())))?;
         state.waiting.insert(seq, sender);
         state.out.push_back((bytes, payload));
         drop(state);
@@ -226,10 +254,15 @@ async fn connect(shared: &Shared) -> io::Result<(UnixStream, String)> {
     // No stream, but tokio only tells when it is ready.
     let socket = UnixStream::from_std(std::os::unix::net::UnixStream::from(socket))?;
     let program = concat!("stratavored ", env!("CARGO_PKG_VERSION")).to_owned();
-    let order = Order::Hello(Hello { v: VERSION, program });
+    let order = Order::Hello(Hello {
+        v: VERSION,
+        program,
+    });
     let bytes = encode(&Request { seq: 0, order }).map_err(io::Error::other)?;
     let greeting = async {
-        socket.async_io(Interest::WRITABLE, || seqpacket::send(&socket, &bytes, &[])).await?;
+        socket
+            .async_io(Interest::WRITABLE, || seqpacket::send(&socket, &bytes, &[]))
+            .await?;
         loop {
             match receive(&socket).await? {
                 Some(FromAgent::Reply(reply)) if reply.seq == 0 => return Ok(reply.result),
@@ -240,7 +273,10 @@ async fn connect(shared: &Shared) -> io::Result<(UnixStream, String)> {
         }
     };
     let slow = |_| io::Error::from(io::ErrorKind::TimedOut);
-    match tokio::time::timeout(GREETING, greeting).await.map_err(slow)?? {
+    match tokio::time::timeout(GREETING, greeting)
+        .await
+        .map_err(slow)??
+    {
         Ok(Answer::Hello { boot_id, .. }) => Ok((socket, boot_id)),
         Ok(_) => Err(io::Error::other("it does not greet")),
         Err(refused) => Err(io::Error::other(refused.message)),
@@ -249,8 +285,12 @@ async fn connect(shared: &Shared) -> io::Result<(UnixStream, String)> {
 
 async fn receive(socket: &UnixStream) -> io::Result<Option<FromAgent>> {
     loop {
-        let packet = socket.async_io(Interest::READABLE, || seqpacket::recv(socket)).await?;
-        let Some(packet) = packet else { return Ok(None) };
+        let packet = socket
+            .async_io(Interest::READABLE, || seqpacket::recv(socket))
+            .await?;
+        let Some(packet) = packet else {
+            return Ok(None);
+        };
         match decode(&packet.bytes) {
             Ok(message) => return Ok(Some(message)),
             // A notice of a later version; an answer of one is waited for in vain.
@@ -273,7 +313,9 @@ async fn read(shared: &Shared, socket: &UnixStream) -> io::Result<()> {
                 Err(_) => tracing::warn!("the agent tells of a runner without an id"),
             },
             FromAgent::Notice(Notice::Lost { id }) => shared.notice(HostNotice::Lost(id)),
-            FromAgent::Notice(Notice::Frozen { id, frozen }) => shared.notice(HostNotice::Frozen(id, frozen)),
+            FromAgent::Notice(Notice::Frozen { id, frozen }) => {
+                shared.notice(HostNotice::Frozen(id, frozen))
+            }
         }
     }
     Ok(())
@@ -285,7 +327,9 @@ async fn write(shared: &Shared, socket: &UnixStream) -> io::Result<()> {
         match next {
             Some((bytes, fd)) => {
                 let fds: Vec<_> = fd.iter().map(AsFd::as_fd).collect();
-                socket.async_io(Interest::WRITABLE, || seqpacket::send(socket, &bytes, &fds)).await?;
+                socket
+                    .async_io(Interest::WRITABLE, || seqpacket::send(socket, &bytes, &fds))
+                    .await?;
             }
             None => shared.queued.notified().await,
         }
@@ -321,22 +365,46 @@ fn strange(answer: &Answer) -> HostError {
 }
 
 fn observed(seen: Seen) -> (RunnerId, Observed) {
-    let Seen { id, scope, shim, gated, frozen, record } = seen;
-    (id, Observed { scope, shim, gated, frozen, record })
+    let Seen {
+        id,
+        scope,
+        shim,
+        gated,
+        frozen,
+        record,
+    } = seen;
+    (
+        id,
+        Observed {
+            scope,
+            shim,
+            gated,
+            frozen,
+            record,
+        },
+    )
 }
 
 #[async_trait]
 impl Host for AgentClient {
     async fn prepare(&self, order: LaunchOrder) -> Result<Placement> {
-        let LaunchOrder { id, spec, setenv, project_limits } = order;
+        let LaunchOrder {
+            id,
+            spec,
+            setenv,
+            project_limits,
+        } = order;
         let payload = Payload {
             command: spec.command,
             setenv: setenv.into_iter().map(|e| (e.name, e.value)).collect(),
             working_directory: spec.working_directory,
         };
-        let failed = |e: &dyn std::fmt::Display| HostError::Unavailable(format!("the payload can't be handed over: {e}"));
+        let failed = |e: &dyn std::fmt::Display| {
+            HostError::Unavailable(format!("the payload can't be handed over: {e}"))
+        };
         let bytes = serde_json::to_vec(&payload).map_err(|e| failed(&e))?;
-        let memfd = seqpacket::sealed_memfd("stratavore-payload", &bytes).map_err(|e| failed(&e))?;
+        let memfd =
+            seqpacket::sealed_memfd("stratavore-payload", &bytes).map_err(|e| failed(&e))?;
         let launch = Launch {
             id,
             project: spec.project,
@@ -346,7 +414,10 @@ impl Host for AgentClient {
             limits: spec.limits,
             unenforced: self.unenforced,
         };
-        match self.order(Order::Launch(Box::new(launch)), Some(memfd), LONG).await {
+        match self
+            .order(Order::Launch(Box::new(launch)), Some(memfd), LONG)
+            .await
+        {
             Ok(Answer::Prepared(placement)) => Ok(placement),
             Ok(other) => Err(strange(&other)),
             Err(HostError::Unavailable(why)) => {
@@ -384,22 +455,41 @@ impl Host for AgentClient {
 
     async fn set_limits(&self, id: RunnerId, limits: Limits) -> Result<Vec<String>> {
         let unenforced = self.unenforced;
-        self.warnings(Order::SetLimits { id, limits, unenforced }).await
+        self.warnings(Order::SetLimits {
+            id,
+            limits,
+            unenforced,
+        })
+        .await
     }
 
     async fn set_slice(&self, project: &ProjectName, limits: Limits) -> Result<Vec<String>> {
         let (project, unenforced) = (project.clone(), self.unenforced);
-        self.warnings(Order::SetSlice { project, limits, unenforced }).await
+        self.warnings(Order::SetSlice {
+            project,
+            limits,
+            unenforced,
+        })
+        .await
     }
 
     async fn remove_slice(&self, project: &ProjectName) -> Result<()> {
-        self.done(Order::RemoveSlice { project: project.clone() }, LONG).await
+        self.done(
+            Order::RemoveSlice {
+                project: project.clone(),
+            },
+            LONG,
+        )
+        .await
     }
 
     async fn inventory(&self) -> Result<World> {
         let lost = || HostError::Unavailable("stratavore-agent is not connected".to_owned());
         let boot_id = self.shared.boot_id.borrow().clone().ok_or_else(lost)?;
-        let mut world = World { boot_id, ..World::default() };
+        let mut world = World {
+            boot_id,
+            ..World::default()
+        };
         let mut after = None;
         loop {
             match self.order(Order::Inventory { after }, None, SHORT).await? {

@@ -70,7 +70,15 @@ pub(super) struct Supervisor {
 
 impl Supervisor {
     pub(super) fn new(ready: Ready) -> Result<Self, Errno> {
-        let Ready { order, plan, place, gate, listener, signals, oom_reset } = ready;
+        let Ready {
+            order,
+            plan,
+            place,
+            gate,
+            listener,
+            signals,
+            oom_reset,
+        } = ready;
         let peers = match Peers::new(gate, listener) {
             Ok(peers) => peers,
             Err(errno) => {
@@ -94,7 +102,10 @@ impl Supervisor {
             ended_at: 0,
             usage: Default::default(),
         };
-        let times = Times { runtime_max: order.runtime_max, stop_timeout: order.stop_timeout };
+        let times = Times {
+            runtime_max: order.runtime_max,
+            stop_timeout: order.stop_timeout,
+        };
         Ok(Self {
             life: Life::new(times),
             plan: Some(plan),
@@ -195,11 +206,19 @@ impl Supervisor {
             self.retry_at,
             Some(self.accept_at).filter(|at| *at > now),
         ];
-        let timeout = due.into_iter().flatten().min().map(|at| timespec(at.saturating_sub(now)));
+        let timeout = due
+            .into_iter()
+            .flatten()
+            .min()
+            .map(|at| timespec(at.saturating_sub(now)));
         match poll(&mut fds, timeout.as_ref()) {
             Ok(_) => {
                 let ready = fds.iter().map(|fd| !fd.revents().is_empty());
-                sources.into_iter().zip(ready).filter_map(|(s, r)| r.then_some(s)).collect()
+                sources
+                    .into_iter()
+                    .zip(ready)
+                    .filter_map(|(s, r)| r.then_some(s))
+                    .collect()
             }
             Err(_) => Vec::new(),
         }
@@ -374,12 +393,19 @@ impl Supervisor {
                 }
                 Err(_) => return false,
             },
-            ShimRequest::Limits { runtime_max, stop_timeout, kill_signal } => {
+            ShimRequest::Limits {
+                runtime_max,
+                stop_timeout,
+                kill_signal,
+            } => {
                 if signal::check(kill_signal).is_err() {
                     return false;
                 }
                 self.order.kill_signal = kill_signal;
-                self.take(Input::Limits(Times { runtime_max, stop_timeout }));
+                self.take(Input::Limits(Times {
+                    runtime_max,
+                    stop_timeout,
+                }));
             }
             ShimRequest::Query => {
                 let state = ShimNotice::State(self.state());
@@ -423,7 +449,9 @@ impl Supervisor {
         }
         // A login session may have moved the main process elsewhere: it stays ours, and its
         // number is its own until we reap it.
-        if let Some(main) = self.main.filter(|pid| self.main_alive && !done.contains(pid))
+        if let Some(main) = self
+            .main
+            .filter(|pid| self.main_alive && !done.contains(pid))
             && let Some(pid) = Pid::from_raw(main)
         {
             for signal in signals {
@@ -476,7 +504,10 @@ impl Supervisor {
     }
 
     fn ended(&self, written: bool) -> ShimNotice {
-        ShimNotice::Ended { record: Box::new(self.record.clone()), written }
+        ShimNotice::Ended {
+            record: Box::new(self.record.clone()),
+            written,
+        }
     }
 }
 
@@ -485,7 +516,11 @@ fn drop_capabilities() {
     if let (true, Ok(have)) = (geteuid().is_root(), capabilities(None)) {
         let keep = CapabilitySet::KILL | CapabilitySet::CHOWN | CapabilitySet::DAC_OVERRIDE;
         let keep = have.permitted & keep;
-        let sets = CapabilitySets { effective: keep, permitted: keep, inheritable: CapabilitySet::empty() };
+        let sets = CapabilitySets {
+            effective: keep,
+            permitted: keep,
+            inheritable: CapabilitySet::empty(),
+        };
         let _ = set_capabilities(None, sets);
     }
 }
@@ -499,11 +534,16 @@ fn realtime() -> u64 {
 }
 
 fn usec(time: Timespec) -> u64 {
-    (time.tv_sec as u64).saturating_mul(1_000_000).saturating_add(time.tv_nsec as u64 / 1_000)
+    (time.tv_sec as u64)
+        .saturating_mul(1_000_000)
+        .saturating_add(time.tv_nsec as u64 / 1_000)
 }
 
 /// Rounded up, so that what is due is due when we wake.
 fn timespec(usec: u64) -> Timespec {
     let usec = usec.min(86_400_000_000).saturating_add(1);
-    Timespec { tv_sec: (usec / 1_000_000) as i64, tv_nsec: (usec % 1_000_000 * 1_000) as _ }
+    Timespec {
+        tv_sec: (usec / 1_000_000) as i64,
+        tv_nsec: (usec % 1_000_000 * 1_000) as _,
+    }
 }

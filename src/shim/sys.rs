@@ -110,7 +110,14 @@ pub(super) fn close_from_3() {
 /// Nothing from descriptor 3 on survives an exec.
 pub(super) fn cloexec_from_3() -> Result<(), Errno> {
     // SAFETY: only sets a flag on descriptors.
-    match unsafe { syscall(SYS_CLOSE_RANGE, 3 as c_uint, c_uint::MAX, CLOSE_RANGE_CLOEXEC) } {
+    match unsafe {
+        syscall(
+            SYS_CLOSE_RANGE,
+            3 as c_uint,
+            c_uint::MAX,
+            CLOSE_RANGE_CLOEXEC,
+        )
+    } {
         -1 => Err(last()),
         _ => Ok(()),
     }
@@ -130,9 +137,7 @@ pub(super) fn signal_from(number: i32) -> Option<Signal> {
     match Signal::from_named_raw(number) {
         Some(named) => Some(named),
         // SAFETY: the real-time signals that the C library leaves to programs.
-        None if (34..=64).contains(&number) => {
-            Some(unsafe { Signal::from_raw_unchecked(number) })
-        }
+        None if (34..=64).contains(&number) => Some(unsafe { Signal::from_raw_unchecked(number) }),
         None => None,
     }
 }
