@@ -4,6 +4,9 @@
 
 #[path = "shim/agent.rs"]
 mod agent;
+#[cfg(feature = "crash-points")]
+#[path = "shim/crashing.rs"]
+mod crashing;
 #[path = "shim/launching.rs"]
 mod launching;
 #[path = "shim/stopping.rs"]
@@ -12,6 +15,3 @@ mod stopping;
 mod talking;
 #[path = "shim/witness.rs"]
 mod witness;
-#[cfg(feature = "crash-points")]
-#[path = "shim/crashing.rs"]
-mod crashing;

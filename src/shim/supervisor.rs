@@ -70,7 +70,15 @@ pub(super) struct Supervisor {
 
 impl Supervisor {
     pub(super) fn new(ready: Ready) -> Result<Self, Errno> {
-        let Ready { order, plan, place, gate, listener, signals, oom_reset } = ready;
+        let Ready {
+            order,
+            plan,
+            place,
+            gate,
+            listener,
+            signals,
+            oom_reset,
+        } = ready;
         let peers = match Peers::new(gate, listener) {
             Ok(peers) => peers,
             Err(errno) => {
@@ -94,7 +102,10 @@ impl Supervisor {
             ended_at: 0,
             usage: Default::default(),
         };
-        let times = Times { runtime_max: order.runtime_max, stop_timeout: order.stop_timeout };
+        let times = Times {
+            runtime_max: order.runtime_max,
+            stop_timeout: order.stop_timeout,
+        };
         Ok(Self {
             life: Life::new(times),
             plan: Some(plan),
@@ -195,11 +206,19 @@ impl Supervisor {
             self.retry_at,
             Some(self.accept_at).filter(|at| *at > now),
         ];
-        let timeout = due.into_iter().flatten().min().map(|at| clock::timespec(at.saturating_sub(now)));
+        let timeout = due
+            .into_iter()
+            .flatten()
+            .min()
+            .map(|at| clock::timespec(at.saturating_sub(now)));
         match poll(&mut fds, timeout.as_ref()) {
             Ok(_) => {
                 let ready = fds.iter().map(|fd| !fd.revents().is_empty());
-                sources.into_iter().zip(ready).filter_map(|(s, r)| r.then_some(s)).collect()
+                sources
+                    .into_iter()
+                    .zip(ready)
+                    .filter_map(|(s, r)| r.then_some(s))
+                    .collect()
             }
             Err(_) => Vec::new(),
         }
@@ -271,5 +290,4 @@ impl Supervisor {
             self.look_at = None;
         }
     }
-
 }

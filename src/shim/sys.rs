@@ -18,7 +18,11 @@ const SIG_SETMASK: c_int = 2;
 /// that it keeps for itself, and they can come in ignored as any other.
 #[cfg(target_arch = "x86_64")]
 const SYS_RT_SIGACTION: c_long = 13;
-#[cfg(any(target_arch = "aarch64", target_arch = "riscv64", target_arch = "loongarch64"))]
+#[cfg(any(
+    target_arch = "aarch64",
+    target_arch = "riscv64",
+    target_arch = "loongarch64"
+))]
 const SYS_RT_SIGACTION: c_long = 134;
 const SYS_CLOSE_RANGE: c_long = 436;
 const CLOSE_RANGE_CLOEXEC: c_uint = 4;
@@ -117,7 +121,14 @@ pub(super) fn close_from_3() {
 /// Nothing from descriptor 3 on survives an exec.
 pub(super) fn cloexec_from_3() -> Result<(), Errno> {
     // SAFETY: only sets a flag on descriptors.
-    match unsafe { syscall(SYS_CLOSE_RANGE, 3 as c_uint, c_uint::MAX, CLOSE_RANGE_CLOEXEC) } {
+    match unsafe {
+        syscall(
+            SYS_CLOSE_RANGE,
+            3 as c_uint,
+            c_uint::MAX,
+            CLOSE_RANGE_CLOEXEC,
+        )
+    } {
         -1 => Err(last()),
         _ => Ok(()),
     }
@@ -137,9 +148,7 @@ pub(super) fn signal_from(number: i32) -> Option<Signal> {
     match Signal::from_named_raw(number) {
         Some(named) => Some(named),
         // SAFETY: the real-time signals that the C library leaves to programs.
-        None if (34..=64).contains(&number) => {
-            Some(unsafe { Signal::from_raw_unchecked(number) })
-        }
+        None if (34..=64).contains(&number) => Some(unsafe { Signal::from_raw_unchecked(number) }),
         None => None,
     }
 }

@@ -45,9 +45,16 @@ pub(crate) fn until(what: &str, mut holds: impl FnMut() -> bool) {
 }
 
 fn readable(fd: impl AsFd, what: &str) {
-    let limit = Timespec { tv_sec: LIMIT.as_secs() as i64, tv_nsec: 0 };
+    let limit = Timespec {
+        tv_sec: LIMIT.as_secs() as i64,
+        tv_nsec: 0,
+    };
     let mut fds = [PollFd::new(&fd, PollFlags::IN)];
-    assert_eq!(poll(&mut fds, Some(&limit)), Ok(1), "waited in vain for: {what}");
+    assert_eq!(
+        poll(&mut fds, Some(&limit)),
+        Ok(1),
+        "waited in vain for: {what}"
+    );
 }
 
 /// A connection to a shim.
@@ -107,7 +114,10 @@ impl Agent {
     pub(crate) fn bare(wrap: &[&str], alone: bool) -> Self {
         let together = (!alone).then(|| ALONE.read().unwrap_or_else(|e| e.into_inner()));
         let n = COUNT.fetch_add(1, Ordering::Relaxed);
-        let id = format!("00000000-0000-7000-{:04x}-{n:012x}", std::process::id() & 0xffff);
+        let id = format!(
+            "00000000-0000-7000-{:04x}-{n:012x}",
+            std::process::id() & 0xffff
+        );
         let folder = std::env::temp_dir().join(format!("stratavore-shim-{id}"));
         fs::create_dir(&folder).unwrap();
         fs::create_dir(folder.join("exits")).unwrap();
@@ -146,7 +156,11 @@ impl Agent {
             command: Vec::new(),
             env: vec!["PATH=/usr/sbin:/usr/bin:/sbin:/bin".to_owned()],
             working_directory: folder.join("work").display().to_string(),
-            identity: Some(Identity { uid: 0, gid: 0, groups: vec![0] }),
+            identity: Some(Identity {
+                uid: 0,
+                gid: 0,
+                groups: vec![0],
+            }),
             cgroup,
             cgroup_root: root,
             boot_id: "a-boot".to_owned(),
@@ -157,7 +171,15 @@ impl Agent {
             identifier: "test".to_owned(),
             nofile: (1024, 4096),
         };
-        Self { gate: Link(gate), shim, order, folder, scope, listener, _together: together }
+        Self {
+            gate: Link(gate),
+            shim,
+            order,
+            folder,
+            scope,
+            listener,
+            _together: together,
+        }
     }
 
     /// A shim with this command, behind its gate.
@@ -165,7 +187,10 @@ impl Agent {
         let mut agent = Self::bare(&[], false);
         agent.give(command, change);
         let state = agent.gate.state();
-        assert_eq!((state.id == agent.order.id, state.gated, state.pid), (true, true, None));
+        assert_eq!(
+            (state.id == agent.order.id, state.gated, state.pid),
+            (true, true, None)
+        );
         agent
     }
 
@@ -217,7 +242,9 @@ impl Agent {
     }
 
     pub(crate) fn record_path(&self) -> PathBuf {
-        self.folder.join("exits").join(format!("{}.json", self.order.id))
+        self.folder
+            .join("exits")
+            .join(format!("{}.json", self.order.id))
     }
 
     /// The record on disk, which is the only file in its folder.
@@ -228,7 +255,9 @@ impl Agent {
 
     pub(crate) fn files(&self) -> Vec<String> {
         let entries = fs::read_dir(self.folder.join("exits")).unwrap();
-        entries.map(|e| e.unwrap().file_name().into_string().unwrap()).collect()
+        entries
+            .map(|e| e.unwrap().file_name().into_string().unwrap())
+            .collect()
     }
 
     /// Everybody in the scope.
@@ -271,13 +300,22 @@ impl Drop for Agent {
         while fs::remove_dir(&self.scope).is_err() && start.elapsed() < LIMIT {
             std::thread::sleep(Duration::from_millis(2));
         }
-        let _ = Command::new("umount").arg(self.folder.join("exits")).stderr(Stdio::null()).status();
+        let _ = Command::new("umount")
+            .arg(self.folder.join("exits"))
+            .stderr(Stdio::null())
+            .status();
         let _ = fs::remove_dir_all(&self.folder);
     }
 }
 
 pub(crate) fn seqpacket_socket() -> OwnedFd {
-    socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).unwrap()
+    socket_with(
+        AddressFamily::UNIX,
+        SocketType::SEQPACKET,
+        SocketFlags::CLOEXEC,
+        None,
+    )
+    .unwrap()
 }
 
 pub(crate) fn try_connect(path: &Path) -> rustix::io::Result<OwnedFd> {

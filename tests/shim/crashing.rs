@@ -56,14 +56,20 @@ fn a_dead_shim_has_run_nothing_twice_and_lied_about_nothing() {
         let order = serde_json::to_vec(&agent.order).unwrap();
         agent.send_order(&order);
         play(&mut agent);
-        assert!(!Path::new(crash::FILE).exists(), "{point} was never reached");
+        assert!(
+            !Path::new(crash::FILE).exists(),
+            "{point} was never reached"
+        );
         // What is left of the tree is the agent's to stop.
         let _ = fs::write(agent.scope.join("cgroup.kill"), "1");
         let start = Instant::now();
         while !agent.procs().is_empty() {
             assert!(start.elapsed() < LIMIT, "{point}");
         }
-        let runs = fs::read_to_string(agent.work("runs")).unwrap_or_default().lines().count();
+        let runs = fs::read_to_string(agent.work("runs"))
+            .unwrap_or_default()
+            .lines()
+            .count();
         assert!(runs <= 1, "{point}");
         if let Some(ran) = ran {
             assert!(ran || runs == 0, "{point}");
@@ -72,7 +78,11 @@ fn a_dead_shim_has_run_nothing_twice_and_lied_about_nothing() {
         assert_eq!(record.is_some(), recorded, "{point}");
         if let Some(bytes) = record {
             let record: Record = serde_json::from_slice(&bytes).unwrap();
-            assert_eq!((record.asked, record.signal), (Some(Asked::Stop), Some(15)), "{point}");
+            assert_eq!(
+                (record.asked, record.signal),
+                (Some(Asked::Stop), Some(15)),
+                "{point}"
+            );
         }
     }
 }

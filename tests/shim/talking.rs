@@ -24,7 +24,10 @@ fn everybody_connected_is_told() {
     }
     let late = agent.connect();
     let state = late.state();
-    assert_eq!((state.gated, state.pid, state.asked, state.v), (false, Some(pid), None, wire::VERSION));
+    assert_eq!(
+        (state.gated, state.pid, state.asked, state.v),
+        (false, Some(pid), None, wire::VERSION)
+    );
     links[1].say(&STOP);
     let record = agent.end();
     for link in links.iter().chain([&late]) {
@@ -80,7 +83,10 @@ fn a_peer_that_does_not_read_is_dropped_and_blocks_nobody() {
         }
     };
     let errno = Errno::from_io_error(&refused);
-    assert!(matches!(errno, Some(Errno::PIPE | Errno::CONNRESET)), "{refused}");
+    assert!(
+        matches!(errno, Some(Errno::PIPE | Errno::CONNRESET)),
+        "{refused}"
+    );
     agent.gate.say(&STOP);
     assert_eq!(agent.end().asked, Some(Asked::Stop));
 }
@@ -108,7 +114,11 @@ fn nonsense_costs_the_speaker_its_connection_and_nothing_else() {
     // Descriptors are closed, not kept.
     let link = agent.connect();
     link.state();
-    let count = || std::fs::read_dir(format!("/proc/{}/fd", agent.shim.id())).unwrap().count();
+    let count = || {
+        std::fs::read_dir(format!("/proc/{}/fd", agent.shim.id()))
+            .unwrap()
+            .count()
+    };
     let before = count();
     for _ in 0..5 {
         let query = wire::encode(&ShimRequest::Query).unwrap();

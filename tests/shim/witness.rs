@@ -20,7 +20,10 @@ fn codes_and_signals() {
     assert_eq!(ending("exit 0"), (Some(0), None, Cause::Success));
     assert_eq!(ending("exit 3"), (Some(3), None, Cause::ExitCode));
     assert_eq!(ending("kill -USR1 $$"), (None, Some(10), Cause::Signal));
-    assert_eq!(ending("ulimit -c 0; kill -SEGV $$"), (None, Some(11), Cause::Signal));
+    assert_eq!(
+        ending("ulimit -c 0; kill -SEGV $$"),
+        (None, Some(11), Cause::Signal)
+    );
 }
 
 #[test]
@@ -31,7 +34,10 @@ fn what_it_used() {
     assert!(used > 1_000 && used < 20_000_000, "{used}");
     // Where the kernel does not count, there is no number.
     let there = |name: &str| fs::exists(format!("{}/{name}", agent.scope.display())).unwrap();
-    assert_eq!(record.usage.memory_peak_bytes.is_some(), there("memory.peak"));
+    assert_eq!(
+        record.usage.memory_peak_bytes.is_some(),
+        there("memory.peak")
+    );
     assert_eq!(record.usage.tasks_peak.is_some(), there("pids.peak"));
     assert_eq!(record.usage.oom_kills.is_some(), there("memory.events"));
     assert!(cgroup_root().starts_with('/'));
@@ -41,13 +47,23 @@ fn what_it_used() {
 fn the_record_is_for_the_folders_group() {
     let mut agent = Agent::bare(&[], false);
     let exits = agent.folder.join("exits");
-    rustix::fs::chownat(rustix::fs::CWD, &exits, None, Some(rustix::fs::Gid::from_raw(4242)), rustix::fs::AtFlags::empty()).unwrap();
+    rustix::fs::chownat(
+        rustix::fs::CWD,
+        &exits,
+        None,
+        Some(rustix::fs::Gid::from_raw(4242)),
+        rustix::fs::AtFlags::empty(),
+    )
+    .unwrap();
     agent.give(&["/bin/true"], |_| ());
     agent.gate.state();
     agent.gate.say(&ShimRequest::Go);
     agent.end();
     let meta = fs::metadata(agent.record_path()).unwrap();
-    assert_eq!((meta.gid(), meta.permissions().mode() & 0o7777), (4242, 0o640));
+    assert_eq!(
+        (meta.gid(), meta.permissions().mode() & 0o7777),
+        (4242, 0o640)
+    );
 }
 
 /// A record folder on a disk of 64 KiB.
@@ -63,8 +79,12 @@ fn small_disk(agent: &Agent) {
 fn fill(agent: &Agent) {
     let path = agent.folder.join("exits/filler");
     for size in [1 << 16, 4096, 1] {
-        while fs::OpenOptions::new().create(true).append(true).open(&path)
-            .and_then(|mut f| std::io::Write::write_all(&mut f, &vec![b'x'; size])).is_ok()
+        while fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(&path)
+            .and_then(|mut f| std::io::Write::write_all(&mut f, &vec![b'x'; size]))
+            .is_ok()
         {}
     }
 }
@@ -94,7 +114,12 @@ fn no_room_for_the_record_no_launch() {
     agent.give(&["/usr/bin/touch", "ran"], |_| ());
     match agent.gate.hear() {
         Some(ShimNotice::LaunchFailed(error)) => {
-            assert_eq!((error.step.as_str(), error.errno), ("record", 28), "{}", error.message);
+            assert_eq!(
+                (error.step.as_str(), error.errno),
+                ("record", 28),
+                "{}",
+                error.message
+            );
         }
         other => panic!("{other:?}"),
     }
@@ -148,7 +173,10 @@ fn a_killed_shim_leaves_no_record() {
 fn it_costs_next_to_nothing() {
     let mut agent = Agent::bare(&[], false);
     // A large environment, which the shim is not to keep.
-    agent.give(&["sleep", "1000"], |o| o.env.extend((0..2000).map(|n| format!("V{n}={}", "x".repeat(500)))));
+    agent.give(&["sleep", "1000"], |o| {
+        o.env
+            .extend((0..2000).map(|n| format!("V{n}={}", "x".repeat(500))))
+    });
     agent.gate.state();
     let start = std::time::Instant::now();
     agent.gate.say(&ShimRequest::Go);
@@ -156,10 +184,14 @@ fn it_costs_next_to_nothing() {
     let took = start.elapsed();
     let link = agent.connect();
     link.state();
-    let proc = |file: &str| fs::read_to_string(format!("/proc/{}/{file}", agent.shim.id())).unwrap();
+    let proc =
+        |file: &str| fs::read_to_string(format!("/proc/{}/{file}", agent.shim.id())).unwrap();
     let memory = || -> u64 {
         let rollup = proc("smaps_rollup");
-        let line = rollup.lines().find_map(|l| l.strip_prefix("Private_Dirty:")).unwrap();
+        let line = rollup
+            .lines()
+            .find_map(|l| l.strip_prefix("Private_Dirty:"))
+            .unwrap();
         line.trim().trim_end_matches("kB").trim().parse().unwrap()
     };
     println!("private memory {} KiB, Go to exec {took:?}", memory());
@@ -167,7 +199,10 @@ fn it_costs_next_to_nothing() {
     // It does nothing while nothing happens.
     let switches = || -> u64 {
         let status = proc("status");
-        let line = status.lines().find_map(|l| l.strip_prefix("voluntary_ctxt_switches:")).unwrap();
+        let line = status
+            .lines()
+            .find_map(|l| l.strip_prefix("voluntary_ctxt_switches:"))
+            .unwrap();
         line.trim().parse().unwrap()
     };
     until("the shim to sleep", || proc("stat").contains(") S "));
@@ -176,10 +211,17 @@ fn it_costs_next_to_nothing() {
     assert!(switches() - before <= 1);
     let kept: u64 = {
         let status = proc("status");
-        let line = status.lines().find_map(|l| l.strip_prefix("CapPrm:")).unwrap();
+        let line = status
+            .lines()
+            .find_map(|l| l.strip_prefix("CapPrm:"))
+            .unwrap();
         u64::from_str_radix(line.trim(), 16).unwrap()
     };
-    assert_eq!(kept & !0b10_0011, 0, "capabilities are kept that are not needed");
+    assert_eq!(
+        kept & !0b10_0011,
+        0,
+        "capabilities are kept that are not needed"
+    );
     agent.gate.say(&ShimRequest::Stop { asked: Asked::Stop });
     agent.end();
 }

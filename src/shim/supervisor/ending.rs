@@ -34,7 +34,9 @@ impl Supervisor {
         }
         // A login session may have moved the main process elsewhere: it stays ours, and its
         // number is its own until we reap it.
-        if let Some(main) = self.main.filter(|pid| self.main_alive && !done.contains(pid))
+        if let Some(main) = self
+            .main
+            .filter(|pid| self.main_alive && !done.contains(pid))
             && let Some(pid) = Pid::from_raw(main)
         {
             for signal in signals {
@@ -87,6 +89,9 @@ impl Supervisor {
     }
 
     pub(super) fn ended(&self, written: bool) -> ShimNotice {
-        ShimNotice::Ended { record: Box::new(self.record.clone()), written }
+        ShimNotice::Ended {
+            record: Box::new(self.record.clone()),
+            written,
+        }
     }
 }

@@ -76,7 +76,11 @@ fn drop_capabilities() {
     if let (true, Ok(have)) = (geteuid().is_root(), capabilities(None)) {
         let keep = CapabilitySet::KILL | CapabilitySet::CHOWN | CapabilitySet::DAC_OVERRIDE;
         let keep = have.permitted & keep;
-        let sets = CapabilitySets { effective: keep, permitted: keep, inheritable: CapabilitySet::empty() };
+        let sets = CapabilitySets {
+            effective: keep,
+            permitted: keep,
+            inheritable: CapabilitySet::empty(),
+        };
         let _ = set_capabilities(None, sets);
     }
 }

@@ -54,12 +54,19 @@ impl Supervisor {
                 }
                 Err(_) => return false,
             },
-            ShimRequest::Limits { runtime_max, stop_timeout, kill_signal } => {
+            ShimRequest::Limits {
+                runtime_max,
+                stop_timeout,
+                kill_signal,
+            } => {
                 if signal::check(kill_signal).is_err() {
                     return false;
                 }
                 self.order.kill_signal = kill_signal;
-                self.take(Input::Limits(Times { runtime_max, stop_timeout }));
+                self.take(Input::Limits(Times {
+                    runtime_max,
+                    stop_timeout,
+                }));
             }
             ShimRequest::Query => {
                 let state = ShimNotice::State(self.state());
