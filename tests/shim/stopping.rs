@@ -3,7 +3,9 @@
 use crate::agent::{Agent, Link, NOBODY, until};
 use rustix::process::{Pid, Signal, kill_process};
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 use stratavore::domain::exit::{Asked, Cause};
 use stratavore::domain::units::INFINITY;
@@ -222,14 +224,16 @@ fn kill_9_of_the_main_process_is_a_signal() {
 
 /// A shim whose `systemctl` is this script of sh.
 fn with_systemctl(script: &str, change: impl FnOnce(&mut ShimOrder)) -> (Agent, Link) {
-    let mount = "printf '%s' \"$SYSTEMCTL\" > fake && chmod +x fake && mount --bind fake \
-                 \"$(command -v systemctl)\" && exec \"$0\"";
-    let folder =
-        std::env::temp_dir().join(format!("systemctl-{}-{:p}", std::process::id(), script));
-    fs::create_dir_all(&folder).unwrap();
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    let n = COUNT.fetch_add(1, Ordering::Relaxed);
+    let folder = std::env::temp_dir().join(format!("systemctl-{}-{n}", std::process::id()));
+    fs::create_dir(&folder).unwrap();
+    let fake = folder.join("fake");
+    fs::write(&fake, format!("#!/bin/sh\n{script}\n")).unwrap();
+    fs::set_permissions(&fake, fs::Permissions::from_mode(0o755)).unwrap();
     let script = format!(
-        "export SYSTEMCTL='#!/bin/sh\n{script}'; cd {}; {mount}",
-        folder.display()
+        "set -e; mount --bind '{}' \"$(command -v systemctl)\"; exec \"$0\"",
+        fake.display()
     );
     let mut agent = Agent::bare(&["unshare", "--mount", "/bin/sh", "-c", &script], false);
     agent.give(&["/bin/sh", "-c", "touch ready; sleep 1000 & wait"], change);
