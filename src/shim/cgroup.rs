@@ -59,8 +59,10 @@ impl Cgroup {
         Ok(found)
     }
 
-    /// Sends `signals` to every process that is not in `done` yet, until no new one appears;
-    /// they are in `done` then.
+    /// Sends `signals` to every process that is not in `done`, and to those that appear while
+    /// it does so; they are in `done` then. Unless they are SIGKILL, what a process starts
+    /// *because* of its signal is spared (a shell's trap that cleans up): a newcomer whose
+    /// parent lives and has been told is its parent's business.
     ///
     /// Never to a process outside: each one is pinned by a pidfd first, and signalled only if
     /// its number is in the cgroup *after* that. If the number was given to somebody else
@@ -69,7 +71,8 @@ impl Cgroup {
     /// died and the number was taken again by a member: then the pidfd is of a dead process
     /// and the signal goes nowhere.
     pub(super) fn signal(&self, signals: &[Signal], except: Option<i32>, done: &mut BTreeSet<i32>) {
-        for _ in 0..ROUNDS {
+        let everybody = signals.contains(&Signal::KILL);
+        for round in 0..ROUNDS {
             let Ok(mut found) = self.members(except) else {
                 return;
             };
@@ -78,7 +81,11 @@ impl Cgroup {
                 return;
             }
             for chunk in found.chunks(CHUNK) {
-                let pinned: Vec<_> = chunk.iter().filter_map(|pid| pin(*pid)).collect();
+                let spared = |pid: i32| {
+                    round > 0 && !everybody && parent(pid).is_some_and(|p| done.contains(&p))
+                };
+                let told = chunk.iter().copied().filter(|pid| !spared(*pid));
+                let pinned: Vec<_> = told.filter_map(pin).collect();
                 let Ok(still) = self.members(except) else {
                     return;
                 };
@@ -133,6 +140,11 @@ fn pin(pid: i32) -> Option<(Pid, Option<OwnedFd>)> {
         Err(Errno::NOSYS | Errno::MFILE | Errno::NFILE | Errno::NOMEM) => Some((pid, None)),
         Err(_) => None,
     }
+}
+
+/// Who started it and still lives; an orphan's is the shim.
+fn parent(pid: i32) -> Option<i32> {
+    parse::parent(&std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
 }
 
 fn open_at(dir: BorrowedFd<'_>, name: &str) -> rustix::io::Result<File> {

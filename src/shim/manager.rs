@@ -114,9 +114,9 @@ fn comm(pid: &str) -> Option<String> {
     Some(text.trim_end().to_owned())
 }
 
-/// In the child. It is the first to go when memory is short: the runner may be at its limit.
+/// In the child. All signals stay blocked: the manager is just sending its own to everybody in
+/// the scope. It is the first to go when memory is short: the runner may be at its limit.
 fn run(pipe: &File) {
-    sys::unblock_signals();
     let _ = std::fs::write("/proc/self/oom_score_adj", "1000");
     let Ok(null) = File::options().read(true).write(true).open("/dev/null") else {
         return;

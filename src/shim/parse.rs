@@ -64,6 +64,16 @@ pub(super) fn dying(stat: &str, status: &str) -> bool {
         || pending("ShdPnd:")
 }
 
+/// The parent, from a `/proc/<pid>/stat`.
+pub(super) fn parent(stat: &str) -> Option<i32> {
+    stat.rsplit_once(')')?
+        .1
+        .split_ascii_whitespace()
+        .nth(1)?
+        .parse()
+        .ok()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -101,6 +111,7 @@ mod tests {
         assert!(dying(&stat("R", 4_194_564), &status(0)));
         assert!(dying(&stat("D", 4_194_560), &status(1 << 8)));
         assert!(dying("", ""));
+        assert_eq!((parent(&stat("S", 0)), parent("7 (a")), (Some(1), None));
     }
 
     proptest! {
@@ -111,7 +122,7 @@ mod tests {
             let _ = io_bytes(&text);
             let _ = pids(&text).count();
             let _ = own_cgroup(&text);
-            let _ = dying(&text, &text);
+            let _ = (dying(&text, &text), parent(&text));
         }
 
         #[test]

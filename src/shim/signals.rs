@@ -43,7 +43,7 @@ pub(super) fn read(signals: impl AsFd) -> Vec<Arrived> {
 }
 
 fn parse(info: &[u8]) -> Option<Arrived> {
-    let field = |n: usize| Some(<[u8; 4]>::try_from(info.get(n * 4..n * 4 + 4)?).ok()?);
+    let field = |n: usize| <[u8; 4]>::try_from(info.get(n * 4..n * 4 + 4)?).ok();
     Some(Arrived {
         number: i32::from_ne_bytes(field(0)?),
         code: i32::from_ne_bytes(field(2)?),
