@@ -109,13 +109,12 @@ impl Agent {
         let unit = id.unit();
         let bus = |fault| failed(format!("The limits of {id} can't be changed: {fault}."));
         let tasks = self.systemd.default_tasks_max().await.map_err(bus)?;
-        let with_shim = properties::with_shim(&limits);
         let before = self.systemd.numbers(&unit, SCOPE, &properties::LIVE).await.map_err(bus)?;
-        let wanted = properties::live(&with_shim, tasks);
+        let wanted = properties::live(&properties::of_scope(&limits), tasks);
         let mut warnings = self.fixed_at_launch(&unit, &limits, unenforced).await?;
         if before != wanted {
             let done = self.systemd.set(&unit, &wanted).await.map_err(bus).and_then(|()| {
-                let unheld = self.unheld(&runner.cgroup, &properties::wanted(&with_shim));
+                let unheld = self.unheld(&runner.cgroup, &properties::wanted(&limits), true);
                 readback::judge(&unheld, unenforced)
             });
             match done {

@@ -176,9 +176,10 @@ impl Agent {
     }
 
     /// The limits of a cgroup that the kernel does not hold.
-    pub(super) fn unheld(&self, cgroup: &str, limits: &Limits) -> Vec<readback::Unheld> {
+    pub(super) fn unheld(&self, cgroup: &str, limits: &Limits, shim: bool) -> Vec<readback::Unheld> {
         let page = rustix::param::page_size() as u64;
-        readback::unheld(limits, page, cgroup::has_swap(), |file| self.cgroups.read(cgroup, file))
+        let host = readback::Host { page, swap: cgroup::has_swap(), shim };
+        readback::unheld(limits, host, |file| self.cgroups.read(cgroup, file))
     }
 
     /// The limits whose controllers this host lacks altogether.

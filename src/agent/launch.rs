@@ -193,7 +193,7 @@ impl Agent {
     }
 
     fn read_back(&self, cgroup: &str, limits: &Limits, launch: &Launch) -> Result<Vec<String>, Refusal> {
-        let unheld = self.unheld(cgroup, &properties::with_shim(limits));
+        let unheld = self.unheld(cgroup, limits, true);
         let mut warnings = readback::judge(&unheld, launch.unenforced)?;
         if let Some(policy) = limits.oom_policy.filter(|_| !self.systemd.knows_oom_policy) {
             warnings.push(format!(

@@ -34,7 +34,7 @@ pub(super) fn scope(limits: &Limits, slice: &str, description: &str, knows_oom_p
         ("KillSignal", Property::I32(scope_signal(limits))),
         ("SendSIGHUP", Property::Bool(false)),
     ];
-    all.extend(said(&with_shim(limits)));
+    all.extend(said(&of_scope(limits)));
     if let (Some(policy), true) = (limits.oom_policy, knows_oom_policy) {
         all.push(("OOMPolicy", text(policy.as_str())));
     }
@@ -77,14 +77,14 @@ pub(super) const LIVE: [&str; 7] = [
     "TasksMax",
 ];
 
-/// The limits of a runner's cgroup, which has the shim's one task as well.
-pub(super) fn with_shim(limits: &Limits) -> Limits {
-    let mut all = limits.clone();
-    all.tasks_max = match limits.tasks_max {
-        Some(INFINITY) | None => limits.tasks_max,
-        Some(tasks) => Some((tasks + 1).min(MAX_TASKS)),
-    };
-    all
+/// The tasks of a runner's cgroup, which has the shim's one as well.
+pub(super) fn with_shim(tasks: u64) -> u64 {
+    if tasks == INFINITY { tasks } else { (tasks + 1).min(MAX_TASKS) }
+}
+
+/// The limits of a runner's cgroup.
+pub(super) fn of_scope(limits: &Limits) -> Limits {
+    Limits { tasks_max: limits.tasks_max.map(with_shim), ..limits.clone() }
 }
 
 /// What a live unit must hold once [`live`] was set: silence means no limit. A weight is
@@ -171,7 +171,7 @@ mod tests {
 
     #[test]
     fn the_shims_task_is_added_within_the_kernels_bound() {
-        let tasks = |n| with_shim(&Limits { tasks_max: n, ..Limits::default() }).tasks_max;
+        let tasks = |n| of_scope(&Limits { tasks_max: n, ..Limits::default() }).tasks_max;
         assert_eq!(tasks(Some(1)), Some(2));
         assert_eq!(tasks(Some(MAX_TASKS)), Some(MAX_TASKS));
         assert_eq!(tasks(Some(INFINITY)), Some(INFINITY));
