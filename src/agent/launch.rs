@@ -10,7 +10,7 @@ use super::user::{Account, environment};
 use super::{log, properties, readback};
 use crate::crash::point;
 use crate::domain::runner::Placement;
-use crate::domain::{Limits, RunnerId};
+use crate::domain::{Cause, Limits, RunnerId};
 use crate::seqpacket::{read_sealed, sealed_memfd};
 use crate::wire::{Answer, Launch, Payload, Refusal, RefusalCode, ShimOrder, ShimRequest, VERSION};
 use std::os::fd::{AsFd, OwnedFd};
@@ -257,7 +257,8 @@ impl Agent {
         let runner = self.runner(id)?;
         let phase = runner.phase.borrow().clone();
         match phase {
-            Phase::Gated if runner.given_up.load(Ordering::Relaxed) => {
+            // An adopted one was at the gate of an agent that is gone, and so is the gate.
+            Phase::Gated if runner.owner == 0 || runner.given_up.load(Ordering::Relaxed) => {
                 return Err(failed(format!("The launch of {id} was given up.")));
             }
             Phase::Gated => {
@@ -274,9 +275,15 @@ impl Agent {
         let phase = runner.phase.borrow().clone();
         match (told, phase) {
             (false, _) => Err(failed(format!("The shim of {id} did not say within {} s whether the command runs.", EXEC.as_secs()))),
+            (true, Phase::Started) => Ok(Answer::Done),
             (true, Phase::Failed(error)) => Err(refusal(RefusalCode::LaunchFailed, error.message)),
-            (true, Phase::Lost) => Err(failed(format!("The shim of {id} is gone."))),
-            (true, _) => Ok(Answer::Done),
+            // It was over before that was heard: only the record knows whether it ran.
+            (true, Phase::Ended) => match self.exits.record(id).flatten() {
+                Some(record) if record.exit().cause != Cause::LaunchFailed => Ok(Answer::Done),
+                Some(record) => Err(refusal(RefusalCode::LaunchFailed, record.exit().message)),
+                None => Err(failed(format!("Runner {id} has ended, and its record can't be read."))),
+            },
+            (true, _) => Err(failed(format!("The shim of {id} is gone."))),
         }
     }
 
