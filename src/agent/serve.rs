@@ -23,8 +23,11 @@ use tokio::sync::{Notify, Semaphore};
 const CONNECTIONS: usize = 16;
 /// The most orders of one connection without an answer yet; then it is read no further.
 const ORDERS: usize = 1024;
-/// The most bytes waiting for a connection that does not read; then it is closed.
-const WAITING: usize = 8 << 20;
+/// The most bytes waiting for a connection that does not read; then it is closed. What it has
+/// missed it finds in the inventory when it comes again.
+const WAITING: usize = 4 << 20;
+/// What a waiting message costs beside its bytes.
+const EACH: usize = 64;
 /// How long a connection may take to say [`Order::Hello`].
 const GREETING: Duration = Duration::from_secs(10);
 
@@ -33,6 +36,7 @@ const GREETING: Duration = Duration::from_secs(10);
 pub(super) struct Outbox {
     queue: Mutex<(VecDeque<Vec<u8>>, usize)>,
     filled: Notify,
+    shut: Notify,
     closed: AtomicBool,
     /// It has said who it is.
     pub(super) greeted: AtomicBool,
@@ -49,32 +53,24 @@ impl Outbox {
             return;
         }
         let mut queue = lock(&self.queue);
-        queue.1 += bytes.len();
+        queue.1 += bytes.capacity() + EACH;
         queue.0.push_back(bytes);
         if queue.1 > WAITING {
-            log::warning("A connection does not read its answers; it is closed.");
             *queue = Default::default();
             self.closed.store(true, Ordering::Relaxed);
+            self.shut.notify_one();
         }
         drop(queue);
         self.filled.notify_one();
     }
 
-    fn close(&self) {
-        self.closed.store(true, Ordering::Relaxed);
-        self.filled.notify_one();
-    }
-
-    /// Sends what comes, in order, until the connection is closed.
+    /// Sends what comes, in order.
     async fn pour(&self, socket: &UnixStream) -> io::Result<()> {
         loop {
-            if self.closed.load(Ordering::Relaxed) {
-                return Ok(());
-            }
             let next = {
                 let mut queue = lock(&self.queue);
                 let next = queue.0.pop_front();
-                queue.1 -= next.as_ref().map_or(0, Vec::len);
+                queue.1 -= next.as_ref().map_or(0, |bytes| bytes.capacity() + EACH);
                 next
             };
             match next {
@@ -131,11 +127,12 @@ async fn connection(agent: &Arc<Agent>, number: u64, socket: &UnixStream) {
     let done = tokio::select! {
         done = read(agent, number, socket, &outbox) => done,
         done = outbox.pour(socket) => done,
+        () = outbox.shut.notified() => Err(io::Error::other("it does not read its answers")),
     };
     if let Err(e) = done {
         log::warning(format_args!("Connection {number} is closed: {e}"));
     }
-    outbox.close();
+    outbox.closed.store(true, Ordering::Relaxed);
     lock(&agent.connections).remove(&number);
     // Nobody will open these gates any more.
     for runner in agent.all_runners() {
