@@ -61,7 +61,7 @@ pub(super) struct Runner {
     /// Nobody will open its gate.
     pub(super) given_up: AtomicBool,
     link: Mutex<Option<Arc<Link>>>,
-    /// Names the shim where it is our child.
+    /// Names the shim while it is at our gate.
     killer: Mutex<Option<OwnedFd>>,
     /// Held while its limits are changed, and while it is frozen or thawed.
     pub(super) changing: tokio::sync::Mutex<()>,
@@ -92,11 +92,11 @@ impl Runner {
         *lock(&self.link) = link;
     }
 
-    pub(super) fn set_killer(&self, pidfd: OwnedFd) {
-        *lock(&self.killer) = Some(pidfd);
+    pub(super) fn set_killer(&self, pidfd: Option<OwnedFd>) {
+        *lock(&self.killer) = pidfd;
     }
 
-    /// Kills the shim, if it is our child.
+    /// Kills the shim, if it is at our gate.
     pub(super) fn kill_shim(&self) {
         if let Some(pidfd) = &*lock(&self.killer) {
             shim::kill(pidfd);

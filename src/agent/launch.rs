@@ -91,12 +91,11 @@ impl Agent {
         payload: Payload,
     ) -> Result<Placement, Refusal> {
         let (account, spawned) = self.spawn(launch).await?;
-        let Spawned { pid, gate, process, socket } = spawned.ready().map_err(failed)?;
-        runner.set_killer(process.pidfd().map_err(failed)?);
-        let pidfd = process.pidfd().map_err(failed)?;
+        let Spawned { pid, gate, mut child, pidfd, socket } = spawned.ready().map_err(failed)?;
+        runner.set_killer(Some(pidfd.try_clone().map_err(failed)?));
         // From here on a shim that leaves is noticed: `listen` sees its end of the gate close.
         self.listen(runner, gate);
-        tokio::spawn(process.reap());
+        tokio::spawn(async move { child.wait().await });
         // It reads its order and makes room for its record while systemd makes the scope.
         self.order(runner, launch, limits, payload, &account, &socket).await?;
         point("agent.shim-spawned");
@@ -264,6 +263,7 @@ impl Agent {
             Phase::Gated => {
                 let link = runner.link().ok_or_else(|| failed(format!("The shim of {id} is gone.")))?;
                 runner.becomes(Phase::Opened);
+                runner.set_killer(None);
                 link.send(&ShimRequest::Go, &[]).await.map_err(failed)?;
                 point("agent.go-sent");
             }

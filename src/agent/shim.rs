@@ -56,27 +56,11 @@ impl Link {
 pub(super) struct Spawned {
     pub(super) pid: u32,
     pub(super) gate: Link,
-    pub(super) process: Process,
+    /// To be waited for.
+    pub(super) child: Child,
+    /// Names it, whatever happens to its pid.
+    pub(super) pidfd: OwnedFd,
     pub(super) socket: OwnedFd,
-}
-
-/// A shim that is the agent's child.
-#[derive(Debug)]
-pub(super) struct Process {
-    child: Child,
-    pidfd: OwnedFd,
-}
-
-impl Process {
-    /// A descriptor that names it, whatever happens to its pid.
-    pub(super) fn pidfd(&self) -> io::Result<OwnedFd> {
-        self.pidfd.try_clone()
-    }
-
-    /// Waits for its end and reaps it.
-    pub(super) async fn reap(mut self) {
-        let _ = self.child.wait().await;
-    }
 }
 
 /// Kills the process a pidfd names.
@@ -89,19 +73,16 @@ pub(super) fn kill(pidfd: &OwnedFd) {
 pub(super) struct Raw {
     pid: u32,
     gate: OwnedFd,
-    process: Process,
+    child: Child,
+    pidfd: OwnedFd,
     socket: OwnedFd,
 }
 
 impl Raw {
     /// Puts the gate into the event loop.
     pub(super) fn ready(self) -> io::Result<Spawned> {
-        Ok(Spawned {
-            pid: self.pid,
-            gate: Link::new(self.gate)?,
-            process: self.process,
-            socket: self.socket,
-        })
+        let Self { pid, gate, child, pidfd, socket } = self;
+        Ok(Spawned { pid, gate: Link::new(gate)?, child, pidfd, socket })
     }
 }
 
@@ -122,7 +103,7 @@ pub(super) fn spawn(shim: &Path, sockets: BorrowedFd<'_>, id: RunnerId) -> io::R
     let pid = pid.ok_or_else(|| io::Error::other("the shim has no pid"))?;
     let pidfd = pidfd_open(pid, PidfdFlags::empty())?;
     let pid = pid.as_raw_pid().cast_unsigned();
-    Ok(Raw { pid, gate, process: Process { child, pidfd }, socket })
+    Ok(Raw { pid, gate, child, pidfd, socket })
 }
 
 /// The name of a runner's socket in the folder of sockets.

@@ -1,18 +1,23 @@
 //! The one connection to systemd: units, their jobs and properties.
 
+mod bus;
+mod jobs;
+
+pub(super) use bus::Fault;
+
 use super::log;
 use super::properties::{Properties, Property, oom_policy};
 use crate::domain::limits::OomPolicy;
+use bus::ManagerProxy;
 use futures_util::StreamExt;
-use std::collections::HashMap;
+use jobs::{Waiter, Waiters, tell};
 use std::os::fd::BorrowedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::Semaphore;
 use zbus::fdo::PropertiesProxy;
 use zbus::proxy::CacheProperties;
-use zbus::{Connection, DBusError, Fd, OwnedObjectPath, OwnedVariant, Variant, proxy};
+use zbus::{Connection, Fd, OwnedObjectPath, OwnedVariant, Variant};
 
 /// Scopes being made at a time: systemd is one thread, more only queue up in it.
 const STARTS: usize = 12;
@@ -25,96 +30,6 @@ const JOB: Duration = Duration::from_secs(60);
 /// How often to look ourselves while a job's signal is awaited: it may have got lost when
 /// systemd was re-executed.
 const LOOK: Duration = Duration::from_secs(2);
-
-#[proxy(
-    interface = "org.freedesktop.systemd1.Manager",
-    default_service = "org.freedesktop.systemd1",
-    default_path = "/org/freedesktop/systemd1"
-)]
-trait Manager {
-    fn subscribe(&self) -> zbus::Result<()>;
-    #[allow(clippy::type_complexity)]
-    fn start_transient_unit(
-        &self,
-        name: &str,
-        mode: &str,
-        properties: &[(&str, Variant<'_>)],
-        aux: &[(&str, Vec<(&str, Variant<'_>)>)],
-    ) -> zbus::Result<OwnedObjectPath>;
-    fn start_unit(&self, name: &str, mode: &str) -> zbus::Result<OwnedObjectPath>;
-    fn stop_unit(&self, name: &str, mode: &str) -> zbus::Result<OwnedObjectPath>;
-    fn freeze_unit(&self, name: &str) -> zbus::Result<()>;
-    fn thaw_unit(&self, name: &str) -> zbus::Result<()>;
-    fn set_unit_properties(&self, name: &str, runtime: bool, properties: &[(&str, Variant<'_>)]) -> zbus::Result<()>;
-    fn reset_failed_unit(&self, name: &str) -> zbus::Result<()>;
-    fn list_units_by_patterns(&self, states: &[&str], patterns: &[&str]) -> zbus::Result<Vec<Listed>>;
-    #[zbus(property)]
-    fn control_group(&self) -> zbus::Result<String>;
-    #[zbus(property)]
-    fn default_tasks_max(&self) -> zbus::Result<u64>;
-    #[zbus(property, name = "DefaultOOMPolicy")]
-    fn default_oom_policy(&self) -> zbus::Result<String>;
-    #[zbus(signal)]
-    fn job_removed(&self, id: u32, job: OwnedObjectPath, unit: String, result: String) -> zbus::Result<()>;
-    #[zbus(signal)]
-    fn reloading(&self, active: bool) -> zbus::Result<()>;
-}
-
-/// Name, description, load state, active state, sub state, followed unit, path, and the job's
-/// id, type and path.
-type Listed = (String, String, String, String, String, String, OwnedObjectPath, u32, String, OwnedObjectPath);
-
-/// Why systemd did not do it.
-#[derive(Debug, Clone, thiserror::Error)]
-#[error("{message}")]
-pub(super) struct Fault {
-    name: String,
-    message: String,
-}
-
-impl Fault {
-    fn new(message: impl Into<String>) -> Self {
-        Self { name: String::new(), message: message.into() }
-    }
-
-    /// It knows no such unit, or has it no longer loaded.
-    pub(super) fn is_no_such_unit(&self) -> bool {
-        self.name == "org.freedesktop.systemd1.NoSuchUnit"
-    }
-
-    /// The name is taken.
-    pub(super) fn is_unit_exists(&self) -> bool {
-        self.name == "org.freedesktop.systemd1.UnitExists"
-    }
-
-    fn is_unknown_property(&self, property: &str) -> bool {
-        self.name.starts_with("org.freedesktop.DBus.Error.") && self.message.contains(property)
-    }
-}
-
-impl From<zbus::Error> for Fault {
-    fn from(error: zbus::Error) -> Self {
-        match error {
-            zbus::Error::MethodError(name, message, _) => Self {
-                message: message.unwrap_or_else(|| name.to_string()),
-                name: name.to_string(),
-            },
-            zbus::Error::FDO(error) => Self {
-                name: DBusError::name(&*error).to_string(),
-                message: error.description().unwrap_or_default().to_owned(),
-            },
-            other => Self::new(format!("no answer from systemd: {other}")),
-        }
-    }
-}
-
-impl From<zbus::fdo::Error> for Fault {
-    fn from(error: zbus::fdo::Error) -> Self {
-        zbus::Error::from(error).into()
-    }
-}
-
-type Waiters = Arc<Mutex<HashMap<String, Vec<mpsc::UnboundedSender<(OwnedObjectPath, String)>>>>>;
 
 /// systemd, system or user manager.
 #[derive(Debug)]
@@ -357,43 +272,6 @@ pub(super) const SCOPE: &str = "org.freedesktop.systemd1.Scope";
 pub(super) const SLICE: &str = "org.freedesktop.systemd1.Slice";
 /// The interface of all units.
 pub(super) const UNIT: &str = "org.freedesktop.systemd1.Unit";
-
-fn tell(waiters: &Waiters, unit: &str, job: &OwnedObjectPath, result: &str) {
-    let waiters = waiters.lock().unwrap_or_else(PoisonError::into_inner);
-    for waiter in waiters.get(unit).into_iter().flatten() {
-        let _ = waiter.send((job.clone(), result.to_owned()));
-    }
-}
-
-/// Receives the ends of a unit's jobs from its making on, so that none is missed however soon
-/// the job ends.
-struct Waiter<'a> {
-    waiters: &'a Waiters,
-    unit: String,
-    results: mpsc::UnboundedReceiver<(OwnedObjectPath, String)>,
-}
-
-impl<'a> Waiter<'a> {
-    fn new(waiters: &'a Waiters, unit: &str) -> Self {
-        let (sender, results) = mpsc::unbounded_channel();
-        let mut map = waiters.lock().unwrap_or_else(PoisonError::into_inner);
-        map.entry(unit.to_owned()).or_default().push(sender);
-        Self { waiters, unit: unit.to_owned(), results }
-    }
-}
-
-impl Drop for Waiter<'_> {
-    fn drop(&mut self) {
-        self.results.close();
-        let mut map = self.waiters.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(all) = map.get_mut(&self.unit) {
-            all.retain(|sender| !sender.is_closed());
-            if all.is_empty() {
-                map.remove(&self.unit);
-            }
-        }
-    }
-}
 
 fn variants(properties: &Properties) -> Vec<(&str, Variant<'_>)> {
     let value = |property: &Property| match property {

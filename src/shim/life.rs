@@ -258,7 +258,8 @@ mod tests {
                 main_ended |= input == Input::MainEnded && life.launched();
                 // A started life finishes only when everybody is gone.
                 if count(&actions, Action::Finish) > 0 {
-                    prop_assert!(if life.launched() { input == Input::Empty && main_ended } else { before.1 });
+                    let legal = if life.launched() { input == Input::Empty && main_ended } else { before.1 };
+                    prop_assert!(legal);
                 }
                 // When a time is due, a tick settles it.
                 life.take(now, Input::Tick).into_iter().for_each(|a| all.push(a));
