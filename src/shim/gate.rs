@@ -18,7 +18,10 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
 /// The longest wait for the order: the agent sends it at once.
-const PATIENCE: Timespec = Timespec { tv_sec: 10, tv_nsec: 0 };
+const PATIENCE: Timespec = Timespec {
+    tv_sec: 10,
+    tv_nsec: 0,
+};
 
 /// All that the supervisor starts with.
 pub(super) struct Ready {
@@ -56,7 +59,10 @@ pub(super) fn settle_in() -> io::Result<(OwnedFd, OwnedFd, bool)> {
 /// Waits for the order and takes it. `None`: there is nothing to do and nothing to record; if
 /// the order itself was wrong, the agent has been told so.
 pub(super) fn take_order(gate: OwnedFd, signals: OwnedFd, oom_reset: bool) -> Option<Ready> {
-    let mut fds = [PollFd::new(&gate, PollFlags::IN), PollFd::new(&signals, PollFlags::IN)];
+    let mut fds = [
+        PollFd::new(&gate, PollFlags::IN),
+        PollFd::new(&signals, PollFlags::IN),
+    ];
     loop {
         match poll(&mut fds, Some(&PATIENCE)) {
             Err(Errno::INTR) => continue,
@@ -69,7 +75,15 @@ pub(super) fn take_order(gate: OwnedFd, signals: OwnedFd, oom_reset: bool) -> Op
     match accept(packet) {
         Ok((order, plan, place, listener)) => {
             crash::point("shim.order-read");
-            Some(Ready { order, plan, place, gate, listener, signals, oom_reset })
+            Some(Ready {
+                order,
+                plan,
+                place,
+                gate,
+                listener,
+                signals,
+                oom_reset,
+            })
         }
         Err(error) => {
             if let Ok(bytes) = wire::encode(&ShimNotice::LaunchFailed(error)) {

@@ -290,7 +290,10 @@ mod tests {
 
     #[test]
     fn a_signal_that_everybody_got_is_not_sent_twice() {
-        let mut life = Life::new(Times { runtime_max: INFINITY, stop_timeout: 9 });
+        let mut life = Life::new(Times {
+            runtime_max: INFINITY,
+            stop_timeout: 9,
+        });
         life.take(0, Input::Go);
         life.take(0, Input::Started);
         let actions = life.take(1, Input::Signalled { spread: true });
@@ -300,10 +303,18 @@ mod tests {
 
     #[test]
     fn a_new_runtime_limit_counts_from_the_start() {
-        let mut life = Life::new(Times { runtime_max: INFINITY, stop_timeout: 9 });
+        let mut life = Life::new(Times {
+            runtime_max: INFINITY,
+            stop_timeout: 9,
+        });
         life.take(0, Input::Go);
         life.take(100, Input::Started);
-        let limits = |runtime_max| Input::Limits(Times { runtime_max, stop_timeout: 9 });
+        let limits = |runtime_max| {
+            Input::Limits(Times {
+                runtime_max,
+                stop_timeout: 9,
+            })
+        };
         assert_eq!(life.take(150, limits(60)), vec![]);
         assert_eq!(life.next(), Some(160));
         assert_eq!(life.take(150, limits(50)), vec![Action::Terminate]);

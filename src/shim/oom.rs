@@ -28,7 +28,12 @@ pub(super) struct OomWatch {
 impl OomWatch {
     pub(super) fn new(events: Option<File>) -> Self {
         let first = events.as_ref().map_or(0, kills);
-        Self { events, accounted: first, settle_at: None, first }
+        Self {
+            events,
+            accounted: first,
+            settle_at: None,
+            first,
+        }
     }
 
     /// The file has changed. Reading it arms the next notice.
