@@ -58,7 +58,7 @@ pub async fn run(config: Config, paths: Paths) -> Result<(), Fatal> {
         _ = term.recv() => return Ok(()),
         _ = int.recv() => return Ok(()),
     };
-    let (host, notices) = AgentClient::start(paths.agent, config.unenforced);
+    let (host, notices) = AgentClient::start(&paths.agent, config.unenforced);
     let settings = Settings {
         host: host_id.clone(),
         host_name: host_name.clone(),

@@ -20,10 +20,12 @@
 //! `tests/rules.rs` keeps the imports one-way.
 
 pub mod adapters;
+pub mod agent;
 pub mod api;
 pub mod cli;
 pub mod config;
 pub mod crash;
+pub mod daemon;
 pub mod domain;
 pub mod engine;
 pub mod ports;

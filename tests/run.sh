@@ -23,7 +23,7 @@ step setup tests/setup.sh test || exit 1
 step format $cargo fmt --check
 step lint $cargo clippy $with --all-targets --quiet -- -D warnings
 step unit $cargo test $with --lib --bins --quiet
-step parts $cargo test $with --quiet --test rules --test shim --test api
+step parts $cargo test $with --quiet --test rules --test shim --test api --test engine
 step hosts tests/hosts/run.sh
 
 printf '\n%sall %d s\nsteps: %d passed, %d failed\n' "$report" $((SECONDS - began)) $passed $failed

@@ -97,7 +97,46 @@ CREATE TABLE events (
 
 CREATE INDEX events_by_time ON events (at);
 CREATE INDEX events_by_project ON events (project, position);
-CREATE INDEX events_by_type ON events (type, position);
+-- The frequent types are found soon enough in order of position.
+CREATE INDEX events_rare ON events (type, position)
+ WHERE type NOT IN ('runner.starting', 'runner.running', 'runner.stopping', 'runner.ended');
+
+-- The two writes that matter are one statement each: an INSERT into a view, which is done as a
+-- whole or not at all. A runner with its labels, its request id and its first event:
+
+CREATE VIEW admissions AS
+SELECT r.id, r.project, r.host, r.name, r.uid, r.spec, r.created_at,
+       q.uid AS request_uid, q.request_id, q.digest,
+       e.type, e.subject, e.actor, e.data
+  FROM runners r LEFT JOIN requests q ON q.runner = r.id, events e;
+
+CREATE TRIGGER admission INSTEAD OF INSERT ON admissions BEGIN
+    INSERT INTO runners (id, project, host, state, name, uid, spec, seq, created_at, started_at, ended_at)
+        VALUES (NEW.id, NEW.project, NEW.host, 'starting', NEW.name, NEW.uid, NEW.spec, 1, NEW.created_at, 0, 0);
+    INSERT INTO labels (runner, key, value)
+        SELECT NEW.id, key, value FROM json_each(NEW.spec, '$.labels');
+    INSERT INTO requests (uid, request_id, digest, runner)
+        SELECT NEW.request_uid, NEW.request_id, NEW.digest, NEW.id WHERE NEW.request_id IS NOT NULL;
+    INSERT INTO events (at, type, project, subject, seq, actor, data)
+        VALUES (NEW.created_at, NEW.type, NEW.project, NEW.subject, 1, NEW.actor, NEW.data);
+END;
+
+-- A step of a runner's life with its event. If the row is no longer in the state it was read in,
+-- nothing is updated and the trigger on events refuses the event.
+
+CREATE VIEW steps AS
+SELECT r.id, r.state, r.seq, r.spec, r.started_at, r.ended_at, r.placement, r.exit, r.usage,
+       r.state AS old_state, e.at, e.type, e.project, e.subject, e.actor, e.data
+  FROM runners r, events e;
+
+CREATE TRIGGER step INSTEAD OF INSERT ON steps BEGIN
+    UPDATE runners
+       SET state = NEW.state, seq = NEW.seq, spec = NEW.spec, started_at = NEW.started_at,
+           ended_at = NEW.ended_at, placement = NEW.placement, exit = NEW.exit, usage = NEW.usage
+     WHERE id = NEW.id AND state = NEW.old_state;
+    INSERT INTO events (at, type, project, subject, seq, actor, data)
+        VALUES (NEW.at, NEW.type, NEW.project, NEW.subject, NEW.seq, NEW.actor, NEW.data);
+END;
 
 -- What follows backs up the program: a mistake there is an error here, never an overdraft or a lie.
 

@@ -1,1 +1,8 @@
-fn main() {}
+//! The host's one hand on systemd.
+
+use clap::Parser;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    stratavore::agent::main(stratavore::agent::Args::parse())
+}

@@ -1,5 +1,5 @@
 //! The two ports in memory: a store and a host without systemd, for tests of what is above them.
-#![allow(dead_code)]
+#![allow(dead_code, unused_imports)]
 
 mod host;
 mod store;

@@ -73,7 +73,10 @@ enum Answer {
 
 impl Model {
     fn live(&self, of: impl Fn(&Runner) -> bool) -> u32 {
-        self.runners.values().filter(|r| r.state().is_live() && of(r)).count() as u32
+        self.runners
+            .values()
+            .filter(|r| r.state().is_live() && of(r))
+            .count() as u32
     }
 
     fn told(&mut self, kind: EventType, subject: String) {
@@ -110,7 +113,9 @@ impl Model {
                 self.told(EventType::ProjectRemoved, format!("project/{}", key(p)));
                 Answer::Done
             }
-            Op::Admit(p, host, request) => self.admit(&new(self.launches, self.now, *p, *host, *request), *request),
+            Op::Admit(p, host, request) => {
+                self.admit(&new(self.launches, self.now, *p, *host, *request), *request)
+            }
             Op::Step(n, step) => {
                 let (id, when) = (nth(*n, self.launches), at(self.now));
                 let Some(runner) = self.runners.get_mut(&id) else {
@@ -130,8 +135,10 @@ impl Model {
             Op::Prune(age) => {
                 let before = at(self.now).minus_usec(u64::from(*age) * 40_000);
                 let (runners, events) = (self.runners.len(), self.events.len());
-                self.runners.retain(|_, r| r.state().is_live() || r.ended_at >= before);
-                self.requests.retain(|_, (_, id)| self.runners.contains_key(id));
+                self.runners
+                    .retain(|_, r| r.state().is_live() || r.ended_at >= before);
+                self.requests
+                    .retain(|_, (_, id)| self.runners.contains_key(id));
                 self.events.retain(|(.., at)| *at >= before);
                 Answer::Pruned(Pruned {
                     runners: (runners - self.runners.len()) as u64,
@@ -146,7 +153,11 @@ impl Model {
         let project = &new.spec.project;
         if let Some((digest, id)) = request.and_then(|(r, _)| self.requests.get(&r)) {
             let same = request.is_some_and(|(_, d)| d == *digest);
-            return if same { Answer::Repeated(*id) } else { Answer::No(ErrorKind::Conflict) };
+            return if same {
+                Answer::Repeated(*id)
+            } else {
+                Answer::No(ErrorKind::Conflict)
+            };
         }
         let Some(max) = self.projects.get(project).copied() else {
             return Answer::No(ErrorKind::NoSuchProject);
@@ -165,7 +176,10 @@ impl Model {
             self.told(EventType::RunnerStarting, format!("runner/{}", new.id));
             return Answer::Runner(Box::new(runner));
         };
-        let last = self.denied.entry((project.clone(), gate)).or_insert(Timestamp(0));
+        let last = self
+            .denied
+            .entry((project.clone(), gate))
+            .or_insert(Timestamp(0));
         if last.plus_usec(1_000_000) <= new.at {
             *last = new.at;
             self.told(EventType::AdmissionDenied, format!("admission/{project}"));
@@ -195,18 +209,29 @@ async fn ask(store: &impl Store, model: &Model, op: &Op) -> Answer {
     let now = at(model.now);
     let answer = match op {
         Op::Create(p, max) => {
-            let settings = ProjectSettings { max_runners: *max, ..ProjectSettings::default() };
+            let settings = ProjectSettings {
+                max_runners: *max,
+                ..ProjectSettings::default()
+            };
             let made = store.create_project(key(p), settings, alice(), now).await;
             made.map(|(p, _)| Answer::Project(p.settings.max_runners))
         }
         Op::Set(p, max) => {
-            let change = ProjectChange { max_runners: Some(*max), ..ProjectChange::default() };
+            let change = ProjectChange {
+                max_runners: Some(*max),
+                ..ProjectChange::default()
+            };
             let set = store.set_project(key(p), change, alice(), now).await;
             set.map(|(p, _)| Answer::Project(p.settings.max_runners))
         }
-        Op::Remove(p) => store.remove_project(key(p), alice(), now).await.map(|_| Answer::Done),
+        Op::Remove(p) => store
+            .remove_project(key(p), alice(), now)
+            .await
+            .map(|_| Answer::Done),
         Op::Admit(p, host, request) => {
-            let admitted = store.admit(new(model.launches, model.now, *p, *host, *request)).await;
+            let admitted = store
+                .admit(new(model.launches, model.now, *p, *host, *request))
+                .await;
             admitted.map(|a| match a {
                 Admitted::New { runner, .. } => Answer::Runner(Box::new(runner)),
                 Admitted::Repeated(runner) => Answer::Repeated(runner.id),
@@ -214,8 +239,16 @@ async fn ask(store: &impl Store, model: &Model, op: &Op) -> Answer {
             })
         }
         Op::Step(n, step) => {
-            let change = Change { id: nth(*n, model.launches), step: step.clone(), actor: Actor::host(), at: now };
-            store.apply(change).await.map(|a| Answer::Runner(Box::new(a.runner)))
+            let change = Change {
+                id: nth(*n, model.launches),
+                step: step.clone(),
+                actor: Actor::host(),
+                at: now,
+            };
+            store
+                .apply(change)
+                .await
+                .map(|a| Answer::Runner(Box::new(a.runner)))
         }
         Op::Prune(age) => {
             let before = now.minus_usec(u64::from(*age) * 40_000);
@@ -241,24 +274,57 @@ pub(crate) async fn same_answers(store: &impl Store, ops: &[Op]) {
 }
 
 async fn same_rows(store: &impl Store, model: &Model) {
-    let filter = RunnerFilter { states: State::ALL.to_vec(), limit: 1_000, ..RunnerFilter::default() };
+    let filter = RunnerFilter {
+        states: State::ALL.to_vec(),
+        limit: 1_000,
+        ..RunnerFilter::default()
+    };
     let rows = store.runners(filter).await.unwrap();
-    assert_eq!(rows, model.runners.values().rev().cloned().collect::<Vec<_>>());
+    assert_eq!(
+        rows,
+        model.runners.values().rev().cloned().collect::<Vec<_>>()
+    );
     for host in HOSTS {
-        let expected: Vec<Runner> = model.runners.values().filter(|r| r.host == host && r.state().is_live()).cloned().collect();
+        let expected: Vec<Runner> = model
+            .runners
+            .values()
+            .filter(|r| r.host == host && r.state().is_live())
+            .cloned()
+            .collect();
         assert_eq!(store.live(host).await.unwrap(), expected);
         let labels = BTreeMap::from([("host".to_owned(), host.to_owned())]);
-        let found = store.runners(RunnerFilter { labels, limit: 1_000, ..RunnerFilter::default() }).await.unwrap();
+        let found = store
+            .runners(RunnerFilter {
+                labels,
+                limit: 1_000,
+                ..RunnerFilter::default()
+            })
+            .await
+            .unwrap();
         assert_eq!(found.into_iter().rev().collect::<Vec<_>>(), expected);
     }
-    let projects: Vec<_> = store.projects().await.unwrap().into_iter().map(|p| (p.name, p.settings.max_runners, p.live)).collect();
-    let expected: Vec<_> = model.projects.iter().map(|(n, max)| (n.clone(), *max, model.live(|r| r.spec.project == *n))).collect();
+    let projects: Vec<_> = store
+        .projects()
+        .await
+        .unwrap()
+        .into_iter()
+        .map(|p| (p.name, p.settings.max_runners, p.live))
+        .collect();
+    let expected: Vec<_> = model
+        .projects
+        .iter()
+        .map(|(n, max)| (n.clone(), *max, model.live(|r| r.spec.project == *n)))
+        .collect();
     assert_eq!(projects, expected);
     for (project, max) in &model.projects {
         let gates = store.gates(project, "h1", Some(HOST_MAX)).await.unwrap();
         assert_eq!(gates[0].limit, max.map(u64::from));
         assert_eq!(gates[1].used, u64::from(model.live(|r| r.host == "h1")));
     }
-    let told: Vec<_> = events(store).await.into_iter().map(|e| (e.draft.kind, e.draft.subject, e.draft.at)).collect();
+    let told: Vec<_> = events(store)
+        .await
+        .into_iter()
+        .map(|e| (e.draft.kind, e.draft.subject, e.draft.at))
+        .collect();
     assert_eq!(told, model.events);
 }

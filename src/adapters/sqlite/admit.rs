@@ -3,7 +3,7 @@
 use super::apply::record;
 use super::denials::Denials;
 use super::fault::{Fail, is_rule};
-use super::writer::{release, savepoint, undo};
+use super::writer::{release, savepoint};
 use super::{read, row, words};
 use crate::domain::admission::{Counts, Gate, decide, gates};
 use crate::domain::event::{Draft, Event, EventType, of_runner};
@@ -20,16 +20,12 @@ const READ: &str = "
       LEFT JOIN hosts h ON h.host = $2
       LEFT JOIN requests q ON q.uid = $3 AND q.request_id = $4";
 
-/// The event comes last: its position is the last row id.
+/// All of it or nothing: see the view in the schema. Answers with the event's position.
 const WRITE: &str = "
-    SAVEPOINT op;
-    INSERT INTO runners (id, project, host, state, name, uid, spec, seq, created_at, started_at, ended_at)
-        VALUES ($1, $2, $3, 'starting', $4, $5, $6, 1, $7, 0, 0);
-    INSERT INTO labels (runner, key, value) SELECT $1, key, value FROM json_each($6, '$.labels');
-    INSERT INTO requests (uid, request_id, digest, runner) SELECT $8, $9, $10, $1 WHERE $9 IS NOT NULL;
-    INSERT INTO events (at, type, project, subject, seq, actor, data)
-        VALUES ($7, $11, $2, $12, 1, $13, $14);
-    RELEASE op";
+    INSERT INTO admissions (id, project, host, name, uid, spec, created_at,
+                            request_uid, request_id, digest, type, subject, actor, data)
+        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14);
+    SELECT max(position) FROM events";
 
 pub(super) async fn admit(
     connection: &mut SqliteConnection,
@@ -97,15 +93,11 @@ async fn write(
         .bind(draft.subject.as_str())
         .bind(row::json(&draft.actor)?)
         .bind(row::json(&draft.data)?)
-        .execute(&mut *connection)
+        .fetch_one(&mut *connection)
         .await;
-    let done = match done {
+    let event = match done {
         Err(error) if is_rule(&error) => return Err(taken(connection, new, error).await),
-        other => other?,
-    };
-    let event = Event {
-        position: done.last_insert_rowid().unsigned_abs(),
-        draft,
+        done => row::written(&done?, draft)?,
     };
     Ok(Admitted::New {
         runner,
@@ -116,9 +108,6 @@ async fn write(
 
 /// A rule of the schema stopped it: because the id is used already, or it is a bug.
 async fn taken(connection: &mut SqliteConnection, new: &NewRunner, error: sqlx::Error) -> Fail {
-    if let Err(error) = undo(connection).await {
-        return error.into();
-    }
     match read::runner(connection, new.id).await {
         Ok(Some(_)) => words::id_taken(new.id).into(),
         _ => error.into(),

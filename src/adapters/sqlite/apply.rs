@@ -7,25 +7,12 @@ use crate::domain::runner::{Change, Runner, State};
 use crate::ports::Applied;
 use sqlx::{Row, SqliteConnection};
 
-/// Columns a step may change; the row must still be in the state it was read in.
-macro_rules! update {
-    () => {
-        "UPDATE runners SET state = $2, seq = $3, spec = $4, started_at = $5, ended_at = $6,
-                placement = $7, exit = $8, usage = $9
-          WHERE id = $1 AND state = $10"
-    };
-}
-
-const WITHOUT_EVENT: &str = update!();
-
-/// If the row were not updated, the trigger on events would refuse the event.
-const WITH_EVENT: &str = concat!(
-    "SAVEPOINT op;",
-    update!(),
-    "; INSERT INTO events (at, type, project, subject, seq, actor, data)
-        VALUES ($11, $12, $13, $14, $3, $15, $16);
-     RELEASE op"
-);
+/// All of it or nothing: see the view in the schema. Answers with the event's position.
+const STEP: &str = "
+    INSERT INTO steps (id, state, seq, spec, started_at, ended_at, placement, exit, usage, old_state,
+                       at, type, project, subject, actor, data)
+        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16);
+    SELECT max(position) FROM events";
 
 pub(super) async fn apply(
     connection: &mut SqliteConnection,
@@ -36,60 +23,49 @@ pub(super) async fn apply(
     };
     let old = runner.apply(&change.step, change.at)?;
     let Some(kind) = EventType::of_step(&change.step) else {
-        let done = bound(WITHOUT_EVENT, &runner, old)?
-            .execute(connection)
-            .await?;
-        if done.rows_affected() != 1 {
-            return Err(Fail::Broken(format!(
-                "runner {} was changed by another program",
-                runner.id
-            )));
-        }
-        return Ok(Applied {
-            runner,
-            old,
-            event: None,
-        });
+        return limited(connection, runner, old).await;
     };
     runner.seq += 1;
     let draft = of_runner(kind, &runner, Some(old), &change.actor, change.at);
-    let done = bound(WITH_EVENT, &runner, old)?
-        .bind(row::time(draft.at))
-        .bind(draft.kind.short())
-        .bind(draft.project.clone())
-        .bind(draft.subject.clone())
-        .bind(row::json(&draft.actor)?)
-        .bind(row::json(&draft.data)?)
-        .execute(connection)
-        .await?;
-    let event = Event {
-        position: done.last_insert_rowid().unsigned_abs(),
-        draft,
-    };
-    Ok(Applied {
-        runner,
-        old,
-        event: Some(event),
-    })
-}
-
-type Query = sqlx::query::Query<'static, sqlx::Sqlite, sqlx::sqlite::SqliteArguments>;
-
-fn bound(sql: &'static str, runner: &Runner, old: State) -> Result<Query, Fail> {
-    let placement = runner.placement.as_ref().map(row::json).transpose()?;
-    let exit = runner.exit.as_ref().map(row::json).transpose()?;
-    let usage = runner.usage.as_ref().map(row::json).transpose()?;
-    Ok(sqlx::query(sql)
+    let done = sqlx::query(STEP)
         .bind(runner.id.to_string())
         .bind(runner.state().as_str())
         .bind(row::count(runner.seq))
         .bind(row::json(&runner.spec)?)
         .bind(row::time(runner.started_at))
         .bind(row::time(runner.ended_at))
-        .bind(placement)
-        .bind(exit)
-        .bind(usage)
-        .bind(old.as_str()))
+        .bind(runner.placement.as_ref().map(row::json).transpose()?)
+        .bind(runner.exit.as_ref().map(row::json).transpose()?)
+        .bind(runner.usage.as_ref().map(row::json).transpose()?)
+        .bind(old.as_str())
+        .bind(row::time(draft.at))
+        .bind(draft.kind.short())
+        .bind(draft.project.as_str())
+        .bind(draft.subject.as_str())
+        .bind(row::json(&draft.actor)?)
+        .bind(row::json(&draft.data)?)
+        .fetch_one(connection)
+        .await?;
+    let event = Some(row::written(&done, draft)?);
+    Ok(Applied { runner, old, event })
+}
+
+/// New limits are no change of state and no event.
+async fn limited(
+    connection: &mut SqliteConnection,
+    runner: Runner,
+    old: State,
+) -> Result<Applied, Fail> {
+    sqlx::query("UPDATE runners SET spec = $2 WHERE id = $1")
+        .bind(runner.id.to_string())
+        .bind(row::json(&runner.spec)?)
+        .execute(connection)
+        .await?;
+    Ok(Applied {
+        runner,
+        old,
+        event: None,
+    })
 }
 
 /// Numbers and writes an event whose subject is not a runner.
@@ -108,7 +84,7 @@ pub(super) async fn record(
     draft.seq = next.try_get::<i64, _>(0)?.unsigned_abs();
     let done = sqlx::query(
         "INSERT INTO events (at, type, project, subject, seq, actor, data)
-             VALUES ($1, $2, $3, $4, $5, $6, $7)",
+             VALUES ($1, $2, $3, $4, $5, $6, $7) RETURNING position",
     )
     .bind(row::time(draft.at))
     .bind(draft.kind.short())
@@ -117,10 +93,7 @@ pub(super) async fn record(
     .bind(row::count(draft.seq))
     .bind(row::json(&draft.actor)?)
     .bind(row::json(&draft.data)?)
-    .execute(connection)
+    .fetch_one(connection)
     .await?;
-    Ok(Event {
-        position: done.last_insert_rowid().unsigned_abs(),
-        draft,
-    })
+    row::written(&done, draft)
 }

@@ -39,6 +39,11 @@ impl Sweep {
         }
     }
 
+    /// Answers with what was done so far.
+    pub(super) fn stop(self) {
+        let _ = self.reply.send(Ok(self.done));
+    }
+
     /// Removes one slice; the caller commits. `Some` when nothing is left to do.
     pub(super) async fn slice(
         &mut self,

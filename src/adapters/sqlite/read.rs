@@ -4,7 +4,7 @@ use super::fault::Fail;
 use super::row::{self, runner_columns};
 use super::words;
 use crate::domain::admission::{Counts, Gate};
-use crate::domain::event::Event;
+use crate::domain::event::{Event, EventType};
 use crate::domain::runner::Runner;
 use crate::domain::{Project, ProjectName, RunnerId, Timestamp};
 use crate::ports::{EventFilter, RunnerFilter};
@@ -16,6 +16,17 @@ const PAGE_MAX: u32 = 1_000;
 const PAGE: u32 = 100;
 /// How far an id's own time may be from the time of admission, ms: an hour.
 const ID_SLACK: u64 = 3_600_000;
+
+/// The types every runner has an event of, and the condition of the index on all others: SQLite
+/// takes a partial index only for a query that repeats its condition.
+const FREQUENT: [EventType; 4] = [
+    EventType::RunnerStarting,
+    EventType::RunnerRunning,
+    EventType::RunnerStopping,
+    EventType::RunnerEnded,
+];
+const RARE: &str =
+    " AND type NOT IN ('runner.starting', 'runner.running', 'runner.stopping', 'runner.ended')";
 
 fn page(limit: u32) -> u32 {
     if limit == 0 {
@@ -114,25 +125,39 @@ pub(super) fn listing(filter: &RunnerFilter) -> QueryBuilder<Sqlite> {
         sql.push(" AND r.name = ").push_bind(name.clone());
     }
     if let Some(prefix) = &filter.id_prefix {
-        sql.push(" AND ").push(id).push(" >= ").push_bind(prefix.clone());
-        sql.push(" AND ").push(id).push(" < ")
+        sql.push(" AND ")
+            .push(id)
+            .push(" >= ")
+            .push_bind(prefix.clone());
+        sql.push(" AND ")
+            .push(id)
+            .push(" < ")
             .push_bind(format!("{prefix}\u{10ffff}"));
     }
     if let Some(since) = filter.since {
         sql.push(" AND r.created_at >= ")
             .push_bind(row::time(since));
-        sql.push(" AND ").push(id).push(" >= ")
+        sql.push(" AND ")
+            .push(id)
+            .push(" >= ")
             .push_bind(first_id(since, |ms| ms.saturating_sub(ID_SLACK)));
     }
     if let Some(until) = filter.until {
         sql.push(" AND r.created_at < ").push_bind(row::time(until));
-        sql.push(" AND ").push(id).push(" < ")
+        sql.push(" AND ")
+            .push(id)
+            .push(" < ")
             .push_bind(first_id(until, |ms| ms.saturating_add(ID_SLACK)));
     }
     if let Some(after) = filter.after {
-        sql.push(" AND ").push(id).push(" < ").push_bind(after.to_string());
+        sql.push(" AND ")
+            .push(id)
+            .push(" < ")
+            .push_bind(after.to_string());
     }
-    sql.push(" ORDER BY ").push(id).push(" DESC LIMIT ")
+    sql.push(" ORDER BY ")
+        .push(id)
+        .push(" DESC LIMIT ")
         .push_bind(page(filter.limit));
     sql
 }
@@ -194,6 +219,17 @@ pub(super) async fn projects(pool: &SqlitePool) -> Result<Vec<Project>, Fail> {
 }
 
 pub(super) async fn events(pool: &SqlitePool, filter: &EventFilter) -> Result<Vec<Event>, Fail> {
+    telling(filter)
+        .build()
+        .persistent(false)
+        .fetch_all(pool)
+        .await?
+        .iter()
+        .map(row::event)
+        .collect()
+}
+
+pub(super) fn telling(filter: &EventFilter) -> QueryBuilder<Sqlite> {
     let mut sql = QueryBuilder::<Sqlite>::new(
         "SELECT position, at, type, project, subject, seq, actor, data FROM events",
     );
@@ -208,14 +244,11 @@ pub(super) async fn events(pool: &SqlitePool, filter: &EventFilter) -> Result<Ve
     }
     if let Some(kind) = filter.kind {
         sql.push(" AND type = ").push_bind(kind.short());
+        if !FREQUENT.contains(&kind) {
+            sql.push(RARE);
+        }
     }
     sql.push(" ORDER BY position LIMIT ")
         .push_bind(page(filter.limit));
-    sql.build()
-        .persistent(false)
-        .fetch_all(pool)
-        .await?
-        .iter()
-        .map(row::event)
-        .collect()
+    sql
 }

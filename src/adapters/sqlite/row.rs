@@ -111,3 +111,11 @@ pub(super) fn event(row: &SqliteRow) -> Result<Event, Fail> {
 pub(super) fn limits(text: &str) -> Result<crate::domain::Limits, Fail> {
     parsed("limits", text)
 }
+
+/// An event that was just written, from `position`.
+pub(super) fn written(row: &SqliteRow, draft: Draft) -> Result<Event, Fail> {
+    Ok(Event {
+        position: unsigned(row, 0)?,
+        draft,
+    })
+}

@@ -55,6 +55,8 @@ pub(super) struct Writer {
     denials: Denials,
     sweeps: VecDeque<Sweep>,
     closing: Vec<Reply<()>>,
+    /// The last transaction was lost, and that was said.
+    failing: bool,
 }
 
 impl Writer {
@@ -66,6 +68,7 @@ impl Writer {
             denials: Denials::default(),
             sweeps: VecDeque::new(),
             closing: Vec::new(),
+            failing: false,
         }
     }
 
@@ -87,6 +90,7 @@ impl Writer {
             self.commit(&mut batch).await;
             if !self.closing.is_empty() {
                 jobs.close();
+                self.sweeps.drain(..).for_each(Sweep::stop);
             }
             self.sweep().await;
         }
@@ -145,6 +149,7 @@ impl Writer {
         crash::point("store.before-commit");
         commit(connection).await?;
         crash::point("store.after-commit");
+        self.failing = false;
         Ok(())
     }
 
@@ -161,7 +166,9 @@ impl Writer {
             }
         }
         let told = unavailable(&self.place, error);
-        tracing::warn!(error = %told, "a transaction was lost");
+        if !std::mem::replace(&mut self.failing, true) {
+            tracing::warn!(error = %told, "A transaction was lost; more such lines only after one that works");
+        }
         told
     }
 
@@ -180,6 +187,9 @@ impl Writer {
                 let _ = sweep.reply.send(Err(told));
             }
             Err(fail) => {
+                if let Some(connection) = &mut self.connection {
+                    let _ = sqlx::query("ROLLBACK").execute(connection).await;
+                }
                 let _ = sweep.reply.send(Err(fail.told(&self.place)));
             }
         }

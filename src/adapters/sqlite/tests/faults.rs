@@ -12,25 +12,6 @@ use std::io::{BufRead, BufReader, Write};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-/// Set in a copy of this test program that plays a part.
-const PART: &str = "STRATAVORE_TEST_FOLDER";
-
-/// This test program, told to run one test only, in that folder.
-fn this(test: &str, folder: &Path) -> Vec<String> {
-    let me = std::env::current_exe().unwrap();
-    let name = format!("adapters::sqlite::tests::faults::{test}");
-    let words = [
-        me.to_str().unwrap(),
-        "--exact",
-        &name,
-        "--include-ignored",
-        "--nocapture",
-    ];
-    let mut all = vec!["env".to_owned(), format!("{PART}={}", folder.display())];
-    all.extend(words.map(str::to_owned));
-    all
-}
-
 /// Runs a part in a mount namespace of its own, where this machine allows that.
 fn unshared(test: &str, folder: &Path) {
     let ways: [&[&str]; 2] = [&["--mount"], &["--user", "--map-root-user", "--mount"]];
@@ -49,7 +30,7 @@ fn unshared(test: &str, folder: &Path) {
     };
     let output = Command::new("unshare")
         .args(*way)
-        .args(this(test, folder))
+        .args(this(&format!("faults::{test}"), folder))
         .output()
         .unwrap();
     let said = String::from_utf8_lossy(&output.stdout);
@@ -65,10 +46,6 @@ fn mount(words: &str) {
     assert!(status.success(), "mount {words}");
 }
 
-fn part() -> Option<PathBuf> {
-    std::env::var_os(PART).map(PathBuf::from)
-}
-
 #[test]
 fn a_full_disk() {
     unshared("on_a_full_disk", &Folder::new().0);
@@ -78,9 +55,11 @@ fn a_full_disk() {
 #[ignore = "a part of a_full_disk"]
 async fn on_a_full_disk() {
     let Some(folder) = part() else { return };
-    mount(&format!("-t tmpfs -o size=6m tmpfs {}", folder.display()));
+    mount(&format!("-t tmpfs -o size=12m tmpfs {}", folder.display()));
     let ballast = folder.join("ballast");
     std::fs::write(&ballast, vec![0; 2 << 20]).unwrap();
+    let more_ballast = folder.join("more");
+    std::fs::write(&more_ballast, vec![0; 5 << 20]).unwrap();
     let file = folder.join("stratavore.db");
     let store = SqliteStore::open(&file, 2).await.unwrap();
     project(&store, "p", ProjectSettings::default()).await;
@@ -143,6 +122,7 @@ async fn on_a_full_disk() {
     assert_eq!(there, admitted);
     assert!(lost.is_disjoint(&there) && lost.len() >= 60);
     conformance::assert_contiguous(&events(&store).await);
+    std::fs::remove_file(&more_ballast).unwrap();
     store.close().await;
     sound(&file).await;
     let store = SqliteStore::open(&file, 2).await.unwrap();
@@ -264,7 +244,7 @@ fn killed_at_any_moment() {
         .unwrap();
     let mut acknowledged: BTreeMap<u64, u64> = BTreeMap::new();
     for round in 0..8u64 {
-        let words = this("the_victim", &folder.0);
+        let words = this("faults::the_victim", &folder.0);
         let mut victim = Command::new(&words[0])
             .args(&words[1..])
             .stdin(Stdio::piped())

@@ -45,3 +45,26 @@ async fn empty() -> (Folder, SqliteStore) {
 }
 
 conformance::suite!(super::empty);
+
+/// Set in a copy of this test program that plays a part.
+const PART: &str = "STRATAVORE_TEST_FOLDER";
+
+/// This test program, told to run one test only, in that folder.
+fn this(test: &str, folder: &Path) -> Vec<String> {
+    let me = std::env::current_exe().unwrap();
+    let name = format!("adapters::sqlite::tests::{test}");
+    let words = [
+        me.to_str().unwrap(),
+        "--exact",
+        &name,
+        "--include-ignored",
+        "--nocapture",
+    ];
+    let mut all = vec!["env".to_owned(), format!("{PART}={}", folder.display())];
+    all.extend(words.map(str::to_owned));
+    all
+}
+
+fn part() -> Option<PathBuf> {
+    std::env::var_os(PART).map(PathBuf::from)
+}

@@ -1,0 +1,160 @@
+//! Root's `agent.toml`: what bounds the agent, whatever the daemon asks for.
+
+use crate::domain::Limits;
+use crate::domain::limits::{KEYS, Value};
+use rustix::fs::{Mode, OFlags};
+use serde::Deserialize;
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::ErrorKind;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use toml::Spanned;
+
+/// Where it is, unless `--config` says otherwise.
+pub(super) const PATH: &str = "/etc/stratavore/agent.toml";
+const SIZE_MAX: u64 = 1 << 20;
+
+/// The bounds. The default is what an absent file means.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Config {
+    /// Whether anything may run as uid 0.
+    pub(super) allow_root: bool,
+    /// Empty = every account with a uid of 1000 or more.
+    pub(super) allowed_users: Vec<UserRef>,
+    /// No runner gets more than this.
+    pub(super) ceilings: Limits,
+}
+
+/// An account as root names it.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(untagged)]
+pub(super) enum UserRef {
+    /// By number.
+    Uid(u32),
+    /// By name.
+    Name(String),
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Raw {
+    #[serde(default)]
+    allow_root: bool,
+    #[serde(default)]
+    allowed_users: Vec<UserRef>,
+    #[serde(default)]
+    ceilings: BTreeMap<Spanned<String>, Spanned<toml::Value>>,
+}
+
+/// Parses the file's text. The error names line and key.
+pub(super) fn parse(text: &str) -> Result<Config, String> {
+    let raw: Raw = toml::from_str(text).map_err(|e| {
+        let at = e.span().map_or(0, |s| s.start);
+        let (line, key) = place(text, at);
+        format!("line {line}, {key}: {}", e.message())
+    })?;
+    let mut ceilings = Limits::default();
+    for (key, value) in &raw.ceilings {
+        let (line, _) = place(text, key.span().start);
+        let refuse = |why: String| format!("line {line}, ceilings.{}: {why}", key.get_ref());
+        let name = KEYS
+            .iter()
+            .map(|(name, _)| *name)
+            .find(|name| name.replace('-', "_") == *key.get_ref())
+            .ok_or_else(|| {
+                let known = KEYS.map(|(name, _)| name.replace('-', "_")).join(", ");
+                refuse(format!("there is no such ceiling; there are {known}."))
+            })?;
+        let value = match value.get_ref() {
+            toml::Value::Integer(n) => u64::try_from(*n)
+                .map(Value::Number)
+                .map_err(|_| refuse(format!("{n} is below 0.")))?,
+            toml::Value::String(text) => Value::Text(text),
+            _ => return Err(refuse("give a number, or a text such as \"4G\" or \"200%\".".to_owned())),
+        };
+        ceilings.set(name, value).map_err(|e| refuse(e.message))?;
+    }
+    Ok(Config {
+        allow_root: raw.allow_root,
+        allowed_users: raw.allowed_users,
+        ceilings,
+    })
+}
+
+/// The line number and the key on that line, for a byte offset.
+fn place(text: &str, at: usize) -> (usize, String) {
+    let before = text.get(..at).unwrap_or(text);
+    let line = before.matches('\n').count();
+    let shown = text.lines().nth(line).unwrap_or_default();
+    let key = shown.split(['=', '#']).next().unwrap_or_default().trim();
+    (line + 1, if key.is_empty() { "syntax".to_owned() } else { key.to_owned() })
+}
+
+/// Reads the file. It must be root's and writable for nobody else; absent = the defaults.
+pub(super) fn load(path: &Path) -> Result<Config, String> {
+    let shown = path.display();
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
+    let mut file = match rustix::fs::open(path, flags, Mode::empty()) {
+        Ok(fd) => File::from(fd),
+        Err(e) if std::io::Error::from(e).kind() == ErrorKind::NotFound => return Ok(Config::default()),
+        Err(e) => return Err(format!("{shown} can't be read: {e}.")),
+    };
+    let meta = file.metadata().map_err(|e| format!("{shown}: {e}"))?;
+    if !meta.is_file() {
+        return Err(format!("{shown} is not a regular file."));
+    }
+    let me = rustix::process::geteuid().as_raw();
+    if (meta.uid() != 0 && meta.uid() != me) || meta.mode() & 0o022 != 0 {
+        return Err(format!(
+            "{shown} must belong to root and be writable for root alone: chown root {shown}; chmod 0644 {shown}"
+        ));
+    }
+    let bytes = crate::seqpacket::read_bounded(&mut file, SIZE_MAX).map_err(|e| format!("{shown}: {e}"))?;
+    let text = String::from_utf8(bytes).map_err(|_| format!("{shown} is not UTF-8."))?;
+    parse(&text).map_err(|e| format!("{shown}: {e}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn a_full_file() {
+        let text = "allow_root = true\nallowed_users = [\"alice\", 1001]\n[ceilings]\nmemory_max = \"4G\"\ntasks_max = 100\ncpu_quota = \"200%\"\n";
+        let config = parse(text);
+        assert!(
+            matches!(&config, Ok(c) if c.allow_root
+                && c.allowed_users == [UserRef::Name("alice".to_owned()), UserRef::Uid(1001)]
+                && c.ceilings.memory_max == Some(4 << 30)
+                && c.ceilings.tasks_max == Some(100)
+                && c.ceilings.cpu_quota == Some(2_000_000)),
+            "{config:?}"
+        );
+        assert_eq!(parse(""), Ok(Config::default()));
+    }
+
+    #[test]
+    fn errors_name_line_and_key() {
+        for (text, line, key) in [
+            ("\nallow_rot = true\n", "line 2", "allow_rot"),
+            ("allow_root = \"yes\"\n", "line 1", "allow_root"),
+            ("[ceilings]\n\nmemory-max = 1\n", "line 3", "memory-max"),
+            ("[ceilings]\nmemory_max = \"lots\"\n", "line 2", "memory_max"),
+            ("[ceilings]\ntasks_max = -1\n", "line 2", "tasks_max"),
+            ("[ceilings]\noom_policy = \"kill\"\n", "line 2", "oom_policy"),
+            ("accept_placed_launches = true\n", "line 1", "accept_placed_launches"),
+        ] {
+            let error = parse(text).err().unwrap_or_default();
+            assert!(error.contains(line) && error.contains(key), "{text:?}: {error}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_makes_it_panic(text in "\\PC{0,60}|([a-z_]{1,12} = [\"0-9a-zé]{0,6}\n){0,4}") {
+            let _ = parse(&text);
+        }
+    }
+}

@@ -1,0 +1,279 @@
+//! Orders about a live runner.
+
+use super::hub::{Agent, Phase, Runner, lock};
+use super::policy::{self, refusal};
+use super::shim;
+use super::systemd::SCOPE;
+use super::{log, properties, readback};
+use crate::crash::point;
+use crate::domain::exit::Asked;
+use crate::domain::limits::MAX_STOP_TIMEOUT;
+use crate::domain::{Limits, RunnerId, signal};
+use crate::wire::{Answer, Refusal, RefusalCode, ShimRequest, Unenforced};
+use rustix::process::Signal;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// How long a killed scope may take to be empty: a process may sit in the kernel for a while.
+const EMPTY: Duration = Duration::from_secs(30);
+
+fn failed(why: impl std::fmt::Display) -> Refusal {
+    refusal(RefusalCode::Failed, why.to_string())
+}
+
+impl Agent {
+    /// Begins the stop of the whole tree.
+    pub(super) async fn stop(&self, id: RunnerId, asked: Asked) -> Result<Answer, Refusal> {
+        point("agent.stop-received");
+        let runner = self.live(id)?;
+        if matches!(*runner.phase.borrow(), Phase::Preparing | Phase::Gated) {
+            runner.give_up();
+            return Ok(Answer::Done);
+        }
+        self.thaw_now(&runner).await?;
+        self.tell(&runner, &ShimRequest::Stop { asked }).await?;
+        point("agent.stop-sent");
+        Ok(Answer::Done)
+    }
+
+    /// Signals the whole tree.
+    pub(super) async fn kill(&self, id: RunnerId, number: i32) -> Result<Answer, Refusal> {
+        signal::check(number).map_err(|e| failed(e.message))?;
+        let runner = self.live(id)?;
+        if !self.cgroups.frozen(&runner.cgroup) {
+            self.tell(&runner, &ShimRequest::Kill { signal: number }).await?;
+            return Ok(Answer::Done);
+        }
+        // The shim is frozen, too. What is frozen gets SIGKILL at once and others when thawed.
+        let signal = Signal::from_named_raw(number);
+        let Some(signal) = signal else {
+            return Err(failed("A frozen runner can't be sent a real-time signal; thaw it first."));
+        };
+        let spare = self.cgroups.shim(&runner.cgroup);
+        self.cgroups.signal(&runner.cgroup, signal, spare).map_err(failed)?;
+        Ok(Answer::Done)
+    }
+
+    /// Freezes; returns when it is frozen.
+    pub(super) async fn freeze(&self, id: RunnerId) -> Result<Answer, Refusal> {
+        let runner = self.live(id)?;
+        let _changing = runner.changing.lock().await;
+        if self.cgroups.freezing(&runner.cgroup) && self.cgroups.frozen(&runner.cgroup) {
+            return Ok(Answer::Done);
+        }
+        if let Err(fault) = self.systemd.freeze(&id.unit()).await {
+            // Half frozen is worse than not at all.
+            let _ = self.systemd.thaw(&id.unit()).await;
+            return Err(failed(format!("Runner {id} can't be frozen: {fault}.")));
+        }
+        Ok(Answer::Done)
+    }
+
+    /// Thaws; returns when it goes on.
+    pub(super) async fn thaw(&self, id: RunnerId) -> Result<Answer, Refusal> {
+        let runner = self.live(id)?;
+        let _changing = runner.changing.lock().await;
+        self.thaw_now(&runner).await?;
+        Ok(Answer::Done)
+    }
+
+    async fn thaw_now(&self, runner: &Runner) -> Result<(), Refusal> {
+        let (id, cgroup) = (runner.id, &runner.cgroup);
+        if !self.cgroups.frozen(cgroup) && !self.cgroups.freezing(cgroup) {
+            return Ok(());
+        }
+        let thawed = self.systemd.thaw(&id.unit()).await;
+        if self.cgroups.frozen(cgroup) {
+            let why = match thawed {
+                Err(fault) => fault.to_string(),
+                Ok(()) => "a slice above it is frozen (see systemctl thaw)".to_owned(),
+            };
+            return Err(failed(format!("Runner {id} can't be thawed: {why}.")));
+        }
+        Ok(())
+    }
+
+    /// Puts limits in force on a live runner, all or none.
+    pub(super) async fn set_limits(
+        &self,
+        id: RunnerId,
+        limits: &Limits,
+        unenforced: Unenforced,
+    ) -> Result<Answer, Refusal> {
+        policy::check_limits(limits)?;
+        let limits = policy::clamp(limits, &self.config.ceilings)?;
+        readback::judge(&self.lacking(&limits), unenforced)?;
+        let runner = self.live(id)?;
+        let _changing = runner.changing.lock().await;
+        let unit = id.unit();
+        let bus = |fault| failed(format!("The limits of {id} can't be changed: {fault}."));
+        let tasks = self.systemd.default_tasks_max().await.map_err(bus)?;
+        let with_shim = properties::with_shim(&limits);
+        let before = self.systemd.numbers(&unit, SCOPE, &properties::LIVE).await.map_err(bus)?;
+        let wanted = properties::live(&with_shim, tasks);
+        let mut warnings = self.fixed_at_launch(&unit, &limits, unenforced).await?;
+        if before != wanted {
+            let done = self.systemd.set(&unit, &wanted).await.map_err(bus).and_then(|()| {
+                let unheld = self.unheld(&runner.cgroup, &properties::wanted(&with_shim));
+                readback::judge(&unheld, unenforced)
+            });
+            match done {
+                Ok(more) => warnings.extend(more),
+                Err(refused) => {
+                    if let Err(fault) = self.systemd.set(&unit, &before).await {
+                        log::error(format_args!("Runner {id}: its former limits can't be put back: {fault}"));
+                    }
+                    return Err(refused);
+                }
+            }
+        }
+        let request = ShimRequest::Limits {
+            runtime_max: limits.runtime_max.unwrap_or(u64::MAX),
+            stop_timeout: limits.stop_timeout_usec(),
+            kill_signal: limits.stop_signal(),
+        };
+        self.tell(&runner, &request).await?;
+        Ok(Answer::Limits { warnings })
+    }
+
+    /// What systemd takes at launch only.
+    async fn fixed_at_launch(
+        &self,
+        unit: &str,
+        limits: &Limits,
+        unenforced: Unenforced,
+    ) -> Result<Vec<String>, Refusal> {
+        let mut warnings = Vec::new();
+        if let Some(policy) = limits.oom_policy.filter(|_| self.systemd.knows_oom_policy) {
+            let now: String = self.systemd.property(unit, SCOPE, "OOMPolicy").await.map_err(failed)?;
+            if now != policy.as_str() {
+                let why = format!("oom-policy is {now} since the launch and can't be changed on a live runner.");
+                if unenforced == Unenforced::Refuse {
+                    return Err(refusal(RefusalCode::LimitUnenforceable, why));
+                }
+                warnings.push(why);
+            }
+        }
+        let most: u64 = self.systemd.property(unit, SCOPE, "TimeoutStopUSec").await.map_err(failed)?;
+        if limits.stop_timeout_usec() >= most {
+            warnings.push(format!(
+                "stop-timeout={} holds for stops by Stratavore; one by “systemctl stop” or at shutdown is cut off after {}, as was set at launch.",
+                policy::shown("stop-timeout", limits.stop_timeout_usec()),
+                policy::shown("stop-timeout", most)
+            ));
+        }
+        Ok(warnings)
+    }
+
+    /// Kills a scope and all in it; returns when it is empty.
+    pub(super) async fn stop_scope(&self, id: RunnerId) -> Result<Answer, Refusal> {
+        let runner = match self.runner(id) {
+            Ok(runner) => runner,
+            // Not one we know: then it lies where its name says.
+            Err(unknown) => {
+                let found = self.cgroups.scan().remove(&id);
+                Runner::new(id, found.ok_or(unknown)?, 0, Phase::Opened)
+            }
+        };
+        self.empty(&runner, true).await;
+        match self.cgroups.populated(&runner.cgroup) {
+            false => Ok(Answer::Done),
+            true => Err(failed(format!("The scope of {id} is not empty after {} s; a process hangs in the kernel.", EMPTY.as_secs()))),
+        }
+    }
+
+    /// Empties a scope: with SIGKILL, or as systemd stops it, with its stop signal and timeout.
+    pub(super) async fn empty(&self, runner: &Runner, kill: bool) {
+        let unit = runner.id.unit();
+        let mut kill = kill;
+        if !kill && self.cgroups.populated(&runner.cgroup) && self.systemd.stop(&unit).await.is_err() {
+            // systemd may have lost sight of it.
+            kill = true;
+        }
+        let gentle = Duration::from_micros(MAX_STOP_TIMEOUT + properties::STOP_MARGIN);
+        let deadline = Instant::now() + if kill { EMPTY } else { gentle };
+        let mut pause = Duration::from_millis(2);
+        while self.cgroups.populated(&runner.cgroup) && Instant::now() < deadline {
+            if kill && let Err(e) = self.cgroups.kill(&runner.cgroup) {
+                log::warning(format_args!("Runner {}: its scope can't be killed: {e}", runner.id));
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(Duration::from_millis(250));
+        }
+        if kill {
+            let _ = self.systemd.stop(&unit).await;
+        }
+    }
+
+    /// The ending is in the store: nothing of it is needed here any more.
+    pub(super) async fn forget(&self, id: RunnerId) -> Result<Answer, Refusal> {
+        point("agent.forget");
+        let runner = self.runner(id).ok();
+        if let Some(runner) = &runner {
+            let recorded = self.exits.record(id).is_some();
+            if !runner.phase.borrow().is_over() && !recorded {
+                return Err(failed(format!("Runner {id} is alive and has no record; it can't be forgotten.")));
+            }
+            // It wrote its record as its last act but one.
+            let leave = async {
+                while runner.link().is_some() || self.cgroups.populated(&runner.cgroup) {
+                    tokio::time::sleep(Duration::from_millis(2)).await;
+                }
+            };
+            let _ = tokio::time::timeout(Duration::from_secs(5), leave).await;
+        }
+        self.exits.forget(id).map_err(|e| failed(format!("The record of {id} can't be removed: {e}.")))?;
+        point("agent.record-removed");
+        let _ = self.sockets.remove(&shim::socket_name(id));
+        if lock(&self.failed_units).remove(&id) {
+            let _ = self.systemd.reset_failed(&id.unit()).await;
+        }
+        self.drop_settings(&id.unit());
+        if let Some(runner) = runner {
+            runner.becomes(Phase::Ended);
+            lock(&self.runners).remove(&id);
+        }
+        Ok(Answer::Done)
+    }
+
+    /// What it has used up to now.
+    pub(super) fn usage(&self, id: RunnerId) -> Result<Answer, Refusal> {
+        let runner = self.runner(id)?;
+        match self.cgroups.generation(&runner.cgroup) {
+            Some(_) => Ok(Answer::Usage(self.cgroups.usage(&runner.cgroup))),
+            None => Err(ended(id)),
+        }
+    }
+
+    fn live(&self, id: RunnerId) -> Result<Arc<Runner>, Refusal> {
+        let runner = self.runner(id)?;
+        let over = runner.phase.borrow().is_over();
+        if over { Err(ended(id)) } else { Ok(runner) }
+    }
+
+    async fn tell(&self, runner: &Runner, request: &ShimRequest) -> Result<(), Refusal> {
+        // A shim just thawed may not have been connected to yet.
+        let link = async {
+            loop {
+                match runner.link() {
+                    Some(link) => return Some(link),
+                    None if runner.phase.borrow().is_over() => return None,
+                    None => tokio::time::sleep(Duration::from_millis(20)).await,
+                }
+            }
+        };
+        match tokio::time::timeout(Duration::from_secs(5), link).await {
+            Ok(Some(link)) => link
+                .send(request, &[])
+                .await
+                .map_err(|e| failed(format!("The shim of {} does not take the order: {e}.", runner.id))),
+            Ok(None) => Err(ended(runner.id)),
+            Err(_) => Err(failed(format!("The shim of {} does not answer.", runner.id))),
+        }
+    }
+}
+
+fn ended(id: RunnerId) -> Refusal {
+    refusal(RefusalCode::NoSuchRunner, format!("Runner {id} has ended."))
+}

@@ -1,0 +1,323 @@
+//! What the agent knows: its runners and the connections it serves.
+
+use super::cgroup::Cgroups;
+use super::config::Config;
+use super::exits::Folder;
+use super::policy::refusal;
+use super::serve::Outbox;
+use super::shim::{self, Found, Link};
+use super::slices::Slices;
+use super::systemd::Systemd;
+use super::user::HostEnvironment;
+use super::{cgroup, log, readback};
+use crate::domain::exit::LaunchError;
+use crate::domain::{Limits, RunnerId};
+use crate::wire::{FromAgent, Notice, Refusal, RefusalCode, ShimNotice, ShimState, decode};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use tokio::sync::watch;
+
+/// How a runner's life goes, as far as the agent sees it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Phase {
+    /// Its launch is under way.
+    Preparing,
+    /// Its launch failed and has been undone.
+    Undone,
+    /// Its shim waits at the gate.
+    Gated,
+    /// The gate is open, or it was found alive.
+    Opened,
+    /// Its command has been exec'd.
+    Started,
+    /// Its command could not be; the record follows.
+    Failed(LaunchError),
+    /// Its record is on disk.
+    Ended,
+    /// Its shim is gone without a record, and its scope is empty.
+    Lost,
+}
+
+impl Phase {
+    /// Nothing of it runs any more, and nothing will.
+    pub(super) fn is_over(&self) -> bool {
+        matches!(self, Self::Undone | Self::Ended | Self::Lost)
+    }
+}
+
+/// One runner.
+#[derive(Debug)]
+pub(super) struct Runner {
+    pub(super) id: RunnerId,
+    /// Below the mount point of cgroup2.
+    pub(super) cgroup: String,
+    /// The connection that prepared it; 0 = adopted.
+    pub(super) owner: u64,
+    pub(super) phase: watch::Sender<Phase>,
+    /// Nobody will open its gate.
+    pub(super) given_up: AtomicBool,
+    link: Mutex<Option<Arc<Link>>>,
+    /// Names the shim where it is our child.
+    killer: Mutex<Option<OwnedFd>>,
+    /// Held while its limits are changed, and while it is frozen or thawed.
+    pub(super) changing: tokio::sync::Mutex<()>,
+    /// The shim has said something, or will not any more.
+    pub(super) heard: watch::Sender<bool>,
+}
+
+impl Runner {
+    pub(super) fn new(id: RunnerId, cgroup: String, owner: u64, phase: Phase) -> Arc<Self> {
+        Arc::new(Self {
+            id,
+            cgroup,
+            owner,
+            phase: watch::Sender::new(phase),
+            given_up: AtomicBool::new(false),
+            link: Mutex::new(None),
+            killer: Mutex::new(None),
+            changing: tokio::sync::Mutex::new(()),
+            heard: watch::Sender::new(false),
+        })
+    }
+
+    pub(super) fn link(&self) -> Option<Arc<Link>> {
+        lock(&self.link).clone()
+    }
+
+    pub(super) fn set_link(&self, link: Option<Arc<Link>>) {
+        *lock(&self.link) = link;
+    }
+
+    pub(super) fn set_killer(&self, pidfd: OwnedFd) {
+        *lock(&self.killer) = Some(pidfd);
+    }
+
+    /// Kills the shim, if it is our child.
+    pub(super) fn kill_shim(&self) {
+        if let Some(pidfd) = &*lock(&self.killer) {
+            shim::kill(pidfd);
+        }
+    }
+
+    /// Takes a step, unless it is over already.
+    pub(super) fn becomes(&self, phase: Phase) {
+        self.phase.send_if_modified(|now| {
+            let moves = !now.is_over() && *now != phase;
+            if moves {
+                *now = phase;
+            }
+            moves
+        });
+    }
+
+    /// Waits until the phase is such; `false` = not within that time.
+    pub(super) async fn wait(&self, most: Duration, such: impl FnMut(&Phase) -> bool) -> bool {
+        let mut phase = self.phase.subscribe();
+        matches!(tokio::time::timeout(most, phase.wait_for(such)).await, Ok(Ok(_)))
+    }
+
+    /// Waits until the shim has said how it is; `false` = not within that time.
+    pub(super) async fn has_spoken(&self, most: Duration) -> bool {
+        let mut heard = self.heard.subscribe();
+        matches!(tokio::time::timeout(most, heard.wait_for(|h| *h)).await, Ok(Ok(_)))
+    }
+
+    /// Closes the gate if it is shut and to stay so.
+    pub(super) fn give_up(&self) {
+        self.given_up.store(true, Ordering::Relaxed);
+        if *self.phase.borrow() == Phase::Gated
+            && let Some(link) = self.link()
+        {
+            link.close_gate();
+        }
+    }
+}
+
+/// The agent.
+#[derive(Debug)]
+pub(super) struct Agent {
+    pub(super) systemd: Systemd,
+    pub(super) cgroups: Cgroups,
+    pub(super) exits: Arc<Folder>,
+    pub(super) sockets: Arc<Folder>,
+    pub(super) config: Config,
+    pub(super) environment: HostEnvironment,
+    pub(super) boot_id: String,
+    /// `--user`: all runs as this uid, which is the agent's own.
+    pub(super) user: Option<u32>,
+    pub(super) shim: PathBuf,
+    /// Soft and hard limit of open files, before the agent raised its own.
+    pub(super) nofile: (u64, u64),
+    pub(super) slices: Slices,
+    pub(super) runners: Mutex<HashMap<RunnerId, Arc<Runner>>>,
+    pub(super) connections: Mutex<BTreeMap<u64, Arc<Outbox>>>,
+    /// Scopes that systemd keeps as failed.
+    pub(super) failed_units: Mutex<BTreeSet<RunnerId>>,
+}
+
+/// A lock that a panic elsewhere does not take away.
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Agent {
+    pub(super) fn runner(&self, id: RunnerId) -> Result<Arc<Runner>, Refusal> {
+        lock(&self.runners).get(&id).cloned().ok_or_else(|| {
+            refusal(RefusalCode::NoSuchRunner, format!("There is no runner {id} on this host."))
+        })
+    }
+
+    pub(super) fn all_runners(&self) -> Vec<Arc<Runner>> {
+        lock(&self.runners).values().cloned().collect()
+    }
+
+    /// The limits of a cgroup that the kernel does not hold.
+    pub(super) fn unheld(&self, cgroup: &str, limits: &Limits) -> Vec<readback::Unheld> {
+        let page = rustix::param::page_size() as u64;
+        readback::unheld(limits, page, cgroup::has_swap(), |file| self.cgroups.read(cgroup, file))
+    }
+
+    /// The limits whose controllers this host lacks altogether.
+    pub(super) fn lacking(&self, limits: &Limits) -> Vec<readback::Unheld> {
+        readback::lacking(limits, &self.cgroups.controllers())
+    }
+
+    /// Tells every daemon.
+    pub(super) fn notify(&self, notice: &Notice) {
+        let connections: Vec<_> = lock(&self.connections).values().cloned().collect();
+        for connection in connections {
+            if connection.greeted.load(Ordering::Relaxed) {
+                connection.send(&FromAgent::Notice(notice.clone()));
+            }
+        }
+    }
+
+    /// Makes a connection the runner's and listens to it until the shim is gone.
+    pub(super) fn listen(self: &Arc<Self>, runner: &Arc<Runner>, link: Link) {
+        let link = Arc::new(link);
+        runner.set_link(Some(link.clone()));
+        let (agent, runner) = (self.clone(), runner.clone());
+        tokio::spawn(async move {
+            loop {
+                match link.receive().await {
+                    Ok(Some(packet)) => match decode::<ShimNotice>(&packet.bytes) {
+                        Ok(notice) => agent.heard(&runner, notice),
+                        Err(e) => log::warning(format_args!("Runner {}: its shim says what is not understood: {e}", runner.id)),
+                    },
+                    Ok(None) => break,
+                    Err(e) => {
+                        log::warning(format_args!("Runner {}: {e}", runner.id));
+                        break;
+                    }
+                }
+            }
+            agent.hung_up(&runner).await;
+        });
+    }
+
+    fn heard(&self, runner: &Runner, notice: ShimNotice) {
+        match notice {
+            ShimNotice::State(state) => found(runner, &state),
+            ShimNotice::Started { .. } => runner.becomes(Phase::Started),
+            ShimNotice::LaunchFailed(error) => runner.becomes(Phase::Failed(error)),
+            ShimNotice::Ended { record, .. } if record.id != runner.id.to_string() => {
+                log::error(format_args!("Runner {}: its shim tells of another runner", runner.id));
+            }
+            ShimNotice::Ended { record, written: true } => {
+                crate::crash::point("agent.ended-seen");
+                self.ended(runner, || self.notify(&Notice::Ended { record }));
+            }
+            ShimNotice::Ended { written: false, .. } => {
+                log::error(format_args!(
+                    "Runner {}: its record can't be written (is the disk full?); its shim goes on trying",
+                    runner.id
+                ));
+            }
+        }
+        runner.heard.send_replace(true);
+    }
+
+    /// It is over: once.
+    fn ended(&self, runner: &Runner, tell: impl FnOnce()) {
+        if !runner.phase.borrow().is_over() {
+            runner.becomes(Phase::Ended);
+            tell();
+        }
+    }
+
+    /// A connection to a shim has closed.
+    async fn hung_up(self: Arc<Self>, runner: &Arc<Runner>) {
+        runner.set_link(None);
+        runner.heard.send_replace(true);
+        let phase = runner.phase.borrow().clone();
+        if phase == Phase::Preparing {
+            return;
+        }
+        if !phase.is_over() {
+            match self.reach(runner).await {
+                Found::Alive(link) => return self.listen(runner, link),
+                Found::Busy | Found::Nobody => {}
+            }
+            match self.exits.record(runner.id) {
+                Some(Some(record)) => self.ended(runner, || self.notify(&Notice::Ended { record })),
+                Some(None) => {
+                    log::error(format_args!("Runner {}: its record can't be read", runner.id));
+                    runner.becomes(Phase::Ended);
+                }
+                None => self.lost(runner).await,
+            }
+        }
+        let _ = self.sockets.remove(&shim::socket_name(runner.id));
+    }
+
+    /// Connects to a shim, waiting while it takes no connections (it may be frozen).
+    pub(super) async fn reach(&self, runner: &Runner) -> Found {
+        loop {
+            match shim::connect(self.sockets.as_fd(), runner.id) {
+                Ok(Found::Busy) => tokio::time::sleep(Duration::from_secs(1)).await,
+                Ok(found) => return found,
+                Err(e) => {
+                    log::warning(format_args!("Runner {}: its shim can't be reached: {e}", runner.id));
+                    return Found::Nobody;
+                }
+            }
+        }
+    }
+
+    /// The shim is gone and nobody saw the end: what is left of the tree is stopped.
+    pub(super) async fn lost(self: &Arc<Self>, runner: &Arc<Runner>) {
+        if self.cgroups.populated(&runner.cgroup) {
+            log::warning(format_args!("Runner {}: its shim is gone; its scope is stopped", runner.id));
+        }
+        self.empty(runner, false).await;
+        // It may have been killed just after it wrote.
+        match self.exits.record(runner.id) {
+            Some(Some(record)) => self.ended(runner, || self.notify(&Notice::Ended { record })),
+            Some(None) => runner.becomes(Phase::Ended),
+            None if runner.phase.borrow().is_over() => {}
+            None => {
+                self.exits.drop_unfinished(runner.id);
+                runner.becomes(Phase::Lost);
+                self.notify(&Notice::Lost { id: runner.id });
+            }
+        }
+        let _ = self.sockets.remove(&shim::socket_name(runner.id));
+    }
+}
+
+/// What a shim said of itself.
+fn found(runner: &Runner, state: &ShimState) {
+    let phase = match (state.gated, state.pid) {
+        (true, _) => Phase::Gated,
+        (false, Some(_)) => Phase::Started,
+        (false, None) => Phase::Opened,
+    };
+    // Of a launch of our own we know more than its first word.
+    if runner.owner == 0 && matches!(*runner.phase.borrow(), Phase::Opened | Phase::Gated) {
+        runner.becomes(phase);
+    }
+}

@@ -1,0 +1,334 @@
+//! A launch up to its gate, and the gate. Every step can be undone, and whatever fails undoes
+//! all before it.
+
+use super::cgroup::{in_cgroup, stat};
+use super::hub::{Agent, Phase, Runner, lock};
+use super::policy::{self, refusal};
+use super::shim::{self, Raw, Spawned};
+use super::systemd::UNIT;
+use super::user::{Account, environment};
+use super::{log, properties, readback};
+use crate::crash::point;
+use crate::domain::runner::Placement;
+use crate::domain::{Limits, RunnerId};
+use crate::seqpacket::{read_sealed, sealed_memfd};
+use crate::wire::{Answer, Launch, Payload, Refusal, RefusalCode, ShimOrder, ShimRequest, VERSION};
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+/// How long the name service may take.
+const LOOK_UP: Duration = Duration::from_secs(20);
+/// How long a shim may take to come to its gate: it makes room for its record on the disk.
+const READY: Duration = Duration::from_secs(30);
+/// How long a shim may take to leave when its gate is closed.
+const LEAVE: Duration = Duration::from_secs(10);
+/// How long the exec may take (it may be on a slow file system).
+const EXEC: Duration = Duration::from_secs(60);
+
+fn failed(why: impl std::fmt::Display) -> Refusal {
+    refusal(RefusalCode::Failed, why.to_string())
+}
+
+impl Agent {
+    /// Brings a runner up to its gate for this connection.
+    pub(super) async fn launch(
+        self: &Arc<Self>,
+        owner: u64,
+        launch: Launch,
+        payload: Option<OwnedFd>,
+    ) -> Result<Answer, Refusal> {
+        point("agent.launch-received");
+        let payload = read_payload(payload)?;
+        policy::check_launch(&launch, &payload)?;
+        let limits = policy::clamp(&launch.limits, &self.config.ceilings)?;
+        readback::judge(&self.lacking(&limits), launch.unenforced)?;
+        let cgroup = self.cgroups.scope(&launch.project, launch.id);
+        let runner = Runner::new(launch.id, cgroup, owner, Phase::Preparing);
+        self.claim(&runner)?;
+        match self.prepare(&runner, &launch, &limits, payload).await {
+            Ok(placement) => {
+                runner.becomes(Phase::Gated);
+                // Whoever gave it up before now saw a launch under way.
+                if runner.given_up.load(Ordering::Relaxed) {
+                    self.abort(&runner).await?;
+                    return Err(failed(format!("The launch of {} was given up.", launch.id)));
+                }
+                point("agent.before-prepared-reply");
+                Ok(Answer::Prepared(placement))
+            }
+            Err(refused) => {
+                self.undo(&runner).await;
+                Err(refused)
+            }
+        }
+    }
+
+    /// One launch per id: a second one would take the first one's names.
+    fn claim(&self, runner: &Arc<Runner>) -> Result<(), Refusal> {
+        let taken = || failed(format!("There is a runner {} already.", runner.id));
+        if self.exits.record(runner.id).is_some() || self.cgroups.generation(&runner.cgroup).is_some() {
+            return Err(taken());
+        }
+        if !lock(&self.connections).contains_key(&runner.owner) {
+            return Err(failed("Whoever asked for the launch is gone."));
+        }
+        match lock(&self.runners).entry(runner.id) {
+            std::collections::hash_map::Entry::Occupied(_) => Err(taken()),
+            std::collections::hash_map::Entry::Vacant(free) => {
+                free.insert(runner.clone());
+                Ok(())
+            }
+        }
+    }
+
+    async fn prepare(
+        self: &Arc<Self>,
+        runner: &Arc<Runner>,
+        launch: &Launch,
+        limits: &Limits,
+        payload: Payload,
+    ) -> Result<Placement, Refusal> {
+        let (account, spawned) = self.spawn(launch).await?;
+        let Spawned { pid, gate, process, socket } = spawned.ready().map_err(failed)?;
+        runner.set_killer(process.pidfd().map_err(failed)?);
+        let pidfd = process.pidfd().map_err(failed)?;
+        // From here on a shim that leaves is noticed: `listen` sees its end of the gate close.
+        self.listen(runner, gate);
+        tokio::spawn(process.reap());
+        // It reads its order and makes room for its record while systemd makes the scope.
+        self.order(runner, launch, limits, payload, &account, &socket).await?;
+        point("agent.shim-spawned");
+
+        let mut warnings = self.set_slice(&launch.project, &launch.project_limits, launch.unenforced).await?;
+        point("agent.slice-set");
+
+        let name = launch.name.clone().unwrap_or_else(|| launch.id.to_string());
+        let description = format!("Stratavore runner {name} of project {}", launch.project);
+        let unit = launch.id.unit();
+        let knows = self.systemd.knows_oom_policy;
+        let all = properties::scope(limits, &launch.project.slice(), &description, knows);
+        let started = self.systemd.start_scope(&unit, &all, pid, pidfd.as_fd()).await;
+        started.map_err(|fault| failed(format!("systemd did not start {unit}: {fault}.")))?;
+        point("agent.scope-started");
+        if !in_cgroup(pid, &runner.cgroup) {
+            return Err(failed(format!("{unit} was started, but its process is not in {}.", runner.cgroup)));
+        }
+        warnings.extend(self.read_back(&runner.cgroup, limits, launch)?);
+        let invocation_id = self.invocation_id(&unit).await?;
+        if !runner.has_spoken(READY).await {
+            return Err(failed(format!("The shim did not come to its gate within {} s.", READY.as_secs())));
+        }
+        if let Phase::Failed(error) = &*runner.phase.borrow() {
+            return Err(refusal(RefusalCode::LaunchFailed, error.message.clone()));
+        }
+        let start = stat(pid).filter(|_| runner.link().is_some());
+        let (_, shim_start) = start.ok_or_else(|| failed("The shim left before its gate was opened."))?;
+        let boot_id = self.boot_id.clone();
+        Ok(Placement { invocation_id, boot_id, shim_pid: pid, shim_start, warnings })
+    }
+
+    /// Tells the shim all it has to know.
+    async fn order(
+        &self,
+        runner: &Runner,
+        launch: &Launch,
+        limits: &Limits,
+        payload: Payload,
+        account: &Account,
+        socket: &OwnedFd,
+    ) -> Result<(), Refusal> {
+        let order = ShimOrder {
+            v: VERSION,
+            id: launch.id.to_string(),
+            identifier: identifier(&payload.command),
+            env: environment(&self.environment, account, launch.id, &launch.project, &payload.setenv),
+            working_directory: payload.working_directory.unwrap_or_else(|| account.home.clone()),
+            command: payload.command,
+            identity: self.user.is_none().then(|| account.identity()),
+            cgroup: runner.cgroup.clone(),
+            cgroup_root: self.cgroups.mount(),
+            boot_id: self.boot_id.clone(),
+            kill_signal: limits.stop_signal(),
+            stop_timeout: limits.stop_timeout_usec(),
+            runtime_max: limits.runtime_max.unwrap_or(u64::MAX),
+            oom_policy: limits.oom_policy.or_else(|| self.default_oom_policy()),
+            nofile: self.nofile,
+        };
+        let bytes = serde_json::to_vec(&order).map_err(failed)?;
+        let memfd = sealed_memfd("stratavore-order", &bytes).map_err(failed)?;
+        let link = runner.link().ok_or_else(|| failed("The shim left before its order."))?;
+        let fds = [memfd.as_fd(), socket.as_fd(), self.exits.as_fd()];
+        let sent = link.send(&ShimRequest::Order, &fds).await;
+        sent.map_err(|e| failed(format!("The shim takes no order: {e}.")))
+    }
+
+    /// Looks up the user, asks root's rules, and spawns the shim: all that may block, off the loop.
+    async fn spawn(&self, launch: &Launch) -> Result<(Account, Raw), Refusal> {
+        let (uid, id) = (launch.uid, launch.id);
+        let config = self.config.clone();
+        let (user, sockets, shim) = (self.user, self.sockets.clone(), self.shim.clone());
+        let work = tokio::task::spawn_blocking(move || {
+            let account = Account::look_up(uid)?;
+            match user {
+                Some(own) if own == uid => {}
+                Some(_) => {
+                    let why = format!("This agent runs everything as its own user; it can't run as {}.", account.name);
+                    return Err(refusal(RefusalCode::NotPermitted, why));
+                }
+                None => policy::check_user(&config, &account)?,
+            }
+            let raw = shim::spawn(&shim, sockets.as_fd(), id);
+            Ok((account, raw.map_err(|e| failed(format!("The shim can't be started: {e}.")))?))
+        });
+        match tokio::time::timeout(LOOK_UP, work).await {
+            Ok(Ok(done)) => done,
+            Ok(Err(e)) => Err(failed(e)),
+            Err(_) => Err(refusal(
+                RefusalCode::LaunchFailed,
+                format!("The name service did not answer for uid {uid} within {} s.", LOOK_UP.as_secs()),
+            )),
+        }
+    }
+
+    fn read_back(&self, cgroup: &str, limits: &Limits, launch: &Launch) -> Result<Vec<String>, Refusal> {
+        let unheld = self.unheld(cgroup, &properties::with_shim(limits));
+        let mut warnings = readback::judge(&unheld, launch.unenforced)?;
+        if let Some(policy) = limits.oom_policy.filter(|_| !self.systemd.knows_oom_policy) {
+            warnings.push(format!(
+                "oom-policy={} is not known to this version of systemd for scopes; the kernel kills single processes.",
+                policy.as_str()
+            ));
+        }
+        Ok(warnings)
+    }
+
+    fn default_oom_policy(&self) -> Option<crate::domain::limits::OomPolicy> {
+        self.systemd.default_oom_policy.filter(|_| self.systemd.knows_oom_policy)
+    }
+
+    /// systemd leaves it in /run for all to read; only a user manager must be asked.
+    async fn invocation_id(&self, unit: &str) -> Result<String, Refusal> {
+        let told = match self.user {
+            None => std::fs::read_link(format!("/run/systemd/units/invocation:{unit}")).ok(),
+            Some(_) => None,
+        };
+        if let Some(id) = told.and_then(|p| p.to_str().map(str::to_owned)) {
+            return Ok(id);
+        }
+        let bytes: Vec<u8> = self.systemd.property(unit, UNIT, "InvocationID").await.map_err(failed)?;
+        Ok(bytes.iter().map(|b| format!("{b:02x}")).collect())
+    }
+
+    /// Nothing of a failed launch stays: no shim, scope, socket or record.
+    async fn undo(&self, runner: &Arc<Runner>) {
+        if let Some(link) = runner.link() {
+            link.close_gate();
+        }
+        self.let_leave(runner).await;
+        if self.cgroups.generation(&runner.cgroup).is_some() {
+            let _ = self.cgroups.kill(&runner.cgroup);
+            // systemd drops an empty scope by itself; a call makes sure it has seen that.
+            let _ = self.systemd.stop(&runner.id.unit()).await;
+        }
+        let _ = self.sockets.remove(&shim::socket_name(runner.id));
+        let _ = self.exits.forget(runner.id);
+        runner.becomes(Phase::Undone);
+        lock(&self.runners).remove(&runner.id);
+    }
+
+    /// Waits until a shim whose gate is closed has left, and kills it if it does not.
+    async fn let_leave(&self, runner: &Runner) {
+        let gone = async {
+            while runner.link().is_some() {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        if tokio::time::timeout(LEAVE, gone).await.is_err() {
+            log::error(format_args!("Runner {}: its shim does not leave; it is killed", runner.id));
+            runner.kill_shim();
+        }
+    }
+
+    /// Opens the gate; returns when the command has been exec'd.
+    pub(super) async fn go(&self, id: RunnerId) -> Result<Answer, Refusal> {
+        point("agent.go-received");
+        let runner = self.runner(id)?;
+        let phase = runner.phase.borrow().clone();
+        match phase {
+            Phase::Gated if runner.given_up.load(Ordering::Relaxed) => {
+                return Err(failed(format!("The launch of {id} was given up.")));
+            }
+            Phase::Gated => {
+                let link = runner.link().ok_or_else(|| failed(format!("The shim of {id} is gone.")))?;
+                runner.becomes(Phase::Opened);
+                link.send(&ShimRequest::Go, &[]).await.map_err(failed)?;
+                point("agent.go-sent");
+            }
+            Phase::Preparing => return Err(failed(format!("Runner {id} is not at its gate yet."))),
+            _ => {}
+        }
+        let told = runner.wait(EXEC, |p| matches!(p, Phase::Started | Phase::Failed(_)) || p.is_over()).await;
+        point("agent.before-go-reply");
+        let phase = runner.phase.borrow().clone();
+        match (told, phase) {
+            (false, _) => Err(failed(format!("The shim of {id} did not say within {} s whether the command runs.", EXEC.as_secs()))),
+            (true, Phase::Failed(error)) => Err(refusal(RefusalCode::LaunchFailed, error.message)),
+            (true, Phase::Lost) => Err(failed(format!("The shim of {id} is gone."))),
+            (true, _) => Ok(Answer::Done),
+        }
+    }
+
+    /// Closes the gate; returns when the shim is gone.
+    pub(super) async fn abort(&self, runner: &Arc<Runner>) -> Result<Answer, Refusal> {
+        runner.give_up();
+        let most = LEAVE + Duration::from_secs(60);
+        let at_gate = |p: &Phase| matches!(p, Phase::Preparing);
+        if !runner.wait(most, |p| !at_gate(p)).await {
+            return Err(failed(format!("The launch of {} hangs.", runner.id)));
+        }
+        let phase = runner.phase.borrow().clone();
+        match phase {
+            Phase::Gated => {}
+            phase if phase.is_over() => return Ok(Answer::Done),
+            _ => return Err(failed(format!("The gate of {} is open already; stop it.", runner.id))),
+        }
+        runner.give_up();
+        self.let_leave(runner).await;
+        match runner.wait(LEAVE, Phase::is_over).await {
+            true => Ok(Answer::Done),
+            false => Err(failed(format!("The shim of {} does not leave.", runner.id))),
+        }
+    }
+}
+
+fn read_payload(fd: Option<OwnedFd>) -> Result<Payload, Refusal> {
+    let malformed = |why: String| refusal(RefusalCode::Unsupported, why);
+    let fd = fd.ok_or_else(|| malformed("A launch comes with one descriptor, its payload.".to_owned()))?;
+    let bytes = read_sealed(fd).map_err(|e| malformed(e.to_string()))?;
+    // Not the parser's words: they could quote a secret.
+    serde_json::from_slice(&bytes).map_err(|_| malformed("The payload is not understood.".to_owned()))
+}
+
+/// What the journal calls the output: the program's name, as systemd-run does it.
+fn identifier(command: &[String]) -> String {
+    let program = command.first().map_or("", |c| c.rsplit('/').next().unwrap_or(c));
+    let clean: String = program.chars().filter(|c| !c.is_control()).take(64).collect();
+    if clean.is_empty() { "stratavore-runner".to_owned() } else { clean }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn identifiers() {
+        let of = |program: &str| identifier(&[program.to_owned()]);
+        assert_eq!(of("/usr/bin/python3"), "python3");
+        assert_eq!(of("sleep"), "sleep");
+        assert_eq!(of("a\nb"), "ab");
+        assert_eq!(of("/"), "stratavore-runner");
+        assert_eq!(identifier(&[]), "stratavore-runner");
+    }
+}

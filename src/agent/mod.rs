@@ -1,0 +1,33 @@
+//! `stratavore-agent`: the host's one hand on systemd. It knows a few verbs and nothing of
+//! stores, quotas or networks; whatever it has to remember is in scopes, shims and records, so
+//! that it may be killed at any moment and the next one goes on.
+//!
+//! | file | what |
+//! |---|---|
+//! | `config` `policy` `user` | root's bounds, who may run, as whom, in which environment |
+//! | `properties` `readback` | limits as systemd's properties; whether the kernel holds them |
+//! | `systemd` `cgroup` `exits` `shim` | the edges: bus, cgroup tree, records, shims |
+//! | `hub` | what is known: runners and connections |
+//! | `launch` `control` `slices` `inventory` `adopt` | the orders |
+//! | `serve` | the socket |
+
+mod adopt;
+mod cgroup;
+mod config;
+mod control;
+mod exits;
+mod hub;
+mod inventory;
+mod launch;
+mod log;
+mod policy;
+mod properties;
+mod readback;
+mod serve;
+mod shim;
+mod slices;
+mod start;
+mod systemd;
+mod user;
+
+pub use start::{Args, main};

@@ -1,0 +1,203 @@
+//! What the agent does for the daemon and what not: pure decisions on root's bounds.
+
+use super::config::{Config, PATH, UserRef};
+use super::user::Account;
+use crate::domain::limits::{DEFAULT_STOP_TIMEOUT, KEYS, Unit, Value};
+use crate::domain::units::{INFINITY, show_size, show_span};
+use crate::domain::{Limits, name, signal, spec};
+use crate::wire::{Launch, Payload, Refusal, RefusalCode};
+
+/// The weight the kernel gives where nobody says one.
+pub(super) const DEFAULT_WEIGHT: u64 = 100;
+
+/// The refusal with this code and sentence.
+pub(super) fn refusal(code: RefusalCode, message: impl Into<String>) -> Refusal {
+    Refusal {
+        code,
+        message: message.into(),
+    }
+}
+
+/// Whether a runner may run as this account.
+pub(super) fn check_user(config: &Config, account: &Account) -> Result<(), Refusal> {
+    let named = |user: &UserRef| match user {
+        UserRef::Uid(uid) => *uid == account.uid,
+        UserRef::Name(name) => *name == account.name,
+    };
+    let allowed = match (account.uid, config.allowed_users.is_empty()) {
+        (0, _) => config.allow_root,
+        (uid, true) => uid >= 1000,
+        (_, false) => config.allowed_users.iter().any(named),
+    };
+    if allowed {
+        return Ok(());
+    }
+    let what = if account.uid == 0 {
+        "allow_root = true"
+    } else {
+        "allowed_users"
+    };
+    Err(refusal(
+        RefusalCode::NotPermitted,
+        format!(
+            "Nothing runs as {} (uid {}) on this host; root can allow it with {what} in {PATH}.",
+            account.name, account.uid
+        ),
+    ))
+}
+
+/// The limits a runner gets: what was asked for, refused where it is above a ceiling, and the
+/// ceiling where nothing was asked and the default would be above it.
+pub(super) fn clamp(limits: &Limits, ceilings: &Limits) -> Result<Limits, Refusal> {
+    if let Some((key, mine, most)) = limits.above(ceilings) {
+        return Err(refusal(
+            RefusalCode::LimitsExceeded,
+            format!(
+                "{key}={} is above this host's ceiling of {}; ask for no more than that, or have root raise {} under [ceilings] in {PATH}.",
+                shown(key, mine),
+                shown(key, most),
+                key.replace('-', "_")
+            ),
+        ));
+    }
+    let mut bound = ceilings.clone();
+    // These have a default that is below most ceilings.
+    bound.cpu_weight = bound.cpu_weight.filter(|c| *c < DEFAULT_WEIGHT);
+    bound.io_weight = bound.io_weight.filter(|c| *c < DEFAULT_WEIGHT);
+    bound.stop_timeout = bound.stop_timeout.filter(|c| *c < DEFAULT_STOP_TIMEOUT);
+    Ok(limits.or(&bound))
+}
+
+/// A value with its unit, for people.
+pub(super) fn shown(key: &str, value: u64) -> String {
+    if value == INFINITY {
+        return "infinity".to_owned();
+    }
+    match KEYS.iter().find(|(k, _)| *k == key).map(|(_, unit)| unit) {
+        Some(Unit::Bytes) => show_size(value),
+        Some(Unit::Span) => show_span(value),
+        Some(Unit::CpuQuota) => format!("{}.{:02}%", value / 10_000, value % 10_000 / 100),
+        _ => value.to_string(),
+    }
+}
+
+/// Limits come over a socket: every value is bounded again as if a user had given it.
+pub(super) fn check_limits(limits: &Limits) -> Result<(), Refusal> {
+    let mut checked = Limits::default();
+    for (key, _) in KEYS {
+        if let Some(value) = limits.number(key) {
+            checked.set(key, Value::Number(value)).map_err(malformed)?;
+        }
+    }
+    if let Some(signal) = limits.kill_signal {
+        signal::check(signal).map_err(malformed)?;
+    }
+    Ok(())
+}
+
+/// Checks what comes over the socket beside the limits.
+pub(super) fn check_launch(launch: &Launch, payload: &Payload) -> Result<(), Refusal> {
+    check_limits(&launch.limits)?;
+    check_limits(&launch.project_limits)?;
+    if let Some(name) = &launch.name {
+        name::check_runner_name(name).map_err(malformed)?;
+    }
+    spec::check_command(&payload.command).map_err(malformed)?;
+    if let Some(path) = &payload.working_directory {
+        spec::check_path("The working directory", path).map_err(malformed)?;
+    }
+    let entries: Vec<String> = payload.setenv.iter().map(|(n, v)| format!("{n}={v}")).collect();
+    let parsed = spec::parse_setenv(&entries).map_err(malformed)?;
+    let equal = |n: &String| parsed.iter().any(|e| e.name == *n);
+    match payload.setenv.iter().all(|(n, _)| equal(n)) {
+        true => Ok(()),
+        false => Err(refusal(RefusalCode::Failed, "A variable's name has a “=” in it.")),
+    }
+}
+
+fn malformed(error: crate::domain::Error) -> Refusal {
+    refusal(RefusalCode::Failed, error.message)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn account(uid: u32, name: &str) -> Account {
+        Account {
+            uid,
+            gid: uid,
+            name: name.to_owned(),
+            home: "/".to_owned(),
+            shell: String::new(),
+            groups: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn who_may_run() {
+        let ok = |config: &Config, uid, name| check_user(config, &account(uid, name)).is_ok();
+        let plain = Config::default();
+        assert!(ok(&plain, 1000, "alice") && !ok(&plain, 999, "daemon") && !ok(&plain, 0, "root"));
+        let listed = Config {
+            allowed_users: vec![UserRef::Name("alice".to_owned()), UserRef::Uid(33), UserRef::Uid(0)],
+            ..Config::default()
+        };
+        assert!(ok(&listed, 1000, "alice") && ok(&listed, 33, "www-data"));
+        assert!(!ok(&listed, 1001, "bob") && !ok(&listed, 0, "root"));
+        let root = Config { allow_root: true, ..Config::default() };
+        assert!(ok(&root, 0, "root") && ok(&root, 1000, "alice"));
+    }
+
+    #[test]
+    fn a_limit_above_its_ceiling_is_refused_with_both_values() {
+        let ceilings = Limits { memory_max: Some(1 << 30), ..Limits::default() };
+        let asked = Limits { memory_max: Some(2 << 30), ..Limits::default() };
+        let refused = clamp(&asked, &ceilings);
+        assert!(matches!(&refused, Err(r) if r.code == RefusalCode::LimitsExceeded
+            && r.message.contains("memory-max=2G") && r.message.contains("ceiling of 1G")), "{refused:?}");
+        let infinite = Limits { memory_max: Some(INFINITY), ..Limits::default() };
+        assert!(clamp(&infinite, &ceilings).is_err());
+    }
+
+    #[test]
+    fn defaults_below_a_ceiling_stay() {
+        let ceilings = Limits {
+            cpu_weight: Some(500),
+            io_weight: Some(50),
+            stop_timeout: Some(60_000_000),
+            tasks_max: Some(64),
+            ..Limits::default()
+        };
+        let limits = clamp(&Limits::default(), &ceilings);
+        let expected = Limits { io_weight: Some(50), tasks_max: Some(64), ..Limits::default() };
+        assert_eq!(limits, Ok(expected));
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_granted_is_above_a_ceiling(asked in proptest::collection::vec(proptest::option::of(1u64..20_000_000), 9), most in proptest::collection::vec(proptest::option::of(1u64..20_000_000), 9)) {
+            let make = |values: &[Option<u64>]| {
+                let mut limits = Limits::default();
+                for ((key, _), value) in KEYS.iter().zip(values) {
+                    if let Some(v) = value {
+                        let _ = limits.set(key, Value::Number(*v));
+                    }
+                }
+                limits
+            };
+            let (asked, ceilings) = (make(&asked), make(&most));
+            if let Ok(granted) = clamp(&asked, &ceilings) {
+                prop_assert!(granted.above(&ceilings).is_none());
+                prop_assert_eq!(granted.or(&asked), granted.clone());
+                for (key, unit) in KEYS {
+                    let has_default = unit == Unit::Weight || key == "stop-timeout";
+                    if ceilings.number(key).is_some() && !has_default {
+                        prop_assert!(granted.number(key).is_some(), "{}", key);
+                    }
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,277 @@
+//! From the command line to the loop.
+
+use super::cgroup::Cgroups;
+use super::config::{self, Config};
+use super::exits::Folder;
+use super::hub::Agent;
+use super::slices::Slices;
+use super::systemd::Systemd;
+use super::user::{self, HostEnvironment};
+use super::{log, serve};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use rustix::thread::{CapabilitySet, CapabilitySets};
+use sd_notify::NotifyState;
+use std::collections::BTreeSet;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::signal::unix::{SignalKind, signal};
+
+/// The account of the daemon.
+const DAEMON: &str = "stratavore";
+/// Connections the kernel accepts for us while we are restarted.
+const BACKLOG: i32 = 64;
+/// Threads for what may block: name service and spawning.
+const BLOCKING: usize = 8;
+
+/// The host's one hand on systemd: launches, stops and watches the runners that stratavored
+/// asks for, within the bounds of root's agent.toml.
+#[derive(Debug, clap::Parser)]
+#[command(name = "stratavore-agent", version)]
+pub struct Args {
+    /// Run under the user's own service manager, without any privilege.
+    #[arg(long)]
+    user: bool,
+    /// Root's bounds; no such file = the defaults.
+    #[arg(long, value_name = "FILE", default_value = config::PATH)]
+    config: PathBuf,
+    /// Listen here, where not socket-activated.
+    #[arg(long, value_name = "PATH")]
+    socket: Option<PathBuf>,
+    /// The shim, instead of the one beside this program.
+    #[arg(long, value_name = "PATH")]
+    shim: Option<PathBuf>,
+    /// The folder of exit records.
+    #[arg(long, value_name = "DIR")]
+    exits: Option<PathBuf>,
+    /// The folder of the shims' sockets.
+    #[arg(long, value_name = "DIR")]
+    shims: Option<PathBuf>,
+    /// The user who may connect beside root, instead of the account “stratavore”; repeatable.
+    #[arg(long, value_name = "UID")]
+    allow_uid: Vec<u32>,
+}
+
+/// What is ready before the loop is.
+struct Prepared {
+    listener: OwnedFd,
+    allowed: BTreeSet<u32>,
+    exits: Folder,
+    sockets: Folder,
+    config: Config,
+    user: Option<u32>,
+    shim: PathBuf,
+    nofile: (u64, u64),
+    boot_id: String,
+}
+
+/// Runs the agent.
+pub fn main(args: Args) -> ExitCode {
+    log::set_up();
+    // Half a launch in memory is worth nothing: the next agent adopts what there really is.
+    let told = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |info| {
+        told(info);
+        std::process::exit(101);
+    }));
+    let prepared = match prepare(args) {
+        Ok(prepared) => prepared,
+        Err(why) => return give_up(&why),
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .max_blocking_threads(BLOCKING)
+        .thread_keep_alive(Duration::from_secs(2))
+        .build();
+    match runtime {
+        Ok(runtime) => match runtime.block_on(run(prepared)) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(why) => give_up(&why),
+        },
+        Err(e) => give_up(&e.to_string()),
+    }
+}
+
+fn give_up(why: &str) -> ExitCode {
+    log::error(why);
+    ExitCode::FAILURE
+}
+
+fn prepare(args: Args) -> Result<Prepared, String> {
+    let uid = rustix::process::geteuid().as_raw();
+    if !args.user && uid != 0 {
+        return Err("The agent of the system needs root; with --user it serves the user's own service manager.".to_owned());
+    }
+    let config = match args.user {
+        true => Config::default(),
+        false => config::load(&args.config)?,
+    };
+    let daemon = match args.user {
+        true => None,
+        false => user::by_name(DAEMON),
+    };
+    let mut allowed = BTreeSet::from([uid]);
+    match (&args.allow_uid[..], daemon) {
+        ([], Some((daemon, _))) => allowed.extend([daemon]),
+        ([], None) if !args.user => {
+            log::warning(format_args!("There is no user “{DAEMON}” (systemd-sysusers makes it): root alone may connect."));
+        }
+        (uids, _) => allowed.extend(uids),
+    }
+    let home = Folders::new(args.user)?;
+    let group = daemon.map(|(_, gid)| gid);
+    let folder = |given: Option<PathBuf>, usual: PathBuf, mode, group| {
+        let path = given.unwrap_or(usual);
+        if let (true, Some(parent)) = (args.user, path.parent()) {
+            let _ = std::fs::create_dir_all(parent);
+        }
+        Folder::open(&path, mode, group).map_err(|e| format!("{e}."))
+    };
+    let exits = folder(args.exits, home.state.join("exits"), 0o750, group)?;
+    let sockets = folder(args.shims, home.runtime.join("shims"), 0o700, None)?;
+    let listener = listener(args.socket.as_deref())?;
+    let shim = match args.shim {
+        Some(path) => path,
+        None => std::env::current_exe().map_err(|e| e.to_string())?.with_file_name("stratavore-shim"),
+    };
+    if !shim.exists() {
+        return Err(format!("There is no shim at {}; “make install” puts it beside the agent.", shim.display()));
+    }
+    let boot_id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").map_err(|e| e.to_string())?;
+    let prepared = Prepared {
+        listener,
+        allowed,
+        exits,
+        sockets,
+        config,
+        user: args.user.then_some(uid),
+        shim,
+        nofile: raise_open_files(),
+        boot_id: boot_id.trim().replace('-', ""),
+    };
+    if uid == 0 {
+        drop_capabilities().map_err(|e| format!("Capabilities can't be given up: {e}."))?;
+    }
+    Ok(prepared)
+}
+
+struct Folders {
+    runtime: PathBuf,
+    state: PathBuf,
+}
+
+impl Folders {
+    fn new(user: bool) -> Result<Self, String> {
+        if !user {
+            return Ok(Self { runtime: "/run/stratavore".into(), state: "/var/lib/stratavore".into() });
+        }
+        let from = |name: &str| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
+        let runtime = from("XDG_RUNTIME_DIR").ok_or("XDG_RUNTIME_DIR is not set: there is no user session.")?;
+        let state = from("XDG_STATE_HOME").or_else(|| Some(from("HOME")?.join(".local/state")));
+        let state = state.ok_or("Neither XDG_STATE_HOME nor HOME is set.")?;
+        Ok(Self { runtime: runtime.join("stratavore"), state: state.join("stratavore") })
+    }
+}
+
+/// The socket systemd listens on for us, else one of our own.
+fn listener(path: Option<&Path>) -> Result<OwnedFd, String> {
+    let passed = sd_notify::listen_fds().map_err(|e| e.to_string())?.next();
+    match (passed, path) {
+        (Some(fd), _) => {
+            // A copy of our own by number: this way nothing unsafe is needed.
+            let me = rustix::process::pidfd_open(rustix::process::getpid(), rustix::process::PidfdFlags::empty());
+            let flags = rustix::process::PidfdGetfdFlags::empty();
+            me.and_then(|me| rustix::process::pidfd_getfd(&me, fd, flags))
+                .map_err(|e| format!("The socket passed by systemd can't be taken: {e}."))
+        }
+        (None, Some(path)) => bind(path).map_err(|e| format!("{}: {e}.", path.display())),
+        (None, None) => Err("No socket was passed: start stratavore-agent.socket, or give --socket.".to_owned()),
+    }
+}
+
+fn bind(path: &Path) -> rustix::io::Result<OwnedFd> {
+    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
+    let _ = std::fs::remove_file(path);
+    rustix::net::bind(&socket, &SocketAddrUnix::new(path)?)?;
+    rustix::fs::chmod(path, rustix::fs::Mode::from_raw_mode(0o660))?;
+    rustix::net::listen(&socket, BACKLOG)?;
+    Ok(socket)
+}
+
+/// Raises the soft limit of open files (two for each runner) and returns the limits as they
+/// were: runners get those.
+fn raise_open_files() -> (u64, u64) {
+    let before = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: before.maximum, maximum: before.maximum };
+    if setrlimit(Resource::Nofile, raised).is_err() {
+        log::warning("The limit of open files can't be raised; some 400 runners will be the most.");
+    }
+    (before.current.unwrap_or(u64::MAX), before.maximum.unwrap_or(u64::MAX))
+}
+
+/// Gives up what root may do and the agent need not. The bounding set stays: shims are exec'd
+/// as root and get everything back from it, which they need to become other users.
+fn drop_capabilities() -> rustix::io::Result<()> {
+    let needed =
+        // To signal the processes of a frozen runner, which are other users'.
+        CapabilitySet::KILL
+        // To see in which cgroup a process is where /proc is mounted with hidepid=.
+        | CapabilitySet::SYS_PTRACE;
+    let now = rustix::thread::capabilities(None)?;
+    let sets = CapabilitySets {
+        effective: now.permitted & needed,
+        permitted: now.permitted & needed,
+        inheritable: CapabilitySet::empty(),
+    };
+    rustix::thread::set_capabilities(None, sets)
+}
+
+async fn run(prepared: Prepared) -> Result<(), String> {
+    let mut terminate = signal(SignalKind::terminate()).map_err(|e| e.to_string())?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(|e| e.to_string())?;
+    let bus = |e| format!("systemd can't be reached over D-Bus: {e}.");
+    let systemd = Systemd::connect(prepared.user.is_some()).await.map_err(bus)?;
+    let base = systemd.control_group().await.map_err(bus)?;
+    let cgroups = Cgroups::find(&base).map_err(|e| format!("{e}."))?;
+    let agent = Arc::new(Agent {
+        systemd,
+        cgroups,
+        exits: Arc::new(prepared.exits),
+        sockets: Arc::new(prepared.sockets),
+        config: prepared.config,
+        environment: HostEnvironment::read(),
+        boot_id: prepared.boot_id,
+        user: prepared.user,
+        shim: prepared.shim,
+        nofile: prepared.nofile,
+        slices: Slices::default(),
+        runners: Default::default(),
+        connections: Default::default(),
+        failed_units: Default::default(),
+    });
+    agent.adopt().await;
+    let _ = sd_notify::notify(&[NotifyState::Ready]);
+    let serving = serve::serve(agent.clone(), prepared.listener, prepared.allowed);
+    tokio::select! {
+        done = serving => done.map_err(|e| e.to_string()),
+        () = agent.systemd.closed() => Err("The connection to the bus is gone; the next agent goes on.".to_owned()),
+        () = watchdog() => Ok(()),
+        _ = terminate.recv() => Ok(()),
+        _ = interrupt.recv() => Ok(()),
+    }
+}
+
+/// Tells systemd that the loop, which has one thread, still turns.
+async fn watchdog() {
+    let Some(limit) = sd_notify::watchdog_enabled() else {
+        return std::future::pending().await;
+    };
+    let mut tick = tokio::time::interval(limit / 3);
+    loop {
+        tick.tick().await;
+        let _ = sd_notify::notify(&[NotifyState::Watchdog]);
+    }
+}
