@@ -159,10 +159,13 @@ mod tests {
         #[test]
         fn nobody_is_allowed_without_being_root_or_owner(caller in 1u32..4, verb in any_verb()) {
             match decide(SYSTEM, caller, verb) {
-                Decision::Allow => prop_assert!(matches!(
-                    verb,
-                    Verb::View { owner } | Verb::Control { owner } if owner == caller
-                )),
+                Decision::Allow => {
+                    let own = matches!(
+                        verb,
+                        Verb::View { owner } | Verb::Control { owner } if owner == caller
+                    );
+                    prop_assert!(own, "{verb:?}");
+                }
                 Decision::Ask(action) => prop_assert!(ACTIONS.contains(&action)),
                 Decision::Refuse => prop_assert!(false, "polkit has the last word on the system bus"),
             }

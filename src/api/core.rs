@@ -11,9 +11,8 @@ use super::users::Users;
 use super::values::Options;
 use super::{Bus, Identity};
 use crate::domain::event::Actor;
-use crate::domain::project::ProjectSettings;
 use crate::domain::{
-    Error, ErrorKind, Limits, ProjectName, Runner, RunnerId, RunnerSpec, Usage, signal, spec,
+    Error, Limits, ProjectName, Runner, RunnerId, RunnerSpec, Usage, signal, spec,
 };
 use crate::engine::{Engine, LaunchRequest};
 use std::collections::HashMap;
@@ -143,7 +142,12 @@ impl Core {
         }
     }
 
-    async fn authorise(&self, call: &Call<'_>, verb: Verb, details: Details) -> Result<()> {
+    pub(super) async fn authorise(
+        &self,
+        call: &Call<'_>,
+        verb: Verb,
+        details: Details,
+    ) -> Result<()> {
         match (decide(self.0.bus, call.uid, verb), &self.0.polkit) {
             (Decision::Allow, _) => Ok(()),
             (Decision::Ask(action), Some(polkit)) => {
@@ -181,7 +185,7 @@ impl Core {
         }
     }
 
-    async fn actor(&self, call: &Call<'_>) -> Actor {
+    pub(super) async fn actor(&self, call: &Call<'_>) -> Actor {
         Actor {
             uid: Some(call.uid),
             user: self.0.users.name(call.uid).await,
@@ -313,67 +317,6 @@ impl Core {
             tracing::warn!(runner = %id, "{warning}");
         }
         Ok(())
-    }
-
-    pub(super) async fn create_project(
-        &self,
-        call: Call<'_>,
-        name: &str,
-        settings: &Options,
-    ) -> Result<ProjectName> {
-        let name: ProjectName = name.parse()?;
-        let settings = ProjectSettings::default().with(&options::project(settings)?);
-        let actor = self.projects_of(&call, &name).await?;
-        self.0
-            .engine
-            .create_project(name.clone(), settings, actor)
-            .await?;
-        Ok(name)
-    }
-
-    pub(super) async fn set_project(
-        &self,
-        call: Call<'_>,
-        name: &str,
-        settings: &Options,
-    ) -> Result<()> {
-        let name: ProjectName = name.parse()?;
-        let change = options::project(settings)?;
-        if settings.is_empty() {
-            return Err(Error::new(ErrorKind::InvalidArgument, "No setting is given.").into());
-        }
-        let actor = self.projects_of(&call, &name).await?;
-        for warning in self
-            .0
-            .engine
-            .set_project(name.clone(), change, actor)
-            .await?
-        {
-            tracing::warn!(project = %name, "{warning}");
-        }
-        Ok(())
-    }
-
-    pub(super) async fn remove_project(
-        &self,
-        call: Call<'_>,
-        name: &str,
-        options: &Options,
-    ) -> Result<()> {
-        options::none(options)?;
-        let name: ProjectName = name.parse()?;
-        let actor = self.projects_of(&call, &name).await?;
-        Ok(self.0.engine.remove_project(name, actor).await?)
-    }
-
-    async fn projects_of(&self, call: &Call<'_>, name: &ProjectName) -> Result<Actor> {
-        let details = Details {
-            project: name.to_string(),
-            host: self.0.identity.host_name.clone(),
-            ..Details::default()
-        };
-        self.authorise(call, Verb::ManageProjects, details).await?;
-        Ok(self.actor(call).await)
     }
 
     /// Everything the caller may know of a runner.

@@ -3,7 +3,7 @@
 //! | file | what |
 //! |---|---|
 //! | `manager`, `runner`, `project` | the interfaces: argument names, documentation, nothing else |
-//! | `core` | what their methods do: parse, authorise, ask the engine |
+//! | `core`, `lists`, `projects` | what their methods do: parse, authorise, ask the engine |
 //! | `options`, `values` | `a{sv}` arguments, pure |
 //! | `auth`, `polkit`, `callers`, `users` | who may do what, and who it is |
 //! | `convert`, `errors` | domain values and errors as they travel |
@@ -23,6 +23,7 @@ mod manager;
 pub mod options;
 mod polkit;
 mod project;
+mod projects;
 pub mod proxy;
 mod runner;
 mod signals;

@@ -14,7 +14,7 @@ use zbus::{Connection, Variant, connection};
 
 pub struct World {
     daemon: Child,
-    address: String,
+    pub address: String,
     pub engine: Engine,
     pub store: Arc<MemoryStore>,
     pub host: Arc<FakeHost>,

@@ -6,6 +6,7 @@
 mod fakes;
 
 mod bus;
+mod cli;
 mod hostile;
 mod introspection;
 mod life;
