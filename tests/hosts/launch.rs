@@ -106,8 +106,7 @@ fn a_runner_is_born_clean() {
 #[test]
 fn a_secret_in_the_environment_goes_nowhere_else() {
     let site = Site::boot("secret");
-    let id =
-        site.run("-E API_KEY=sk-7f3b9c -- sh -c 'test ${#API_KEY} = 9 && sleep 1000'");
+    let id = site.run("-E API_KEY=sk-7f3b9c -- sh -c 'test ${#API_KEY} = 9 && sleep 1000'");
     site.ctl("alice", &format!("show -o json {id}")).ok();
     site.ctl("root", &format!("stop {id}")).ok();
     site.ended(&id);
