@@ -12,8 +12,8 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-/// Pidfds held at a time in a sweep.
-const CHUNK: usize = 64;
+/// Pidfds held at a time in a sweep; the shim's own limit on open files is above it.
+const CHUNK: usize = 1_000;
 /// Rounds of one sweep: enough for any ordinary tree; what still appears is for the next sweep.
 const ROUNDS: usize = 50;
 /// Sub-cgroups looked at. Only root can make any in a scope that is not delegated.

@@ -136,6 +136,29 @@ fn a_tree_that_grows_while_it_is_killed_goes() {
 }
 
 #[test]
+fn a_fork_bomb_goes() {
+    // Bounded for this machine's sake: 400 processes of a user of its own.
+    let bomb = "$SIG{TERM} = 'IGNORE'; fork while 1";
+    let command = ["prlimit", "--nproc=400", "perl", "-e", bomb];
+    let mut agent = Agent::running(&command, |o| {
+        o.identity = Some(Identity {
+            uid: 64_999,
+            gid: 64_999,
+            groups: vec![],
+        });
+        o.stop_timeout = 100_000;
+    });
+    let start = Instant::now();
+    agent.gate.say(&STOP);
+    assert_eq!(agent.end().asked, Some(Asked::Stop));
+    assert!(
+        start.elapsed() < Duration::from_secs(5),
+        "{:?}",
+        start.elapsed()
+    );
+}
+
+#[test]
 fn kill_reaches_the_tree_and_not_the_shim() {
     let script = "trap 'touch usr1' USR1; (trap 'touch usr1-below; exit' USR1; touch below-ready; while :; do sleep 0.02; done) & \
                   until [ -e below-ready ]; do sleep 0.02; done; touch ready; while :; do sleep 0.02; done";
