@@ -6,7 +6,7 @@ use crate::fixture::Site;
 fn the_bus_refuses_what_it_does_not_know() {
     let site = Site::boot("input");
     let launch = |options: &str| {
-        site.root(&format!("busctl call org.stratavore1 /org/stratavore1 org.stratavore1.Manager Launch 'sasa{{sv}}' p 1 true {options}"))
+        site.root(&format!("busctl call -- org.stratavore1 /org/stratavore1 org.stratavore1.Manager Launch 'sasa{{sv}}' p 1 true {options}"))
     };
     for (options, words) in [
         ("1 memory_max t 1", "memory_max"),
@@ -41,20 +41,20 @@ fn the_bus_refuses_what_it_does_not_know() {
         ("ä", "'ä'"),
         ("nowhere", "nowhere"),
     ] {
-        let out = site.root(&format!("busctl call org.stratavore1 /org/stratavore1 org.stratavore1.Manager Launch 'sasa{{sv}}' -- {project} 1 true 0"));
+        let out = site.root(&format!("busctl call -- org.stratavore1 /org/stratavore1 org.stratavore1.Manager Launch 'sasa{{sv}}' {project} 1 true 0"));
         assert!(
             !out.success() && out.err().contains(words),
             "{project}: {out}"
         );
     }
-    let none = site.root("busctl call org.stratavore1 /org/stratavore1 org.stratavore1.Manager Launch 'sasa{sv}' p 0 0");
+    let none = site.root("busctl call -- org.stratavore1 /org/stratavore1 org.stratavore1.Manager Launch 'sasa{sv}' p 0 0");
     assert!(!none.success() && none.err().contains("empty"), "{none}");
     for call in ["Stop s 'x y'", "GetRunner s ''", "Describe s nope"] {
         let (method, rest) = call.split_once(' ').unwrap();
         let signature = if method == "Stop" { "'sa{sv}'" } else { "s" };
         let value = rest.trim_start_matches("s ");
         let tail = if method == "Stop" { "0" } else { "" };
-        let out = site.root(&format!("busctl call org.stratavore1 /org/stratavore1 org.stratavore1.Manager {method} {signature} {value} {tail}"));
+        let out = site.root(&format!("busctl call -- org.stratavore1 /org/stratavore1 org.stratavore1.Manager {method} {signature} {value} {tail}"));
         assert!(!out.success(), "{call}: {out}");
     }
     // A mebibyte of arguments.
