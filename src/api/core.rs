@@ -12,7 +12,7 @@ use super::values::Options;
 use super::{Bus, Identity};
 use crate::domain::event::Actor;
 use crate::domain::{
-    Error, Limits, ProjectName, Runner, RunnerId, RunnerSpec, Usage, signal, spec,
+    Limits, ProjectName, Runner, RunnerId, RunnerSpec, Usage, signal, spec,
 };
 use crate::engine::{Engine, LaunchRequest};
 use std::collections::HashMap;
