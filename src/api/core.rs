@@ -11,9 +11,7 @@ use super::users::Users;
 use super::values::Options;
 use super::{Bus, Identity};
 use crate::domain::event::Actor;
-use crate::domain::{
-    Limits, ProjectName, Runner, RunnerId, RunnerSpec, Usage, signal, spec,
-};
+use crate::domain::{Limits, ProjectName, Runner, RunnerId, RunnerSpec, Usage, signal, spec};
 use crate::engine::{Engine, LaunchRequest};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
