@@ -129,15 +129,24 @@ pub const KEYS: [Key; 17] = [
         },
         show: |config, _| config.host_max_runners.unwrap_or(0).to_string(),
     },
-    limit("limits.memory_max", "Bytes of memory a runner may never exceed"),
-    limit("limits.memory_high", "Bytes of memory above which a runner is slowed down"),
+    limit(
+        "limits.memory_max",
+        "Bytes of memory a runner may never exceed",
+    ),
+    limit(
+        "limits.memory_high",
+        "Bytes of memory above which a runner is slowed down",
+    ),
     limit("limits.memory_swap_max", "Bytes of swap"),
     limit("limits.cpu_quota", "CPU time: a percentage of one CPU"),
     limit("limits.cpu_weight", "Share of the CPU, 1 to 10000"),
     limit("limits.io_weight", "Share of the disks, 1 to 10000"),
     limit("limits.tasks_max", "Processes and threads"),
     limit("limits.runtime_max", "Time from start to stop"),
-    limit("limits.stop_timeout", "Time from the stop signal to SIGKILL"),
+    limit(
+        "limits.stop_timeout",
+        "Time from the stop signal to SIGKILL",
+    ),
     limit("limits.oom_policy", "continue, stop or kill"),
     limit("limits.kill_signal", "The stop signal"),
     Key {
@@ -179,7 +188,11 @@ const fn limit(name: &'static str, about: &'static str) -> Key {
             let limits = &config.limits;
             match key.as_str() {
                 "oom-policy" => quoted(limits.oom_policy.map_or("", limits::OomPolicy::as_str)),
-                "kill-signal" => quoted(&limits.kill_signal.map_or(String::new(), crate::domain::signal::name)),
+                "kill-signal" => quoted(
+                    &limits
+                        .kill_signal
+                        .map_or(String::new(), crate::domain::signal::name),
+                ),
                 _ => match limits.number(&key) {
                     None => quoted(""),
                     Some(units::INFINITY) => quoted("infinity"),
@@ -245,21 +258,30 @@ impl Config {
             line: line(at),
             message,
         };
-        let table = DeTable::parse(text).map_err(|e| {
-            error(e.span().map_or(0, |s| s.start), e.message().to_owned())
-        })?;
+        let table = DeTable::parse(text)
+            .map_err(|e| error(e.span().map_or(0, |s| s.start), e.message().to_owned()))?;
         for (section, content) in table.get_ref() {
             let DeValue::Table(keys) = content.get_ref() else {
-                let message = format!("“{}” stands outside of a section; there are {}.", section.get_ref(), sections());
+                let message = format!(
+                    "“{}” stands outside of a section; there are {}.",
+                    section.get_ref(),
+                    sections()
+                );
                 return Err(error(section.span().start, message));
             };
             for (key, value) in keys {
                 let name = format!("{}.{}", section.get_ref(), key.get_ref());
                 let at = key.span().start;
                 let Some(known) = KEYS.iter().find(|k| k.name == name) else {
-                    return Err(error(at, format!("unknown key {name}; see stratavored --print-config for those there are.")));
+                    return Err(error(
+                        at,
+                        format!(
+                            "unknown key {name}; see stratavored --print-config for those there are."
+                        ),
+                    ));
                 };
-                (known.read)(self, &name, value.get_ref()).map_err(|why| error(at, format!("{name}: {why}")))?;
+                (known.read)(self, &name, value.get_ref())
+                    .map_err(|why| error(at, format!("{name}: {why}")))?;
                 let origin = format!("{}:{}", file.display(), line(at).unwrap_or(0));
                 self.origins.insert(name, origin);
             }
@@ -283,15 +305,26 @@ impl Config {
             let value = (key.show)(self, key.name);
             let origin = self.origins.get(key.name).map_or("default", String::as_str);
             // An unset limit has no value that could be written.
-            let mark = if value == "\"\"" && section == "limits" { "# " } else { "" };
-            out.push_str(&format!("# {} ({origin})\n{mark}{name} = {value}\n", key.about));
+            let mark = if value == "\"\"" && section == "limits" {
+                "# "
+            } else {
+                ""
+            };
+            out.push_str(&format!(
+                "# {} ({origin})\n{mark}{name} = {value}\n",
+                key.about
+            ));
         }
         out
     }
 }
 
 fn sections() -> String {
-    let mut names: Vec<_> = KEYS.iter().filter_map(|k| k.name.split_once('.')).map(|(s, _)| format!("[{s}]")).collect();
+    let mut names: Vec<_> = KEYS
+        .iter()
+        .filter_map(|k| k.name.split_once('.'))
+        .map(|(s, _)| format!("[{s}]"))
+        .collect();
     names.dedup();
     names.join(", ")
 }
@@ -352,7 +385,9 @@ mod tests {
 
     fn parse(text: &str) -> Result<Config, String> {
         let mut config = Config::default();
-        config.parse(Path::new("f.toml"), text).map_err(|e| e.to_string())?;
+        config
+            .parse(Path::new("f.toml"), text)
+            .map_err(|e| e.to_string())?;
         Ok(config)
     }
 
@@ -371,16 +406,28 @@ mod tests {
     fn errors_name_file_line_and_key() {
         for (text, part) in [
             ("[store]\n\nurll = 1", "f.toml:3: unknown key store.urll"),
-            ("[limits]\nmemory_max = 0", "f.toml:2: limits.memory_max: memory-max=0"),
-            ("[limits]\nmemory_max = -5", "f.toml:2: limits.memory_max: give a whole number"),
+            (
+                "[limits]\nmemory_max = 0",
+                "f.toml:2: limits.memory_max: memory-max=0",
+            ),
+            (
+                "[limits]\nmemory_max = -5",
+                "f.toml:2: limits.memory_max: give a whole number",
+            ),
             ("x = 1", "f.toml:1: “x” stands outside"),
             ("[fleet]\nname = 'x'", "f.toml:2: unknown key fleet.name"),
             ("[store]\nurl = 'postgres://x'", "f.toml:2: store.url"),
             ("[store\n", "f.toml:1"),
-            ("[host]\nmax_runners = 1.5", "f.toml:2: host.max_runners: give a whole number"),
+            (
+                "[host]\nmax_runners = 1.5",
+                "f.toml:2: host.max_runners: give a whole number",
+            ),
         ] {
             let result = parse(text);
-            assert!(matches!(&result, Err(message) if message.contains(part)), "{text}: {result:?}");
+            assert!(
+                matches!(&result, Err(message) if message.contains(part)),
+                "{text}: {result:?}"
+            );
         }
     }
 

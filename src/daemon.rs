@@ -51,7 +51,11 @@ pub struct Paths {
 pub async fn run(config: Config, paths: Paths) -> Result<(), Fatal> {
     let (mut term, mut int) = (on(SignalKind::terminate())?, on(SignalKind::interrupt())?);
     let host_id = host_id()?;
-    let host_name = if config.host_name.is_empty() { host_name() } else { config.host_name.clone() };
+    let host_name = if config.host_name.is_empty() {
+        host_name()
+    } else {
+        config.host_name.clone()
+    };
 
     let store: Arc<dyn Store> = tokio::select! {
         store = open_store(&config) => Arc::new(store?),
@@ -67,7 +71,9 @@ pub async fn run(config: Config, paths: Paths) -> Result<(), Fatal> {
         retention: config.retention,
     };
     let engine = Engine::start(settings, Arc::clone(&store), host, notices);
-    let connection = zbus::Connection::system().await.map_err(|e| Fatal::Bus(e.to_string()))?;
+    let connection = zbus::Connection::system()
+        .await
+        .map_err(|e| Fatal::Bus(e.to_string()))?;
     let identity = api::Identity {
         version: crate::VERSION.to_owned(),
         host_id,
@@ -85,9 +91,15 @@ pub async fn run(config: Config, paths: Paths) -> Result<(), Fatal> {
         _ = int.recv() => return Ok(()),
     }
     // Nobody can reach us before we know what runs.
-    api::own_name(&connection).await.map_err(|e| Fatal::Bus(e.to_string()))?;
+    api::own_name(&connection)
+        .await
+        .map_err(|e| Fatal::Bus(e.to_string()))?;
     service::ready(&status_line(&engine, &health.borrow()));
-    tracing::info!(version = crate::VERSION_TEXT, live = engine.live_count(), "Ready");
+    tracing::info!(
+        version = crate::VERSION_TEXT,
+        live = engine.live_count(),
+        "Ready"
+    );
 
     let outcome = tokio::select! {
         _ = term.recv() => Ok(()),
@@ -119,14 +131,21 @@ async fn open_store(config: &Config) -> Result<SqliteStore, Fatal> {
 }
 
 /// Tells systemd how we are, and that we are alive only while hub and bus come round.
-async fn look_after(connection: &zbus::Connection, engine: &Engine, health: watch::Receiver<Health>) {
+async fn look_after(
+    connection: &zbus::Connection,
+    engine: &Engine,
+    health: watch::Receiver<Health>,
+) {
     let interval = service::watchdog_interval();
     let mut tick = tokio::time::interval(interval.map_or(LOOK, |i| i.min(LOOK)));
     let mut bus_seen = Instant::now();
     let mut shown = String::new();
     loop {
         tick.tick().await;
-        if matches!(tokio::time::timeout(WEDGED, api::heartbeat(connection)).await, Ok(Ok(()))) {
+        if matches!(
+            tokio::time::timeout(WEDGED, api::heartbeat(connection)).await,
+            Ok(Ok(()))
+        ) {
             bus_seen = Instant::now();
         }
         let wedged = bus_seen.elapsed() > WEDGED || engine.since_progress() > WEDGED;
@@ -168,9 +187,16 @@ fn host_id() -> Result<String, Fatal> {
     libsystemd::id128::Id128::parse_str(APP)
         .and_then(|app| libsystemd::id128::get_machine_app_specific(&app))
         .map(|id| id.lower_hex())
-        .map_err(|e| Fatal::Machine(format!("/etc/machine-id can't be read ({e}); make it with systemd-machine-id-setup")))
+        .map_err(|e| {
+            Fatal::Machine(format!(
+                "/etc/machine-id can't be read ({e}); make it with systemd-machine-id-setup"
+            ))
+        })
 }
 
 fn host_name() -> String {
-    rustix::system::uname().nodename().to_string_lossy().into_owned()
+    rustix::system::uname()
+        .nodename()
+        .to_string_lossy()
+        .into_owned()
 }

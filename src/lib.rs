@@ -31,8 +31,8 @@ pub mod engine;
 pub mod ports;
 pub mod seqpacket;
 pub mod service;
-pub mod telemetry;
 pub mod shim;
+pub mod telemetry;
 pub mod wire;
 
 /// The version, `VERSION` of the source.

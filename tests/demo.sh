@@ -19,8 +19,8 @@ enter() { tests/host/enter.sh "$work/host" "$@"; }
 show() {
     printf '%s$ %s%s%s\n' "$dim" "$plain" "$2" "${dim}$([ "$1" = root ] && echo '   (root)')${plain}"
     status=0
-    if [ "$1" = root ]; then enter bash -c "cd / && $2" || status=$?
-    else tests/host/enter.sh -u "$1" "$work/host" bash -c "cd && $2" || status=$?; fi
+    if [ "$1" = root ]; then enter bash -c "cd / && $2" 2>&1 || status=$?
+    else tests/host/enter.sh -u "$1" "$work/host" bash -c "cd && $2" 2>&1 || status=$?; fi
     [ $status -eq 0 ] || printf '%s(exit status %s)%s\n' "$dim" "$status" "$plain"
 }
 must() { enter bash -c "$1" || { echo "The demo stops here: $2" >&2; exit 1; }; }
@@ -41,7 +41,7 @@ say "A host with systemd $(enter systemctl --version | head -1 | cut -d' ' -f2),
 show root "stratavorectl project create demo --max-runners 3 --description 'Agents of the demo'"
 
 say "alice launches: her own user, her own groups, her limits; --max-runners is the project's cap"
-show alice "stratavorectl run --name agent --stop-timeout=2s --runtime-max=1h demo -- sh -c 'trap \"\" TERM; echo working; while :; do sleep 1; done'"
+show alice "stratavorectl run --name agent --stop-timeout=2s --runtime-max=1h demo -- sh -c 'trap \"\" TERM; echo working; sleep 1000 & wait'"
 show alice "stratavorectl run --name build demo -- sh -c 'sleep 2; exit 7'"
 show alice "stratavorectl run --name short --runtime-max=1s --stop-timeout=1s demo -- sleep 1000"
 show alice "stratavorectl run demo -- true"

@@ -7,25 +7,96 @@ use std::path::{Path, PathBuf};
 
 /// A folder or file of `src` and what of ours it may use.
 const LAYERS: [(&str, &[&str], &str); 13] = [
-    ("domain", &["domain"], "domain is pure: it uses nothing of ours"),
+    (
+        "domain",
+        &["domain"],
+        "domain is pure: it uses nothing of ours",
+    ),
     ("crash", &[], "crash points use nothing of ours"),
     ("wire", &["domain"], "the messages know only the domain"),
-    ("seqpacket", &["wire"], "the transport knows only the bounds of the messages"),
+    (
+        "seqpacket",
+        &["wire"],
+        "the transport knows only the bounds of the messages",
+    ),
     ("ports", &["domain"], "the seam knows only the domain"),
-    ("engine", &["engine", "ports", "domain", "crash"], "the engine reaches the world through ports alone"),
-    ("adapters", &["adapters", "ports", "domain", "wire", "seqpacket", "crash"], "an adapter implements ports and decides nothing"),
-    ("agent", &["agent", "domain", "wire", "seqpacket", "crash", "service", "VERSION", "VERSION_TEXT"], "the agent is small: no engine, no store, no API"),
-    ("shim", &["shim", "domain", "wire", "seqpacket", "crash"], "the shim is tiny: no runtime, no bus"),
-    ("api", &["api", "engine", "ports", "domain", "crash", "VERSION", "VERSION_TEXT"], "the API asks the engine"),
-    ("cli", &["cli", "api", "domain", "VERSION", "VERSION_TEXT"], "the control tool speaks D-Bus as everybody else does"),
+    (
+        "engine",
+        &["engine", "ports", "domain", "crash"],
+        "the engine reaches the world through ports alone",
+    ),
+    (
+        "adapters",
+        &["adapters", "ports", "domain", "wire", "seqpacket", "crash"],
+        "an adapter implements ports and decides nothing",
+    ),
+    (
+        "agent",
+        &[
+            "agent",
+            "domain",
+            "wire",
+            "seqpacket",
+            "crash",
+            "service",
+            "VERSION",
+            "VERSION_TEXT",
+        ],
+        "the agent is small: no engine, no store, no API",
+    ),
+    (
+        "shim",
+        &["shim", "domain", "wire", "seqpacket", "crash"],
+        "the shim is tiny: no runtime, no bus",
+    ),
+    (
+        "api",
+        &[
+            "api",
+            "engine",
+            "ports",
+            "domain",
+            "crash",
+            "VERSION",
+            "VERSION_TEXT",
+        ],
+        "the API asks the engine",
+    ),
+    (
+        "cli",
+        &["cli", "api", "domain", "VERSION", "VERSION_TEXT"],
+        "the control tool speaks D-Bus as everybody else does",
+    ),
     ("config", &["domain", "wire"], "the configuration is a leaf"),
     ("service", &[], "sd_notify is a leaf"),
 ];
 
 /// Crates a layer must not touch.
 const BANNED: [(&str, &[&str]); 5] = [
-    ("domain", &["tokio", "sqlx", "zbus", "lapin", "tracing", "rustix", "libsystemd"]),
-    ("shim", &["tokio", "sqlx", "zbus", "lapin", "tracing", "clap", "async_trait"]),
+    (
+        "domain",
+        &[
+            "tokio",
+            "sqlx",
+            "zbus",
+            "lapin",
+            "tracing",
+            "rustix",
+            "libsystemd",
+        ],
+    ),
+    (
+        "shim",
+        &[
+            "tokio",
+            "sqlx",
+            "zbus",
+            "lapin",
+            "tracing",
+            "clap",
+            "async_trait",
+        ],
+    ),
     ("agent", &["sqlx", "lapin"]),
     ("engine", &["sqlx", "zbus", "lapin", "libsystemd", "rustix"]),
     ("cli", &["sqlx", "lapin"]),
@@ -46,8 +117,17 @@ fn sources(below: &Path) -> Vec<PathBuf> {
 }
 
 fn layer(path: &Path) -> String {
-    let first = path.strip_prefix("src").unwrap().components().next().unwrap();
-    first.as_os_str().to_string_lossy().trim_end_matches(".rs").to_owned()
+    let first = path
+        .strip_prefix("src")
+        .unwrap()
+        .components()
+        .next()
+        .unwrap();
+    first
+        .as_os_str()
+        .to_string_lossy()
+        .trim_end_matches(".rs")
+        .to_owned()
 }
 
 /// The code of a file without comments.
@@ -65,7 +145,11 @@ fn uses(code: &str) -> Vec<String> {
         .split("crate::")
         .skip(1)
         .filter(|rest| !rest.starts_with('{'))
-        .map(|rest| rest.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect())
+        .map(|rest| {
+            rest.chars()
+                .take_while(|c| c.is_alphanumeric() || *c == '_')
+                .collect()
+        })
         .collect();
     out.sort();
     out.dedup();
@@ -81,19 +165,28 @@ fn imports_run_one_way() {
         if let Some((_, allowed, rule)) = LAYERS.iter().find(|(l, ..)| *l == layer) {
             for used in uses(&code) {
                 if !allowed.contains(&used.as_str()) {
-                    broken.push(format!("{}: uses crate::{used}, but {rule}", path.display()));
+                    broken.push(format!(
+                        "{}: uses crate::{used}, but {rule}",
+                        path.display()
+                    ));
                 }
             }
         }
         for (_, banned) in BANNED.iter().filter(|(l, _)| *l == layer) {
             for name in *banned {
                 if code.contains(&format!("{name}::")) {
-                    broken.push(format!("{}: uses {name}, which {layer} must not", path.display()));
+                    broken.push(format!(
+                        "{}: uses {name}, which {layer} must not",
+                        path.display()
+                    ));
                 }
             }
         }
         if code.contains("crate::{") {
-            broken.push(format!("{}: write one `use crate::…` a line, so that this test can read them", path.display()));
+            broken.push(format!(
+                "{}: write one `use crate::…` a line, so that this test can read them",
+                path.display()
+            ));
         }
     }
     assert!(broken.is_empty(), "\n{}", broken.join("\n"));
@@ -103,7 +196,8 @@ fn imports_run_one_way() {
 fn unsafe_lives_in_one_small_module_of_the_shim() {
     for path in sources(Path::new("src")) {
         let code = code(&path);
-        let here = code.contains("unsafe {") || code.contains("unsafe fn") || code.contains("unsafe impl");
+        let here =
+            code.contains("unsafe {") || code.contains("unsafe fn") || code.contains("unsafe impl");
         assert!(
             !here || path.ends_with("shim/sys.rs"),
             "{}: unsafe is allowed in src/shim/sys.rs alone",
@@ -130,7 +224,11 @@ fn files_hold_one_thing() {
 fn every_file_says_what_it_is_for() {
     for path in sources(Path::new("src")) {
         let text = fs::read_to_string(&path).unwrap();
-        assert!(text.starts_with("//!"), "{}: begin with a //! that says what the file is for", path.display());
+        assert!(
+            text.starts_with("//!"),
+            "{}: begin with a //! that says what the file is for",
+            path.display()
+        );
     }
 }
 
@@ -144,5 +242,8 @@ fn one_version_everywhere() {
         "Cargo.toml and VERSION differ: VERSION is the source, change Cargo.toml"
     );
     let changelog = fs::read_to_string("CHANGELOG.md").unwrap();
-    assert!(changelog.contains(&format!("## {version}")), "CHANGELOG.md has no section for {version}");
+    assert!(
+        changelog.contains(&format!("## {version}")),
+        "CHANGELOG.md has no section for {version}"
+    );
 }

@@ -1,8 +1,8 @@
 //! Adoption: an agent that has just started takes over what the one before has left.
 
 use super::hub::{Agent, Phase, Runner, lock};
-use super::shim::{self, Found};
 use super::log;
+use super::shim::{self, Found};
 use crate::crash::point;
 use crate::domain::RunnerId;
 use futures_util::StreamExt;
@@ -20,8 +20,12 @@ impl Agent {
     /// Takes over every runner that is alive; stops every scope that has no shim.
     pub(super) async fn adopt(self: &Arc<Self>) {
         point("agent.adopting");
-        let mut found: BTreeMap<RunnerId, Option<String>> =
-            self.cgroups.scan().into_iter().map(|(id, cgroup)| (id, Some(cgroup))).collect();
+        let mut found: BTreeMap<RunnerId, Option<String>> = self
+            .cgroups
+            .scan()
+            .into_iter()
+            .map(|(id, cgroup)| (id, Some(cgroup)))
+            .collect();
         for id in self.socket_ids() {
             found.entry(id).or_insert(None);
         }
@@ -32,8 +36,13 @@ impl Agent {
             }
         }
         let all = found.len();
-        let each = found.into_iter().map(|(id, cgroup)| self.adopt_one(id, cgroup));
-        let adopted: Vec<bool> = futures_util::stream::iter(each).buffer_unordered(AT_A_TIME).collect().await;
+        let each = found
+            .into_iter()
+            .map(|(id, cgroup)| self.adopt_one(id, cgroup));
+        let adopted: Vec<bool> = futures_util::stream::iter(each)
+            .buffer_unordered(AT_A_TIME)
+            .collect()
+            .await;
         if all > 0 {
             let alive = adopted.into_iter().filter(|alive| *alive).count();
             log::info(format_args!("Adopted {alive} runners of {all} found."));

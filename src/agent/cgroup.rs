@@ -55,11 +55,13 @@ impl Cgroups {
 
     /// The controllers the whole tree may use.
     pub(super) fn controllers(&self) -> String {
-        self.read(&self.base, "cgroup.controllers").unwrap_or_default()
+        self.read(&self.base, "cgroup.controllers")
+            .unwrap_or_default()
     }
 
     fn event(&self, cgroup: &str, key: &str) -> bool {
-        self.read(cgroup, "cgroup.events").is_some_and(|text| field(&text, key) == Some(1))
+        self.read(cgroup, "cgroup.events")
+            .is_some_and(|text| field(&text, key) == Some(1))
     }
 
     /// Whether it has a living process.
@@ -74,7 +76,8 @@ impl Cgroups {
 
     /// Whether somebody asked to freeze this very cgroup; it may not have come to it yet.
     pub(super) fn freezing(&self, cgroup: &str) -> bool {
-        self.read(cgroup, "cgroup.freeze").is_some_and(|text| text.trim() == "1")
+        self.read(cgroup, "cgroup.freeze")
+            .is_some_and(|text| text.trim() == "1")
     }
 
     /// Tells one making of a cgroup from the next; `None` = there is none.
@@ -85,7 +88,10 @@ impl Cgroups {
     /// Its processes.
     pub(super) fn processes(&self, cgroup: &str) -> Vec<u32> {
         let text = self.read(cgroup, "cgroup.procs").unwrap_or_default();
-        text.lines().filter_map(|l| l.parse().ok()).filter(|pid| *pid != 0).collect()
+        text.lines()
+            .filter_map(|l| l.parse().ok())
+            .filter(|pid| *pid != 0)
+            .collect()
     }
 
     /// Kills everything in it, at once and whatever it forks. Not there = nothing to kill.
@@ -94,7 +100,9 @@ impl Cgroups {
             Ok(()) => Ok(()),
             Err(_) if !self.populated(cgroup) => Ok(()),
             // Linux before 5.14.
-            Err(e) if e.kind() == ErrorKind::NotFound || e.kind() == ErrorKind::PermissionDenied => {
+            Err(e)
+                if e.kind() == ErrorKind::NotFound || e.kind() == ErrorKind::PermissionDenied =>
+            {
                 self.signal(cgroup, Signal::KILL, None)
             }
             Err(e) => Err(e),
@@ -102,14 +110,23 @@ impl Cgroups {
     }
 
     /// Signals every process but `spare`.
-    pub(super) fn signal(&self, cgroup: &str, signal: Signal, spare: Option<u32>) -> io::Result<()> {
+    pub(super) fn signal(
+        &self,
+        cgroup: &str,
+        signal: Signal,
+        spare: Option<u32>,
+    ) -> io::Result<()> {
         let mut failed = None;
         for pid in self.processes(cgroup) {
-            let Some(target) = i32::try_from(pid).ok().and_then(Pid::from_raw) else { continue };
+            let Some(target) = i32::try_from(pid).ok().and_then(Pid::from_raw) else {
+                continue;
+            };
             if Some(pid) == spare {
                 continue;
             }
-            let Ok(pidfd) = pidfd_open(target, PidfdFlags::empty()) else { continue };
+            let Ok(pidfd) = pidfd_open(target, PidfdFlags::empty()) else {
+                continue;
+            };
             // Open now, it names one process for ever: look again whether that one is ours.
             if !in_cgroup(pid, cgroup) {
                 continue;
@@ -160,7 +177,9 @@ impl Cgroups {
     }
 
     fn children(&self, cgroup: &str) -> Vec<String> {
-        let Ok(entries) = std::fs::read_dir(self.path(cgroup)) else { return Vec::new() };
+        let Ok(entries) = std::fs::read_dir(self.path(cgroup)) else {
+            return Vec::new();
+        };
         entries
             .filter_map(Result::ok)
             .filter(|e| e.file_type().is_ok_and(|t| t.is_dir()))
@@ -239,7 +258,6 @@ pub(super) fn has_swap() -> bool {
     Path::new("/proc/swaps").exists()
 }
 
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -247,11 +265,15 @@ mod tests {
 
     #[test]
     fn the_usual_mount_point_is_preferred() {
-        let hybrid = "30 23 0:26 / /sys/fs/cgroup/unified rw,nosuid shared:9 - cgroup2 cgroup2 rw\n";
+        let hybrid =
+            "30 23 0:26 / /sys/fs/cgroup/unified rw,nosuid shared:9 - cgroup2 cgroup2 rw\n";
         assert_eq!(mount_point(hybrid), Some("/sys/fs/cgroup/unified".into()));
         let both = format!("{hybrid}31 23 0:26 / /sys/fs/cgroup rw - cgroup2 none rw\n");
         assert_eq!(mount_point(&both), Some("/sys/fs/cgroup".into()));
-        assert_eq!(mount_point("31 23 0:26 / /sys/fs/cgroup rw - cgroup none rw\n"), None);
+        assert_eq!(
+            mount_point("31 23 0:26 / /sys/fs/cgroup rw - cgroup none rw\n"),
+            None
+        );
     }
 
     #[test]

@@ -2,7 +2,9 @@
 
 use crate::domain::RunnerId;
 use crate::domain::exit::Record;
-use rustix::fs::{AtFlags, Gid, Mode, OFlags, Uid, chownat, fchmod, fstat, mkdirat, openat, unlinkat};
+use rustix::fs::{
+    AtFlags, Gid, Mode, OFlags, Uid, chownat, fchmod, fstat, mkdirat, openat, unlinkat,
+};
 use std::fs::File;
 use std::io::{self, ErrorKind};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -19,7 +21,12 @@ pub(super) struct Folder(OwnedFd);
 impl Folder {
     /// Opens a folder that root alone may write to; makes it where it is missing.
     pub(super) fn open(path: &Path, mode: u32, group: Option<u32>) -> io::Result<Self> {
-        let say = |e: rustix::io::Errno| io::Error::new(io::Error::from(e).kind(), format!("{}: {e}", path.display()));
+        let say = |e: rustix::io::Errno| {
+            io::Error::new(
+                io::Error::from(e).kind(),
+                format!("{}: {e}", path.display()),
+            )
+        };
         let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::RDONLY;
         let made = match mkdirat(rustix::fs::CWD, path, Mode::from_raw_mode(mode)) {
             Ok(()) => true,
@@ -81,7 +88,11 @@ impl Folder {
     /// Runners with a file that was to become their record.
     pub(super) fn unfinished(&self) -> Vec<RunnerId> {
         let id = |n: &String| n.strip_prefix('.')?.strip_suffix(".tmp")?.parse().ok();
-        self.names().unwrap_or_default().iter().filter_map(id).collect()
+        self.names()
+            .unwrap_or_default()
+            .iter()
+            .filter_map(id)
+            .collect()
     }
 
     /// Removes such a file.
@@ -124,7 +135,10 @@ mod tests {
         let folder = Folder::open(&path, 0o750, None)?;
         let id = RunnerId::from_uuid(uuid::Uuid::from_u128(7));
         assert_eq!(folder.record(id), None);
-        std::fs::write(path.join(file_name(id)), format!(r#"{{"v":1,"id":"{id}","boot_id":"b","code":3}}"#))?;
+        std::fs::write(
+            path.join(file_name(id)),
+            format!(r#"{{"v":1,"id":"{id}","boot_id":"b","code":3}}"#),
+        )?;
         std::fs::write(path.join(".half.json"), "{")?;
         assert!(matches!(folder.record(id), Some(Some(r)) if r.code == Some(3)));
         assert_eq!(folder.ids()?, [id]);

@@ -61,7 +61,7 @@ pub(super) struct Runner {
     /// Nobody will open its gate.
     pub(super) given_up: AtomicBool,
     link: Mutex<Option<Arc<Link>>>,
-    /// Names the shim where it is our child.
+    /// Names the shim while it is at our gate.
     killer: Mutex<Option<OwnedFd>>,
     /// Held while its limits are changed, and while it is frozen or thawed.
     pub(super) changing: tokio::sync::Mutex<()>,
@@ -92,11 +92,11 @@ impl Runner {
         *lock(&self.link) = link;
     }
 
-    pub(super) fn set_killer(&self, pidfd: OwnedFd) {
-        *lock(&self.killer) = Some(pidfd);
+    pub(super) fn set_killer(&self, pidfd: Option<OwnedFd>) {
+        *lock(&self.killer) = pidfd;
     }
 
-    /// Kills the shim, if it is our child.
+    /// Kills the shim, if it is at our gate.
     pub(super) fn kill_shim(&self) {
         if let Some(pidfd) = &*lock(&self.killer) {
             shim::kill(pidfd);
@@ -117,13 +117,19 @@ impl Runner {
     /// Waits until the phase is such; `false` = not within that time.
     pub(super) async fn wait(&self, most: Duration, such: impl FnMut(&Phase) -> bool) -> bool {
         let mut phase = self.phase.subscribe();
-        matches!(tokio::time::timeout(most, phase.wait_for(such)).await, Ok(Ok(_)))
+        matches!(
+            tokio::time::timeout(most, phase.wait_for(such)).await,
+            Ok(Ok(_))
+        )
     }
 
     /// Waits until the shim has said how it is; `false` = not within that time.
     pub(super) async fn has_spoken(&self, most: Duration) -> bool {
         let mut heard = self.heard.subscribe();
-        matches!(tokio::time::timeout(most, heard.wait_for(|h| *h)).await, Ok(Ok(_)))
+        matches!(
+            tokio::time::timeout(most, heard.wait_for(|h| *h)).await,
+            Ok(Ok(_))
+        )
     }
 
     /// Closes the gate if it is shut and to stay so.
@@ -167,7 +173,10 @@ pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Agent {
     pub(super) fn runner(&self, id: RunnerId) -> Result<Arc<Runner>, Refusal> {
         lock(&self.runners).get(&id).cloned().ok_or_else(|| {
-            refusal(RefusalCode::NoSuchRunner, format!("There is no runner {id} on this host."))
+            refusal(
+                RefusalCode::NoSuchRunner,
+                format!("There is no runner {id} on this host."),
+            )
         })
     }
 
@@ -176,9 +185,19 @@ impl Agent {
     }
 
     /// The limits of a cgroup that the kernel does not hold.
-    pub(super) fn unheld(&self, cgroup: &str, limits: &Limits) -> Vec<readback::Unheld> {
+    pub(super) fn unheld(
+        &self,
+        cgroup: &str,
+        limits: &Limits,
+        shim: bool,
+    ) -> Vec<readback::Unheld> {
         let page = rustix::param::page_size() as u64;
-        readback::unheld(limits, page, cgroup::has_swap(), |file| self.cgroups.read(cgroup, file))
+        let host = readback::Host {
+            page,
+            swap: cgroup::has_swap(),
+            shim,
+        };
+        readback::unheld(limits, host, |file| self.cgroups.read(cgroup, file))
     }
 
     /// The limits whose controllers this host lacks altogether.
@@ -206,7 +225,10 @@ impl Agent {
                 match link.receive().await {
                     Ok(Some(packet)) => match decode::<ShimNotice>(&packet.bytes) {
                         Ok(notice) => agent.heard(&runner, notice),
-                        Err(e) => log::warning(format_args!("Runner {}: its shim says what is not understood: {e}", runner.id)),
+                        Err(e) => log::warning(format_args!(
+                            "Runner {}: its shim says what is not understood: {e}",
+                            runner.id
+                        )),
                     },
                     Ok(None) => break,
                     Err(e) => {
@@ -225,9 +247,15 @@ impl Agent {
             ShimNotice::Started { .. } => runner.becomes(Phase::Started),
             ShimNotice::LaunchFailed(error) => runner.becomes(Phase::Failed(error)),
             ShimNotice::Ended { record, .. } if record.id != runner.id.to_string() => {
-                log::error(format_args!("Runner {}: its shim tells of another runner", runner.id));
+                log::error(format_args!(
+                    "Runner {}: its shim tells of another runner",
+                    runner.id
+                ));
             }
-            ShimNotice::Ended { record, written: true } => {
+            ShimNotice::Ended {
+                record,
+                written: true,
+            } => {
                 crate::crash::point("agent.ended-seen");
                 self.ended(runner, || self.notify(&Notice::Ended { record }));
             }
@@ -265,7 +293,10 @@ impl Agent {
             match self.exits.record(runner.id) {
                 Some(Some(record)) => self.ended(runner, || self.notify(&Notice::Ended { record })),
                 Some(None) => {
-                    log::error(format_args!("Runner {}: its record can't be read", runner.id));
+                    log::error(format_args!(
+                        "Runner {}: its record can't be read",
+                        runner.id
+                    ));
                     runner.becomes(Phase::Ended);
                 }
                 None => self.lost(runner).await,
@@ -281,7 +312,10 @@ impl Agent {
                 Ok(Found::Busy) => tokio::time::sleep(Duration::from_secs(1)).await,
                 Ok(found) => return found,
                 Err(e) => {
-                    log::warning(format_args!("Runner {}: its shim can't be reached: {e}", runner.id));
+                    log::warning(format_args!(
+                        "Runner {}: its shim can't be reached: {e}",
+                        runner.id
+                    ));
                     return Found::Nobody;
                 }
             }
@@ -291,7 +325,10 @@ impl Agent {
     /// The shim is gone and nobody saw the end: what is left of the tree is stopped.
     pub(super) async fn lost(self: &Arc<Self>, runner: &Arc<Runner>) {
         if self.cgroups.populated(&runner.cgroup) {
-            log::warning(format_args!("Runner {}: its shim is gone; its scope is stopped", runner.id));
+            log::warning(format_args!(
+                "Runner {}: its shim is gone; its scope is stopped",
+                runner.id
+            ));
         }
         self.empty(runner, false).await;
         // It may have been killed just after it wrote.

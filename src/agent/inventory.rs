@@ -30,12 +30,18 @@ pub(super) fn page(
             size = length(&runner);
         }
         if runners.len() == PAGE || size > room {
-            return Answer::Inventory { runners, more: true };
+            return Answer::Inventory {
+                runners,
+                more: true,
+            };
         }
         room -= size;
         runners.push(runner);
     }
-    Answer::Inventory { runners, more: false }
+    Answer::Inventory {
+        runners,
+        more: false,
+    }
 }
 
 fn length(runner: &Seen) -> usize {
@@ -55,7 +61,9 @@ impl Agent {
         match self.systemd.list("stratavore-*.scope").await {
             Ok(units) => {
                 for (unit, state) in units {
-                    let Some(id) = RunnerId::from_unit(&unit) else { continue };
+                    let Some(id) = RunnerId::from_unit(&unit) else {
+                        continue;
+                    };
                     ids.insert(id);
                     if state == "failed" {
                         lock(&self.failed_units).insert(id);
@@ -84,7 +92,10 @@ impl Agent {
         let shim = match &runner {
             Some(runner) if runner.link().is_some() => true,
             // No connection to it, but it may be frozen and have too many waiting.
-            Some(_) if !over => matches!(shim::connect(self.sockets.as_fd(), id), Ok(shim::Found::Busy)),
+            Some(_) if !over => matches!(
+                shim::connect(self.sockets.as_fd(), id),
+                Ok(shim::Found::Busy)
+            ),
             _ => false,
         };
         let seen = Seen {
@@ -100,7 +111,11 @@ impl Agent {
     }
 
     /// A page of the snapshot that a connection has taken.
-    pub(super) fn page(self: &Arc<Self>, ids: &BTreeSet<RunnerId>, after: Option<RunnerId>) -> Answer {
+    pub(super) fn page(
+        self: &Arc<Self>,
+        ids: &BTreeSet<RunnerId>,
+        after: Option<RunnerId>,
+    ) -> Answer {
         let scopes = self.cgroups.scan();
         page(ids, after, |id| self.seen(id, &scopes))
     }
@@ -162,6 +177,8 @@ mod tests {
     #[test]
     fn a_record_that_fits_no_packet_is_told_as_unreadable() {
         let answer = page(&[id(1)].into(), None, |i| Some(seen(i, PACKET_MAX)));
-        assert!(matches!(answer, Answer::Inventory { runners, more: false } if runners.len() == 1 && runners[0].record == Some(None)));
+        assert!(
+            matches!(answer, Answer::Inventory { runners, more: false } if runners.len() == 1 && runners[0].record == Some(None))
+        );
     }
 }

@@ -10,7 +10,7 @@ use super::user::{Account, environment};
 use super::{log, properties, readback};
 use crate::crash::point;
 use crate::domain::runner::Placement;
-use crate::domain::{Limits, RunnerId};
+use crate::domain::{Cause, Limits, RunnerId};
 use crate::seqpacket::{read_sealed, sealed_memfd};
 use crate::wire::{Answer, Launch, Payload, Refusal, RefusalCode, ShimOrder, ShimRequest, VERSION};
 use std::os::fd::{AsFd, OwnedFd};
@@ -68,7 +68,9 @@ impl Agent {
     /// One launch per id: a second one would take the first one's names.
     fn claim(&self, runner: &Arc<Runner>) -> Result<(), Refusal> {
         let taken = || failed(format!("There is a runner {} already.", runner.id));
-        if self.exits.record(runner.id).is_some() || self.cgroups.generation(&runner.cgroup).is_some() {
+        if self.exits.record(runner.id).is_some()
+            || self.cgroups.generation(&runner.cgroup).is_some()
+        {
             return Err(taken());
         }
         if !lock(&self.connections).contains_key(&runner.owner) {
@@ -91,17 +93,25 @@ impl Agent {
         payload: Payload,
     ) -> Result<Placement, Refusal> {
         let (account, spawned) = self.spawn(launch).await?;
-        let Spawned { pid, gate, process, socket } = spawned.ready().map_err(failed)?;
-        runner.set_killer(process.pidfd().map_err(failed)?);
-        let pidfd = process.pidfd().map_err(failed)?;
+        let Spawned {
+            pid,
+            gate,
+            mut child,
+            pidfd,
+            socket,
+        } = spawned.ready().map_err(failed)?;
+        runner.set_killer(Some(pidfd.try_clone().map_err(failed)?));
         // From here on a shim that leaves is noticed: `listen` sees its end of the gate close.
         self.listen(runner, gate);
-        tokio::spawn(process.reap());
+        tokio::spawn(async move { child.wait().await });
         // It reads its order and makes room for its record while systemd makes the scope.
-        self.order(runner, launch, limits, payload, &account, &socket).await?;
+        self.order(runner, launch, limits, payload, &account, &socket)
+            .await?;
         point("agent.shim-spawned");
 
-        let mut warnings = self.set_slice(&launch.project, &launch.project_limits, launch.unenforced).await?;
+        let mut warnings = self
+            .set_slice(&launch.project, &launch.project_limits, launch.unenforced)
+            .await?;
         point("agent.slice-set");
 
         let name = launch.name.clone().unwrap_or_else(|| launch.id.to_string());
@@ -109,24 +119,40 @@ impl Agent {
         let unit = launch.id.unit();
         let knows = self.systemd.knows_oom_policy;
         let all = properties::scope(limits, &launch.project.slice(), &description, knows);
-        let started = self.systemd.start_scope(&unit, &all, pid, pidfd.as_fd()).await;
+        let started = self
+            .systemd
+            .start_scope(&unit, &all, pid, pidfd.as_fd())
+            .await;
         started.map_err(|fault| failed(format!("systemd did not start {unit}: {fault}.")))?;
         point("agent.scope-started");
         if !in_cgroup(pid, &runner.cgroup) {
-            return Err(failed(format!("{unit} was started, but its process is not in {}.", runner.cgroup)));
+            return Err(failed(format!(
+                "{unit} was started, but its process is not in {}.",
+                runner.cgroup
+            )));
         }
         warnings.extend(self.read_back(&runner.cgroup, limits, launch)?);
         let invocation_id = self.invocation_id(&unit).await?;
         if !runner.has_spoken(READY).await {
-            return Err(failed(format!("The shim did not come to its gate within {} s.", READY.as_secs())));
+            return Err(failed(format!(
+                "The shim did not come to its gate within {} s.",
+                READY.as_secs()
+            )));
         }
         if let Phase::Failed(error) = &*runner.phase.borrow() {
             return Err(refusal(RefusalCode::LaunchFailed, error.message.clone()));
         }
         let start = stat(pid).filter(|_| runner.link().is_some());
-        let (_, shim_start) = start.ok_or_else(|| failed("The shim left before its gate was opened."))?;
+        let (_, shim_start) =
+            start.ok_or_else(|| failed("The shim left before its gate was opened."))?;
         let boot_id = self.boot_id.clone();
-        Ok(Placement { invocation_id, boot_id, shim_pid: pid, shim_start, warnings })
+        Ok(Placement {
+            invocation_id,
+            boot_id,
+            shim_pid: pid,
+            shim_start,
+            warnings,
+        })
     }
 
     /// Tells the shim all it has to know.
@@ -143,8 +169,16 @@ impl Agent {
             v: VERSION,
             id: launch.id.to_string(),
             identifier: identifier(&payload.command),
-            env: environment(&self.environment, account, launch.id, &launch.project, &payload.setenv),
-            working_directory: payload.working_directory.unwrap_or_else(|| account.home.clone()),
+            env: environment(
+                &self.environment,
+                account,
+                launch.id,
+                &launch.project,
+                &payload.setenv,
+            ),
+            working_directory: payload
+                .working_directory
+                .unwrap_or_else(|| account.home.clone()),
             command: payload.command,
             identity: self.user.is_none().then(|| account.identity()),
             cgroup: runner.cgroup.clone(),
@@ -158,7 +192,9 @@ impl Agent {
         };
         let bytes = serde_json::to_vec(&order).map_err(failed)?;
         let memfd = sealed_memfd("stratavore-order", &bytes).map_err(failed)?;
-        let link = runner.link().ok_or_else(|| failed("The shim left before its order."))?;
+        let link = runner
+            .link()
+            .ok_or_else(|| failed("The shim left before its order."))?;
         let fds = [memfd.as_fd(), socket.as_fd(), self.exits.as_fd()];
         let sent = link.send(&ShimRequest::Order, &fds).await;
         sent.map_err(|e| failed(format!("The shim takes no order: {e}.")))
@@ -174,26 +210,40 @@ impl Agent {
             match user {
                 Some(own) if own == uid => {}
                 Some(_) => {
-                    let why = format!("This agent runs everything as its own user; it can't run as {}.", account.name);
+                    let why = format!(
+                        "This agent runs everything as its own user; it can't run as {}.",
+                        account.name
+                    );
                     return Err(refusal(RefusalCode::NotPermitted, why));
                 }
                 None => policy::check_user(&config, &account)?,
             }
             let raw = shim::spawn(&shim, sockets.as_fd(), id);
-            Ok((account, raw.map_err(|e| failed(format!("The shim can't be started: {e}.")))?))
+            Ok((
+                account,
+                raw.map_err(|e| failed(format!("The shim can't be started: {e}.")))?,
+            ))
         });
         match tokio::time::timeout(LOOK_UP, work).await {
             Ok(Ok(done)) => done,
             Ok(Err(e)) => Err(failed(e)),
             Err(_) => Err(refusal(
                 RefusalCode::LaunchFailed,
-                format!("The name service did not answer for uid {uid} within {} s.", LOOK_UP.as_secs()),
+                format!(
+                    "The name service did not answer for uid {uid} within {} s.",
+                    LOOK_UP.as_secs()
+                ),
             )),
         }
     }
 
-    fn read_back(&self, cgroup: &str, limits: &Limits, launch: &Launch) -> Result<Vec<String>, Refusal> {
-        let unheld = self.unheld(cgroup, &properties::with_shim(limits));
+    fn read_back(
+        &self,
+        cgroup: &str,
+        limits: &Limits,
+        launch: &Launch,
+    ) -> Result<Vec<String>, Refusal> {
+        let unheld = self.unheld(cgroup, limits, true);
         let mut warnings = readback::judge(&unheld, launch.unenforced)?;
         if let Some(policy) = limits.oom_policy.filter(|_| !self.systemd.knows_oom_policy) {
             warnings.push(format!(
@@ -205,7 +255,9 @@ impl Agent {
     }
 
     fn default_oom_policy(&self) -> Option<crate::domain::limits::OomPolicy> {
-        self.systemd.default_oom_policy.filter(|_| self.systemd.knows_oom_policy)
+        self.systemd
+            .default_oom_policy
+            .filter(|_| self.systemd.knows_oom_policy)
     }
 
     /// systemd leaves it in /run for all to read; only a user manager must be asked.
@@ -217,7 +269,11 @@ impl Agent {
         if let Some(id) = told.and_then(|p| p.to_str().map(str::to_owned)) {
             return Ok(id);
         }
-        let bytes: Vec<u8> = self.systemd.property(unit, UNIT, "InvocationID").await.map_err(failed)?;
+        let bytes: Vec<u8> = self
+            .systemd
+            .property(unit, UNIT, "InvocationID")
+            .await
+            .map_err(failed)?;
         Ok(bytes.iter().map(|b| format!("{b:02x}")).collect())
     }
 
@@ -246,7 +302,10 @@ impl Agent {
             }
         };
         if tokio::time::timeout(LEAVE, gone).await.is_err() {
-            log::error(format_args!("Runner {}: its shim does not leave; it is killed", runner.id));
+            log::error(format_args!(
+                "Runner {}: its shim does not leave; it is killed",
+                runner.id
+            ));
             runner.kill_shim();
         }
     }
@@ -257,26 +316,45 @@ impl Agent {
         let runner = self.runner(id)?;
         let phase = runner.phase.borrow().clone();
         match phase {
-            Phase::Gated if runner.given_up.load(Ordering::Relaxed) => {
+            // An adopted one was at the gate of an agent that is gone, and so is the gate.
+            Phase::Gated if runner.owner == 0 || runner.given_up.load(Ordering::Relaxed) => {
                 return Err(failed(format!("The launch of {id} was given up.")));
             }
             Phase::Gated => {
-                let link = runner.link().ok_or_else(|| failed(format!("The shim of {id} is gone.")))?;
+                let link = runner
+                    .link()
+                    .ok_or_else(|| failed(format!("The shim of {id} is gone.")))?;
                 runner.becomes(Phase::Opened);
+                runner.set_killer(None);
                 link.send(&ShimRequest::Go, &[]).await.map_err(failed)?;
                 point("agent.go-sent");
             }
             Phase::Preparing => return Err(failed(format!("Runner {id} is not at its gate yet."))),
             _ => {}
         }
-        let told = runner.wait(EXEC, |p| matches!(p, Phase::Started | Phase::Failed(_)) || p.is_over()).await;
+        let told = runner
+            .wait(EXEC, |p| {
+                matches!(p, Phase::Started | Phase::Failed(_)) || p.is_over()
+            })
+            .await;
         point("agent.before-go-reply");
         let phase = runner.phase.borrow().clone();
         match (told, phase) {
-            (false, _) => Err(failed(format!("The shim of {id} did not say within {} s whether the command runs.", EXEC.as_secs()))),
+            (false, _) => Err(failed(format!(
+                "The shim of {id} did not say within {} s whether the command runs.",
+                EXEC.as_secs()
+            ))),
+            (true, Phase::Started) => Ok(Answer::Done),
             (true, Phase::Failed(error)) => Err(refusal(RefusalCode::LaunchFailed, error.message)),
-            (true, Phase::Lost) => Err(failed(format!("The shim of {id} is gone."))),
-            (true, _) => Ok(Answer::Done),
+            // It was over before that was heard: only the record knows whether it ran.
+            (true, Phase::Ended) => match self.exits.record(id).flatten() {
+                Some(record) if record.exit().cause != Cause::LaunchFailed => Ok(Answer::Done),
+                Some(record) => Err(refusal(RefusalCode::LaunchFailed, record.exit().message)),
+                None => Err(failed(format!(
+                    "Runner {id} has ended, and its record can't be read."
+                ))),
+            },
+            (true, _) => Err(failed(format!("The shim of {id} is gone."))),
         }
     }
 
@@ -292,7 +370,12 @@ impl Agent {
         match phase {
             Phase::Gated => {}
             phase if phase.is_over() => return Ok(Answer::Done),
-            _ => return Err(failed(format!("The gate of {} is open already; stop it.", runner.id))),
+            _ => {
+                return Err(failed(format!(
+                    "The gate of {} is open already; stop it.",
+                    runner.id
+                )));
+            }
         }
         runner.give_up();
         self.let_leave(runner).await;
@@ -305,17 +388,29 @@ impl Agent {
 
 fn read_payload(fd: Option<OwnedFd>) -> Result<Payload, Refusal> {
     let malformed = |why: String| refusal(RefusalCode::Unsupported, why);
-    let fd = fd.ok_or_else(|| malformed("A launch comes with one descriptor, its payload.".to_owned()))?;
+    let fd =
+        fd.ok_or_else(|| malformed("A launch comes with one descriptor, its payload.".to_owned()))?;
     let bytes = read_sealed(fd).map_err(|e| malformed(e.to_string()))?;
     // Not the parser's words: they could quote a secret.
-    serde_json::from_slice(&bytes).map_err(|_| malformed("The payload is not understood.".to_owned()))
+    serde_json::from_slice(&bytes)
+        .map_err(|_| malformed("The payload is not understood.".to_owned()))
 }
 
 /// What the journal calls the output: the program's name, as systemd-run does it.
 fn identifier(command: &[String]) -> String {
-    let program = command.first().map_or("", |c| c.rsplit('/').next().unwrap_or(c));
-    let clean: String = program.chars().filter(|c| !c.is_control()).take(64).collect();
-    if clean.is_empty() { "stratavore-runner".to_owned() } else { clean }
+    let program = command
+        .first()
+        .map_or("", |c| c.rsplit('/').next().unwrap_or(c));
+    let clean: String = program
+        .chars()
+        .filter(|c| !c.is_control())
+        .take(64)
+        .collect();
+    if clean.is_empty() {
+        "stratavore-runner".to_owned()
+    } else {
+        clean
+    }
 }
 
 #[cfg(test)]

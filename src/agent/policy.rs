@@ -106,12 +106,19 @@ pub(super) fn check_launch(launch: &Launch, payload: &Payload) -> Result<(), Ref
     if let Some(path) = &payload.working_directory {
         spec::check_path("The working directory", path).map_err(malformed)?;
     }
-    let entries: Vec<String> = payload.setenv.iter().map(|(n, v)| format!("{n}={v}")).collect();
+    let entries: Vec<String> = payload
+        .setenv
+        .iter()
+        .map(|(n, v)| format!("{n}={v}"))
+        .collect();
     let parsed = spec::parse_setenv(&entries).map_err(malformed)?;
     let equal = |n: &String| parsed.iter().any(|e| e.name == *n);
     match payload.setenv.iter().all(|(n, _)| equal(n)) {
         true => Ok(()),
-        false => Err(refusal(RefusalCode::Failed, "A variable's name has a “=” in it.")),
+        false => Err(refusal(
+            RefusalCode::Failed,
+            "A variable's name has a “=” in it.",
+        )),
     }
 }
 
@@ -141,23 +148,42 @@ mod tests {
         let plain = Config::default();
         assert!(ok(&plain, 1000, "alice") && !ok(&plain, 999, "daemon") && !ok(&plain, 0, "root"));
         let listed = Config {
-            allowed_users: vec![UserRef::Name("alice".to_owned()), UserRef::Uid(33), UserRef::Uid(0)],
+            allowed_users: vec![
+                UserRef::Name("alice".to_owned()),
+                UserRef::Uid(33),
+                UserRef::Uid(0),
+            ],
             ..Config::default()
         };
         assert!(ok(&listed, 1000, "alice") && ok(&listed, 33, "www-data"));
         assert!(!ok(&listed, 1001, "bob") && !ok(&listed, 0, "root"));
-        let root = Config { allow_root: true, ..Config::default() };
+        let root = Config {
+            allow_root: true,
+            ..Config::default()
+        };
         assert!(ok(&root, 0, "root") && ok(&root, 1000, "alice"));
     }
 
     #[test]
     fn a_limit_above_its_ceiling_is_refused_with_both_values() {
-        let ceilings = Limits { memory_max: Some(1 << 30), ..Limits::default() };
-        let asked = Limits { memory_max: Some(2 << 30), ..Limits::default() };
+        let ceilings = Limits {
+            memory_max: Some(1 << 30),
+            ..Limits::default()
+        };
+        let asked = Limits {
+            memory_max: Some(2 << 30),
+            ..Limits::default()
+        };
         let refused = clamp(&asked, &ceilings);
-        assert!(matches!(&refused, Err(r) if r.code == RefusalCode::LimitsExceeded
-            && r.message.contains("memory-max=2G") && r.message.contains("ceiling of 1G")), "{refused:?}");
-        let infinite = Limits { memory_max: Some(INFINITY), ..Limits::default() };
+        assert!(
+            matches!(&refused, Err(r) if r.code == RefusalCode::LimitsExceeded
+            && r.message.contains("memory-max=2G") && r.message.contains("ceiling of 1G")),
+            "{refused:?}"
+        );
+        let infinite = Limits {
+            memory_max: Some(INFINITY),
+            ..Limits::default()
+        };
         assert!(clamp(&infinite, &ceilings).is_err());
     }
 
@@ -171,7 +197,11 @@ mod tests {
             ..Limits::default()
         };
         let limits = clamp(&Limits::default(), &ceilings);
-        let expected = Limits { io_weight: Some(50), tasks_max: Some(64), ..Limits::default() };
+        let expected = Limits {
+            io_weight: Some(50),
+            tasks_max: Some(64),
+            ..Limits::default()
+        };
         assert_eq!(limits, Ok(expected));
     }
 

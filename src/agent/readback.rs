@@ -2,6 +2,7 @@
 //! every limit is read back from the cgroup's own files.
 
 use super::policy::{DEFAULT_WEIGHT, refusal, shown};
+use super::properties::with_shim;
 use crate::domain::Limits;
 use crate::domain::limits::OomPolicy;
 use crate::domain::units::INFINITY;
@@ -19,32 +20,72 @@ pub(super) struct Unheld {
 }
 
 impl Unheld {
-    /// Which limit, which controller, what to do.
+    /// Which limit, and which controller.
     pub(super) fn sentence(&self) -> String {
-        let Self { key, value, controller, file, .. } = self;
+        let Self {
+            key,
+            value,
+            controller,
+            file,
+            ..
+        } = self;
         match &self.found {
             None => format!(
-                "{key}={value} is not held on this host: the {controller} controller of cgroup v2 does not offer {file} here. Boot with cgroup_no_v1=all (and the controller not disabled), launch without {key}, or set limits.unenforced = \"warn\"."
+                "{key}={value} is not held on this host: the {controller} controller of cgroup v2 does not offer {file} here."
             ),
             Some(found) => format!(
-                "{key}={value} is not held on this host: {file} of the {controller} controller says “{found}” after systemd was told. Look into the journal of PID 1, launch without {key}, or set limits.unenforced = \"warn\"."
+                "{key}={value} is not held on this host: {file} of the {controller} controller says “{found}” after systemd was told."
             ),
         }
+    }
+
+    /// What to do about it.
+    fn advice(&self) -> String {
+        let first = match &self.found {
+            None => "Boot with cgroup_no_v1=all (and the controller not disabled)",
+            Some(_) => "Look into the journal of PID 1",
+        };
+        format!(
+            "{first}, leave {} out, or set limits.unenforced = \"warn\".",
+            self.key
+        )
     }
 }
 
 /// The first unheld limit as a refusal, or all as warnings.
 pub(super) fn judge(unheld: &[Unheld], unenforced: Unenforced) -> Result<Vec<String>, Refusal> {
     match (unheld.first(), unenforced) {
-        (Some(first), Unenforced::Refuse) => Err(refusal(RefusalCode::LimitUnenforceable, first.sentence())),
+        (Some(first), Unenforced::Refuse) => Err(refusal(
+            RefusalCode::LimitUnenforceable,
+            format!("{} {}", first.sentence(), first.advice()),
+        )),
         _ => Ok(unheld.iter().map(Unheld::sentence).collect()),
     }
 }
 
+/// What the limits are held against.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Host {
+    /// Bytes of a page.
+    pub(super) page: u64,
+    /// The kernel can count swap at all; without, a limit on it is always held.
+    pub(super) swap: bool,
+    /// The cgroup has the shim's one task beside the runner's.
+    pub(super) shim: bool,
+}
+
 /// Holds the files of a cgroup against the limits it shall have. `read` gives a file's text.
-pub(super) fn unheld(limits: &Limits, page: u64, swap: bool, read: impl Fn(&str) -> Option<String>) -> Vec<Unheld> {
+pub(super) fn unheld(
+    limits: &Limits,
+    host: Host,
+    read: impl Fn(&str) -> Option<String>,
+) -> Vec<Unheld> {
     let mut all = Vec::new();
-    let mut check = |key: &'static str, wanted: Option<u64>, controller, file, holds: &dyn Fn(u64, &str) -> bool| {
+    let mut check = |key: &'static str,
+                     wanted: Option<u64>,
+                     controller,
+                     file,
+                     holds: &dyn Fn(u64, &str) -> bool| {
         let Some(wanted) = wanted else { return };
         let found = read(file).map(|text| text.trim().to_owned());
         let held = match &found {
@@ -53,24 +94,73 @@ pub(super) fn unheld(limits: &Limits, page: u64, swap: bool, read: impl Fn(&str)
             Some(text) => holds(wanted, text),
         };
         if !held {
-            all.push(Unheld { key, value: shown(key, wanted), controller, file, found });
+            all.push(Unheld {
+                key,
+                value: shown(key, wanted),
+                controller,
+                file,
+                found,
+            });
         }
     };
-    let bytes = |wanted: u64, text: &str| holds_bytes(wanted, text, page);
-    let count = |wanted: u64, text: &str| parse_max(text) == Some(wanted);
+    let bytes = |wanted: u64, text: &str| holds_bytes(wanted, text, host.page);
+    let tasks = |wanted: u64| if host.shim { with_shim(wanted) } else { wanted };
+    let count = |wanted: u64, text: &str| parse_max(text) == Some(tasks(wanted));
     let weight = |wanted: u64, text: &str| text.parse() == Ok(wanted);
-    check("memory-max", limits.memory_max, "memory", "memory.max", &bytes);
-    check("memory-high", limits.memory_high, "memory", "memory.high", &bytes);
-    if swap {
-        check("memory-swap-max", limits.memory_swap_max, "memory", "memory.swap.max", &bytes);
+    check(
+        "memory-max",
+        limits.memory_max,
+        "memory",
+        "memory.max",
+        &bytes,
+    );
+    check(
+        "memory-high",
+        limits.memory_high,
+        "memory",
+        "memory.high",
+        &bytes,
+    );
+    if host.swap {
+        check(
+            "memory-swap-max",
+            limits.memory_swap_max,
+            "memory",
+            "memory.swap.max",
+            &bytes,
+        );
     }
-    check("cpu-quota", limits.cpu_quota, "cpu", "cpu.max", &holds_quota);
-    check("cpu-weight", limits.cpu_weight, "cpu", "cpu.weight", &weight);
+    check(
+        "cpu-quota",
+        limits.cpu_quota,
+        "cpu",
+        "cpu.max",
+        &holds_quota,
+    );
+    check(
+        "cpu-weight",
+        limits.cpu_weight,
+        "cpu",
+        "cpu.weight",
+        &weight,
+    );
     match read("io.weight") {
         None if read("io.bfq.weight").is_some() => {
-            check("io-weight", limits.io_weight, "io", "io.bfq.weight", &holds_bfq_weight);
+            check(
+                "io-weight",
+                limits.io_weight,
+                "io",
+                "io.bfq.weight",
+                &holds_bfq_weight,
+            );
         }
-        _ => check("io-weight", limits.io_weight, "io", "io.weight", &holds_io_weight),
+        _ => check(
+            "io-weight",
+            limits.io_weight,
+            "io",
+            "io.weight",
+            &holds_io_weight,
+        ),
     }
     check("tasks-max", limits.tasks_max, "pids", "pids.max", &count);
     if let Some(policy @ (OomPolicy::Stop | OomPolicy::Kill)) = limits.oom_policy
@@ -91,9 +181,16 @@ pub(super) fn unheld(limits: &Limits, page: u64, swap: bool, read: impl Fn(&str)
 pub(super) fn lacking(limits: &Limits, controllers: &str) -> Vec<Unheld> {
     let offered = |file: &str| {
         let controller = file.split('.').next().unwrap_or_default();
-        controllers.split_ascii_whitespace().any(|c| c == controller)
+        controllers
+            .split_ascii_whitespace()
+            .any(|c| c == controller)
     };
-    let mut all = unheld(limits, 1, true, |file| offered(file).then(String::new));
+    let host = Host {
+        page: 1,
+        swap: true,
+        shim: false,
+    };
+    let mut all = unheld(limits, host, |file| offered(file).then(String::new));
     all.retain(|u| u.found.is_none());
     all
 }
@@ -121,7 +218,10 @@ fn holds_bytes(wanted: u64, text: &str, page: u64) -> bool {
 /// `QUOTA PERIOD`; systemd chooses the period and rounds.
 fn holds_quota(wanted: u64, text: &str) -> bool {
     let mut words = text.split_ascii_whitespace();
-    let (quota, period) = (words.next(), words.next().and_then(|p| p.parse::<u64>().ok()));
+    let (quota, period) = (
+        words.next(),
+        words.next().and_then(|p| p.parse::<u64>().ok()),
+    );
     match (quota, period) {
         (Some("max"), _) => wanted == INFINITY,
         (Some(quota), Some(period @ 1..)) => quota.parse::<u64>().is_ok_and(|quota| {
@@ -149,13 +249,23 @@ fn holds_bfq_weight(wanted: u64, text: &str) -> bool {
 
 fn default_weight(text: &str) -> Option<u64> {
     let line = text.lines().next()?.trim();
-    line.strip_prefix("default ").unwrap_or(line).trim().parse().ok()
+    line.strip_prefix("default ")
+        .unwrap_or(line)
+        .trim()
+        .parse()
+        .ok()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    const HOST: Host = Host {
+        page: 4096,
+        swap: true,
+        shim: true,
+    };
 
     fn limits() -> Limits {
         Limits {
@@ -165,7 +275,7 @@ mod tests {
             cpu_quota: Some(1_500_000),
             cpu_weight: Some(50),
             io_weight: Some(200),
-            tasks_max: Some(65),
+            tasks_max: Some(64),
             ..Limits::default()
         }
     }
@@ -187,22 +297,34 @@ mod tests {
 
     #[test]
     fn held_limits() {
-        assert_eq!(unheld(&limits(), 4096, true, files), []);
-        assert_eq!(unheld(&Limits::default(), 4096, true, |_| None), []);
+        assert_eq!(unheld(&limits(), HOST, files), []);
+        assert_eq!(unheld(&Limits::default(), HOST, |_| None), []);
     }
 
     #[test]
     fn a_host_without_controllers_holds_nothing() {
-        let wanted = Limits { oom_policy: Some(OomPolicy::Kill), ..limits() };
-        let all = unheld(&wanted, 4096, true, |_| None);
+        let wanted = Limits {
+            oom_policy: Some(OomPolicy::Kill),
+            ..limits()
+        };
+        let all = unheld(&wanted, HOST, |_| None);
         let keys: Vec<_> = all.iter().map(|u| u.key).collect();
         assert_eq!(
             keys,
-            ["memory-max", "memory-swap-max", "cpu-quota", "cpu-weight", "io-weight", "tasks-max", "oom-policy"]
+            [
+                "memory-max",
+                "memory-swap-max",
+                "cpu-quota",
+                "cpu-weight",
+                "io-weight",
+                "tasks-max",
+                "oom-policy"
+            ]
         );
         let refused = judge(&all, Unenforced::Refuse);
         assert!(
-            matches!(&refused, Err(r) if r.code == RefusalCode::LimitUnenforceable && r.message.contains("memory-max") && r.message.contains("memory controller")),
+            matches!(&refused, Err(r) if r.code == RefusalCode::LimitUnenforceable
+                && r.message.contains("memory-max") && r.message.contains("memory controller") && r.message.contains("Boot with")),
             "{refused:?}"
         );
         assert!(matches!(judge(&all, Unenforced::Warn), Ok(w) if w.len() == 7));
@@ -210,10 +332,25 @@ mod tests {
 
     #[test]
     fn missing_controllers_are_known_beforehand() {
-        let keys = |controllers| lacking(&limits(), controllers).iter().map(|u| u.key).collect::<Vec<_>>();
+        let keys = |controllers| {
+            lacking(&limits(), controllers)
+                .iter()
+                .map(|u| u.key)
+                .collect::<Vec<_>>()
+        };
         assert_eq!(keys("cpuset cpu io memory pids"), [""; 0]);
         assert_eq!(keys("cpu io memory"), ["tasks-max"]);
-        assert_eq!(keys("cpuset"), ["memory-max", "memory-swap-max", "cpu-quota", "cpu-weight", "io-weight", "tasks-max"]);
+        assert_eq!(
+            keys("cpuset"),
+            [
+                "memory-max",
+                "memory-swap-max",
+                "cpu-quota",
+                "cpu-weight",
+                "io-weight",
+                "tasks-max"
+            ]
+        );
     }
 
     #[test]
@@ -227,23 +364,35 @@ mod tests {
             ("io.weight", "default 100"),
             ("pids.max", "64"),
         ] {
-            let read = |name: &str| if name == file { Some(text.to_owned()) } else { files(name) };
-            let all = unheld(&limits(), 4096, true, read);
-            assert!(matches!(&all[..], [u] if u.file == file && u.sentence().contains(text)), "{all:?}");
+            let read = |name: &str| {
+                if name == file {
+                    Some(text.to_owned())
+                } else {
+                    files(name)
+                }
+            };
+            let all = unheld(&limits(), HOST, read);
+            assert!(
+                matches!(&all[..], [u] if u.file == file && u.sentence().contains(text)),
+                "{all:?}"
+            );
         }
     }
 
     #[test]
     fn weights_of_bfq() {
         let read = |name: &str| (name == "io.bfq.weight").then(|| "default 109".to_owned());
-        let wanted = Limits { io_weight: Some(200), ..Limits::default() };
-        assert_eq!(unheld(&wanted, 4096, true, read), []);
+        let wanted = Limits {
+            io_weight: Some(200),
+            ..Limits::default()
+        };
+        assert_eq!(unheld(&wanted, HOST, read), []);
     }
 
     proptest! {
         #[test]
         fn no_file_makes_it_panic(text in "\\PC{0,20}|max|[0-9]{0,22}( [0-9]{0,9})?") {
-            let _ = unheld(&limits(), 4096, true, |_| Some(text.clone()));
+            let _ = unheld(&limits(), HOST, |_| Some(text.clone()));
         }
 
         #[test]

@@ -1,12 +1,13 @@
 //! The agent's socket: connections, their bounds, and the orders that come over them.
 
 use super::hub::{Agent, Phase, lock};
-use super::policy::refusal;
 use super::log;
+use super::policy::refusal;
 use crate::domain::RunnerId;
 use crate::seqpacket;
 use crate::wire::{
-    Answer, FromAgent, Hello, Order, PACKET_MAX, Refusal, RefusalCode, Reply, Request, VERSION, decode, encode,
+    Answer, FromAgent, Hello, Order, PACKET_MAX, Refusal, RefusalCode, Reply, Request, VERSION,
+    decode, encode,
 };
 use serde::Deserialize;
 use std::collections::{BTreeSet, VecDeque};
@@ -23,8 +24,11 @@ use tokio::sync::{Notify, Semaphore};
 const CONNECTIONS: usize = 16;
 /// The most orders of one connection without an answer yet; then it is read no further.
 const ORDERS: usize = 1024;
-/// The most bytes waiting for a connection that does not read; then it is closed.
-const WAITING: usize = 8 << 20;
+/// The most bytes waiting for a connection that does not read; then it is closed. What it has
+/// missed it finds in the inventory when it comes again.
+const WAITING: usize = 4 << 20;
+/// What a waiting message costs beside its bytes.
+const EACH: usize = 64;
 /// How long a connection may take to say [`Order::Hello`].
 const GREETING: Duration = Duration::from_secs(10);
 
@@ -33,6 +37,7 @@ const GREETING: Duration = Duration::from_secs(10);
 pub(super) struct Outbox {
     queue: Mutex<(VecDeque<Vec<u8>>, usize)>,
     filled: Notify,
+    shut: Notify,
     closed: AtomicBool,
     /// It has said who it is.
     pub(super) greeted: AtomicBool,
@@ -49,37 +54,31 @@ impl Outbox {
             return;
         }
         let mut queue = lock(&self.queue);
-        queue.1 += bytes.len();
+        queue.1 += bytes.capacity() + EACH;
         queue.0.push_back(bytes);
         if queue.1 > WAITING {
-            log::warning("A connection does not read its answers; it is closed.");
             *queue = Default::default();
             self.closed.store(true, Ordering::Relaxed);
+            self.shut.notify_one();
         }
         drop(queue);
         self.filled.notify_one();
     }
 
-    fn close(&self) {
-        self.closed.store(true, Ordering::Relaxed);
-        self.filled.notify_one();
-    }
-
-    /// Sends what comes, in order, until the connection is closed.
+    /// Sends what comes, in order.
     async fn pour(&self, socket: &UnixStream) -> io::Result<()> {
         loop {
-            if self.closed.load(Ordering::Relaxed) {
-                return Ok(());
-            }
             let next = {
                 let mut queue = lock(&self.queue);
                 let next = queue.0.pop_front();
-                queue.1 -= next.as_ref().map_or(0, Vec::len);
+                queue.1 -= next.as_ref().map_or(0, |bytes| bytes.capacity() + EACH);
                 next
             };
             match next {
                 Some(bytes) => {
-                    socket.async_io(Interest::WRITABLE, || seqpacket::send(socket, &bytes, &[])).await?;
+                    socket
+                        .async_io(Interest::WRITABLE, || seqpacket::send(socket, &bytes, &[]))
+                        .await?;
                 }
                 None => self.filled.notified().await,
             }
@@ -88,7 +87,11 @@ impl Outbox {
 }
 
 /// Accepts for ever. `allowed` are the users who may.
-pub(super) async fn serve(agent: Arc<Agent>, listener: OwnedFd, allowed: BTreeSet<u32>) -> io::Result<()> {
+pub(super) async fn serve(
+    agent: Arc<Agent>,
+    listener: OwnedFd,
+    allowed: BTreeSet<u32>,
+) -> io::Result<()> {
     // tokio accepts and tells when something is ready; packets are ours.
     let listener = std::os::unix::net::UnixListener::from(listener);
     listener.set_nonblocking(true)?;
@@ -113,7 +116,9 @@ pub(super) async fn serve(agent: Arc<Agent>, listener: OwnedFd, allowed: BTreeSe
             Err(_) => continue,
         }
         let Ok(permit) = room.clone().try_acquire_owned() else {
-            log::warning(format_args!("More than {CONNECTIONS} connections; one more is closed."));
+            log::warning(format_args!(
+                "More than {CONNECTIONS} connections; one more is closed."
+            ));
             continue;
         };
         let agent = agent.clone();
@@ -131,11 +136,12 @@ async fn connection(agent: &Arc<Agent>, number: u64, socket: &UnixStream) {
     let done = tokio::select! {
         done = read(agent, number, socket, &outbox) => done,
         done = outbox.pour(socket) => done,
+        () = outbox.shut.notified() => Err(io::Error::other("it does not read its answers")),
     };
     if let Err(e) = done {
         log::warning(format_args!("Connection {number} is closed: {e}"));
     }
-    outbox.close();
+    outbox.closed.store(true, Ordering::Relaxed);
     lock(&agent.connections).remove(&number);
     // Nobody will open these gates any more.
     for runner in agent.all_runners() {
@@ -145,7 +151,12 @@ async fn connection(agent: &Arc<Agent>, number: u64, socket: &UnixStream) {
     }
 }
 
-async fn read(agent: &Arc<Agent>, number: u64, socket: &UnixStream, outbox: &Arc<Outbox>) -> io::Result<()> {
+async fn read(
+    agent: &Arc<Agent>,
+    number: u64,
+    socket: &UnixStream,
+    outbox: &Arc<Outbox>,
+) -> io::Result<()> {
     let room = Arc::new(Semaphore::new(ORDERS));
     let snapshot = Arc::new(tokio::sync::Mutex::new(BTreeSet::new()));
     loop {
@@ -153,32 +164,46 @@ async fn read(agent: &Arc<Agent>, number: u64, socket: &UnixStream, outbox: &Arc
         let packet = if outbox.greeted.load(Ordering::Relaxed) {
             receive.await?
         } else {
-            tokio::time::timeout(GREETING, receive).await.map_err(|_| io::Error::other("no greeting"))??
+            tokio::time::timeout(GREETING, receive)
+                .await
+                .map_err(|_| io::Error::other("no greeting"))??
         };
         let Some(packet) = packet else { return Ok(()) };
         let request = match decode::<Request>(&packet.bytes) {
             Ok(request) => request,
             Err(e) => {
                 // The sequence number may still be readable: the rest is of another version.
-                let Ok(Numbered { seq }) = decode(&packet.bytes) else { return Err(io::Error::other(e)) };
-                let result = Err(refusal(RefusalCode::Unsupported, "This version of the agent does not know that order."));
+                let Ok(Numbered { seq }) = decode(&packet.bytes) else {
+                    return Err(io::Error::other(e));
+                };
+                let result = Err(refusal(
+                    RefusalCode::Unsupported,
+                    "This version of the agent does not know that order.",
+                ));
                 outbox.send(&FromAgent::Reply(Reply { seq, result }));
                 continue;
             }
         };
         let greeting = matches!(request.order, Order::Hello(_));
         if greeting == outbox.greeted.load(Ordering::Relaxed) {
-            return Err(io::Error::other("the first message, and only that, is a greeting"));
+            return Err(io::Error::other(
+                "the first message, and only that, is a greeting",
+            ));
         }
         if greeting {
             outbox.greeted.store(true, Ordering::Relaxed);
         }
-        let Ok(permit) = room.clone().acquire_owned().await else { return Ok(()) };
+        let Ok(permit) = room.clone().acquire_owned().await else {
+            return Ok(());
+        };
         let (agent, outbox, snapshot) = (agent.clone(), outbox.clone(), snapshot.clone());
         let payload = packet.fds.into_iter().next();
         tokio::spawn(async move {
             let result = obey(&agent, number, request.order, payload, &snapshot).await;
-            outbox.send(&FromAgent::Reply(Reply { seq: request.seq, result: result.map_err(bounded) }));
+            outbox.send(&FromAgent::Reply(Reply {
+                seq: request.seq,
+                result: result.map_err(bounded),
+            }));
             drop(permit);
         });
     }
@@ -217,8 +242,16 @@ async fn obey(
         Order::Kill { id, signal } => agent.kill(id, signal).await,
         Order::Freeze { id } => agent.freeze(id).await,
         Order::Thaw { id } => agent.thaw(id).await,
-        Order::SetLimits { id, limits, unenforced } => agent.set_limits(id, &limits, unenforced).await,
-        Order::SetSlice { project, limits, unenforced } => {
+        Order::SetLimits {
+            id,
+            limits,
+            unenforced,
+        } => agent.set_limits(id, &limits, unenforced).await,
+        Order::SetSlice {
+            project,
+            limits,
+            unenforced,
+        } => {
             let warnings = agent.set_slice(&project, &limits, unenforced).await?;
             Ok(Answer::Limits { warnings })
         }
@@ -238,11 +271,16 @@ async fn obey(
 
 /// A new daemon: what earlier ones have left at the gate will not be opened by anybody.
 async fn greet(agent: &Arc<Agent>, number: u64, hello: &Hello) -> Result<Answer, Refusal> {
-    log::info(format_args!("Connection {number}: {} (messages version {})", hello.program, hello.v));
+    log::info(format_args!(
+        "Connection {number}: {} (messages version {})",
+        hello.program, hello.v
+    ));
     let waiting: Vec<_> = agent
         .all_runners()
         .into_iter()
-        .filter(|r| r.owner < number && matches!(*r.phase.borrow(), Phase::Gated | Phase::Preparing))
+        .filter(|r| {
+            r.owner < number && matches!(*r.phase.borrow(), Phase::Gated | Phase::Preparing)
+        })
         .collect();
     for runner in &waiting {
         runner.give_up();
@@ -253,7 +291,10 @@ async fn greet(agent: &Arc<Agent>, number: u64, hello: &Hello) -> Result<Answer,
         }
     }
     Ok(Answer::Hello {
-        hello: Hello { v: VERSION, program: concat!("stratavore-agent ", env!("CARGO_PKG_VERSION")).to_owned() },
+        hello: Hello {
+            v: VERSION,
+            program: concat!("stratavore-agent ", env!("CARGO_PKG_VERSION")).to_owned(),
+        },
         boot_id: agent.boot_id.clone(),
     })
 }
@@ -266,7 +307,9 @@ mod tests {
     #[test]
     fn a_reader_that_sleeps_is_given_up_with_bounded_memory() {
         let outbox = Outbox::default();
-        let message = FromAgent::Notice(Notice::Lost { id: RunnerId::from_uuid(uuid::Uuid::nil()) });
+        let message = FromAgent::Notice(Notice::Lost {
+            id: RunnerId::from_uuid(uuid::Uuid::nil()),
+        });
         for _ in 0..WAITING {
             outbox.send(&message);
             if outbox.closed.load(Ordering::Relaxed) {

@@ -57,11 +57,17 @@ impl Agent {
         }
         readback::judge(&self.lacking(&limits), unenforced)?;
         *known = None;
-        let before = self.put(project, &limits, generation).await.map_err(|fault| {
-            refusal(RefusalCode::Failed, format!("The limits of project {project} can't be set: {fault}."))
-        })?;
+        let before = self
+            .put(project, &limits, generation)
+            .await
+            .map_err(|fault| {
+                refusal(
+                    RefusalCode::Failed,
+                    format!("The limits of project {project} can't be set: {fault}."),
+                )
+            })?;
         let unheld = match self.cgroups.generation(&cgroup) {
-            Some(_) => self.unheld(&cgroup, &properties::wanted(&limits)),
+            Some(_) => self.unheld(&cgroup, &properties::wanted(&limits), false),
             // Without limits and without runners there is no slice, and none is needed.
             None => Vec::new(),
         };
@@ -73,7 +79,11 @@ impl Agent {
             }
         };
         let generation = self.cgroups.generation(&cgroup);
-        *known = Some(InForce { limits, generation, unheld });
+        *known = Some(InForce {
+            limits,
+            generation,
+            unheld,
+        });
         Ok(warnings)
     }
 
@@ -91,12 +101,19 @@ impl Agent {
                 return Ok(None);
             }
             let description = format!("Stratavore project {project}");
-            match self.systemd.start_slice(&unit, &properties::slice(limits, &description)).await {
+            match self
+                .systemd
+                .start_slice(&unit, &properties::slice(limits, &description))
+                .await
+            {
                 Err(fault) if fault.is_unit_exists() => self.systemd.start(&unit).await?,
                 other => return other.map(|()| None),
             }
         }
-        let before = self.systemd.numbers(&unit, SLICE, &properties::LIVE).await?;
+        let before = self
+            .systemd
+            .numbers(&unit, SLICE, &properties::LIVE)
+            .await?;
         if before != wanted
             && let Err(fault) = self.systemd.set(&unit, &wanted).await
         {
@@ -121,12 +138,17 @@ impl Agent {
         if self.cgroups.populated(&self.cgroups.slice(project)) {
             return Err(refusal(
                 RefusalCode::Failed,
-                format!("The slice of project {project} still has processes; stop its runners first."),
+                format!(
+                    "The slice of project {project} still has processes; stop its runners first."
+                ),
             ));
         }
         let unit = project.slice();
         self.systemd.stop(&unit).await.map_err(|fault| {
-            refusal(RefusalCode::Failed, format!("The slice {unit} can't be stopped: {fault}."))
+            refusal(
+                RefusalCode::Failed,
+                format!("The slice {unit} can't be stopped: {fault}."),
+            )
         })?;
         self.drop_settings(&unit);
         *known = None;

@@ -1,18 +1,23 @@
 //! The one connection to systemd: units, their jobs and properties.
 
+mod bus;
+mod jobs;
+
+pub(super) use bus::Fault;
+
 use super::log;
 use super::properties::{Properties, Property, oom_policy};
 use crate::domain::limits::OomPolicy;
+use bus::ManagerProxy;
 use futures_util::StreamExt;
-use std::collections::HashMap;
+use jobs::{Waiter, Waiters, tell};
 use std::os::fd::BorrowedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::Semaphore;
 use zbus::fdo::PropertiesProxy;
 use zbus::proxy::CacheProperties;
-use zbus::{Connection, DBusError, Fd, OwnedObjectPath, OwnedVariant, Variant, proxy};
+use zbus::{Connection, Fd, OwnedObjectPath, OwnedVariant, Variant};
 
 /// Scopes being made at a time: systemd is one thread, more only queue up in it.
 const STARTS: usize = 12;
@@ -25,96 +30,6 @@ const JOB: Duration = Duration::from_secs(60);
 /// How often to look ourselves while a job's signal is awaited: it may have got lost when
 /// systemd was re-executed.
 const LOOK: Duration = Duration::from_secs(2);
-
-#[proxy(
-    interface = "org.freedesktop.systemd1.Manager",
-    default_service = "org.freedesktop.systemd1",
-    default_path = "/org/freedesktop/systemd1"
-)]
-trait Manager {
-    fn subscribe(&self) -> zbus::Result<()>;
-    #[allow(clippy::type_complexity)]
-    fn start_transient_unit(
-        &self,
-        name: &str,
-        mode: &str,
-        properties: &[(&str, Variant<'_>)],
-        aux: &[(&str, Vec<(&str, Variant<'_>)>)],
-    ) -> zbus::Result<OwnedObjectPath>;
-    fn start_unit(&self, name: &str, mode: &str) -> zbus::Result<OwnedObjectPath>;
-    fn stop_unit(&self, name: &str, mode: &str) -> zbus::Result<OwnedObjectPath>;
-    fn freeze_unit(&self, name: &str) -> zbus::Result<()>;
-    fn thaw_unit(&self, name: &str) -> zbus::Result<()>;
-    fn set_unit_properties(&self, name: &str, runtime: bool, properties: &[(&str, Variant<'_>)]) -> zbus::Result<()>;
-    fn reset_failed_unit(&self, name: &str) -> zbus::Result<()>;
-    fn list_units_by_patterns(&self, states: &[&str], patterns: &[&str]) -> zbus::Result<Vec<Listed>>;
-    #[zbus(property)]
-    fn control_group(&self) -> zbus::Result<String>;
-    #[zbus(property)]
-    fn default_tasks_max(&self) -> zbus::Result<u64>;
-    #[zbus(property, name = "DefaultOOMPolicy")]
-    fn default_oom_policy(&self) -> zbus::Result<String>;
-    #[zbus(signal)]
-    fn job_removed(&self, id: u32, job: OwnedObjectPath, unit: String, result: String) -> zbus::Result<()>;
-    #[zbus(signal)]
-    fn reloading(&self, active: bool) -> zbus::Result<()>;
-}
-
-/// Name, description, load state, active state, sub state, followed unit, path, and the job's
-/// id, type and path.
-type Listed = (String, String, String, String, String, String, OwnedObjectPath, u32, String, OwnedObjectPath);
-
-/// Why systemd did not do it.
-#[derive(Debug, Clone, thiserror::Error)]
-#[error("{message}")]
-pub(super) struct Fault {
-    name: String,
-    message: String,
-}
-
-impl Fault {
-    fn new(message: impl Into<String>) -> Self {
-        Self { name: String::new(), message: message.into() }
-    }
-
-    /// It knows no such unit, or has it no longer loaded.
-    pub(super) fn is_no_such_unit(&self) -> bool {
-        self.name == "org.freedesktop.systemd1.NoSuchUnit"
-    }
-
-    /// The name is taken.
-    pub(super) fn is_unit_exists(&self) -> bool {
-        self.name == "org.freedesktop.systemd1.UnitExists"
-    }
-
-    fn is_unknown_property(&self, property: &str) -> bool {
-        self.name.starts_with("org.freedesktop.DBus.Error.") && self.message.contains(property)
-    }
-}
-
-impl From<zbus::Error> for Fault {
-    fn from(error: zbus::Error) -> Self {
-        match error {
-            zbus::Error::MethodError(name, message, _) => Self {
-                message: message.unwrap_or_else(|| name.to_string()),
-                name: name.to_string(),
-            },
-            zbus::Error::FDO(error) => Self {
-                name: DBusError::name(&*error).to_string(),
-                message: error.description().unwrap_or_default().to_owned(),
-            },
-            other => Self::new(format!("no answer from systemd: {other}")),
-        }
-    }
-}
-
-impl From<zbus::fdo::Error> for Fault {
-    fn from(error: zbus::fdo::Error) -> Self {
-        zbus::Error::from(error).into()
-    }
-}
-
-type Waiters = Arc<Mutex<HashMap<String, Vec<mpsc::UnboundedSender<(OwnedObjectPath, String)>>>>>;
 
 /// systemd, system or user manager.
 #[derive(Debug)]
@@ -134,7 +49,11 @@ pub(super) struct Systemd {
 impl Systemd {
     /// Connects and subscribes, before anything is asked for.
     pub(super) async fn connect(user: bool) -> Result<Self, Fault> {
-        let builder = if user { zbus::connection::Builder::session() } else { zbus::connection::Builder::system() };
+        let builder = if user {
+            zbus::connection::Builder::session()
+        } else {
+            zbus::connection::Builder::system()
+        };
         let connection = builder.method_timeout(CALL).build().await?;
         let manager = ManagerProxy::builder(&connection)
             .cache_properties(CacheProperties::No)
@@ -184,7 +103,10 @@ impl Systemd {
         };
         let word = systemd.call(systemd.manager.default_oom_policy()).await;
         systemd.default_oom_policy = word.ok().and_then(|w| oom_policy(&w));
-        systemd.knows_oom_policy = systemd.property::<String>("init.scope", SCOPE, "OOMPolicy").await.is_ok();
+        systemd.knows_oom_policy = systemd
+            .property::<String>("init.scope", SCOPE, "OOMPolicy")
+            .await
+            .is_ok();
         Ok(systemd)
     }
 
@@ -199,7 +121,11 @@ impl Systemd {
     }
 
     /// Runs a job of a unit to its end.
-    async fn job(&self, unit: &str, call: impl Future<Output = zbus::Result<OwnedObjectPath>>) -> Result<(), Fault> {
+    async fn job(
+        &self,
+        unit: &str,
+        call: impl Future<Output = zbus::Result<OwnedObjectPath>>,
+    ) -> Result<(), Fault> {
         let mut waiter = Waiter::new(&self.waiters, unit);
         let job = self.call(call).await?;
         let ended = async {
@@ -215,8 +141,13 @@ impl Systemd {
         };
         match tokio::time::timeout(JOB, ended).await {
             Ok(result) if result == "done" => Ok(()),
-            Ok(result) => Err(Fault::new(format!("systemd's job for {unit} ended with “{result}”"))),
-            Err(_) => Err(Fault::new(format!("systemd's job for {unit} did not end within {} s", JOB.as_secs()))),
+            Ok(result) => Err(Fault::new(format!(
+                "systemd's job for {unit} ended with “{result}”"
+            ))),
+            Err(_) => Err(Fault::new(format!(
+                "systemd's job for {unit} did not end within {} s",
+                JOB.as_secs()
+            ))),
         }
     }
 
@@ -238,7 +169,9 @@ impl Systemd {
         if self.pidfds.load(Ordering::Relaxed) {
             let process = ("PIDFDs", Variant::from(vec![Fd::from(pidfd)]));
             match self.start_transient(unit, properties, Some(process)).await {
-                Err(fault) if fault.is_unknown_property("PIDFDs") => self.pidfds.store(false, Ordering::Relaxed),
+                Err(fault) if fault.is_unknown_property("PIDFDs") => {
+                    self.pidfds.store(false, Ordering::Relaxed)
+                }
                 other => return other,
             }
         }
@@ -247,7 +180,11 @@ impl Systemd {
     }
 
     /// Makes a slice.
-    pub(super) async fn start_slice(&self, unit: &str, properties: &Properties) -> Result<(), Fault> {
+    pub(super) async fn start_slice(
+        &self,
+        unit: &str,
+        properties: &Properties,
+    ) -> Result<(), Fault> {
         self.start_transient(unit, properties, None).await
     }
 
@@ -259,7 +196,11 @@ impl Systemd {
     ) -> Result<(), Fault> {
         let mut all = variants(properties);
         all.extend(process);
-        self.job(unit, self.manager.start_transient_unit(unit, "fail", &all, &[])).await
+        self.job(
+            unit,
+            self.manager.start_transient_unit(unit, "fail", &all, &[]),
+        )
+        .await
     }
 
     /// Starts a loaded unit.
@@ -269,7 +210,10 @@ impl Systemd {
 
     /// Stops a unit; one that is not loaded is stopped.
     pub(super) async fn stop(&self, unit: &str) -> Result<(), Fault> {
-        match self.job(unit, self.manager.stop_unit(unit, "replace")).await {
+        match self
+            .job(unit, self.manager.stop_unit(unit, "replace"))
+            .await
+        {
             Err(fault) if fault.is_no_such_unit() => Ok(()),
             other => other,
         }
@@ -288,7 +232,8 @@ impl Systemd {
     /// Changes properties until the next boot.
     pub(super) async fn set(&self, unit: &str, properties: &Properties) -> Result<(), Fault> {
         let all = variants(properties);
-        self.call(self.manager.set_unit_properties(unit, true, &all)).await
+        self.call(self.manager.set_unit_properties(unit, true, &all))
+            .await
     }
 
     /// Lets go of a failed unit. One that has not failed is fine.
@@ -302,7 +247,9 @@ impl Systemd {
     /// Names and active states of the loaded units that match.
     pub(super) async fn list(&self, pattern: &str) -> Result<Vec<(String, String)>, Fault> {
         let patterns = [pattern];
-        let all = self.call(self.manager.list_units_by_patterns(&[], &patterns)).await?;
+        let all = self
+            .call(self.manager.list_units_by_patterns(&[], &patterns))
+            .await?;
         Ok(all.into_iter().map(|u| (u.0, u.3)).collect())
     }
 
@@ -325,13 +272,24 @@ impl Systemd {
     ) -> Result<T, Fault> {
         let path = OwnedObjectPath::try_from(unit_path(unit))?;
         let value = self.get(&path, interface, name).await?;
-        T::try_from(value).map_err(|_| Fault::new(format!("{name} of {unit} has another type than expected")))
+        T::try_from(value)
+            .map_err(|_| Fault::new(format!("{name} of {unit} has another type than expected")))
     }
 
-    async fn get(&self, path: &OwnedObjectPath, interface: &str, name: &str) -> Result<OwnedVariant, Fault> {
+    async fn get(
+        &self,
+        path: &OwnedObjectPath,
+        interface: &str,
+        name: &str,
+    ) -> Result<OwnedVariant, Fault> {
         let _permit = self.calls.acquire().await;
-        let builder = PropertiesProxy::builder(&self.connection).destination("org.freedesktop.systemd1").path(path);
-        let proxy = builder.cache_properties(CacheProperties::No).build().await?;
+        let builder = PropertiesProxy::builder(&self.connection)
+            .destination("org.freedesktop.systemd1")
+            .path(path);
+        let proxy = builder
+            .cache_properties(CacheProperties::No)
+            .build()
+            .await?;
         let interface = zbus::names::InterfaceName::try_from(interface)?;
         Ok(proxy.get(interface, name).await?)
     }
@@ -345,7 +303,10 @@ impl Systemd {
     ) -> Result<Properties, Fault> {
         let mut all = Properties::new();
         for name in names {
-            all.push((name, Property::U64(self.property(unit, interface, name).await?)));
+            all.push((
+                name,
+                Property::U64(self.property(unit, interface, name).await?),
+            ));
         }
         Ok(all)
     }
@@ -358,43 +319,6 @@ pub(super) const SLICE: &str = "org.freedesktop.systemd1.Slice";
 /// The interface of all units.
 pub(super) const UNIT: &str = "org.freedesktop.systemd1.Unit";
 
-fn tell(waiters: &Waiters, unit: &str, job: &OwnedObjectPath, result: &str) {
-    let waiters = waiters.lock().unwrap_or_else(PoisonError::into_inner);
-    for waiter in waiters.get(unit).into_iter().flatten() {
-        let _ = waiter.send((job.clone(), result.to_owned()));
-    }
-}
-
-/// Receives the ends of a unit's jobs from its making on, so that none is missed however soon
-/// the job ends.
-struct Waiter<'a> {
-    waiters: &'a Waiters,
-    unit: String,
-    results: mpsc::UnboundedReceiver<(OwnedObjectPath, String)>,
-}
-
-impl<'a> Waiter<'a> {
-    fn new(waiters: &'a Waiters, unit: &str) -> Self {
-        let (sender, results) = mpsc::unbounded_channel();
-        let mut map = waiters.lock().unwrap_or_else(PoisonError::into_inner);
-        map.entry(unit.to_owned()).or_default().push(sender);
-        Self { waiters, unit: unit.to_owned(), results }
-    }
-}
-
-impl Drop for Waiter<'_> {
-    fn drop(&mut self) {
-        self.results.close();
-        let mut map = self.waiters.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(all) = map.get_mut(&self.unit) {
-            all.retain(|sender| !sender.is_closed());
-            if all.is_empty() {
-                map.remove(&self.unit);
-            }
-        }
-    }
-}
-
 fn variants(properties: &Properties) -> Vec<(&str, Variant<'_>)> {
     let value = |property: &Property| match property {
         Property::U64(n) => Variant::from(*n),
@@ -402,7 +326,10 @@ fn variants(properties: &Properties) -> Vec<(&str, Variant<'_>)> {
         Property::Bool(b) => Variant::from(*b),
         Property::Text(text) => Variant::from(text.clone()),
     };
-    properties.iter().map(|(name, p)| (*name, value(p))).collect()
+    properties
+        .iter()
+        .map(|(name, p)| (*name, value(p)))
+        .collect()
 }
 
 /// A unit's object path.
@@ -424,7 +351,13 @@ mod tests {
 
     #[test]
     fn object_paths_as_systemd_makes_them() {
-        assert_eq!(unit_path("init.scope"), "/org/freedesktop/systemd1/unit/init_2escope");
-        assert_eq!(unit_path("a-b@1.slice"), "/org/freedesktop/systemd1/unit/a_2db_401_2eslice");
+        assert_eq!(
+            unit_path("init.scope"),
+            "/org/freedesktop/systemd1/unit/init_2escope"
+        );
+        assert_eq!(
+            unit_path("a-b@1.slice"),
+            "/org/freedesktop/systemd1/unit/a_2db_401_2eslice"
+        );
     }
 }

@@ -21,7 +21,11 @@ struct Args {
     #[arg(long, conflicts_with = "check_config")]
     print_config: bool,
     /// The agent's socket
-    #[arg(long, value_name = "PATH", default_value = "/run/stratavore/agent.sock")]
+    #[arg(
+        long,
+        value_name = "PATH",
+        default_value = "/run/stratavore/agent.sock"
+    )]
     agent_socket: PathBuf,
 }
 
@@ -49,7 +53,11 @@ fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     }
     telemetry::start();
-    let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
+    let runtime = match tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+    {
         Ok(runtime) => runtime,
         Err(error) => {
             tracing::error!(%error, "The runtime can't be started");

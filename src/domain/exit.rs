@@ -212,9 +212,9 @@ impl Record {
 
     fn message(&self, cause: Cause) -> String {
         let how = match (self.signal, self.code) {
-            (Some(s), _) => format!("killed by {}", signal::name(s)),
+            (Some(s), _) => format!("was killed by {}", signal::name(s)),
             (None, Some(c)) => format!("exited with status {c}"),
-            (None, None) => "its status is unknown".to_owned(),
+            (None, None) => "ended in an unknown way".to_owned(),
         };
         let kills = self.usage.oom_kills.unwrap_or(0);
         let text = match cause {
@@ -234,9 +234,8 @@ impl Record {
             Cause::OomKill => format!(
                 "The kernel killed a process of the runner at the memory limit and the OOM policy stopped the rest; the main process {how}."
             ),
-            Cause::CoreDump => format!("The main process was {how} and dumped core."),
-            Cause::Signal => format!("The main process was {how}."),
-            Cause::ExitCode | Cause::Success => format!("The main process {how}."),
+            Cause::CoreDump => format!("The main process {how} and dumped core."),
+            Cause::Signal | Cause::ExitCode | Cause::Success => format!("The main process {how}."),
             _ => "The record of the ending tells no status.".to_owned(),
         };
         match (cause, kills) {

@@ -21,6 +21,8 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 
+/// How long a caller waits for the store to admit its launch.
+const ADMIT_MAX: Duration = Duration::from_secs(15);
 /// How long a caller waits to learn how its command fared when the agent broke off at the very
 /// moment the gate was to be opened, or until the ending of a failed exec is in the store.
 const ANSWER_MAX: Duration = Duration::from_secs(20);
@@ -44,7 +46,12 @@ impl Engine {
         answer.await.unwrap_or_else(|_| Err(closing()))
     }
 
-    async fn saga(self, mut request: LaunchRequest, actor: Actor, reply: lane::Answer<Launched>) {
+    async fn saga(
+        self,
+        mut request: LaunchRequest,
+        actor: Actor,
+        mut reply: lane::Answer<Launched>,
+    ) {
         let shared = Arc::clone(&self.0);
         let Ok(permit) = Arc::clone(&shared.launches).acquire_owned().await else {
             return;
@@ -73,7 +80,25 @@ impl Engine {
             at: now(),
         };
         crash::point("daemon.before-t1");
-        let (runner, project_limits) = match shared.store.admit(new).await {
+        // A transaction may not be cancelled, but a caller needn't wait for ever.
+        let store = Arc::clone(&shared.store);
+        let mut admission = tokio::spawn(async move { store.admit(new).await });
+        let mut late = false;
+        let admitted = match tokio::time::timeout(ADMIT_MAX, &mut admission).await {
+            Ok(admitted) => admitted,
+            Err(_) => {
+                late = true;
+                shared.note_store(Some("it hangs".to_owned()));
+                let error =
+                    StoreError::Unavailable(format!("no answer within {} s", ADMIT_MAX.as_secs()));
+                let _ = std::mem::replace(&mut reply, oneshot::channel().0)
+                    .send(Err(store_error(error)));
+                admission.await
+            }
+        };
+        let admitted =
+            admitted.unwrap_or_else(|_| Err(StoreError::Unavailable("its task ended".to_owned())));
+        let (runner, project_limits) = match admitted {
             Err(error) => {
                 if let StoreError::Unavailable(why) = &error {
                     shared.note_store(Some(why.clone()));
@@ -121,7 +146,17 @@ impl Engine {
             project_limits,
         };
         let mut lane = Lane::new(shared, runner, inbox);
-        let outcome = lane.start(order, actor, reply).await;
+        let outcome = if late {
+            // Its caller was told that nothing came of it.
+            let error = Error::new(
+                ErrorKind::StoreUnavailable,
+                "The store admitted it after its caller had been sent away; nothing ran.",
+            );
+            lane.give_up(&error).await;
+            Start::Known
+        } else {
+            lane.start(order, actor, reply).await
+        };
         lane.shared.write(|live| {
             if let Some(entry) = live.get_mut(&lane.runner.id) {
                 entry.launching = false;

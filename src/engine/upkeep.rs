@@ -6,8 +6,10 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-/// How often the store is asked whether it can be written.
-const CHECK: Duration = Duration::from_secs(5);
+/// How often a store that is well is asked whether it can be written: a question is a write.
+const CHECK: Duration = Duration::from_secs(60);
+/// How often one that is away is asked whether it is back.
+const CHECK_AWAY: Duration = Duration::from_secs(2);
 /// An answer later than this is none.
 const CHECK_MAX: Duration = Duration::from_secs(5);
 /// How often old rows are looked for.
@@ -18,9 +20,18 @@ const PRUNE_BATCH: u32 = 500;
 /// Keeps [`super::Health::store`] true. A store that hangs is as good as none; the question is
 /// left to finish by itself, as nothing at the store may be cancelled half-way.
 pub(super) async fn watch_store(shared: Arc<Shared>) {
-    let mut tick = tokio::time::interval(CHECK);
+    let mut health = shared.health.subscribe();
     loop {
-        tick.tick().await;
+        let pause = if health.borrow_and_update().store.is_some() {
+            CHECK_AWAY
+        } else {
+            CHECK
+        };
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            // Somebody found it away, or back: from then on its own pace.
+            _ = health.changed() => continue,
+        }
         let store = Arc::clone(&shared.store);
         let mut asked = tokio::spawn(async move { store.check().await });
         let problem = match tokio::time::timeout(CHECK_MAX, &mut asked).await {

@@ -4,14 +4,16 @@ use super::{parse, sys};
 use crate::domain::Usage;
 use rustix::fs::{Dir, FileType, Mode, OFlags, open, openat};
 use rustix::io::Errno;
-use rustix::process::{Pid, PidfdFlags, Signal, getpid, kill_process, pidfd_open, pidfd_send_signal};
+use rustix::process::{
+    Pid, PidfdFlags, Signal, getpid, kill_process, pidfd_open, pidfd_send_signal,
+};
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-/// Pidfds held at a time in a sweep.
-const CHUNK: usize = 64;
+/// Pidfds held at a time in a sweep; the shim's own limit on open files is above it.
+const CHUNK: usize = 1_000;
 /// Rounds of one sweep: enough for any ordinary tree; what still appears is for the next sweep.
 const ROUNDS: usize = 50;
 /// Sub-cgroups looked at. Only root can make any in a scope that is not delegated.
@@ -57,8 +59,10 @@ impl Cgroup {
         Ok(found)
     }
 
-    /// Sends `signals` to every process that is not in `done` yet, until no new one appears;
-    /// they are in `done` then.
+    /// Sends `signals` to every process that is not in `done`, and to those that appear while
+    /// it does so; they are in `done` then. Unless they are SIGKILL, what a process starts
+    /// *because* of its signal is spared (a shell's trap that cleans up): a newcomer whose
+    /// parent lives and has been told is its parent's business.
     ///
     /// Never to a process outside: each one is pinned by a pidfd first, and signalled only if
     /// its number is in the cgroup *after* that. If the number was given to somebody else
@@ -67,15 +71,24 @@ impl Cgroup {
     /// died and the number was taken again by a member: then the pidfd is of a dead process
     /// and the signal goes nowhere.
     pub(super) fn signal(&self, signals: &[Signal], except: Option<i32>, done: &mut BTreeSet<i32>) {
-        for _ in 0..ROUNDS {
-            let Ok(mut found) = self.members(except) else { return };
+        let everybody = signals.contains(&Signal::KILL);
+        for round in 0..ROUNDS {
+            let Ok(mut found) = self.members(except) else {
+                return;
+            };
             found.retain(|pid| !done.contains(pid));
             if found.is_empty() {
                 return;
             }
             for chunk in found.chunks(CHUNK) {
-                let pinned: Vec<_> = chunk.iter().filter_map(|pid| pin(*pid)).collect();
-                let Ok(still) = self.members(except) else { return };
+                let spared = |pid: i32| {
+                    round > 0 && !everybody && parent(pid).is_some_and(|p| done.contains(&p))
+                };
+                let told = chunk.iter().copied().filter(|pid| !spared(*pid));
+                let pinned: Vec<_> = told.filter_map(pin).collect();
+                let Ok(still) = self.members(except) else {
+                    return;
+                };
                 let still: BTreeSet<i32> = still.into_iter().collect();
                 for (pid, pin) in &pinned {
                     if still.contains(&pid.as_raw_nonzero().get()) {
@@ -103,7 +116,9 @@ impl Cgroup {
         let io = self.read("io.stat").map(|t| parse::io_bytes(&t));
         let number = |name| parse::number(&self.read(name)?);
         Usage {
-            cpu_usec: self.read("cpu.stat").and_then(|t| parse::keyed(&t, "usage_usec")),
+            cpu_usec: self
+                .read("cpu.stat")
+                .and_then(|t| parse::keyed(&t, "usage_usec")),
             memory_peak_bytes: number("memory.peak"),
             io_read_bytes: io.map(|io| io.0),
             io_write_bytes: io.map(|io| io.1),
@@ -125,6 +140,11 @@ fn pin(pid: i32) -> Option<(Pid, Option<OwnedFd>)> {
         Err(Errno::NOSYS | Errno::MFILE | Errno::NFILE | Errno::NOMEM) => Some((pid, None)),
         Err(_) => None,
     }
+}
+
+/// Who started it and still lives; an orphan's is the shim.
+fn parent(pid: i32) -> Option<i32> {
+    parse::parent(&std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
 }
 
 fn open_at(dir: BorrowedFd<'_>, name: &str) -> rustix::io::Result<File> {
@@ -154,11 +174,15 @@ fn members_of(
         Err(error) if nothing_there(&error) => {}
         Err(error) => return Err(error),
     }
-    let below = read_at(dir, "cgroup.stat").ok().and_then(|t| parse::keyed(&t, "nr_descendants"));
+    let below = read_at(dir, "cgroup.stat")
+        .ok()
+        .and_then(|t| parse::keyed(&t, "nr_descendants"));
     if below == Some(0) || depth == 0 {
         return Ok(());
     }
-    let Ok(mut entries) = Dir::read_from(dir) else { return Ok(()) };
+    let Ok(mut entries) = Dir::read_from(dir) else {
+        return Ok(());
+    };
     while let Some(Ok(entry)) = entries.read() {
         let name = entry.file_name();
         if entry.file_type() != FileType::Directory || name == c"." || name == c".." {
@@ -169,7 +193,9 @@ fn members_of(
             break;
         }
         let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let Ok(child) = openat(dir, name, flags, Mode::empty()) else { continue };
+        let Ok(child) = openat(dir, name, flags, Mode::empty()) else {
+            continue;
+        };
         let events = read_at(child.as_fd(), "cgroup.events").unwrap_or_default();
         if parse::keyed(&events, "populated") != Some(0) {
             members_of(child.as_fd(), depth - 1, dirs, found)?;

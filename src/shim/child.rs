@@ -39,7 +39,11 @@ pub(super) struct Plan {
 impl Plan {
     /// Takes what it needs out of the order; `Err` names what is wrong with it.
     pub(super) fn new(order: &mut ShimOrder) -> Result<Self, &'static str> {
-        let c = |list: Vec<String>| list.into_iter().map(CString::new).collect::<Result<Vec<_>, _>>();
+        let c = |list: Vec<String>| {
+            list.into_iter()
+                .map(CString::new)
+                .collect::<Result<Vec<_>, _>>()
+        };
         let path = order.env.iter().find_map(|e| e.strip_prefix("PATH="));
         let path = path.unwrap_or(DEFAULT_PATH).to_owned();
         let argv = c(std::mem::take(&mut order.command)).map_err(|_| "NUL byte in the command")?;
@@ -95,23 +99,41 @@ impl Launching {
 fn said(heard: &[u8]) -> Said {
     match heard {
         [READY] => Said::Started,
-        [READY, json @ ..] | json => Said::Failed(serde_json::from_slice(json).unwrap_or_else(|_| {
-            let message = "the process was killed before it could run the command".to_owned();
-            LaunchError { step: "start".to_owned(), errno: 0, message }
-        })),
+        [READY, json @ ..] | json => {
+            Said::Failed(serde_json::from_slice(json).unwrap_or_else(|_| {
+                let message = "the process was killed before it could run the command".to_owned();
+                LaunchError {
+                    step: "start".to_owned(),
+                    errno: 0,
+                    message,
+                }
+            }))
+        }
     }
 }
 
 /// Forks. The output goes to the journal where there is one.
-pub(super) fn launch(plan: &Plan, identifier: &str, cgroup: &str, oom_reset: bool) -> Result<(i32, Launching), LaunchError> {
-    let fail = |what: &str, errno: Errno| failed("fork", errno, &format!("{what}: {}", text(errno)));
+pub(super) fn launch(
+    plan: &Plan,
+    identifier: &str,
+    cgroup: &str,
+    oom_reset: bool,
+) -> Result<(i32, Launching), LaunchError> {
+    let fail =
+        |what: &str, errno: Errno| failed("fork", errno, &format!("{what}: {}", text(errno)));
     let output = journal::stream(identifier, cgroup);
     let (ours, theirs) = pipe_with(PipeFlags::CLOEXEC).map_err(|e| fail("a pipe", e))?;
     rustix::io::ioctl_fionbio(&ours, true).map_err(|e| fail("a pipe", e))?;
     match sys::fork_here().map_err(|e| fail("a new process", e))? {
         sys::Side::Parent(pid) => {
             crash::point("shim.forked");
-            Ok((pid, Launching { pipe: File::from(ours), heard: Vec::new() }))
+            Ok((
+                pid,
+                Launching {
+                    pipe: File::from(ours),
+                    heard: Vec::new(),
+                },
+            ))
         }
         sys::Side::Child => {
             let mut pipe = File::from(theirs);
@@ -155,7 +177,11 @@ fn prepare(plan: &Plan, output: Option<OwnedFd>, oom_reset: bool) -> Result<(), 
     }
     let _ = clear_ambient_capability_set();
     chdir(plan.directory.as_str()).map_err(|errno| {
-        let what = format!("working directory {}: {}", clip(&plan.directory), text(errno));
+        let what = format!(
+            "working directory {}: {}",
+            clip(&plan.directory),
+            text(errno)
+        );
         failed("working-directory", errno, &what)
     })?;
     sys::cloexec_from_3().map_err(step("stdio", "close-on-exec"))
@@ -163,12 +189,21 @@ fn prepare(plan: &Plan, output: Option<OwnedFd>, oom_reset: bool) -> Result<(), 
 
 /// Soft and hard. Where we may not raise the hard limit, it stays.
 fn limit_files((soft, hard): (u64, u64)) -> Result<(), Errno> {
-    let wanted = Rlimit { current: Some(soft.min(hard)), maximum: Some(hard) };
+    let wanted = Rlimit {
+        current: Some(soft.min(hard)),
+        maximum: Some(hard),
+    };
     match setrlimit(Resource::Nofile, wanted) {
         Err(Errno::PERM) => {
             let most = getrlimit(Resource::Nofile).maximum;
             let current = most.map_or(soft, |most| soft.min(most));
-            setrlimit(Resource::Nofile, Rlimit { current: Some(current), maximum: most })
+            setrlimit(
+                Resource::Nofile,
+                Rlimit {
+                    current: Some(current),
+                    maximum: most,
+                },
+            )
         }
         other => other,
     }
@@ -185,7 +220,14 @@ fn become_user(identity: &Identity) -> Result<(), Errno> {
         return Ok(());
     }
     let none = CapabilitySet::empty();
-    set_capabilities(None, CapabilitySets { effective: none, permitted: none, inheritable: none })?;
+    set_capabilities(
+        None,
+        CapabilitySets {
+            effective: none,
+            permitted: none,
+            inheritable: none,
+        },
+    )?;
     match set_thread_res_uid(Uid::ROOT, Uid::ROOT, Uid::ROOT) {
         Err(_) => Ok(()),
         Ok(()) => Err(Errno::PERM),
@@ -218,7 +260,11 @@ fn exec(plan: &Plan) -> LaunchError {
         }
     }
     match denied {
-        Some(file) => failed("exec", Errno::ACCESS, &explain(file.as_bytes(), Errno::ACCESS)),
+        Some(file) => failed(
+            "exec",
+            Errno::ACCESS,
+            &explain(file.as_bytes(), Errno::ACCESS),
+        ),
         None => {
             let what = format!("{}: not found in PATH={}", clip(&name), clip(&plan.path));
             failed("exec", Errno::NOENT, &what)
@@ -237,12 +283,20 @@ fn explain(file: &[u8], errno: Errno) -> String {
         Errno::TOOBIG => ": the command and its environment are too large",
         _ => "",
     };
-    format!("{}: {}{hint}", clip(&String::from_utf8_lossy(file)), text(errno))
+    format!(
+        "{}: {}{hint}",
+        clip(&String::from_utf8_lossy(file)),
+        text(errno)
+    )
 }
 
 /// A launch error, bounded.
 pub(super) fn failed(step: &str, errno: Errno, message: &str) -> LaunchError {
-    LaunchError { step: step.to_owned(), errno: errno.raw_os_error(), message: message.to_owned() }
+    LaunchError {
+        step: step.to_owned(),
+        errno: errno.raw_os_error(),
+        message: message.to_owned(),
+    }
 }
 
 /// `No such file or directory (errno 2)`.
@@ -278,7 +332,10 @@ mod tests {
     #[test]
     fn errors_carry_their_number() {
         assert_eq!(text(Errno::NOENT), "No such file or directory (errno 2)");
-        assert_eq!(explain(b"/nowhere/x", Errno::ACCESS), "/nowhere/x: Permission denied (errno 13): is it executable?");
+        assert_eq!(
+            explain(b"/nowhere/x", Errno::ACCESS),
+            "/nowhere/x: Permission denied (errno 13): is it executable?"
+        );
         assert_eq!(clip(&"ä".repeat(301)).chars().count(), 301);
     }
 }

@@ -12,13 +12,20 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{Mode, OFlags, open};
 use rustix::io::{Errno, fcntl_dupfd_cloexec};
 use rustix::process::{
-    DumpableBehavior, chdir, getpid, set_child_subreaper, set_dumpable_behavior, setsid,
+    DumpableBehavior, Resource, Rlimit, chdir, getpid, getrlimit, set_child_subreaper,
+    set_dumpable_behavior, setrlimit, setsid,
 };
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
 /// The longest wait for the order: the agent sends it at once.
-const PATIENCE: Timespec = Timespec { tv_sec: 10, tv_nsec: 0 };
+const PATIENCE: Timespec = Timespec {
+    tv_sec: 10,
+    tv_nsec: 0,
+};
+
+/// Its own limit on open files, for the pidfds of a sweep.
+const FILES: u64 = 1_100;
 
 /// All that the supervisor starts with.
 pub(super) struct Ready {
@@ -45,6 +52,15 @@ pub(super) fn settle_in() -> io::Result<(OwnedFd, OwnedFd, bool)> {
     // In `--user` mode the runner has our uid: it shall not read what passes through here. Last,
     // because /proc/self belongs to root from now on.
     let _ = set_dumpable_behavior(DumpableBehavior::NotDumpable);
+    let files = getrlimit(Resource::Nofile);
+    let current = files.maximum.map_or(FILES, |most| most.min(FILES));
+    let _ = setrlimit(
+        Resource::Nofile,
+        Rlimit {
+            current: Some(current),
+            ..files
+        },
+    );
     let _ = setsid();
     let _ = chdir("/");
     let gate = fcntl_dupfd_cloexec(rustix::stdio::stdin(), 3)?;
@@ -56,7 +72,10 @@ pub(super) fn settle_in() -> io::Result<(OwnedFd, OwnedFd, bool)> {
 /// Waits for the order and takes it. `None`: there is nothing to do and nothing to record; if
 /// the order itself was wrong, the agent has been told so.
 pub(super) fn take_order(gate: OwnedFd, signals: OwnedFd, oom_reset: bool) -> Option<Ready> {
-    let mut fds = [PollFd::new(&gate, PollFlags::IN), PollFd::new(&signals, PollFlags::IN)];
+    let mut fds = [
+        PollFd::new(&gate, PollFlags::IN),
+        PollFd::new(&signals, PollFlags::IN),
+    ];
     loop {
         match poll(&mut fds, Some(&PATIENCE)) {
             Err(Errno::INTR) => continue,
@@ -69,7 +88,15 @@ pub(super) fn take_order(gate: OwnedFd, signals: OwnedFd, oom_reset: bool) -> Op
     match accept(packet) {
         Ok((order, plan, place, listener)) => {
             crash::point("shim.order-read");
-            Some(Ready { order, plan, place, gate, listener, signals, oom_reset })
+            Some(Ready {
+                order,
+                plan,
+                place,
+                gate,
+                listener,
+                signals,
+                oom_reset,
+            })
         }
         Err(error) => {
             if let Ok(bytes) = wire::encode(&ShimNotice::LaunchFailed(error)) {

@@ -26,7 +26,11 @@ const PRIORITY: &str = "6";
 /// unit named here is what it falls back on when the writer is gone before journald has looked
 /// at it (a lone `echo`), and is believed because we are root.
 pub(super) fn stream(identifier: &str, cgroup: &str) -> Option<OwnedFd> {
-    let unit = cgroup.rsplit('/').next().filter(|u| u.ends_with(".scope")).unwrap_or("");
+    let unit = cgroup
+        .rsplit('/')
+        .next()
+        .filter(|u| u.ends_with(".scope"))
+        .unwrap_or("");
     let flags = SocketFlags::CLOEXEC;
     let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None).ok()?;
     set_socket_timeout(&socket, Timeout::Send, Some(PATIENCE)).ok()?;
@@ -46,7 +50,11 @@ pub(super) fn stream(identifier: &str, cgroup: &str) -> Option<OwnedFd> {
 /// identifier, unit, priority, level prefixes are honoured, no forwarding to syslog, kmsg,
 /// console; one per line.
 fn header(identifier: &str, unit: &str) -> String {
-    let plain: String = identifier.chars().filter(|c| !c.is_control()).take(128).collect();
+    let plain: String = identifier
+        .chars()
+        .filter(|c| !c.is_control())
+        .take(128)
+        .collect();
     format!("{plain}\n{unit}\n{PRIORITY}\n1\n0\n0\n0\n")
 }
 

@@ -12,8 +12,11 @@ use std::io::Read;
 
 /// The longest wait for the answer, µs.
 const PATIENCE: u64 = 3_000_000;
-const PROGRAMS: [&str; 3] =
-    ["/run/current-system/sw/bin/systemctl", "/usr/bin/systemctl", "/bin/systemctl"];
+const PROGRAMS: [&str; 3] = [
+    "/run/current-system/sw/bin/systemctl",
+    "/usr/bin/systemctl",
+    "/bin/systemctl",
+];
 
 /// `systemctl is-system-running` under way.
 #[derive(Debug)]
@@ -111,12 +114,16 @@ fn comm(pid: &str) -> Option<String> {
     Some(text.trim_end().to_owned())
 }
 
-/// In the child. It is the first to go when memory is short: the runner may be at its limit.
+/// In the child. All signals stay blocked: the manager is just sending its own to everybody in
+/// the scope. It is the first to go when memory is short: the runner may be at its limit.
 fn run(pipe: &File) {
-    sys::unblock_signals();
     let _ = std::fs::write("/proc/self/oom_score_adj", "1000");
-    let Ok(null) = File::options().read(true).write(true).open("/dev/null") else { return };
-    let ready = dup2_stdin(&null).and(dup2_stdout(pipe)).and(dup2_stderr(&null));
+    let Ok(null) = File::options().read(true).write(true).open("/dev/null") else {
+        return;
+    };
+    let ready = dup2_stdin(&null)
+        .and(dup2_stdout(pipe))
+        .and(dup2_stderr(&null));
     if ready.and(sys::cloexec_from_3()).is_err() {
         return;
     }
@@ -124,13 +131,21 @@ fn run(pipe: &File) {
     let mut env = vec!["SYSTEMD_PAGER=".to_owned(), "LC_ALL=C".to_owned()];
     if user {
         for name in ["XDG_RUNTIME_DIR", "DBUS_SESSION_BUS_ADDRESS"] {
-            env.extend(std::env::var(name).ok().map(|value| format!("{name}={value}")));
+            env.extend(
+                std::env::var(name)
+                    .ok()
+                    .map(|value| format!("{name}={value}")),
+            );
         }
     }
     let scope = if user { "--user" } else { "--system" };
-    let argv = ["systemctl", scope, "is-system-running"].map(str::to_owned).to_vec();
+    let argv = ["systemctl", scope, "is-system-running"]
+        .map(str::to_owned)
+        .to_vec();
     let c = |list: Vec<String>| -> Vec<CString> {
-        list.into_iter().filter_map(|s| CString::new(s).ok()).collect()
+        list.into_iter()
+            .filter_map(|s| CString::new(s).ok())
+            .collect()
     };
     let (argv, env) = (c(argv), c(env));
     for program in PROGRAMS {
@@ -147,7 +162,14 @@ mod tests {
     #[test]
     fn answers() {
         assert!(goes_down("stopping\n"));
-        for not in ["running\n", "degraded", "starting", "", "offline", "nonsense"] {
+        for not in [
+            "running\n",
+            "degraded",
+            "starting",
+            "",
+            "offline",
+            "nonsense",
+        ] {
             assert!(!goes_down(not), "{not}");
         }
     }

@@ -27,12 +27,21 @@ pub(super) struct OomWatch {
 
 impl OomWatch {
     pub(super) fn new(events: Option<File>) -> Self {
-        let first = events.as_ref().map_or(0, kills);
-        Self { events, accounted: first, settle_at: None, first }
+        let first = events.as_ref().and_then(kills).unwrap_or(0);
+        Self {
+            events,
+            accounted: first,
+            settle_at: None,
+            first,
+        }
     }
 
     /// The file has changed. Reading it arms the next notice.
     pub(super) fn changed(&mut self, now: u64) {
+        if self.events.as_ref().and_then(kills).is_none() {
+            // We were moved elsewhere and the cgroup is gone: it would report that for ever.
+            self.events = None;
+        }
         if self.now() > self.accounted && self.settle_at.is_none() {
             self.settle_at = Some(now.saturating_add(SETTLE));
         }
@@ -66,15 +75,14 @@ impl OomWatch {
     }
 
     fn now(&self) -> u64 {
-        self.events.as_ref().map_or(0, kills)
+        self.events.as_ref().and_then(kills).unwrap_or(0)
     }
 }
 
-fn kills(events: &File) -> u64 {
+fn kills(events: &File) -> Option<u64> {
     let mut text = [0; 512];
-    let read = events.read_at(&mut text, 0).unwrap_or(0);
-    let text = String::from_utf8_lossy(text.get(..read).unwrap_or(&[]));
-    parse::keyed(&text, "oom_kill").unwrap_or(0)
+    let read = events.read_at(&mut text, 0).ok()?;
+    parse::keyed(&String::from_utf8_lossy(text.get(..read)?), "oom_kill")
 }
 
 #[cfg(test)]

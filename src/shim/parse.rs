@@ -32,7 +32,9 @@ pub(super) fn io_bytes(text: &str) -> (u64, u64) {
 /// The processes in a `cgroup.procs`. 0 stands for one that our PID namespace cannot see; it
 /// can't be signalled, but it is there.
 pub(super) fn pids(text: &str) -> impl Iterator<Item = i32> + '_ {
-    text.lines().filter_map(|line| line.trim().parse().ok()).filter(|pid| *pid >= 0)
+    text.lines()
+        .filter_map(|line| line.trim().parse().ok())
+        .filter(|pid| *pid >= 0)
 }
 
 /// The cgroup v2 path in a `/proc/<pid>/cgroup`.
@@ -62,6 +64,16 @@ pub(super) fn dying(stat: &str, status: &str) -> bool {
         || pending("ShdPnd:")
 }
 
+/// The parent, from a `/proc/<pid>/stat`.
+pub(super) fn parent(stat: &str) -> Option<i32> {
+    stat.rsplit_once(')')?
+        .1
+        .split_ascii_whitespace()
+        .nth(1)?
+        .parse()
+        .ok()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -80,20 +92,26 @@ mod tests {
         let io = "8:0 rbytes=10 wbytes=1 rios=9 wios=9 dbytes=7 dios=0\n253:0 rbytes=5 wbytes=2\n";
         assert_eq!(io_bytes(io), (15, 3));
         assert_eq!(io_bytes(""), (0, 0));
-        assert_eq!(own_cgroup("4:memory:/x\n0::/a.slice/b.scope\n"), Some("/a.slice/b.scope"));
+        assert_eq!(
+            own_cgroup("4:memory:/x\n0::/a.slice/b.scope\n"),
+            Some("/a.slice/b.scope")
+        );
         assert_eq!(own_cgroup("4:memory:/x\n"), None);
     }
 
     #[test]
     fn who_is_dying() {
         let stat = |state, flags| format!("7 (a) Z 4 (b)) {state} 1 7 7 0 -1 {flags} 0 0");
-        let status = |pending: u64| format!("Name:\tx\nSigPnd:\t{pending:016x}\nShdPnd:\t0000000000000000\n");
+        let status = |pending: u64| {
+            format!("Name:\tx\nSigPnd:\t{pending:016x}\nShdPnd:\t0000000000000000\n")
+        };
         assert!(!dying(&stat("S", 4_194_560), &status(0)));
         assert!(!dying(&stat("T", 4_194_560), &status(1 << 14)));
         assert!(dying(&stat("Z", 4_194_560), &status(0)));
         assert!(dying(&stat("R", 4_194_564), &status(0)));
         assert!(dying(&stat("D", 4_194_560), &status(1 << 8)));
         assert!(dying("", ""));
+        assert_eq!((parent(&stat("S", 0)), parent("7 (a")), (Some(1), None));
     }
 
     proptest! {
@@ -104,7 +122,7 @@ mod tests {
             let _ = io_bytes(&text);
             let _ = pids(&text).count();
             let _ = own_cgroup(&text);
-            let _ = dying(&text, &text);
+            let _ = (dying(&text, &text), parent(&text));
         }
 
         #[test]

@@ -44,8 +44,15 @@ impl Peers {
     pub(super) fn new(gate: OwnedFd, listener: OwnedFd) -> Result<Self, Errno> {
         ioctl_fionbio(&gate, true)?;
         ioctl_fionbio(&listener, true)?;
-        let peers = vec![Peer { id: GATE, socket: gate }];
-        Ok(Self { listener, peers, next: GATE + 1 })
+        let peers = vec![Peer {
+            id: GATE,
+            socket: gate,
+        }];
+        Ok(Self {
+            listener,
+            peers,
+            next: GATE + 1,
+        })
     }
 
     pub(super) fn listener(&self) -> BorrowedFd<'_> {
@@ -86,14 +93,16 @@ impl Peers {
     /// Sends to one peer; drops it if it does not take it.
     pub(super) fn send(&mut self, id: u64, notice: &ShimNotice) {
         if let Ok(bytes) = wire::encode(notice) {
-            self.peers.retain(|p| p.id != id || seqpacket::send(&p.socket, &bytes, &[]).is_ok());
+            self.peers
+                .retain(|p| p.id != id || seqpacket::send(&p.socket, &bytes, &[]).is_ok());
         }
     }
 
     /// Sends to everybody.
     pub(super) fn tell(&mut self, notice: &ShimNotice) {
         if let Ok(bytes) = wire::encode(notice) {
-            self.peers.retain(|p| seqpacket::send(&p.socket, &bytes, &[]).is_ok());
+            self.peers
+                .retain(|p| seqpacket::send(&p.socket, &bytes, &[]).is_ok());
         }
     }
 
@@ -126,7 +135,9 @@ impl Peers {
         for peer in self.peers.drain(..) {
             let _ = shutdown(&peer.socket, Shutdown::Both);
             let mut byte = [0u8; 1];
-            while recv(&peer.socket, &mut byte[..], RecvFlags::DONTWAIT).is_ok_and(|got| got.1 > 0) {}
+            while recv(&peer.socket, &mut byte[..], RecvFlags::DONTWAIT).is_ok_and(|got| got.1 > 0)
+            {
+            }
         }
     }
 }

@@ -3,11 +3,11 @@
 
 use crate::crash;
 use crate::domain::exit::Record;
+use rustix::fs::Gid;
 use rustix::fs::{
     AtFlags, FallocateFlags, FileType, Mode, OFlags, fallocate, fchmod, fchown, fstat, fsync,
     ftruncate, openat, renameat, statat, unlinkat,
 };
-use rustix::fs::Gid;
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -30,7 +30,12 @@ impl Place {
     pub(super) fn reserve(dir: OwnedFd, id: &str) -> io::Result<Self> {
         let temp = format!(".{id}.tmp");
         let file = create(&dir, &temp)?;
-        Ok(Self { dir, file, temp, name: format!("{id}.json") })
+        Ok(Self {
+            dir,
+            file,
+            temp,
+            name: format!("{id}.json"),
+        })
     }
 
     /// Puts the record in its place, durably.

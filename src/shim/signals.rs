@@ -31,13 +31,19 @@ pub(super) fn read(signals: impl AsFd) -> Vec<Arrived> {
         if n == 0 {
             break;
         }
-        all.extend(buffer.get(..n).unwrap_or(&[]).chunks_exact(SIZE).filter_map(parse));
+        all.extend(
+            buffer
+                .get(..n)
+                .unwrap_or(&[])
+                .chunks_exact(SIZE)
+                .filter_map(parse),
+        );
     }
     all
 }
 
 fn parse(info: &[u8]) -> Option<Arrived> {
-    let field = |n: usize| Some(<[u8; 4]>::try_from(info.get(n * 4..n * 4 + 4)?).ok()?);
+    let field = |n: usize| <[u8; 4]>::try_from(info.get(n * 4..n * 4 + 4)?).ok();
     Some(Arrived {
         number: i32::from_ne_bytes(field(0)?),
         code: i32::from_ne_bytes(field(2)?),
@@ -59,7 +65,8 @@ mod tests {
 
     #[test]
     fn what_stops() {
-        let stops = |number, code, kill| arrived(number, code).is_some_and(|a| a.stops(kill) && a.pid == 7);
+        let stops =
+            |number, code, kill| arrived(number, code).is_some_and(|a| a.stops(kill) && a.pid == 7);
         assert!(stops(15, 0, 15) && stops(15, 0, 2) && stops(2, 0, 2) && stops(15, -6, 2));
         assert!(!stops(1, 0, 15) && !stops(17, 1, 17) && !stops(2, 0, 15));
     }

@@ -1,25 +1,25 @@
 //! The poll loop: what happens outside goes into [`Life`], what it decides is done here.
 
+mod clock;
+mod ending;
+mod start;
+mod talk;
+
 use super::cgroup::{Cgroup, stop_signals};
-use super::child::{self, Launching, Plan, Said};
+use super::child::{Launching, Plan};
 use super::gate::Ready;
-use super::life::{Action, Input, Life, Times, Why};
+use super::life::{Action, Input, Life, Times};
 use super::manager::{self, Question};
 use super::oom::OomWatch;
-use super::peers::{GATE, Heard, Peers};
+use super::peers::{GATE, Peers};
 use super::record::Place;
 use super::{signals, sys};
 use crate::crash;
-use crate::domain::exit::{Asked, LaunchError, Record};
-use crate::domain::limits::OomPolicy;
-use crate::domain::signal;
-use crate::wire::{self, ShimNotice, ShimRequest, ShimState};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use crate::domain::exit::Record;
+use crate::wire::{self, ShimNotice};
+use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
-use rustix::process::{Pid, Signal, WaitOptions, geteuid, kill_process, wait};
-use rustix::thread::{CapabilitySet, CapabilitySets, capabilities, set_capabilities};
-use rustix::time::{ClockId, clock_gettime};
-use std::collections::BTreeSet;
+use rustix::process::{Signal, WaitOptions, wait};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 /// Between two looks at a scope that is being emptied, µs: at first, and at most.
@@ -70,7 +70,15 @@ pub(super) struct Supervisor {
 
 impl Supervisor {
     pub(super) fn new(ready: Ready) -> Result<Self, Errno> {
-        let Ready { order, plan, place, gate, listener, signals, oom_reset } = ready;
+        let Ready {
+            order,
+            plan,
+            place,
+            gate,
+            listener,
+            signals,
+            oom_reset,
+        } = ready;
         let peers = match Peers::new(gate, listener) {
             Ok(peers) => peers,
             Err(errno) => {
@@ -94,7 +102,10 @@ impl Supervisor {
             ended_at: 0,
             usage: Default::default(),
         };
-        let times = Times { runtime_max: order.runtime_max, stop_timeout: order.stop_timeout };
+        let times = Times {
+            runtime_max: order.runtime_max,
+            stop_timeout: order.stop_timeout,
+        };
         Ok(Self {
             life: Life::new(times),
             plan: Some(plan),
@@ -134,7 +145,7 @@ impl Supervisor {
 
     fn step(&mut self) -> bool {
         let woken = self.wait();
-        let now = monotonic();
+        let now = clock::monotonic();
         // Time first: a limit that passed while the scope was frozen came before the signals
         // that came with the thaw.
         self.take(Input::Tick);
@@ -170,7 +181,7 @@ impl Supervisor {
             sources.push(source);
             fds.push(PollFd::from_borrowed_fd(fd, flags));
         };
-        let now = monotonic();
+        let now = clock::monotonic();
         if let Some(events) = &self.oom.events {
             add(Source::Memory, events.as_fd(), PollFlags::PRI);
         }
@@ -195,18 +206,26 @@ impl Supervisor {
             self.retry_at,
             Some(self.accept_at).filter(|at| *at > now),
         ];
-        let timeout = due.into_iter().flatten().min().map(|at| timespec(at.saturating_sub(now)));
+        let timeout = due
+            .into_iter()
+            .flatten()
+            .min()
+            .map(|at| clock::timespec(at.saturating_sub(now)));
         match poll(&mut fds, timeout.as_ref()) {
             Ok(_) => {
                 let ready = fds.iter().map(|fd| !fd.revents().is_empty());
-                sources.into_iter().zip(ready).filter_map(|(s, r)| r.then_some(s)).collect()
+                sources
+                    .into_iter()
+                    .zip(ready)
+                    .filter_map(|(s, r)| r.then_some(s))
+                    .collect()
             }
             Err(_) => Vec::new(),
         }
     }
 
     fn take(&mut self, input: Input) {
-        for action in self.life.take(monotonic(), input) {
+        for action in self.life.take(clock::monotonic(), input) {
             match action {
                 Action::Launch => self.launch(),
                 Action::Terminate => {
@@ -219,69 +238,13 @@ impl Supervisor {
                     self.look_gap = LOOK_FIRST;
                     self.look_at = None;
                 }
-                Action::AskManager => match Question::ask(monotonic()) {
+                Action::AskManager => match Question::ask(clock::monotonic()) {
                     Ok(question) => self.question = Some(question),
                     Err(_) => self.going_down = manager::goes_down(""),
                 },
                 Action::Finish => self.finished = true,
             }
         }
-    }
-
-    fn launch(&mut self) {
-        crash::point("shim.go-received");
-        let cgroup = Cgroup::open(&self.order.cgroup_root, &self.order.cgroup);
-        let launched = cgroup.map_err(|error| LaunchError {
-            step: "cgroup".to_owned(),
-            errno: error.raw_os_error().unwrap_or(0),
-            message: error.to_string(),
-        });
-        let launched = launched.and_then(|cgroup| {
-            self.oom = OomWatch::new(cgroup.memory_events());
-            self.cgroup = Some(cgroup);
-            match &self.plan {
-                Some(plan) => {
-                    let order = &self.order;
-                    child::launch(plan, &order.identifier, &order.cgroup, self.oom_reset)
-                }
-                None => Err(child::failed("start", Errno::ALREADY, "launched already")),
-            }
-        });
-        // Command and environment are the child's alone from here on.
-        self.plan = None;
-        sys::trim_memory();
-        match launched {
-            Ok((pid, launching)) => {
-                self.main = Some(pid);
-                self.main_alive = true;
-                self.launching = Some(launching);
-                drop_capabilities();
-            }
-            Err(error) => {
-                self.failed(error);
-                self.take(Input::MainEnded);
-            }
-        }
-    }
-
-    fn failed(&mut self, error: LaunchError) {
-        self.peers.tell(&ShimNotice::LaunchFailed(error.clone()));
-        self.record.launch_error = Some(error);
-    }
-
-    fn hear_child(&mut self) {
-        match self.launching.as_mut().map(Launching::hear) {
-            None | Some(Said::Nothing) => return,
-            Some(Said::Started) => {
-                self.record.started_at = realtime();
-                self.take(Input::Started);
-                if let Some(pid) = self.main {
-                    self.peers.tell(&ShimNotice::Started { pid: pid as u32 });
-                }
-            }
-            Some(Said::Failed(error)) => self.failed(error),
-        }
-        self.launching = None;
     }
 
     fn take_signals(&mut self) {
@@ -327,183 +290,4 @@ impl Supervisor {
             self.look_at = None;
         }
     }
-
-    fn accept(&mut self, now: u64) {
-        let mut greeting = vec![ShimNotice::State(self.state())];
-        if self.retry_at.is_some() {
-            greeting.push(self.ended(false));
-        }
-        if self.peers.accept(&greeting).is_err() {
-            self.accept_at = now.saturating_add(AGAIN);
-        }
-    }
-
-    fn hear_peer(&mut self, id: u64) {
-        match self.peers.hear(id) {
-            Heard::Nothing => {}
-            Heard::Gone => {
-                if id == GATE && self.life.gated() {
-                    self.take(Input::GateClosed);
-                }
-            }
-            Heard::Request(request) => {
-                if !self.obey(id, request) {
-                    self.peers.drop_peer(id);
-                    if id == GATE && self.life.gated() {
-                        self.take(Input::GateClosed);
-                    }
-                }
-            }
-        }
-    }
-
-    /// `false`: this is not for this place or time.
-    fn obey(&mut self, id: u64, request: ShimRequest) -> bool {
-        match request {
-            ShimRequest::Order => return false,
-            ShimRequest::Go => {
-                if id != GATE || !self.life.gated() {
-                    return false;
-                }
-                self.take(Input::Go);
-            }
-            ShimRequest::Stop { asked } => self.take(Input::Stop(asked)),
-            ShimRequest::Kill { signal } => match signal::check(signal) {
-                Ok(number) => {
-                    self.signal_all(&sys::signal_from(number).into_iter().collect::<Vec<_>>());
-                }
-                Err(_) => return false,
-            },
-            ShimRequest::Limits { runtime_max, stop_timeout, kill_signal } => {
-                if signal::check(kill_signal).is_err() {
-                    return false;
-                }
-                self.order.kill_signal = kill_signal;
-                self.take(Input::Limits(Times { runtime_max, stop_timeout }));
-            }
-            ShimRequest::Query => {
-                let state = ShimNotice::State(self.state());
-                self.peers.send(id, &state);
-            }
-        }
-        true
-    }
-
-    fn state(&self) -> ShimState {
-        ShimState {
-            v: wire::VERSION,
-            id: self.order.id.clone(),
-            gated: self.life.gated(),
-            pid: self.main.map(|pid| pid as u32),
-            asked: self.asked(),
-        }
-    }
-
-    /// What stopped it; for a signal, as far as it is known by now.
-    fn asked(&self) -> Option<Asked> {
-        Some(match self.life.why()? {
-            Why::Known(asked) => asked,
-            Why::Signal if self.going_down => Asked::Shutdown,
-            Why::Signal if self.order.oom_policy == Some(OomPolicy::Stop) && self.oom.any() => {
-                Asked::Oom
-            }
-            Why::Signal => Asked::Manager,
-        })
-    }
-
-    fn helper(&self) -> Option<i32> {
-        self.question.as_ref().map(|q| q.pid)
-    }
-
-    fn signal_all(&mut self, signals: &[Signal]) {
-        self.killed |= self.main_alive && signals.contains(&Signal::KILL);
-        let mut done = BTreeSet::new();
-        if let Some(cgroup) = &self.cgroup {
-            cgroup.signal(signals, self.helper(), &mut done);
-        }
-        // A login session may have moved the main process elsewhere: it stays ours, and its
-        // number is its own until we reap it.
-        if let Some(main) = self.main.filter(|pid| self.main_alive && !done.contains(pid))
-            && let Some(pid) = Pid::from_raw(main)
-        {
-            for signal in signals {
-                let _ = kill_process(pid, *signal);
-            }
-        }
-    }
-
-    /// Is anybody left? If so and the time is up, SIGKILL.
-    fn look(&mut self, now: u64) {
-        let helper = self.helper();
-        let left = self.cgroup.as_ref().map(|c| c.members(helper));
-        match left {
-            None => self.take(Input::Empty),
-            Some(Ok(left)) if left.is_empty() => self.take(Input::Empty),
-            Some(_) if self.life.killing() => self.signal_all(&[Signal::KILL]),
-            Some(_) => {}
-        }
-        self.look_at = Some(now.saturating_add(self.look_gap));
-        self.look_gap = (self.look_gap * 2).min(LOOK_MOST);
-    }
-
-    /// Writes the record; `false`: not yet.
-    fn end(&mut self, now: u64) -> bool {
-        let written = match self.retry_at {
-            None => {
-                self.complete();
-                crash::point("shim.before-record");
-                self.place.write(&self.record)
-            }
-            Some(at) if now < at => return false,
-            Some(_) => self.place.write_again(&self.record),
-        };
-        let first_failure = written.is_err() && self.retry_at.is_none();
-        if written.is_ok() || first_failure {
-            let ended = self.ended(written.is_ok());
-            self.peers.tell(&ended);
-        }
-        self.retry_at = written.is_err().then(|| now.saturating_add(AGAIN));
-        written.is_ok()
-    }
-
-    fn complete(&mut self) {
-        self.record.never_started = !self.life.launched();
-        self.record.asked = self.asked();
-        self.record.ended_at = realtime();
-        if let Some(cgroup) = &self.cgroup {
-            self.record.usage = cgroup.usage(self.helper_ooms);
-        }
-    }
-
-    fn ended(&self, written: bool) -> ShimNotice {
-        ShimNotice::Ended { record: Box::new(self.record.clone()), written }
-    }
-}
-
-/// After the fork the shim signals, and writes one file in a folder of root's.
-fn drop_capabilities() {
-    if let (true, Ok(have)) = (geteuid().is_root(), capabilities(None)) {
-        let keep = CapabilitySet::KILL | CapabilitySet::CHOWN | CapabilitySet::DAC_OVERRIDE;
-        let keep = have.permitted & keep;
-        let sets = CapabilitySets { effective: keep, permitted: keep, inheritable: CapabilitySet::empty() };
-        let _ = set_capabilities(None, sets);
-    }
-}
-
-fn monotonic() -> u64 {
-    usec(clock_gettime(ClockId::Monotonic))
-}
-
-fn realtime() -> u64 {
-    usec(clock_gettime(ClockId::Realtime))
-}
-
-fn usec(time: Timespec) -> u64 {
-    (time.tv_sec as u64).saturating_mul(1_000_000).saturating_add(time.tv_nsec as u64 / 1_000)
-}
-
-/// Rounded up, so that what is due is due when we wake.
-fn timespec(usec: u64) -> Timespec {
-    let usec = usec.min(86_400_000_000).saturating_add(1);
-    Timespec { tv_sec: (usec / 1_000_000) as i64, tv_nsec: (usec % 1_000_000 * 1_000) as _ }
 }

@@ -14,7 +14,16 @@ struct SigSet([u64; 16]);
 const NONE: SigSet = SigSet([0; 16]);
 const ALL: SigSet = SigSet([u64::MAX; 16]);
 const SIG_SETMASK: c_int = 2;
-const SIG_DFL: usize = 0;
+/// rt_sigaction(2), asked directly: the C library's own function leaves out the two signals
+/// that it keeps for itself, and they can come in ignored as any other.
+#[cfg(target_arch = "x86_64")]
+const SYS_RT_SIGACTION: c_long = 13;
+#[cfg(any(
+    target_arch = "aarch64",
+    target_arch = "riscv64",
+    target_arch = "loongarch64"
+))]
+const SYS_RT_SIGACTION: c_long = 134;
 const SYS_CLOSE_RANGE: c_long = 436;
 const CLOSE_RANGE_CLOEXEC: c_uint = 4;
 
@@ -22,7 +31,6 @@ unsafe extern "C" {
     fn fork() -> c_int;
     fn execve(path: *const c_char, argv: *const *const c_char, env: *const *const c_char) -> c_int;
     fn _exit(status: c_int) -> !;
-    fn signal(signal: c_int, handler: usize) -> usize;
     fn sigprocmask(how: c_int, set: *const SigSet, old: *mut SigSet) -> c_int;
     fn signalfd(fd: c_int, mask: *const SigSet, flags: c_int) -> c_int;
     fn syscall(number: c_long, ...) -> c_long;
@@ -72,10 +80,13 @@ pub(super) fn exit_now(status: i32) -> ! {
 
 /// All signals do what they do by default, whatever was inherited.
 pub(super) fn reset_signals() {
-    for number in 1..=64 {
-        // SAFETY: SIG_DFL is a valid disposition; for SIGKILL, SIGSTOP and the C library's own
-        // two signals the call fails and changes nothing.
-        unsafe { signal(number, SIG_DFL) };
+    /// The kernel's `struct sigaction`: all zero is SIG_DFL without flags or mask.
+    const DEFAULT: [u64; 4] = [0; 4];
+    let none = std::ptr::null_mut::<u64>();
+    for number in 1..=64 as c_int {
+        // SAFETY: the new action is as large as the kernel's struct, the old one is not asked
+        // for, and 8 is the size of the kernel's signal set. SIGKILL and SIGSTOP are refused.
+        unsafe { syscall(SYS_RT_SIGACTION, number, DEFAULT.as_ptr(), none, 8usize) };
     }
 }
 
@@ -110,7 +121,14 @@ pub(super) fn close_from_3() {
 /// Nothing from descriptor 3 on survives an exec.
 pub(super) fn cloexec_from_3() -> Result<(), Errno> {
     // SAFETY: only sets a flag on descriptors.
-    match unsafe { syscall(SYS_CLOSE_RANGE, 3 as c_uint, c_uint::MAX, CLOSE_RANGE_CLOEXEC) } {
+    match unsafe {
+        syscall(
+            SYS_CLOSE_RANGE,
+            3 as c_uint,
+            c_uint::MAX,
+            CLOSE_RANGE_CLOEXEC,
+        )
+    } {
         -1 => Err(last()),
         _ => Ok(()),
     }
@@ -130,9 +148,7 @@ pub(super) fn signal_from(number: i32) -> Option<Signal> {
     match Signal::from_named_raw(number) {
         Some(named) => Some(named),
         // SAFETY: the real-time signals that the C library leaves to programs.
-        None if (34..=64).contains(&number) => {
-            Some(unsafe { Signal::from_raw_unchecked(number) })
-        }
+        None if (34..=64).contains(&number) => Some(unsafe { Signal::from_raw_unchecked(number) }),
         None => None,
     }
 }

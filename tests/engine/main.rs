@@ -1,5 +1,10 @@
 //! The engine against a host and a store that fail in every way: seeded random worlds, in simulated time.
-#![allow(clippy::unwrap_used, clippy::expect_used, unreachable_pub, missing_debug_implementations)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    unreachable_pub,
+    missing_debug_implementations
+)]
 
 #[path = "../fakes/mod.rs"]
 mod fakes;
@@ -28,7 +33,10 @@ fn settings() -> Settings {
 }
 
 fn alice() -> Actor {
-    Actor { uid: Some(1000), user: Some("alice".to_owned()) }
+    Actor {
+        uid: Some(1000),
+        user: Some("alice".to_owned()),
+    }
 }
 
 fn request(id: Option<String>) -> LaunchRequest {
@@ -50,20 +58,33 @@ fn request(id: Option<String>) -> LaunchRequest {
 
 async fn store() -> Arc<MemoryStore> {
     let store = Arc::new(MemoryStore::default());
-    let settings = ProjectSettings { max_runners: Some(5), ..ProjectSettings::default() };
-    store.create_project("p".parse().unwrap(), settings, Actor::host(), Timestamp(1)).await.unwrap();
+    let settings = ProjectSettings {
+        max_runners: Some(5),
+        ..ProjectSettings::default()
+    };
+    store
+        .create_project("p".parse().unwrap(), settings, Actor::host(), Timestamp(1))
+        .await
+        .unwrap();
     store
 }
 
 async fn adopted(engine: &Engine) {
     let mut health = engine.health();
     let adopted = health.wait_for(|h| h.adopted && h.agent && h.store.is_none());
-    tokio::time::timeout(Duration::from_secs(600), adopted).await.expect("it adopts").unwrap();
+    tokio::time::timeout(Duration::from_secs(600), adopted)
+        .await
+        .expect("it adopts")
+        .unwrap();
 }
 
 /// All runners the store knows, with their states.
 async fn rows(store: &MemoryStore) -> Vec<stratavore::domain::Runner> {
-    let filter = RunnerFilter { states: State::ALL.to_vec(), limit: 1000, ..RunnerFilter::default() };
+    let filter = RunnerFilter {
+        states: State::ALL.to_vec(),
+        limit: 1000,
+        ..RunnerFilter::default()
+    };
     store.runners(filter).await.unwrap()
 }
 
@@ -71,7 +92,11 @@ async fn rows(store: &MemoryStore) -> Vec<stratavore::domain::Runner> {
 async fn settled(world: &World, store: &MemoryStore) {
     for _ in 0..2_000 {
         let rows = rows(store).await;
-        let live: Vec<RunnerId> = rows.iter().filter(|r| r.state().is_live()).map(|r| r.id).collect();
+        let live: Vec<RunnerId> = rows
+            .iter()
+            .filter(|r| r.state().is_live())
+            .map(|r| r.id)
+            .collect();
         let alive = world.alive();
         let same = live.len() == alive.len() && live.iter().all(|id| alive.contains(id));
         if same && world.left().iter().all(|id| live.contains(id)) {
@@ -79,7 +104,16 @@ async fn settled(world: &World, store: &MemoryStore) {
         }
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
-    panic!("never at rest: rows {:?} alive {:?} left {:?}", rows(store).await.iter().map(|r| (r.id, r.state())).collect::<Vec<_>>(), world.alive(), world.left());
+    panic!(
+        "never at rest: rows {:?} alive {:?} left {:?}",
+        rows(store)
+            .await
+            .iter()
+            .map(|r| (r.id, r.state()))
+            .collect::<Vec<_>>(),
+        world.alive(),
+        world.left()
+    );
 }
 
 /// Launches, stops, freezes and crashes in a random order, each part failing now and then; the daemon is started
@@ -104,7 +138,11 @@ async fn one_world(seed: u64) {
                 }
                 5 => {
                     if let Some(runner) = engine.live().first() {
-                        let _ = tokio::time::timeout(Duration::from_secs(60), engine.stop(runner.id, alice())).await;
+                        let _ = tokio::time::timeout(
+                            Duration::from_secs(60),
+                            engine.stop(runner.id, alice()),
+                        )
+                        .await;
                     }
                 }
                 6 => {
@@ -132,7 +170,10 @@ async fn one_world(seed: u64) {
                         told.insert(launched.runner.id, ());
                     }
                     Err(error) => assert!(
-                        !matches!(error.kind, ErrorKind::InvalidArgument | ErrorKind::NoSuchRunner),
+                        !matches!(
+                            error.kind,
+                            ErrorKind::InvalidArgument | ErrorKind::NoSuchRunner
+                        ),
                         "{error:?}"
                     ),
                 }
@@ -155,14 +196,22 @@ async fn one_world(seed: u64) {
     for runner in rows(&store).await {
         let execs = world.execs(runner.id);
         assert!(execs <= 1, "seed {seed}: {} ran {execs} times", runner.id);
-        let exit = runner.exit.as_ref().unwrap_or_else(|| panic!("seed {seed}: {runner:?} has no ending"));
+        let exit = runner
+            .exit
+            .as_ref()
+            .unwrap_or_else(|| panic!("seed {seed}: {runner:?} has no ending"));
         match exit.cause {
             Cause::LaunchFailed => assert_eq!(execs, 0, "seed {seed}: {runner:?}"),
-            Cause::SupervisorLost => assert!(world.shim_was_killed(runner.id), "seed {seed}: {runner:?}"),
+            Cause::SupervisorLost => {
+                assert!(world.shim_was_killed(runner.id), "seed {seed}: {runner:?}")
+            }
             _ => assert_eq!(execs, 1, "seed {seed}: {runner:?}"),
         }
         if told.contains_key(&runner.id) {
-            assert_eq!(execs, 1, "seed {seed}: the caller was told that it runs: {runner:?}");
+            assert_eq!(
+                execs, 1,
+                "seed {seed}: the caller was told that it runs: {runner:?}"
+            );
         }
     }
     for (id, n) in world.all_execs() {
@@ -172,9 +221,16 @@ async fn one_world(seed: u64) {
 
 #[test]
 fn every_life_is_whole_whatever_fails() {
-    let worlds = std::env::var("STRATAVORE_WORLDS").ok().and_then(|n| n.parse().ok()).unwrap_or(300);
+    let worlds = std::env::var("STRATAVORE_WORLDS")
+        .ok()
+        .and_then(|n| n.parse().ok())
+        .unwrap_or(300);
     for seed in 1..=worlds {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .start_paused(true)
+            .build()
+            .unwrap();
         runtime.block_on(one_world(seed));
     }
 }
@@ -185,8 +241,18 @@ async fn a_store_that_is_away_delays_endings_and_loses_none() {
     let (host, notices) = world.connect();
     let engine = Engine::start(settings(), store.clone(), host, notices);
     adopted(&engine).await;
-    let a = engine.launch(request(None), alice()).await.unwrap().runner.id;
-    let b = engine.launch(request(None), alice()).await.unwrap().runner.id;
+    let a = engine
+        .launch(request(None), alice())
+        .await
+        .unwrap()
+        .runner
+        .id;
+    let b = engine
+        .launch(request(None), alice())
+        .await
+        .unwrap()
+        .runner
+        .id;
     store.away(true);
     let refused = engine.launch(request(None), alice()).await;
     assert!(matches!(refused, Err(e) if e.kind == ErrorKind::StoreUnavailable));
@@ -196,13 +262,40 @@ async fn a_store_that_is_away_delays_endings_and_loses_none() {
     world.exit(b, 3);
     tokio::time::sleep(Duration::from_secs(300)).await;
     assert_eq!(world.alive().len(), 0, "the stop went through");
-    assert_eq!(world.left().len(), 2, "the records stay while nobody has written the endings down");
+    assert_eq!(
+        world.left().len(),
+        2,
+        "the records stay while nobody has written the endings down"
+    );
     store.away(false);
     settled(&world, &store).await;
-    let kinds: Vec<&str> = store.events(stratavore::ports::EventFilter { limit: 100, ..Default::default() }).await.unwrap().iter().filter(|e| e.draft.subject.ends_with(&a.to_string())).map(|e| e.draft.kind.short()).collect();
-    assert_eq!(kinds, ["runner.starting", "runner.running", "runner.frozen", "runner.thawed", "runner.stopping", "runner.ended"]);
+    let kinds: Vec<&str> = store
+        .events(stratavore::ports::EventFilter {
+            limit: 100,
+            ..Default::default()
+        })
+        .await
+        .unwrap()
+        .iter()
+        .filter(|e| e.draft.subject.ends_with(&a.to_string()))
+        .map(|e| e.draft.kind.short())
+        .collect();
+    assert_eq!(
+        kinds,
+        [
+            "runner.starting",
+            "runner.running",
+            "runner.frozen",
+            "runner.thawed",
+            "runner.stopping",
+            "runner.ended"
+        ]
+    );
     let b = store.runner(b).await.unwrap().unwrap();
-    assert_eq!(b.exit.map(|e| (e.cause, e.code)), Some((Cause::ExitCode, Some(3))));
+    assert_eq!(
+        b.exit.map(|e| (e.cause, e.code)),
+        Some((Cause::ExitCode, Some(3)))
+    );
 }
 
 #[tokio::test(start_paused = true)]

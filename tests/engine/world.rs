@@ -101,7 +101,12 @@ impl World {
         state.notices = Some(sender);
         state.connection += 1;
         state.up = true;
-        (Arc::new(Agent { world: self.clone() }), receiver)
+        (
+            Arc::new(Agent {
+                world: self.clone(),
+            }),
+            receiver,
+        )
     }
 
     /// The daemon's connection ends.
@@ -136,7 +141,12 @@ impl World {
 
     pub fn end_one(&self, luck: &mut Luck) {
         let mut state = self.0.lock().unwrap();
-        let running: Vec<RunnerId> = state.shims.iter().filter(|(_, s)| **s == Shim::Runs).map(|(id, _)| *id).collect();
+        let running: Vec<RunnerId> = state
+            .shims
+            .iter()
+            .filter(|(_, s)| **s == Shim::Runs)
+            .map(|(id, _)| *id)
+            .collect();
         if running.is_empty() {
             return;
         }
@@ -165,7 +175,12 @@ impl World {
     /// Whatever has something left: a scope, or a record.
     pub fn left(&self) -> BTreeSet<RunnerId> {
         let state = self.0.lock().unwrap();
-        state.shims.keys().chain(state.records.keys()).copied().collect()
+        state
+            .shims
+            .keys()
+            .chain(state.records.keys())
+            .copied()
+            .collect()
     }
 
     pub fn execs(&self, id: RunnerId) -> u32 {
@@ -201,7 +216,12 @@ impl State {
     }
 
     fn close_gates(&mut self) {
-        let gated: Vec<RunnerId> = self.shims.iter().filter(|(_, s)| **s == Shim::Gated).map(|(id, _)| *id).collect();
+        let gated: Vec<RunnerId> = self
+            .shims
+            .iter()
+            .filter(|(_, s)| **s == Shim::Gated)
+            .map(|(id, _)| *id)
+            .collect();
         for id in gated {
             self.end(id, |r| r.never_started = true);
         }
@@ -222,7 +242,10 @@ fn away() -> HostError {
 
 impl Agent {
     /// Carries out one order: it may be lost before, or its answer after; both are a broken connection.
-    async fn order<T>(&self, act: impl FnOnce(&mut State) -> Result<T, HostError>) -> Result<T, HostError> {
+    async fn order<T>(
+        &self,
+        act: impl FnOnce(&mut State) -> Result<T, HostError>,
+    ) -> Result<T, HostError> {
         let pause = {
             let mut state = self.world.0.lock().unwrap();
             Duration::from_millis(u64::from(state.luck.below(20)))
@@ -273,7 +296,10 @@ impl Host for Agent {
                 return Err(Error::new(ErrorKind::LimitUnenforceable, "no controller").into());
             }
             state.shims.insert(order.id, Shim::Gated);
-            Ok(Placement { boot_id: "b".to_owned(), ..Placement::default() })
+            Ok(Placement {
+                boot_id: "b".to_owned(),
+                ..Placement::default()
+            })
         })
         .await
     }
@@ -342,7 +368,11 @@ impl Host for Agent {
         self.order(|_| Ok(Vec::new())).await
     }
 
-    async fn set_slice(&self, _project: &ProjectName, _limits: Limits) -> Result<Vec<String>, HostError> {
+    async fn set_slice(
+        &self,
+        _project: &ProjectName,
+        _limits: Limits,
+    ) -> Result<Vec<String>, HostError> {
         self.order(|_| Ok(Vec::new())).await
     }
 
@@ -363,7 +393,10 @@ impl Host for Agent {
             for (id, record) in &state.records {
                 runners.entry(*id).or_default().record = Some(Some(Box::new(record.clone())));
             }
-            Ok(Seen { boot_id: "b".to_owned(), runners })
+            Ok(Seen {
+                boot_id: "b".to_owned(),
+                runners,
+            })
         })
         .await
     }

@@ -11,7 +11,10 @@ fn the_matrix() {
     let matrix: [(&str, [bool; 5]); 9] = [
         // Root runs nothing as root unless agent.toml says so.
         ("run p -- true", [false, true, true, false, true]),
-        ("run --uid=alice p -- true", [true, true, false, false, true]),
+        (
+            "run --uid=alice p -- true",
+            [true, true, false, false, true],
+        ),
         ("freeze ID", [true, true, false, false, true]),
         ("thaw ID", [true, true, false, false, true]),
         ("set ID stop-timeout=5s", [true, true, false, false, true]),
@@ -31,7 +34,10 @@ fn the_matrix() {
                 assert!(out.success(), "{user} may {verb}: {out}\n{}", site.log());
             } else {
                 assert_eq!(out.code, 4, "{user} may not {verb}: {out}");
-                assert!(out.err().contains("org.stratavore1.") || out.err().contains("agent.toml"), "names the right that is missing: {out}");
+                assert!(
+                    out.err().contains("org.stratavore1.") || out.err().contains("agent.toml"),
+                    "names the right that is missing: {out}"
+                );
             }
         }
         site.ctl("root", "stop --all").ok();
@@ -85,9 +91,22 @@ fn the_agents_own_rules() {
 fn the_units_are_sound() {
     let site = Site::boot("units");
     site.root("systemd-analyze verify /usr/lib/systemd/system/stratavored.service /usr/lib/systemd/system/stratavore-agent.service /usr/lib/systemd/system/stratavore-agent.socket /usr/lib/systemd/system/stratavore.slice").ok();
-    site.root("systemd-analyze security --no-pager --threshold=12 stratavored.service").ok();
+    site.root("systemd-analyze security --no-pager --threshold=12 stratavored.service")
+        .ok();
     let status = site.root("systemctl status --no-pager stratavored").out();
     assert!(status.contains("0 live runners"), "{status}");
-    assert_eq!(site.root("stat -c '%U:%G %a' /var/lib/stratavore /var/lib/stratavore/exits /run/stratavore/shims").ok().out(), "stratavore:stratavore 750\nroot:stratavore 750\nroot:root 700");
-    assert_eq!(site.root("stat -c '%U %a' /var/lib/stratavore/stratavore.db").ok().out(), "stratavore 600");
+    assert_eq!(
+        site.root(
+            "stat -c '%U:%G %a' /var/lib/stratavore /var/lib/stratavore/exits /run/stratavore/shims"
+        )
+        .ok()
+        .out(),
+        "stratavore:stratavore 750\nroot:stratavore 750\nroot:root 700"
+    );
+    assert_eq!(
+        site.root("stat -c '%U %a' /var/lib/stratavore/stratavore.db")
+            .ok()
+            .out(),
+        "stratavore 600"
+    );
 }

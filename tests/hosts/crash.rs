@@ -13,7 +13,11 @@ fn points(of: &str) -> Vec<String> {
             if path.is_dir() {
                 walk(&path, out);
             } else if let Ok(text) = std::fs::read_to_string(&path) {
-                for rest in text.split("crash::point(\"").skip(1).chain(text.split("crash_point(\"").skip(1)) {
+                for rest in text
+                    .split("crash::point(\"")
+                    .skip(1)
+                    .chain(text.split("crash_point(\"").skip(1))
+                {
                     out.insert(rest.split('"').next().unwrap().to_owned());
                 }
             }
@@ -21,40 +25,60 @@ fn points(of: &str) -> Vec<String> {
     }
     let mut all = BTreeSet::new();
     walk(&project().join("src"), &mut all);
-    all.into_iter().filter(|p| p.starts_with(&format!("{of}."))).collect()
+    all.into_iter()
+        .filter(|p| p.starts_with(&format!("{of}.")))
+        .collect()
 }
 
 /// One life of everything that can be cut off: launches, an ending, a freeze, a stop.
 fn scenario(site: &Site, round: &str) {
     // Whatever fails here may fail: that is what the crash does. Exactly one exec per id is checked below.
     let run = |flags: &str, command: &str| {
-        format!("timeout 60 stratavorectl run --label round={round} {flags} p -- sh -c 'echo $STRATAVORE_RUNNER_ID >> /srv/ran; {command}'")
+        format!(
+            "timeout 60 stratavorectl run --label round={round} {flags} p -- sh -c 'echo $STRATAVORE_RUNNER_ID >> /srv/ran; {command}'"
+        )
     };
     let script = format!(
         "{}; {}; {}; timeout 60 stratavorectl freeze f{round}; timeout 60 stratavorectl thaw f{round}; timeout 60 stratavorectl stop --no-block f{round}; {}; true",
         run("", "exit 3"),
         run(&format!("--name f{round}"), "exec sleep 1000"),
-        run(&format!("--name l{round} --stop-timeout=2s"), "exec sleep 1000"),
+        run(
+            &format!("--name l{round} --stop-timeout=2s"),
+            "exec sleep 1000"
+        ),
         run("", "exit 4"),
     );
     site.sh_as("alice", &script);
 }
 
 fn each_point(of: &str) {
-    let site = Site::boot(match of { "daemon" => "crash-d", "store" => "crash-st", "agent" => "crash-a", _ => "crash-s" });
-    site.root("install -d -m 777 /srv; touch /srv/ran; chmod 666 /srv/ran").ok();
+    let site = Site::boot(match of {
+        "daemon" => "crash-d",
+        "store" => "crash-st",
+        "agent" => "crash-a",
+        _ => "crash-s",
+    });
+    site.root("install -d -m 777 /srv; touch /srv/ran; chmod 666 /srv/ran")
+        .ok();
     let points = points(of);
     assert!(points.len() > 1, "no crash points of {of} in the source");
     for (round, point) in points.iter().enumerate() {
         let round = format!("{of}{round}");
-        site.root(&format!("printf %s {point} > /run/stratavore-crash/at && chmod 666 /run/stratavore-crash/at")).ok();
+        site.root(&format!(
+            "printf %s {point} > /run/stratavore-crash/at && chmod 666 /run/stratavore-crash/at"
+        ))
+        .ok();
         scenario(&site, &round);
         if site.host.path("/run/stratavore-crash/at").exists() {
             // A point of adoption is reached when something starts again.
             site.root("systemctl kill -s KILL --kill-whom=main stratavored; systemctl kill -s KILL --kill-whom=main stratavore-agent; true");
         }
         wait_for(&format!("{point} is reached"), SOON, || {
-            if site.host.path("/run/stratavore-crash/at").exists() { Err(site.log()) } else { Ok(()) }
+            if site.host.path("/run/stratavore-crash/at").exists() {
+                Err(site.log())
+            } else {
+                Ok(())
+            }
         });
         site.wait_up();
         site.check();

@@ -24,13 +24,23 @@ pub struct Plan {
 
 impl Default for Plan {
     fn default() -> Self {
-        Self { name: "site", root: Root::Machine, bus: Bus::Daemon, disk_mb: 512, config: "", agent_config: "" }
+        Self {
+            name: "site",
+            root: Root::Machine,
+            bus: Bus::Daemon,
+            disk_mb: 512,
+            config: "",
+            agent_config: "",
+        }
     }
 }
 
 impl Site {
     pub fn boot(name: &'static str) -> Self {
-        Self::with(Plan { name, ..Plan::default() })
+        Self::with(Plan {
+            name,
+            ..Plan::default()
+        })
     }
 
     /// Boots a host, with the project `p` and with alice (not bob) in `stratavore-users`.
@@ -40,11 +50,20 @@ impl Site {
             .bus(plan.bus)
             .disk_mb(plan.disk_mb)
             .payload(project().join("target/test-payload"))
-            .file("/etc/tmpfiles.d/crash.conf", "d /run/stratavore-crash 0777 root root -\n")
-            .file("/etc/systemd/system/stratavored.service.d/crash.conf", "[Service]\nReadWritePaths=-/run/stratavore-crash\n")
+            .file(
+                "/etc/tmpfiles.d/crash.conf",
+                "d /run/stratavore-crash 0777 root root -\n",
+            )
+            .file(
+                "/etc/systemd/system/stratavored.service.d/crash.conf",
+                "[Service]\nReadWritePaths=-/run/stratavore-crash\n",
+            )
             .want("polkit.service")
             .want("stratavored.service");
-        for (path, text) in [("/etc/stratavore/stratavored.toml", plan.config), ("/etc/stratavore/agent.toml", plan.agent_config)] {
+        for (path, text) in [
+            ("/etc/stratavore/stratavored.toml", plan.config),
+            ("/etc/stratavore/agent.toml", plan.agent_config),
+        ] {
             if !text.is_empty() {
                 builder = builder.file(path, text);
             }
@@ -60,8 +79,14 @@ impl Site {
     /// Until the daemon answers.
     pub fn wait_up(&self) {
         wait_for("stratavored is up", SOON, || {
-            let out = self.host.sh("systemctl is-active stratavored && stratavorectl -q status");
-            if out.success() { Ok(()) } else { Err(format!("{out}\n{}", self.log())) }
+            let out = self
+                .host
+                .sh("systemctl is-active stratavored && stratavorectl -q status");
+            if out.success() {
+                Ok(())
+            } else {
+                Err(format!("{out}\n{}", self.log()))
+            }
         });
     }
 
@@ -75,17 +100,26 @@ impl Site {
     }
 
     pub fn sh_as(&self, user: &str, script: &str) -> Output {
-        if user == "root" { self.host.sh(script) } else { self.host.sh_as(user, script) }
+        if user == "root" {
+            self.host.sh(script)
+        } else {
+            self.host.sh_as(user, script)
+        }
     }
 
     pub fn ctl(&self, user: &str, arguments: &str) -> Output {
-        self.sh_as(user, &format!("stratavorectl --no-ask-password {arguments}"))
+        self.sh_as(
+            user,
+            &format!("stratavorectl --no-ask-password {arguments}"),
+        )
     }
 
     /// Launches for alice in the project `p` and returns the id.
     #[track_caller]
     pub fn run(&self, flags_and_command: &str) -> String {
-        self.ctl("alice", &format!("run {}", with_project(flags_and_command))).ok().out()
+        self.ctl("alice", &format!("run {}", with_project(flags_and_command)))
+            .ok()
+            .out()
     }
 
     /// Everything about a runner.
@@ -100,21 +134,44 @@ impl Site {
     pub fn ended(&self, id: &str) -> Value {
         wait_for(&format!("runner {id} ends"), SOON, || {
             let shown = self.show(id);
-            if shown["state"] == "ended" { Ok(shown) } else { Err(format!("{shown}\n{}", self.log())) }
+            if shown["state"] == "ended" {
+                Ok(shown)
+            } else {
+                Err(format!("{shown}\n{}", self.log()))
+            }
         })
     }
 
     /// The cause of its end.
     #[track_caller]
     pub fn cause(&self, id: &str) -> String {
-        self.ended(id)["exit"]["cause"].as_str().unwrap_or("none").to_owned()
+        self.ended(id)["exit"]["cause"]
+            .as_str()
+            .unwrap_or("none")
+            .to_owned()
     }
 
     /// Rows of the store, read by SQLite itself as the daemon's user.
     #[track_caller]
     pub fn sql(&self, query: &str) -> Vec<BTreeMap<String, Value>> {
-        let out = self.host.command(["sqlite3", "-json", "-cmd", ".timeout 5000", "/var/lib/stratavore/stratavore.db", query]).user("stratavore").run().ok();
-        if out.out().is_empty() { Vec::new() } else { serde_json::from_str(&out.out()).unwrap_or_else(|e| panic!("{e}: {out}")) }
+        let out = self
+            .host
+            .command([
+                "sqlite3",
+                "-json",
+                "-cmd",
+                ".timeout 5000",
+                "/var/lib/stratavore/stratavore.db",
+                query,
+            ])
+            .user("stratavore")
+            .run()
+            .ok();
+        if out.out().is_empty() {
+            Vec::new()
+        } else {
+            serde_json::from_str(&out.out()).unwrap_or_else(|e| panic!("{e}: {out}"))
+        }
     }
 
     /// A file of the host, as text; empty if it is not there.
@@ -124,7 +181,13 @@ impl Site {
 
     #[track_caller]
     pub fn wait_file(&self, path: &str) {
-        wait_for(&format!("{path} appears"), SOON, || if self.host.path(path).exists() { Ok(()) } else { Err(self.log()) });
+        wait_for(&format!("{path} appears"), SOON, || {
+            if self.host.path(path).exists() {
+                Ok(())
+            } else {
+                Err(self.log())
+            }
+        });
     }
 
     /// Ids whose scope has processes, read from the kernel.
@@ -132,9 +195,14 @@ impl Site {
         let slice = self.host.path("/sys/fs/cgroup/stratavore.slice");
         let mut out = BTreeSet::new();
         for project in std::fs::read_dir(slice).into_iter().flatten().flatten() {
-            for scope in std::fs::read_dir(project.path()).into_iter().flatten().flatten() {
+            for scope in std::fs::read_dir(project.path())
+                .into_iter()
+                .flatten()
+                .flatten()
+            {
                 let name = scope.file_name().to_string_lossy().into_owned();
-                let events = std::fs::read_to_string(scope.path().join("cgroup.events")).unwrap_or_default();
+                let events =
+                    std::fs::read_to_string(scope.path().join("cgroup.events")).unwrap_or_default();
                 if let (Some(id), true) = (id_of(&name), events.contains("populated 1")) {
                     out.insert(id);
                 }
@@ -144,7 +212,12 @@ impl Site {
     }
 
     fn names(&self, folder: &str) -> BTreeSet<String> {
-        std::fs::read_dir(self.host.path(folder)).into_iter().flatten().flatten().map(|e| e.file_name().to_string_lossy().into_owned()).collect()
+        std::fs::read_dir(self.host.path(folder))
+            .into_iter()
+            .flatten()
+            .flatten()
+            .map(|e| e.file_name().to_string_lossy().into_owned())
+            .collect()
     }
 
     /// What must hold when nothing is under way: the store, the kernel, systemd and the disk tell the same story, each
@@ -152,38 +225,85 @@ impl Site {
     #[track_caller]
     pub fn check(&self) {
         let live = || -> BTreeSet<String> {
-            self.sql("SELECT id FROM runners WHERE state <> 'ended'").iter().map(|r| r["id"].as_str().unwrap().to_owned()).collect()
+            self.sql("SELECT id FROM runners WHERE state <> 'ended'")
+                .iter()
+                .map(|r| r["id"].as_str().unwrap().to_owned())
+                .collect()
         };
-        wait_for("rows, scopes, units, sockets and records agree", SOON, || {
-            let rows = live();
-            let units: BTreeSet<String> = self
+        wait_for(
+            "rows, scopes, units, sockets and records agree",
+            SOON,
+            || {
+                let rows = live();
+                let units: BTreeSet<String> = self
                 .root("systemctl list-units --all --plain --no-legend 'stratavore-*.scope' | cut -d' ' -f1").ok().out()
                 .lines().filter_map(id_of).collect();
-            let sockets: BTreeSet<String> = self.names("/run/stratavore/shims").iter().map(|n| n.trim_end_matches(".sock").to_owned()).collect();
-            let records: BTreeSet<String> = self.names("/var/lib/stratavore/exits").iter()
-                .filter(|n| !rows.iter().any(|id| n.contains(id.as_str()))).cloned().collect();
-            let shims = self.root("pgrep -xc stratavore-shim || true").out().parse().unwrap_or(usize::MAX);
-            let story = [
-                ("rows and scopes", rows == self.scopes()),
-                ("rows and units", rows == units),
-                ("rows and sockets", rows == sockets),
-                ("rows and shims", shims == rows.len()),
-                ("no record left over", records.is_empty()),
-            ];
-            match story.iter().filter(|(_, holds)| !holds).map(|(what, _)| *what).collect::<Vec<_>>() {
-                wrong if wrong.is_empty() => Ok(()),
-                wrong => Err(format!("{wrong:?}: rows {rows:?} scopes {:?} units {units:?} sockets {sockets:?} shims {shims} records {records:?}\n{}", self.scopes(), self.log())),
-            }
-        });
+                let sockets: BTreeSet<String> = self
+                    .names("/run/stratavore/shims")
+                    .iter()
+                    .map(|n| n.trim_end_matches(".sock").to_owned())
+                    .collect();
+                let records: BTreeSet<String> = self
+                    .names("/var/lib/stratavore/exits")
+                    .iter()
+                    .filter(|n| !rows.iter().any(|id| n.contains(id.as_str())))
+                    .cloned()
+                    .collect();
+                let shims = self
+                    .root("pgrep -xc stratavore-shim || true")
+                    .out()
+                    .parse()
+                    .unwrap_or(usize::MAX);
+                let story = [
+                    ("rows and scopes", rows == self.scopes()),
+                    ("rows and units", rows == units),
+                    ("rows and sockets", rows == sockets),
+                    ("rows and shims", shims == rows.len()),
+                    ("no record left over", records.is_empty()),
+                ];
+                match story
+                    .iter()
+                    .filter(|(_, holds)| !holds)
+                    .map(|(what, _)| *what)
+                    .collect::<Vec<_>>()
+                {
+                    wrong if wrong.is_empty() => Ok(()),
+                    wrong => Err(format!(
+                        "{wrong:?}: rows {rows:?} scopes {:?} units {units:?} sockets {sockets:?} shims {shims} records {records:?}\n{}",
+                        self.scopes(),
+                        self.log()
+                    )),
+                }
+            },
+        );
         for (what, query) in [
-            ("a runner's events are numbered without a gap", "SELECT subject FROM events WHERE subject LIKE 'runner/%' GROUP BY subject HAVING COUNT(*) <> MAX(seq) OR MIN(seq) <> 1"),
-            ("a runner has exactly one ending, and it is its last event", "SELECT id FROM runners r WHERE state = 'ended' AND (SELECT COUNT(*) FROM events WHERE subject = 'runner/' || r.id AND type LIKE '%runner.ended') <> 1"),
-            ("a live runner has no ending", "SELECT id FROM runners r WHERE state <> 'ended' AND EXISTS (SELECT 1 FROM events WHERE subject = 'runner/' || r.id AND type LIKE '%runner.ended')"),
-            ("the row's number is that of its last event", "SELECT id FROM runners r WHERE seq <> (SELECT MAX(seq) FROM events WHERE subject = 'runner/' || r.id)"),
-            ("a project's counter is what lives", "SELECT name FROM projects p WHERE live <> (SELECT COUNT(*) FROM runners WHERE project = p.name AND state <> 'ended')"),
+            (
+                "a runner's events are numbered without a gap",
+                "SELECT subject FROM events WHERE subject LIKE 'runner/%' GROUP BY subject HAVING COUNT(*) <> MAX(seq) OR MIN(seq) <> 1",
+            ),
+            (
+                "a runner has exactly one ending, and it is its last event",
+                "SELECT id FROM runners r WHERE state = 'ended' AND (SELECT COUNT(*) FROM events WHERE subject = 'runner/' || r.id AND type LIKE '%runner.ended') <> 1",
+            ),
+            (
+                "a live runner has no ending",
+                "SELECT id FROM runners r WHERE state <> 'ended' AND EXISTS (SELECT 1 FROM events WHERE subject = 'runner/' || r.id AND type LIKE '%runner.ended')",
+            ),
+            (
+                "the row's number is that of its last event",
+                "SELECT id FROM runners r WHERE seq <> (SELECT MAX(seq) FROM events WHERE subject = 'runner/' || r.id)",
+            ),
+            (
+                "a project's counter is what lives",
+                "SELECT name FROM projects p WHERE live <> (SELECT COUNT(*) FROM runners WHERE project = p.name AND state <> 'ended')",
+            ),
         ] {
             let broken = self.sql(query);
-            assert!(broken.is_empty(), "not so: {what}: {broken:?}\n{}", self.log());
+            assert!(
+                broken.is_empty(),
+                "not so: {what}: {broken:?}\n{}",
+                self.log()
+            );
         }
     }
 
@@ -198,16 +318,32 @@ impl Site {
     }
 
     pub fn main_pid(&self, unit: &str) -> u32 {
-        self.root(&format!("systemctl show -p MainPID --value {unit}")).out().parse().unwrap_or(0)
+        self.root(&format!("systemctl show -p MainPID --value {unit}"))
+            .out()
+            .parse()
+            .unwrap_or(0)
     }
 
     /// Kills a service dead and waits until it is back.
     #[track_caller]
     pub fn kill9(&self, units: &str) {
         let old: Vec<u32> = units.split(' ').map(|u| self.main_pid(u)).collect();
-        assert!(old.iter().all(|p| *p != 0), "{units} do not run: {}", self.log());
-        self.root(&format!("kill -9 {}", old.iter().map(u32::to_string).collect::<Vec<_>>().join(" "))).ok();
-        wait_until("the killed are started again", SOON, || units.split(' ').zip(&old).all(|(u, old)| ![0, *old].contains(&self.main_pid(u))));
+        assert!(
+            old.iter().all(|p| *p != 0),
+            "{units} do not run: {}",
+            self.log()
+        );
+        self.root(&format!(
+            "kill -9 {}",
+            old.iter().map(u32::to_string).collect::<Vec<_>>().join(" ")
+        ))
+        .ok();
+        wait_until("the killed are started again", SOON, || {
+            units
+                .split(' ')
+                .zip(&old)
+                .all(|(u, old)| ![0, *old].contains(&self.main_pid(u)))
+        });
         self.wait_up();
     }
 }
@@ -220,5 +356,10 @@ fn with_project(flags_and_command: &str) -> String {
 }
 
 fn id_of(unit: &str) -> Option<String> {
-    Some(unit.trim().strip_prefix("stratavore-")?.strip_suffix(".scope")?.to_owned())
+    Some(
+        unit.trim()
+            .strip_prefix("stratavore-")?
+            .strip_suffix(".scope")?
+            .to_owned(),
+    )
 }

@@ -2,7 +2,12 @@
 //!
 //! What is asked of the product is asked through `stratavorectl` and `busctl`, as a user would; what must hold is read
 //! from outside: cgroups, units, files and SQL, never through the product's own API.
-#![allow(clippy::unwrap_used, clippy::expect_used, unreachable_pub, missing_debug_implementations)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    unreachable_pub,
+    missing_debug_implementations
+)]
 
 mod support;
 

@@ -12,7 +12,8 @@ fn two(site: &Site) -> (String, String) {
 }
 
 fn open(site: &Site) {
-    site.root("install -d -m 777 /srv && rm -f /srv/go /srv/started").ok();
+    site.root("install -d -m 777 /srv && rm -f /srv/go /srv/started")
+        .ok();
 }
 
 /// Both are what they were; the one that may end ends truly, the other one obeys.
@@ -21,7 +22,14 @@ fn two_are_well(site: &Site, long: &str, short: &str) {
     assert_eq!(site.show(long)["state"], "running");
     site.root("touch /srv/go").ok();
     let ended = site.ended(short);
-    assert_eq!((ended["exit"]["cause"].as_str(), ended["exit"]["code"].as_i64()), (Some("exit-code"), Some(9)), "{ended}");
+    assert_eq!(
+        (
+            ended["exit"]["cause"].as_str(),
+            ended["exit"]["code"].as_i64()
+        ),
+        (Some("exit-code"), Some(9)),
+        "{ended}"
+    );
     site.ctl("alice", &format!("freeze {long}")).ok();
     site.ctl("alice", &format!("thaw {long}")).ok();
     site.ctl("alice", &format!("stop {long}")).ok();
@@ -45,7 +53,11 @@ fn services_restarted_stopped_and_killed() {
         site.wait_up();
         two_are_well(&site, &long, &short);
     }
-    for units in ["stratavored", "stratavore-agent", "stratavored stratavore-agent"] {
+    for units in [
+        "stratavored",
+        "stratavore-agent",
+        "stratavored stratavore-agent",
+    ] {
         open(&site);
         let (long, short) = two(&site);
         site.kill9(units);
@@ -60,10 +72,16 @@ fn endings_wait_for_the_daemon() {
     open(&site);
     let (long, short) = two(&site);
     let lost = site.run("-- sleep 1000");
-    site.root("systemctl stop stratavored stratavore-agent.socket stratavore-agent").ok();
+    site.root("systemctl stop stratavored stratavore-agent.socket stratavore-agent")
+        .ok();
     site.root("touch /srv/go").ok();
-    wait_until("the record is there", SOON, || site.host.path(&format!("/var/lib/stratavore/exits/{short}.json")).exists());
-    site.root(&format!("systemctl stop stratavore-{long}.scope")).ok();
+    wait_until("the record is there", SOON, || {
+        site.host
+            .path(&format!("/var/lib/stratavore/exits/{short}.json"))
+            .exists()
+    });
+    site.root(&format!("systemctl stop stratavore-{long}.scope"))
+        .ok();
     site.root(&format!("for p in $(cat /sys/fs/cgroup/stratavore.slice/*/stratavore-{lost}.scope/cgroup.procs); do grep -q stratavore-shim /proc/$p/comm && kill -9 $p; done; true")).ok();
     site.root("systemctl start stratavored").ok();
     site.wait_up();
@@ -76,15 +94,29 @@ fn endings_wait_for_the_daemon() {
 /// The bus goes away: the daemon starts again with it, the runners don't notice.
 #[test]
 fn the_bus_is_restarted() {
-    for (name, root, bus) in [("busdaemon", Root::Machine, Bus::Daemon), ("busbroker", Root::Trixie, Bus::Broker)] {
-        let site = Site::with(Plan { name, root, bus, ..Plan::default() });
+    for (name, root, bus) in [
+        ("busdaemon", Root::Machine, Bus::Daemon),
+        ("busbroker", Root::Trixie, Bus::Broker),
+    ] {
+        let site = Site::with(Plan {
+            name,
+            root,
+            bus,
+            ..Plan::default()
+        });
         open(&site);
         let (long, short) = two(&site);
-        let unit = if bus == Bus::Broker { "dbus-broker" } else { "dbus" };
+        let unit = if bus == Bus::Broker {
+            "dbus-broker"
+        } else {
+            "dbus"
+        };
         let old = site.main_pid(unit);
         assert_ne!(old, 0, "{}", site.log());
         site.root(&format!("kill -9 {old}")).ok();
-        wait_until("the bus is another one", SOON, || ![0, old].contains(&site.main_pid(unit)));
+        wait_until("the bus is another one", SOON, || {
+            ![0, old].contains(&site.main_pid(unit))
+        });
         site.wait_up();
         two_are_well(&site, &long, &short);
     }
@@ -94,7 +126,8 @@ fn the_bus_is_restarted() {
 fn the_host_is_shut_down() {
     let mut site = Site::boot("shutdown");
     let id = site.run("-- sleep 1000");
-    let stubborn = site.run("--stop-timeout=1s -- sh -c 'trap \"\" TERM; while :; do sleep 1; done'");
+    let stubborn =
+        site.run("--stop-timeout=1s -- sh -c 'trap \"\" TERM; while :; do sleep 1; done'");
     site.host.power_off();
     site.host.boot_again();
     site.wait_up();
@@ -135,26 +168,44 @@ fn the_host_crashes_and_loses_its_power() {
 /// room again.
 #[test]
 fn the_disk_is_full() {
-    let site = Site::with(Plan { name: "full", disk_mb: 200, ..Plan::default() });
+    let site = Site::with(Plan {
+        name: "full",
+        disk_mb: 200,
+        ..Plan::default()
+    });
     open(&site);
     let (long, short) = two(&site);
     site.root("dd if=/dev/zero of=/var/lib/filler bs=64k 2>/dev/null; dd if=/dev/zero of=/var/lib/filler2 bs=1 2>/dev/null; df /var/lib | tail -1");
     let refused = wait_for("a launch is refused", SOON, || {
         let out = site.ctl("alice", "run p -- true");
-        if out.success() { Err(format!("{out}")) } else { Ok(out) }
+        if out.success() {
+            Err(format!("{out}"))
+        } else {
+            Ok(out)
+        }
     });
     assert_eq!(refused.code, 1, "{refused}");
-    assert!(refused.err().to_lowercase().contains("full") || refused.err().contains("space"), "{refused}");
+    assert!(
+        refused.err().to_lowercase().contains("full") || refused.err().contains("space"),
+        "{refused}"
+    );
     // The runner can be stopped, and the other one ends, with a store that can't write it down.
     site.root("touch /run/go; ln -sf /run/go /srv/go || true");
     site.ctl("alice", &format!("stop --no-block {long}"));
-    wait_until("the stopped one is gone", SOON, || !site.scopes().contains(&long));
-    site.root("rm -f /var/lib/filler /var/lib/filler2 && touch /srv/go").ok();
+    wait_until("the stopped one is gone", SOON, || {
+        !site.scopes().contains(&long)
+    });
+    site.root("rm -f /var/lib/filler /var/lib/filler2 && touch /srv/go")
+        .ok();
     assert_eq!(site.cause(&long), "stopped");
     assert_eq!(site.ended(&short)["exit"]["code"], 9);
     wait_for("launches go again", SOON, || {
         let out = site.ctl("alice", "run p -- true");
-        if out.success() { Ok(()) } else { Err(format!("{out}")) }
+        if out.success() {
+            Ok(())
+        } else {
+            Err(format!("{out}"))
+        }
     });
     site.clear();
 }
@@ -168,7 +219,9 @@ fn a_wedged_daemon_is_restarted() {
     let id = site.run("-- sleep 1000");
     let old = site.main_pid("stratavored");
     site.root(&format!("kill -STOP {old}")).ok();
-    wait_until("systemd starts another one", SOON, || ![0, old].contains(&site.main_pid("stratavored")));
+    wait_until("systemd starts another one", SOON, || {
+        ![0, old].contains(&site.main_pid("stratavored"))
+    });
     site.wait_up();
     assert_eq!(site.show(&id)["state"], "running");
     site.clear();

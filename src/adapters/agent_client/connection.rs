@@ -1,0 +1,280 @@
+//! The connection to the agent: greeting, answers, notices, and connecting again.
+
+use crate::domain::Error;
+use crate::ports::{HostError, HostNotice};
+use crate::seqpacket;
+use crate::wire::{
+    Answer, FromAgent, Hello, Notice, Order, Refusal, Request, VERSION, decode, encode,
+};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+use std::collections::{HashMap, VecDeque};
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use tokio::io::Interest;
+use tokio::net::UnixStream;
+use tokio::sync::{Notify, Semaphore, mpsc, oneshot, watch};
+
+/// Orders in flight: below what the agent takes from one connection.
+const ORDERS: usize = 512;
+/// Notices not yet taken by the engine. More are not kept: it is told to look for itself.
+const NOTICES: usize = 4096;
+/// Pauses between attempts to connect.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LAST_PAUSE: Duration = Duration::from_secs(2);
+/// How long the agent may take to greet: it first gives up what was left at its gates.
+const GREETING: Duration = Duration::from_secs(60);
+
+type Outcome = Result<Answer, Refusal>;
+
+/// What the client and its tasks share.
+#[derive(Debug)]
+pub(super) struct Shared {
+    path: PathBuf,
+    state: Mutex<State>,
+    /// An order was queued.
+    queued: Notify,
+    /// A notice was queued.
+    noticed: Notify,
+    pub(super) orders: Semaphore,
+    /// The boot id told at the greeting; `None` = not connected.
+    pub(super) boot_id: watch::Sender<Option<String>>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    next: u64,
+    connected: bool,
+    waiting: HashMap<u64, oneshot::Sender<Outcome>>,
+    out: VecDeque<(Vec<u8>, Option<OwnedFd>)>,
+    notices: VecDeque<HostNotice>,
+}
+
+/// One answer to come. Who stops waiting for it is forgotten.
+pub(super) struct Waiting {
+    answer: (u64, oneshot::Receiver<Outcome>),
+    client: Arc<Shared>,
+}
+
+impl Waiting {
+    pub(super) fn new(
+        client: Arc<Shared>,
+        order: Order,
+        payload: Option<OwnedFd>,
+    ) -> Result<Self, HostError> {
+        Ok(Self {
+            answer: client.queue(order, payload)?,
+            client,
+        })
+    }
+
+    /// The answer; `None` = the connection is lost.
+    pub(super) async fn done(mut self) -> Option<Outcome> {
+        (&mut self.answer.1).await.ok()
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.client.state().waiting.remove(&self.answer.0);
+    }
+}
+
+impl Shared {
+    pub(super) fn new(path: &Path) -> Self {
+        Self {
+            path: path.to_owned(),
+            state: Mutex::default(),
+            queued: Notify::new(),
+            noticed: Notify::new(),
+            orders: Semaphore::new(ORDERS),
+            boot_id: watch::Sender::new(None),
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Queues an order; the answer comes by the receiver.
+    pub(super) fn queue(
+        &self,
+        order: Order,
+        payload: Option<OwnedFd>,
+    ) -> Result<(u64, oneshot::Receiver<Outcome>), HostError> {
+        let (sender, receiver) = oneshot::channel();
+        let mut state = self.state();
+        if !state.connected {
+            return Err(HostError::Unavailable(
+                "stratavore-agent is not connected".to_owned(),
+            ));
+        }
+        state.next += 1;
+        let seq = state.next;
+        let bytes = encode(&Request { seq, order })
+            .map_err(|e| HostError::Refused(Error::invalid(e.to_string())))?;
+        state.waiting.insert(seq, sender);
+        state.out.push_back((bytes, payload));
+        drop(state);
+        self.queued.notify_one();
+        Ok((seq, receiver))
+    }
+
+    fn notice(&self, notice: HostNotice) {
+        let mut state = self.state();
+        if state.notices.len() >= NOTICES {
+            // All that was said is in the inventory, too.
+            state.notices.clear();
+            state.notices.push_back(HostNotice::Connected);
+        }
+        state.notices.push_back(notice);
+        drop(state);
+        self.noticed.notify_one();
+    }
+}
+
+/// Hands notices to the engine at its own pace, so that answers never wait for it.
+pub(super) async fn tell(shared: Arc<Shared>, engine: mpsc::Sender<HostNotice>) {
+    loop {
+        let next = shared.state().notices.pop_front();
+        match next {
+            Some(notice) => {
+                if engine.send(notice).await.is_err() {
+                    return;
+                }
+            }
+            None => shared.noticed.notified().await,
+        }
+    }
+}
+
+/// Keeps the connection for ever.
+pub(super) async fn connect_for_ever(shared: Arc<Shared>) {
+    let mut pause = FIRST_PAUSE;
+    loop {
+        let tried = match connect(&shared).await {
+            Ok((socket, boot_id)) => {
+                pause = FIRST_PAUSE;
+                shared.boot_id.send_replace(Some(boot_id));
+                shared.state().connected = true;
+                shared.notice(HostNotice::Connected);
+                let ended = tokio::select! {
+                    ended = read(&shared, &socket) => ended,
+                    ended = write(&shared, &socket) => ended,
+                };
+                disconnect(&shared);
+                ended
+            }
+            Err(e) => Err(e),
+        };
+        match tried {
+            Ok(()) => tracing::info!("the agent has closed the connection"),
+            Err(e) => tracing::debug!("the agent is not reached: {e}"),
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(LAST_PAUSE);
+    }
+}
+
+/// Connects and greets; returns the boot id.
+async fn connect(shared: &Shared) -> io::Result<(UnixStream, String)> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
+    rustix::net::connect(&socket, &SocketAddrUnix::new(shared.path.as_path())?)?;
+    // No stream, but tokio only tells when it is ready.
+    let socket = UnixStream::from_std(std::os::unix::net::UnixStream::from(socket))?;
+    let program = concat!("stratavored ", env!("CARGO_PKG_VERSION")).to_owned();
+    let order = Order::Hello(Hello {
+        v: VERSION,
+        program,
+    });
+    let bytes = encode(&Request { seq: 0, order }).map_err(io::Error::other)?;
+    let greeting = async {
+        socket
+            .async_io(Interest::WRITABLE, || seqpacket::send(&socket, &bytes, &[]))
+            .await?;
+        loop {
+            match receive(&socket).await? {
+                Some(FromAgent::Reply(reply)) if reply.seq == 0 => return Ok(reply.result),
+                // What it tells by itself before, the inventory has, too.
+                Some(_) => {}
+                None => return Err(io::Error::other("it closes the connection")),
+            }
+        }
+    };
+    let slow = |_| io::Error::from(io::ErrorKind::TimedOut);
+    match tokio::time::timeout(GREETING, greeting)
+        .await
+        .map_err(slow)??
+    {
+        Ok(Answer::Hello { boot_id, .. }) => Ok((socket, boot_id)),
+        Ok(_) => Err(io::Error::other("it does not greet")),
+        Err(refused) => Err(io::Error::other(refused.message)),
+    }
+}
+
+async fn receive(socket: &UnixStream) -> io::Result<Option<FromAgent>> {
+    loop {
+        let packet = socket
+            .async_io(Interest::READABLE, || seqpacket::recv(socket))
+            .await?;
+        let Some(packet) = packet else {
+            return Ok(None);
+        };
+        match decode(&packet.bytes) {
+            Ok(message) => return Ok(Some(message)),
+            // A notice of a later version; an answer of one is waited for in vain.
+            Err(e) => tracing::warn!("the agent says what is not understood: {e}"),
+        }
+    }
+}
+
+async fn read(shared: &Shared, socket: &UnixStream) -> io::Result<()> {
+    while let Some(message) = receive(socket).await? {
+        match message {
+            FromAgent::Reply(reply) => {
+                let waiting = shared.state().waiting.remove(&reply.seq);
+                if let Some(waiting) = waiting {
+                    let _ = waiting.send(reply.result);
+                }
+            }
+            FromAgent::Notice(Notice::Ended { record }) => match record.id.parse() {
+                Ok(id) => shared.notice(HostNotice::Ended(id, record)),
+                Err(_) => tracing::warn!("the agent tells of a runner without an id"),
+            },
+            FromAgent::Notice(Notice::Lost { id }) => shared.notice(HostNotice::Lost(id)),
+            FromAgent::Notice(Notice::Frozen { id, frozen }) => {
+                shared.notice(HostNotice::Frozen(id, frozen))
+            }
+        }
+    }
+    Ok(())
+}
+
+async fn write(shared: &Shared, socket: &UnixStream) -> io::Result<()> {
+    loop {
+        let next = shared.state().out.pop_front();
+        match next {
+            Some((bytes, fd)) => {
+                let fds: Vec<_> = fd.iter().map(AsFd::as_fd).collect();
+                socket
+                    .async_io(Interest::WRITABLE, || seqpacket::send(socket, &bytes, &fds))
+                    .await?;
+            }
+            None => shared.queued.notified().await,
+        }
+    }
+}
+
+fn disconnect(shared: &Shared) {
+    let mut state = shared.state();
+    state.connected = false;
+    state.out.clear();
+    // Their receivers learn it from this: it may or may not have been done.
+    state.waiting.clear();
+    drop(state);
+    shared.boot_id.send_replace(None);
+    shared.notice(HostNotice::Disconnected);
+}

@@ -1,0 +1,86 @@
+//! From the open gate to the exec.
+
+use super::super::cgroup::Cgroup;
+use super::super::child::{self, Launching, Said};
+use super::super::life::Input;
+use super::super::oom::OomWatch;
+use super::super::sys;
+use super::{Supervisor, clock};
+use crate::crash;
+use crate::domain::exit::LaunchError;
+use crate::wire::ShimNotice;
+use rustix::io::Errno;
+use rustix::process::geteuid;
+use rustix::thread::{CapabilitySet, CapabilitySets, capabilities, set_capabilities};
+
+impl Supervisor {
+    pub(super) fn launch(&mut self) {
+        crash::point("shim.go-received");
+        let cgroup = Cgroup::open(&self.order.cgroup_root, &self.order.cgroup);
+        let launched = cgroup.map_err(|error| LaunchError {
+            step: "cgroup".to_owned(),
+            errno: error.raw_os_error().unwrap_or(0),
+            message: error.to_string(),
+        });
+        let launched = launched.and_then(|cgroup| {
+            self.oom = OomWatch::new(cgroup.memory_events());
+            self.cgroup = Some(cgroup);
+            match &self.plan {
+                Some(plan) => {
+                    let order = &self.order;
+                    child::launch(plan, &order.identifier, &order.cgroup, self.oom_reset)
+                }
+                None => Err(child::failed("start", Errno::ALREADY, "launched already")),
+            }
+        });
+        // Command and environment are the child's alone from here on.
+        self.plan = None;
+        sys::trim_memory();
+        match launched {
+            Ok((pid, launching)) => {
+                self.main = Some(pid);
+                self.main_alive = true;
+                self.launching = Some(launching);
+                drop_capabilities();
+            }
+            Err(error) => {
+                self.failed(error);
+                self.take(Input::MainEnded);
+            }
+        }
+    }
+
+    fn failed(&mut self, error: LaunchError) {
+        self.peers.tell(&ShimNotice::LaunchFailed(error.clone()));
+        self.record.launch_error = Some(error);
+    }
+
+    pub(super) fn hear_child(&mut self) {
+        match self.launching.as_mut().map(Launching::hear) {
+            None | Some(Said::Nothing) => return,
+            Some(Said::Started) => {
+                self.record.started_at = clock::realtime();
+                self.take(Input::Started);
+                if let Some(pid) = self.main {
+                    self.peers.tell(&ShimNotice::Started { pid: pid as u32 });
+                }
+            }
+            Some(Said::Failed(error)) => self.failed(error),
+        }
+        self.launching = None;
+    }
+}
+
+/// After the fork the shim signals, and writes one file in a folder of root's.
+fn drop_capabilities() {
+    if let (true, Ok(have)) = (geteuid().is_root(), capabilities(None)) {
+        let keep = CapabilitySet::KILL | CapabilitySet::CHOWN | CapabilitySet::DAC_OVERRIDE;
+        let keep = have.permitted & keep;
+        let sets = CapabilitySets {
+            effective: keep,
+            permitted: keep,
+            inheritable: CapabilitySet::empty(),
+        };
+        let _ = set_capabilities(None, sets);
+    }
+}
