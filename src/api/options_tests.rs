@@ -1,3 +1,5 @@
+//! Tests of the options: every refusal has its sentence, and nothing panics.
+
 use super::super::values::Options;
 use super::*;
 use crate::domain::ErrorKind;

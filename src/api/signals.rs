@@ -27,7 +27,7 @@ enum Ask {
 #[derive(Debug)]
 enum Found {
     Projects(Vec<Project>),
-    Project(ProjectName, Option<Project>),
+    Project(ProjectName, Option<Box<Project>>),
     Runner(RunnerId, Option<Box<Runner>>),
 }
 
@@ -75,7 +75,7 @@ async fn read(
             Ask::Projects => engine.projects().await.map(Found::Projects),
             Ask::Project(name) => match engine.project(&name).await {
                 Err(error) if error.kind == NoSuchProject => Ok(Found::Project(name, None)),
-                other => other.map(|p| Found::Project(name, Some(p))),
+                other => other.map(|p| Found::Project(name, Some(Box::new(p)))),
             },
             Ask::Runner(id) => match engine.runner(id).await {
                 Err(error) if error.kind == NoSuchRunner => Ok(Found::Runner(id, None)),
@@ -278,11 +278,11 @@ impl Gardener {
                 }
             }
             Found::Project(name, Some(project)) => match self.core.garden().project(&name) {
-                None => note(tree::add_project(&self.connection, &self.core, project).await),
+                None => note(tree::add_project(&self.connection, &self.core, *project).await),
                 Some(shown) => {
                     let before = project::properties(&project::now(&shown));
                     let after = project::properties(&project);
-                    *shown.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(project);
+                    *shown.write().unwrap_or_else(PoisonError::into_inner) = Arc::from(project);
                     self.changed(tree::project_path(&name), PROJECT, &before, after)
                         .await;
                 }
@@ -294,7 +294,11 @@ impl Gardener {
                     }
                 }
                 for project in projects {
-                    Box::pin(self.found(Found::Project(project.name.clone(), Some(project)))).await;
+                    Box::pin(self.found(Found::Project(
+                        project.name.clone(),
+                        Some(Box::new(project)),
+                    )))
+                    .await;
                 }
             }
         }

@@ -57,7 +57,7 @@ pub enum Format {
 #[derive(Debug, Subcommand)]
 pub enum Verb {
     /// Launch a command as a runner of a project, and print its id
-    Run(Run),
+    Run(Box<Run>),
     /// List live runners, newest first
     List(List),
     /// Show everything about one runner
@@ -318,9 +318,9 @@ pub struct Events {
 #[derive(Debug, Subcommand)]
 pub enum Project {
     /// Make a project
-    Create(ProjectSettings),
+    Create(Box<ProjectSettings>),
     /// Change settings of a project; infinity lifts a limit
-    Set(ProjectSettings),
+    Set(Box<ProjectSettings>),
     /// Show a project
     Show {
         /// Its name

@@ -2,6 +2,7 @@
 
 use super::bus::World;
 use serde_json::Value;
+use std::io::{BufRead, BufReader};
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
@@ -284,6 +285,7 @@ async fn many_are_stopped_at_once_and_followed_without_loss() {
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
+    let lines = BufReader::new(follow.stdout.take().unwrap()).lines();
     let mut tasks = tokio::task::JoinSet::new();
     for _ in 0..200 {
         let manager = manager.clone();
@@ -297,16 +299,16 @@ async fn many_are_stopped_at_once_and_followed_without_loss() {
     while tasks.join_next().await.is_some() {}
     ok(&world, &["stop", "--all"]).await;
     assert_eq!(world.host.count(), 0);
-    tokio::time::sleep(Duration::from_secs(3)).await;
-    follow.kill().unwrap();
-    let output = tokio::task::spawn_blocking(|| follow.wait_with_output().unwrap())
+    let seqs = tokio::task::spawn_blocking(move || -> Vec<u64> {
+        let seqs = lines.map(|line| json(&line.unwrap())["seq"].as_u64().unwrap());
+        seqs.take(1 + 4 * 200).collect()
+    });
+    let seqs = tokio::time::timeout(Duration::from_secs(60), seqs)
         .await
+        .expect("all events are told")
         .unwrap();
-    let text = String::from_utf8(output.stdout).unwrap();
-    let seqs: Vec<u64> = text
-        .lines()
-        .map(|l| json(l)["seq"].as_u64().unwrap())
-        .collect();
+    follow.kill().unwrap();
+    follow.wait().unwrap();
     assert_eq!(seqs, (1..=1 + 4 * 200).collect::<Vec<u64>>());
 }
 
