@@ -7,7 +7,7 @@ use super::systemd::SCOPE;
 use super::{log, properties, readback};
 use crate::crash::point;
 use crate::domain::exit::Asked;
-use crate::domain::limits::MAX_STOP_TIMEOUT;
+use crate::domain::limits::{MAX_STOP_TIMEOUT, OomPolicy};
 use crate::domain::{Limits, RunnerId, signal};
 use crate::wire::{Answer, Refusal, RefusalCode, ShimRequest, Unenforced};
 use rustix::process::Signal;
@@ -112,14 +112,23 @@ impl Agent {
         let before = self.systemd.numbers(&unit, SCOPE, &properties::LIVE).await.map_err(bus)?;
         let wanted = properties::live(&properties::of_scope(&limits), tasks);
         let mut warnings = self.fixed_at_launch(&unit, &limits, unenforced).await?;
-        if before != wanted {
-            let done = self.systemd.set(&unit, &wanted).await.map_err(bus).and_then(|()| {
-                let unheld = self.unheld(&runner.cgroup, &properties::wanted(&limits), true);
+        let as_one = self.cgroups.kills_as_one(&runner.cgroup);
+        if let Some(policy) = limits.oom_policy {
+            self.cgroups.kill_as_one(&runner.cgroup, policy == OomPolicy::Kill);
+        }
+        if before != wanted || limits.oom_policy.is_some() {
+            let done = async {
+                if before != wanted {
+                    self.systemd.set(&unit, &wanted).await.map_err(bus)?;
+                }
+                let wanted = properties::wanted(&limits);
+                let unheld = self.unheld_at_last(&runner.cgroup, &wanted, true).await;
                 readback::judge(&unheld, unenforced)
-            });
-            match done {
+            };
+            match done.await {
                 Ok(more) => warnings.extend(more),
                 Err(refused) => {
+                    self.cgroups.kill_as_one(&runner.cgroup, as_one);
                     if let Err(fault) = self.systemd.set(&unit, &before).await {
                         log::error(format_args!("Runner {id}: its former limits can't be put back: {fault}"));
                     }
@@ -145,9 +154,13 @@ impl Agent {
     ) -> Result<Vec<String>, Refusal> {
         let mut warnings = Vec::new();
         if let Some(policy) = limits.oom_policy.filter(|_| self.systemd.knows_oom_policy) {
-            let now: String = self.systemd.property(unit, SCOPE, "OOMPolicy").await.map_err(failed)?;
-            if now != policy.as_str() {
-                let why = format!("oom-policy is {now} since the launch and can't be changed on a live runner.");
+            let word: String = self.systemd.property(unit, SCOPE, "OOMPolicy").await.map_err(failed)?;
+            let now = properties::oom_policy(&word).unwrap_or(OomPolicy::Stop);
+            if !properties::may_become(now, policy) {
+                let why = format!(
+                    "oom-policy={} can't be set on a live runner that was launched with {word}.",
+                    policy.as_str()
+                );
                 if unenforced == Unenforced::Refuse {
                     return Err(refusal(RefusalCode::LimitUnenforceable, why));
                 }

@@ -10,9 +10,10 @@ use super::user::{Account, environment};
 use super::{log, properties, readback};
 use crate::crash::point;
 use crate::domain::runner::Placement;
+use crate::domain::limits::OomPolicy;
 use crate::domain::{Cause, Limits, RunnerId};
 use crate::seqpacket::{read_sealed, sealed_memfd};
-use crate::wire::{Answer, Launch, Payload, Refusal, RefusalCode, ShimOrder, ShimRequest, VERSION};
+use crate::wire::{Answer, Launch, Payload, Refusal, RefusalCode, ShimOrder, ShimRequest, Unenforced, VERSION};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -95,7 +96,11 @@ impl Agent {
         runner.set_killer(Some(pidfd.try_clone().map_err(failed)?));
         // From here on a shim that leaves is noticed: `listen` sees its end of the gate close.
         self.listen(runner, gate);
-        tokio::spawn(async move { child.wait().await });
+        let reaped = runner.clone();
+        tokio::spawn(async move {
+            let _ = child.wait().await;
+            reaped.left.send_replace(true);
+        });
         // It reads its order and makes room for its record while systemd makes the scope.
         self.order(runner, launch, limits, payload, &account, &socket).await?;
         point("agent.shim-spawned");
@@ -106,14 +111,16 @@ impl Agent {
         let name = launch.name.clone().unwrap_or_else(|| launch.id.to_string());
         let description = format!("Stratavore runner {name} of project {}", launch.project);
         let unit = launch.id.unit();
-        let knows = self.systemd.knows_oom_policy;
-        let all = properties::scope(limits, &launch.project.slice(), &description, knows);
+        let oom = limits.oom_policy.or(self.systemd.default_oom_policy);
+        let known = oom.filter(|_| self.systemd.knows_oom_policy);
+        let all = properties::scope(limits, &launch.project.slice(), &description, known);
         let started = self.systemd.start_scope(&unit, &all, pid, pidfd.as_fd()).await;
         started.map_err(|fault| failed(format!("systemd did not start {unit}: {fault}.")))?;
         point("agent.scope-started");
         if !in_cgroup(pid, &runner.cgroup) {
             return Err(failed(format!("{unit} was started, but its process is not in {}.", runner.cgroup)));
         }
+        self.cgroups.kill_as_one(&runner.cgroup, oom == Some(OomPolicy::Kill));
         warnings.extend(self.read_back(&runner.cgroup, limits, launch)?);
         let invocation_id = self.invocation_id(&unit).await?;
         if !runner.has_spoken(READY).await {
@@ -152,7 +159,7 @@ impl Agent {
             kill_signal: limits.stop_signal(),
             stop_timeout: limits.stop_timeout_usec(),
             runtime_max: limits.runtime_max.unwrap_or(u64::MAX),
-            oom_policy: limits.oom_policy.or_else(|| self.default_oom_policy()),
+            oom_policy: limits.oom_policy.or(self.systemd.default_oom_policy),
             nofile: self.nofile,
         };
         let bytes = serde_json::to_vec(&order).map_err(failed)?;
@@ -194,17 +201,14 @@ impl Agent {
     fn read_back(&self, cgroup: &str, limits: &Limits, launch: &Launch) -> Result<Vec<String>, Refusal> {
         let unheld = self.unheld(cgroup, limits, true);
         let mut warnings = readback::judge(&unheld, launch.unenforced)?;
-        if let Some(policy) = limits.oom_policy.filter(|_| !self.systemd.knows_oom_policy) {
-            warnings.push(format!(
-                "oom-policy={} is not known to this version of systemd for scopes; the kernel kills single processes.",
-                policy.as_str()
-            ));
+        if limits.oom_policy == Some(OomPolicy::Stop) && !self.systemd.knows_oom_policy {
+            let why = "oom-policy=stop is not known to this host's systemd for scopes; use continue or kill.";
+            if launch.unenforced == Unenforced::Refuse {
+                return Err(refusal(RefusalCode::LimitUnenforceable, why));
+            }
+            warnings.push(why.to_owned());
         }
         Ok(warnings)
-    }
-
-    fn default_oom_policy(&self) -> Option<crate::domain::limits::OomPolicy> {
-        self.systemd.default_oom_policy.filter(|_| self.systemd.knows_oom_policy)
     }
 
     /// systemd leaves it in /run for all to read; only a user manager must be asked.
@@ -225,7 +229,10 @@ impl Agent {
         if let Some(link) = runner.link() {
             link.close_gate();
         }
-        self.let_leave(runner).await;
+        // It may never have been spawned.
+        if runner.is_child() {
+            self.let_leave(runner).await;
+        }
         if self.cgroups.generation(&runner.cgroup).is_some() {
             let _ = self.cgroups.kill(&runner.cgroup);
             // systemd drops an empty scope by itself; a call makes sure it has seen that.
@@ -237,16 +244,13 @@ impl Agent {
         lock(&self.runners).remove(&runner.id);
     }
 
-    /// Waits until a shim whose gate is closed has left, and kills it if it does not.
+    /// Waits until a shim whose gate is closed has left, and kills it if it does not. Its end
+    /// of the gate closes before that: it still has its record to write.
     async fn let_leave(&self, runner: &Runner) {
-        let gone = async {
-            while runner.link().is_some() {
-                tokio::time::sleep(Duration::from_millis(1)).await;
-            }
-        };
-        if tokio::time::timeout(LEAVE, gone).await.is_err() {
+        if !runner.has_left(LEAVE).await {
             log::error(format_args!("Runner {}: its shim does not leave; it is killed", runner.id));
             runner.kill_shim();
+            runner.has_left(LEAVE).await;
         }
     }
 
@@ -302,7 +306,9 @@ impl Agent {
             _ => return Err(failed(format!("The gate of {} is open already; stop it.", runner.id))),
         }
         runner.give_up();
-        self.let_leave(runner).await;
+        if runner.is_child() {
+            self.let_leave(runner).await;
+        }
         match runner.wait(LEAVE, Phase::is_over).await {
             true => Ok(Answer::Done),
             false => Err(failed(format!("The shim of {} does not leave.", runner.id))),

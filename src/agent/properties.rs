@@ -22,8 +22,9 @@ pub(super) enum Property {
 /// Unit properties in the order they are sent.
 pub(super) type Properties = Vec<(&'static str, Property)>;
 
-/// What a new runner's scope gets, without its processes.
-pub(super) fn scope(limits: &Limits, slice: &str, description: &str, knows_oom_policy: bool) -> Properties {
+/// What a new runner's scope gets, without its processes. `oom` is the policy in force, where
+/// this systemd knows one for scopes.
+pub(super) fn scope(limits: &Limits, slice: &str, description: &str, oom: Option<OomPolicy>) -> Properties {
     let text = |t: &str| Property::Text(t.to_owned());
     let mut all = vec![
         ("Description", text(description)),
@@ -35,10 +36,26 @@ pub(super) fn scope(limits: &Limits, slice: &str, description: &str, knows_oom_p
         ("SendSIGHUP", Property::Bool(false)),
     ];
     all.extend(said(&of_scope(limits)));
-    if let (Some(policy), true) = (limits.oom_policy, knows_oom_policy) {
-        all.push(("OOMPolicy", text(policy.as_str())));
+    if let Some(policy) = oom {
+        all.push(("OOMPolicy", text(systemds_oom_policy(policy).as_str())));
     }
     all
+}
+
+/// What systemd is told of an OOM policy. Of `kill` it must not know: it would not leave it to
+/// the kernel's `memory.oom.group`, which spares the shim, but send SIGKILL to the whole scope
+/// itself, and the shim would have to be quicker than that with its record.
+fn systemds_oom_policy(policy: OomPolicy) -> OomPolicy {
+    match policy {
+        OomPolicy::Kill => OomPolicy::Continue,
+        other => other,
+    }
+}
+
+/// Whether a living scope, of which systemd has this OOM policy, can get another one by
+/// `memory.oom.group` alone.
+pub(super) fn may_become(systemds: OomPolicy, wanted: OomPolicy) -> bool {
+    wanted == OomPolicy::Kill || wanted == systemds
 }
 
 /// What a new slice gets.
@@ -150,14 +167,14 @@ mod tests {
             stop_timeout: Some(5_000_000),
             ..Limits::default()
         };
-        let all = scope(&limits, "stratavore-acme.slice", "x", true);
+        let all = scope(&limits, "stratavore-acme.slice", "x", limits.oom_policy);
         assert_eq!(find(&all, "MemoryMax"), Some(Property::U64(1 << 30)));
         assert_eq!(find(&all, "TasksMax"), Some(Property::U64(65)));
         assert_eq!(find(&all, "MemoryHigh"), None);
         assert_eq!(find(&all, "KillSignal"), Some(Property::I32(signal::TERM)));
         assert_eq!(find(&all, "TimeoutStopUSec"), Some(Property::U64(20_000_000)));
-        assert_eq!(find(&all, "OOMPolicy"), Some(Property::Text("kill".to_owned())));
-        assert_eq!(find(&scope(&limits, "s", "x", false), "OOMPolicy"), None);
+        assert_eq!(find(&all, "OOMPolicy"), Some(Property::Text("continue".to_owned())));
+        assert_eq!(find(&scope(&limits, "s", "x", None), "OOMPolicy"), None);
     }
 
     #[test]

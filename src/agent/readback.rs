@@ -98,16 +98,20 @@ pub(super) fn unheld(limits: &Limits, host: Host, read: impl Fn(&str) -> Option<
         _ => check("io-weight", limits.io_weight, "io", "io.weight", &holds_io_weight),
     }
     check("tasks-max", limits.tasks_max, "pids", "pids.max", &count);
-    if let Some(policy @ (OomPolicy::Stop | OomPolicy::Kill)) = limits.oom_policy
-        && read("memory.events").is_none()
-    {
-        all.push(Unheld {
-            key: "oom-policy",
-            value: policy.as_str().to_owned(),
-            controller: "memory",
-            file: "memory.events",
-            found: None,
-        });
+    if let Some(policy) = limits.oom_policy {
+        // How systemd learns of a kill, and how the kernel kills all.
+        let (file, needed) = match policy {
+            OomPolicy::Continue => ("", None),
+            OomPolicy::Stop => ("memory.events", Some("")),
+            OomPolicy::Kill => ("memory.oom.group", Some("1")),
+        };
+        let found = read(file).map(|text| text.trim().to_owned());
+        if let Some(needed) = needed
+            && found.as_ref().is_none_or(|text| !text.starts_with(needed))
+        {
+            let value = policy.as_str().to_owned();
+            all.push(Unheld { key: "oom-policy", value, controller: "memory", file, found });
+        }
     }
     all
 }
@@ -194,6 +198,7 @@ mod tests {
             cpu_weight: Some(50),
             io_weight: Some(200),
             tasks_max: Some(64),
+            oom_policy: Some(OomPolicy::Kill),
             ..Limits::default()
         }
     }
@@ -208,6 +213,7 @@ mod tests {
             "io.weight" => "default 200\n8:0 300\n",
             "pids.max" => "65\n",
             "memory.events" => "low 0\n",
+            "memory.oom.group" => "1\n",
             _ => return None,
         };
         Some(text.to_owned())
@@ -221,8 +227,7 @@ mod tests {
 
     #[test]
     fn a_host_without_controllers_holds_nothing() {
-        let wanted = Limits { oom_policy: Some(OomPolicy::Kill), ..limits() };
-        let all = unheld(&wanted, HOST, |_| None);
+        let all = unheld(&limits(), HOST, |_| None);
         let keys: Vec<_> = all.iter().map(|u| u.key).collect();
         assert_eq!(
             keys,
@@ -242,7 +247,7 @@ mod tests {
         let keys = |controllers| lacking(&limits(), controllers).iter().map(|u| u.key).collect::<Vec<_>>();
         assert_eq!(keys("cpuset cpu io memory pids"), [""; 0]);
         assert_eq!(keys("cpu io memory"), ["tasks-max"]);
-        assert_eq!(keys("cpuset"), ["memory-max", "memory-swap-max", "cpu-quota", "cpu-weight", "io-weight", "tasks-max"]);
+        assert_eq!(keys("cpuset"), ["memory-max", "memory-swap-max", "cpu-quota", "cpu-weight", "io-weight", "tasks-max", "oom-policy"]);
     }
 
     #[test]
@@ -255,6 +260,7 @@ mod tests {
             ("cpu.weight", "100"),
             ("io.weight", "default 100"),
             ("pids.max", "64"),
+            ("memory.oom.group", "0"),
         ] {
             let read = |name: &str| if name == file { Some(text.to_owned()) } else { files(name) };
             let all = unheld(&limits(), HOST, read);

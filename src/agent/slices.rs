@@ -61,7 +61,7 @@ impl Agent {
             refusal(RefusalCode::Failed, format!("The limits of project {project} can't be set: {fault}."))
         })?;
         let unheld = match self.cgroups.generation(&cgroup) {
-            Some(_) => self.unheld(&cgroup, &properties::wanted(&limits), false),
+            Some(_) => self.unheld_at_last(&cgroup, &properties::wanted(&limits), false).await,
             // Without limits and without runners there is no slice, and none is needed.
             None => Vec::new(),
         };
