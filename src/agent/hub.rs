@@ -21,6 +21,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::watch;
 
+/// How long systemd may take to write limits into the cgroup.
+const SETTLE: Duration = Duration::from_secs(2);
+
 /// How a runner's life goes, as far as the agent sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Phase {
@@ -67,6 +70,8 @@ pub(super) struct Runner {
     pub(super) changing: tokio::sync::Mutex<()>,
     /// The shim has said something, or will not any more.
     pub(super) heard: watch::Sender<bool>,
+    /// The shim was our child and has been reaped.
+    pub(super) left: watch::Sender<bool>,
 }
 
 impl Runner {
@@ -81,6 +86,7 @@ impl Runner {
             killer: Mutex::new(None),
             changing: tokio::sync::Mutex::new(()),
             heard: watch::Sender::new(false),
+            left: watch::Sender::new(false),
         })
     }
 
@@ -94,6 +100,11 @@ impl Runner {
 
     pub(super) fn set_killer(&self, pidfd: Option<OwnedFd>) {
         *lock(&self.killer) = pidfd;
+    }
+
+    /// Its shim is our child and at our gate.
+    pub(super) fn is_child(&self) -> bool {
+        lock(&self.killer).is_some()
     }
 
     /// Kills the shim, if it is at our gate.
@@ -116,20 +127,17 @@ impl Runner {
 
     /// Waits until the phase is such; `false` = not within that time.
     pub(super) async fn wait(&self, most: Duration, such: impl FnMut(&Phase) -> bool) -> bool {
-        let mut phase = self.phase.subscribe();
-        matches!(
-            tokio::time::timeout(most, phase.wait_for(such)).await,
-            Ok(Ok(_))
-        )
+        wait(&self.phase, most, such).await
     }
 
     /// Waits until the shim has said how it is; `false` = not within that time.
     pub(super) async fn has_spoken(&self, most: Duration) -> bool {
-        let mut heard = self.heard.subscribe();
-        matches!(
-            tokio::time::timeout(most, heard.wait_for(|h| *h)).await,
-            Ok(Ok(_))
-        )
+        wait(&self.heard, most, |heard| *heard).await
+    }
+
+    /// Waits until the shim, our child, is gone; `false` = not within that time.
+    pub(super) async fn has_left(&self, most: Duration) -> bool {
+        wait(&self.left, most, |left| *left).await
     }
 
     /// Closes the gate if it is shut and to stay so.
@@ -173,10 +181,7 @@ pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Agent {
     pub(super) fn runner(&self, id: RunnerId) -> Result<Arc<Runner>, Refusal> {
         lock(&self.runners).get(&id).cloned().ok_or_else(|| {
-            refusal(
-                RefusalCode::NoSuchRunner,
-                format!("There is no runner {id} on this host."),
-            )
+            refusal(RefusalCode::NoSuchRunner, format!("There is no runner {id} on this host."))
         })
     }
 
@@ -185,19 +190,26 @@ impl Agent {
     }
 
     /// The limits of a cgroup that the kernel does not hold.
-    pub(super) fn unheld(
-        &self,
-        cgroup: &str,
-        limits: &Limits,
-        shim: bool,
-    ) -> Vec<readback::Unheld> {
+    pub(super) fn unheld(&self, cgroup: &str, limits: &Limits, shim: bool) -> Vec<readback::Unheld> {
         let page = rustix::param::page_size() as u64;
-        let host = readback::Host {
-            page,
-            swap: cgroup::has_swap(),
-            shim,
-        };
+        let host = readback::Host { page, swap: cgroup::has_swap(), shim };
         readback::unheld(limits, host, |file| self.cgroups.read(cgroup, file))
+    }
+
+    /// The same, after a change of a living unit: systemd answers before it has written all of
+    /// them (a new unit has its limits before its job is done).
+    pub(super) async fn unheld_at_last(&self, cgroup: &str, limits: &Limits, shim: bool) -> Vec<readback::Unheld> {
+        let deadline = tokio::time::Instant::now() + SETTLE;
+        let hopeless = self.lacking(limits).len();
+        let mut pause = Duration::from_millis(1);
+        loop {
+            let unheld = self.unheld(cgroup, limits, shim);
+            if unheld.len() <= hopeless || tokio::time::Instant::now() >= deadline {
+                return unheld;
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(Duration::from_millis(100));
+        }
     }
 
     /// The limits whose controllers this host lacks altogether.
@@ -225,10 +237,7 @@ impl Agent {
                 match link.receive().await {
                     Ok(Some(packet)) => match decode::<ShimNotice>(&packet.bytes) {
                         Ok(notice) => agent.heard(&runner, notice),
-                        Err(e) => log::warning(format_args!(
-                            "Runner {}: its shim says what is not understood: {e}",
-                            runner.id
-                        )),
+                        Err(e) => log::warning(format_args!("Runner {}: its shim says what is not understood: {e}", runner.id)),
                     },
                     Ok(None) => break,
                     Err(e) => {
@@ -247,15 +256,9 @@ impl Agent {
             ShimNotice::Started { .. } => runner.becomes(Phase::Started),
             ShimNotice::LaunchFailed(error) => runner.becomes(Phase::Failed(error)),
             ShimNotice::Ended { record, .. } if record.id != runner.id.to_string() => {
-                log::error(format_args!(
-                    "Runner {}: its shim tells of another runner",
-                    runner.id
-                ));
+                log::error(format_args!("Runner {}: its shim tells of another runner", runner.id));
             }
-            ShimNotice::Ended {
-                record,
-                written: true,
-            } => {
+            ShimNotice::Ended { record, written: true } => {
                 crate::crash::point("agent.ended-seen");
                 self.ended(runner, || self.notify(&Notice::Ended { record }));
             }
@@ -293,10 +296,7 @@ impl Agent {
             match self.exits.record(runner.id) {
                 Some(Some(record)) => self.ended(runner, || self.notify(&Notice::Ended { record })),
                 Some(None) => {
-                    log::error(format_args!(
-                        "Runner {}: its record can't be read",
-                        runner.id
-                    ));
+                    log::error(format_args!("Runner {}: its record can't be read", runner.id));
                     runner.becomes(Phase::Ended);
                 }
                 None => self.lost(runner).await,
@@ -312,10 +312,7 @@ impl Agent {
                 Ok(Found::Busy) => tokio::time::sleep(Duration::from_secs(1)).await,
                 Ok(found) => return found,
                 Err(e) => {
-                    log::warning(format_args!(
-                        "Runner {}: its shim can't be reached: {e}",
-                        runner.id
-                    ));
+                    log::warning(format_args!("Runner {}: its shim can't be reached: {e}", runner.id));
                     return Found::Nobody;
                 }
             }
@@ -325,10 +322,7 @@ impl Agent {
     /// The shim is gone and nobody saw the end: what is left of the tree is stopped.
     pub(super) async fn lost(self: &Arc<Self>, runner: &Arc<Runner>) {
         if self.cgroups.populated(&runner.cgroup) {
-            log::warning(format_args!(
-                "Runner {}: its shim is gone; its scope is stopped",
-                runner.id
-            ));
+            log::warning(format_args!("Runner {}: its shim is gone; its scope is stopped", runner.id));
         }
         self.empty(runner, false).await;
         // It may have been killed just after it wrote.
@@ -344,6 +338,11 @@ impl Agent {
         }
         let _ = self.sockets.remove(&shim::socket_name(runner.id));
     }
+}
+
+async fn wait<T>(value: &watch::Sender<T>, most: Duration, such: impl FnMut(&T) -> bool) -> bool {
+    let mut value = value.subscribe();
+    matches!(tokio::time::timeout(most, value.wait_for(such)).await, Ok(Ok(_)))
 }
 
 /// What a shim said of itself.

@@ -22,13 +22,7 @@ pub(super) struct Unheld {
 impl Unheld {
     /// Which limit, and which controller.
     pub(super) fn sentence(&self) -> String {
-        let Self {
-            key,
-            value,
-            controller,
-            file,
-            ..
-        } = self;
+        let Self { key, value, controller, file, .. } = self;
         match &self.found {
             None => format!(
                 "{key}={value} is not held on this host: the {controller} controller of cgroup v2 does not offer {file} here."
@@ -45,10 +39,7 @@ impl Unheld {
             None => "Boot with cgroup_no_v1=all (and the controller not disabled)",
             Some(_) => "Look into the journal of PID 1",
         };
-        format!(
-            "{first}, leave {} out, or set limits.unenforced = \"warn\".",
-            self.key
-        )
+        format!("{first}, leave {} out, or set limits.unenforced = \"warn\".", self.key)
     }
 }
 
@@ -75,17 +66,9 @@ pub(super) struct Host {
 }
 
 /// Holds the files of a cgroup against the limits it shall have. `read` gives a file's text.
-pub(super) fn unheld(
-    limits: &Limits,
-    host: Host,
-    read: impl Fn(&str) -> Option<String>,
-) -> Vec<Unheld> {
+pub(super) fn unheld(limits: &Limits, host: Host, read: impl Fn(&str) -> Option<String>) -> Vec<Unheld> {
     let mut all = Vec::new();
-    let mut check = |key: &'static str,
-                     wanted: Option<u64>,
-                     controller,
-                     file,
-                     holds: &dyn Fn(u64, &str) -> bool| {
+    let mut check = |key: &'static str, wanted: Option<u64>, controller, file, holds: &dyn Fn(u64, &str) -> bool| {
         let Some(wanted) = wanted else { return };
         let found = read(file).map(|text| text.trim().to_owned());
         let held = match &found {
@@ -94,85 +77,41 @@ pub(super) fn unheld(
             Some(text) => holds(wanted, text),
         };
         if !held {
-            all.push(Unheld {
-                key,
-                value: shown(key, wanted),
-                controller,
-                file,
-                found,
-            });
+            all.push(Unheld { key, value: shown(key, wanted), controller, file, found });
         }
     };
     let bytes = |wanted: u64, text: &str| holds_bytes(wanted, text, host.page);
     let tasks = |wanted: u64| if host.shim { with_shim(wanted) } else { wanted };
     let count = |wanted: u64, text: &str| parse_max(text) == Some(tasks(wanted));
     let weight = |wanted: u64, text: &str| text.parse() == Ok(wanted);
-    check(
-        "memory-max",
-        limits.memory_max,
-        "memory",
-        "memory.max",
-        &bytes,
-    );
-    check(
-        "memory-high",
-        limits.memory_high,
-        "memory",
-        "memory.high",
-        &bytes,
-    );
+    check("memory-max", limits.memory_max, "memory", "memory.max", &bytes);
+    check("memory-high", limits.memory_high, "memory", "memory.high", &bytes);
     if host.swap {
-        check(
-            "memory-swap-max",
-            limits.memory_swap_max,
-            "memory",
-            "memory.swap.max",
-            &bytes,
-        );
+        check("memory-swap-max", limits.memory_swap_max, "memory", "memory.swap.max", &bytes);
     }
-    check(
-        "cpu-quota",
-        limits.cpu_quota,
-        "cpu",
-        "cpu.max",
-        &holds_quota,
-    );
-    check(
-        "cpu-weight",
-        limits.cpu_weight,
-        "cpu",
-        "cpu.weight",
-        &weight,
-    );
+    check("cpu-quota", limits.cpu_quota, "cpu", "cpu.max", &holds_quota);
+    check("cpu-weight", limits.cpu_weight, "cpu", "cpu.weight", &weight);
     match read("io.weight") {
         None if read("io.bfq.weight").is_some() => {
-            check(
-                "io-weight",
-                limits.io_weight,
-                "io",
-                "io.bfq.weight",
-                &holds_bfq_weight,
-            );
+            check("io-weight", limits.io_weight, "io", "io.bfq.weight", &holds_bfq_weight);
         }
-        _ => check(
-            "io-weight",
-            limits.io_weight,
-            "io",
-            "io.weight",
-            &holds_io_weight,
-        ),
+        _ => check("io-weight", limits.io_weight, "io", "io.weight", &holds_io_weight),
     }
     check("tasks-max", limits.tasks_max, "pids", "pids.max", &count);
-    if let Some(policy @ (OomPolicy::Stop | OomPolicy::Kill)) = limits.oom_policy
-        && read("memory.events").is_none()
-    {
-        all.push(Unheld {
-            key: "oom-policy",
-            value: policy.as_str().to_owned(),
-            controller: "memory",
-            file: "memory.events",
-            found: None,
-        });
+    if let Some(policy) = limits.oom_policy {
+        // How systemd learns of a kill, and how the kernel kills all.
+        let (file, needed) = match policy {
+            OomPolicy::Continue => ("", None),
+            OomPolicy::Stop => ("memory.events", Some("")),
+            OomPolicy::Kill => ("memory.oom.group", Some("1")),
+        };
+        let found = read(file).map(|text| text.trim().to_owned());
+        if let Some(needed) = needed
+            && found.as_ref().is_none_or(|text| !text.starts_with(needed))
+        {
+            let value = policy.as_str().to_owned();
+            all.push(Unheld { key: "oom-policy", value, controller: "memory", file, found });
+        }
     }
     all
 }
@@ -181,15 +120,9 @@ pub(super) fn unheld(
 pub(super) fn lacking(limits: &Limits, controllers: &str) -> Vec<Unheld> {
     let offered = |file: &str| {
         let controller = file.split('.').next().unwrap_or_default();
-        controllers
-            .split_ascii_whitespace()
-            .any(|c| c == controller)
+        controllers.split_ascii_whitespace().any(|c| c == controller)
     };
-    let host = Host {
-        page: 1,
-        swap: true,
-        shim: false,
-    };
+    let host = Host { page: 1, swap: true, shim: false };
     let mut all = unheld(limits, host, |file| offered(file).then(String::new));
     all.retain(|u| u.found.is_none());
     all
@@ -218,10 +151,7 @@ fn holds_bytes(wanted: u64, text: &str, page: u64) -> bool {
 /// `QUOTA PERIOD`; systemd chooses the period and rounds.
 fn holds_quota(wanted: u64, text: &str) -> bool {
     let mut words = text.split_ascii_whitespace();
-    let (quota, period) = (
-        words.next(),
-        words.next().and_then(|p| p.parse::<u64>().ok()),
-    );
+    let (quota, period) = (words.next(), words.next().and_then(|p| p.parse::<u64>().ok()));
     match (quota, period) {
         (Some("max"), _) => wanted == INFINITY,
         (Some(quota), Some(period @ 1..)) => quota.parse::<u64>().is_ok_and(|quota| {
@@ -249,11 +179,7 @@ fn holds_bfq_weight(wanted: u64, text: &str) -> bool {
 
 fn default_weight(text: &str) -> Option<u64> {
     let line = text.lines().next()?.trim();
-    line.strip_prefix("default ")
-        .unwrap_or(line)
-        .trim()
-        .parse()
-        .ok()
+    line.strip_prefix("default ").unwrap_or(line).trim().parse().ok()
 }
 
 #[cfg(test)]
@@ -261,11 +187,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    const HOST: Host = Host {
-        page: 4096,
-        swap: true,
-        shim: true,
-    };
+    const HOST: Host = Host { page: 4096, swap: true, shim: true };
 
     fn limits() -> Limits {
         Limits {
@@ -276,6 +198,7 @@ mod tests {
             cpu_weight: Some(50),
             io_weight: Some(200),
             tasks_max: Some(64),
+            oom_policy: Some(OomPolicy::Kill),
             ..Limits::default()
         }
     }
@@ -290,6 +213,7 @@ mod tests {
             "io.weight" => "default 200\n8:0 300\n",
             "pids.max" => "65\n",
             "memory.events" => "low 0\n",
+            "memory.oom.group" => "1\n",
             _ => return None,
         };
         Some(text.to_owned())
@@ -303,23 +227,11 @@ mod tests {
 
     #[test]
     fn a_host_without_controllers_holds_nothing() {
-        let wanted = Limits {
-            oom_policy: Some(OomPolicy::Kill),
-            ..limits()
-        };
-        let all = unheld(&wanted, HOST, |_| None);
+        let all = unheld(&limits(), HOST, |_| None);
         let keys: Vec<_> = all.iter().map(|u| u.key).collect();
         assert_eq!(
             keys,
-            [
-                "memory-max",
-                "memory-swap-max",
-                "cpu-quota",
-                "cpu-weight",
-                "io-weight",
-                "tasks-max",
-                "oom-policy"
-            ]
+            ["memory-max", "memory-swap-max", "cpu-quota", "cpu-weight", "io-weight", "tasks-max", "oom-policy"]
         );
         let refused = judge(&all, Unenforced::Refuse);
         assert!(
@@ -332,25 +244,10 @@ mod tests {
 
     #[test]
     fn missing_controllers_are_known_beforehand() {
-        let keys = |controllers| {
-            lacking(&limits(), controllers)
-                .iter()
-                .map(|u| u.key)
-                .collect::<Vec<_>>()
-        };
+        let keys = |controllers| lacking(&limits(), controllers).iter().map(|u| u.key).collect::<Vec<_>>();
         assert_eq!(keys("cpuset cpu io memory pids"), [""; 0]);
         assert_eq!(keys("cpu io memory"), ["tasks-max"]);
-        assert_eq!(
-            keys("cpuset"),
-            [
-                "memory-max",
-                "memory-swap-max",
-                "cpu-quota",
-                "cpu-weight",
-                "io-weight",
-                "tasks-max"
-            ]
-        );
+        assert_eq!(keys("cpuset"), ["memory-max", "memory-swap-max", "cpu-quota", "cpu-weight", "io-weight", "tasks-max", "oom-policy"]);
     }
 
     #[test]
@@ -363,29 +260,18 @@ mod tests {
             ("cpu.weight", "100"),
             ("io.weight", "default 100"),
             ("pids.max", "64"),
+            ("memory.oom.group", "0"),
         ] {
-            let read = |name: &str| {
-                if name == file {
-                    Some(text.to_owned())
-                } else {
-                    files(name)
-                }
-            };
+            let read = |name: &str| if name == file { Some(text.to_owned()) } else { files(name) };
             let all = unheld(&limits(), HOST, read);
-            assert!(
-                matches!(&all[..], [u] if u.file == file && u.sentence().contains(text)),
-                "{all:?}"
-            );
+            assert!(matches!(&all[..], [u] if u.file == file && u.sentence().contains(text)), "{all:?}");
         }
     }
 
     #[test]
     fn weights_of_bfq() {
         let read = |name: &str| (name == "io.bfq.weight").then(|| "default 109".to_owned());
-        let wanted = Limits {
-            io_weight: Some(200),
-            ..Limits::default()
-        };
+        let wanted = Limits { io_weight: Some(200), ..Limits::default() };
         assert_eq!(unheld(&wanted, HOST, read), []);
     }
 
