@@ -42,16 +42,21 @@ impl Agent {
         signal::check(number).map_err(|e| failed(e.message))?;
         let runner = self.live(id)?;
         if !self.cgroups.frozen(&runner.cgroup) {
-            self.tell(&runner, &ShimRequest::Kill { signal: number }).await?;
+            self.tell(&runner, &ShimRequest::Kill { signal: number })
+                .await?;
             return Ok(Answer::Done);
         }
         // The shim is frozen, too. What is frozen gets SIGKILL at once and others when thawed.
         let signal = Signal::from_named_raw(number);
         let Some(signal) = signal else {
-            return Err(failed("A frozen runner can't be sent a real-time signal; thaw it first."));
+            return Err(failed(
+                "A frozen runner can't be sent a real-time signal; thaw it first.",
+            ));
         };
         let spare = self.cgroups.shim(&runner.cgroup);
-        self.cgroups.signal(&runner.cgroup, signal, spare).map_err(failed)?;
+        self.cgroups
+            .signal(&runner.cgroup, signal, spare)
+            .map_err(failed)?;
         Ok(Answer::Done)
     }
 
@@ -109,17 +114,22 @@ impl Agent {
         let unit = id.unit();
         let bus = |fault| failed(format!("The limits of {id} can't be changed: {fault}."));
         let tasks = self.systemd.default_tasks_max().await.map_err(bus)?;
-        let before = self.systemd.numbers(&unit, SCOPE, &properties::LIVE).await.map_err(bus)?;
+        let before = self
+            .systemd
+            .numbers(&unit, SCOPE, &properties::LIVE)
+            .await
+            .map_err(bus)?;
         let wanted = properties::live(&properties::of_scope(&limits), tasks);
-        let mut warnings = self.fixed_at_launch(&unit, &limits, unenforced).await?;
+        let mut warnings = self.fixed_at_launch(&unit, &limits).await?;
         let as_one = self.cgroups.kills_as_one(&runner.cgroup);
-        if let Some(policy) = limits.oom_policy {
-            self.cgroups.kill_as_one(&runner.cgroup, policy == OomPolicy::Kill);
-        }
         if before != wanted || limits.oom_policy.is_some() {
             let done = async {
                 if before != wanted {
                     self.systemd.set(&unit, &wanted).await.map_err(bus)?;
+                }
+                if let Some(policy) = limits.oom_policy {
+                    self.cgroups
+                        .kill_as_one(&runner.cgroup, policy == OomPolicy::Kill);
                 }
                 let wanted = properties::wanted(&limits);
                 let unheld = self.unheld_at_last(&runner.cgroup, &wanted, true).await;
@@ -130,7 +140,9 @@ impl Agent {
                 Err(refused) => {
                     self.cgroups.kill_as_one(&runner.cgroup, as_one);
                     if let Err(fault) = self.systemd.set(&unit, &before).await {
-                        log::error(format_args!("Runner {id}: its former limits can't be put back: {fault}"));
+                        log::error(format_args!(
+                            "Runner {id}: its former limits can't be put back: {fault}"
+                        ));
                     }
                     return Err(refused);
                 }
@@ -140,34 +152,20 @@ impl Agent {
             runtime_max: limits.runtime_max.unwrap_or(u64::MAX),
             stop_timeout: limits.stop_timeout_usec(),
             kill_signal: limits.stop_signal(),
+            oom_policy: limits.oom_policy,
         };
         self.tell(&runner, &request).await?;
         Ok(Answer::Limits { warnings })
     }
 
     /// What systemd takes at launch only.
-    async fn fixed_at_launch(
-        &self,
-        unit: &str,
-        limits: &Limits,
-        unenforced: Unenforced,
-    ) -> Result<Vec<String>, Refusal> {
+    async fn fixed_at_launch(&self, unit: &str, limits: &Limits) -> Result<Vec<String>, Refusal> {
         let mut warnings = Vec::new();
-        if let Some(policy) = limits.oom_policy.filter(|_| self.systemd.knows_oom_policy) {
-            let word: String = self.systemd.property(unit, SCOPE, "OOMPolicy").await.map_err(failed)?;
-            let now = properties::oom_policy(&word).unwrap_or(OomPolicy::Stop);
-            if !properties::may_become(now, policy) {
-                let why = format!(
-                    "oom-policy={} can't be set on a live runner that was launched with {word}.",
-                    policy.as_str()
-                );
-                if unenforced == Unenforced::Refuse {
-                    return Err(refusal(RefusalCode::LimitUnenforceable, why));
-                }
-                warnings.push(why);
-            }
-        }
-        let most: u64 = self.systemd.property(unit, SCOPE, "TimeoutStopUSec").await.map_err(failed)?;
+        let most: u64 = self
+            .systemd
+            .property(unit, SCOPE, "TimeoutStopUSec")
+            .await
+            .map_err(failed)?;
         if limits.stop_timeout_usec() >= most {
             warnings.push(format!(
                 "stop-timeout={} holds for stops by Stratavore; one by “systemctl stop” or at shutdown is cut off after {}, as was set at launch.",
@@ -191,7 +189,10 @@ impl Agent {
         self.empty(&runner, true).await;
         match self.cgroups.populated(&runner.cgroup) {
             false => Ok(Answer::Done),
-            true => Err(failed(format!("The scope of {id} is not empty after {} s; a process hangs in the kernel.", EMPTY.as_secs()))),
+            true => Err(failed(format!(
+                "The scope of {id} is not empty after {} s; a process hangs in the kernel.",
+                EMPTY.as_secs()
+            ))),
         }
     }
 
@@ -199,7 +200,10 @@ impl Agent {
     pub(super) async fn empty(&self, runner: &Runner, kill: bool) {
         let unit = runner.id.unit();
         let mut kill = kill;
-        if !kill && self.cgroups.populated(&runner.cgroup) && self.systemd.stop(&unit).await.is_err() {
+        if !kill
+            && self.cgroups.populated(&runner.cgroup)
+            && self.systemd.stop(&unit).await.is_err()
+        {
             // systemd may have lost sight of it.
             kill = true;
         }
@@ -208,7 +212,10 @@ impl Agent {
         let mut pause = Duration::from_millis(2);
         while self.cgroups.populated(&runner.cgroup) && Instant::now() < deadline {
             if kill && let Err(e) = self.cgroups.kill(&runner.cgroup) {
-                log::warning(format_args!("Runner {}: its scope can't be killed: {e}", runner.id));
+                log::warning(format_args!(
+                    "Runner {}: its scope can't be killed: {e}",
+                    runner.id
+                ));
             }
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(Duration::from_millis(250));
@@ -225,7 +232,9 @@ impl Agent {
         if let Some(runner) = &runner {
             let recorded = self.exits.record(id).is_some();
             if !runner.phase.borrow().is_over() && !recorded {
-                return Err(failed(format!("Runner {id} is alive and has no record; it can't be forgotten.")));
+                return Err(failed(format!(
+                    "Runner {id} is alive and has no record; it can't be forgotten."
+                )));
             }
             // It wrote its record as its last act but one.
             let leave = async {
@@ -235,7 +244,9 @@ impl Agent {
             };
             let _ = tokio::time::timeout(Duration::from_secs(5), leave).await;
         }
-        self.exits.forget(id).map_err(|e| failed(format!("The record of {id} can't be removed: {e}.")))?;
+        self.exits
+            .forget(id)
+            .map_err(|e| failed(format!("The record of {id} can't be removed: {e}.")))?;
         point("agent.record-removed");
         let _ = self.sockets.remove(&shim::socket_name(id));
         if lock(&self.failed_units).remove(&id) {
@@ -276,12 +287,17 @@ impl Agent {
             }
         };
         match tokio::time::timeout(Duration::from_secs(5), link).await {
-            Ok(Some(link)) => link
-                .send(request, &[])
-                .await
-                .map_err(|e| failed(format!("The shim of {} does not take the order: {e}.", runner.id))),
+            Ok(Some(link)) => link.send(request, &[]).await.map_err(|e| {
+                failed(format!(
+                    "The shim of {} does not take the order: {e}.",
+                    runner.id
+                ))
+            }),
             Ok(None) => Err(ended(runner.id)),
-            Err(_) => Err(failed(format!("The shim of {} does not answer.", runner.id))),
+            Err(_) => Err(failed(format!(
+                "The shim of {} does not answer.",
+                runner.id
+            ))),
         }
     }
 }

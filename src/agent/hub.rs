@@ -181,7 +181,10 @@ pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Agent {
     pub(super) fn runner(&self, id: RunnerId) -> Result<Arc<Runner>, Refusal> {
         lock(&self.runners).get(&id).cloned().ok_or_else(|| {
-            refusal(RefusalCode::NoSuchRunner, format!("There is no runner {id} on this host."))
+            refusal(
+                RefusalCode::NoSuchRunner,
+                format!("There is no runner {id} on this host."),
+            )
         })
     }
 
@@ -190,15 +193,29 @@ impl Agent {
     }
 
     /// The limits of a cgroup that the kernel does not hold.
-    pub(super) fn unheld(&self, cgroup: &str, limits: &Limits, shim: bool) -> Vec<readback::Unheld> {
+    pub(super) fn unheld(
+        &self,
+        cgroup: &str,
+        limits: &Limits,
+        shim: bool,
+    ) -> Vec<readback::Unheld> {
         let page = rustix::param::page_size() as u64;
-        let host = readback::Host { page, swap: cgroup::has_swap(), shim };
+        let host = readback::Host {
+            page,
+            swap: cgroup::has_swap(),
+            shim,
+        };
         readback::unheld(limits, host, |file| self.cgroups.read(cgroup, file))
     }
 
     /// The same, after a change of a living unit: systemd answers before it has written all of
     /// them (a new unit has its limits before its job is done).
-    pub(super) async fn unheld_at_last(&self, cgroup: &str, limits: &Limits, shim: bool) -> Vec<readback::Unheld> {
+    pub(super) async fn unheld_at_last(
+        &self,
+        cgroup: &str,
+        limits: &Limits,
+        shim: bool,
+    ) -> Vec<readback::Unheld> {
         let deadline = tokio::time::Instant::now() + SETTLE;
         let hopeless = self.lacking(limits).len();
         let mut pause = Duration::from_millis(1);
@@ -237,7 +254,10 @@ impl Agent {
                 match link.receive().await {
                     Ok(Some(packet)) => match decode::<ShimNotice>(&packet.bytes) {
                         Ok(notice) => agent.heard(&runner, notice),
-                        Err(e) => log::warning(format_args!("Runner {}: its shim says what is not understood: {e}", runner.id)),
+                        Err(e) => log::warning(format_args!(
+                            "Runner {}: its shim says what is not understood: {e}",
+                            runner.id
+                        )),
                     },
                     Ok(None) => break,
                     Err(e) => {
@@ -256,9 +276,15 @@ impl Agent {
             ShimNotice::Started { .. } => runner.becomes(Phase::Started),
             ShimNotice::LaunchFailed(error) => runner.becomes(Phase::Failed(error)),
             ShimNotice::Ended { record, .. } if record.id != runner.id.to_string() => {
-                log::error(format_args!("Runner {}: its shim tells of another runner", runner.id));
+                log::error(format_args!(
+                    "Runner {}: its shim tells of another runner",
+                    runner.id
+                ));
             }
-            ShimNotice::Ended { record, written: true } => {
+            ShimNotice::Ended {
+                record,
+                written: true,
+            } => {
                 crate::crash::point("agent.ended-seen");
                 self.ended(runner, || self.notify(&Notice::Ended { record }));
             }
@@ -296,7 +322,10 @@ impl Agent {
             match self.exits.record(runner.id) {
                 Some(Some(record)) => self.ended(runner, || self.notify(&Notice::Ended { record })),
                 Some(None) => {
-                    log::error(format_args!("Runner {}: its record can't be read", runner.id));
+                    log::error(format_args!(
+                        "Runner {}: its record can't be read",
+                        runner.id
+                    ));
                     runner.becomes(Phase::Ended);
                 }
                 None => self.lost(runner).await,
@@ -312,7 +341,10 @@ impl Agent {
                 Ok(Found::Busy) => tokio::time::sleep(Duration::from_secs(1)).await,
                 Ok(found) => return found,
                 Err(e) => {
-                    log::warning(format_args!("Runner {}: its shim can't be reached: {e}", runner.id));
+                    log::warning(format_args!(
+                        "Runner {}: its shim can't be reached: {e}",
+                        runner.id
+                    ));
                     return Found::Nobody;
                 }
             }
@@ -322,7 +354,10 @@ impl Agent {
     /// The shim is gone and nobody saw the end: what is left of the tree is stopped.
     pub(super) async fn lost(self: &Arc<Self>, runner: &Arc<Runner>) {
         if self.cgroups.populated(&runner.cgroup) {
-            log::warning(format_args!("Runner {}: its shim is gone; its scope is stopped", runner.id));
+            log::warning(format_args!(
+                "Runner {}: its shim is gone; its scope is stopped",
+                runner.id
+            ));
         }
         self.empty(runner, false).await;
         // It may have been killed just after it wrote.
@@ -342,7 +377,10 @@ impl Agent {
 
 async fn wait<T>(value: &watch::Sender<T>, most: Duration, such: impl FnMut(&T) -> bool) -> bool {
     let mut value = value.subscribe();
-    matches!(tokio::time::timeout(most, value.wait_for(such)).await, Ok(Ok(_)))
+    matches!(
+        tokio::time::timeout(most, value.wait_for(such)).await,
+        Ok(Ok(_))
+    )
 }
 
 /// What a shim said of itself.

@@ -16,25 +16,55 @@ const LIVES: u64 = 8_000;
 const AT_ONCE: u64 = 50;
 
 fn now() -> Timestamp {
-    Timestamp(SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_micros() as u64)
+    Timestamp(
+        SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap()
+            .as_micros() as u64,
+    )
 }
 
 /// What this process has of its own, in KiB.
 fn private() -> u64 {
     let text = std::fs::read_to_string("/proc/self/status").unwrap();
-    text.lines().find_map(|l| l.strip_prefix("RssAnon:")?.trim().split(' ').next()?.parse().ok()).unwrap()
+    text.lines()
+        .find_map(|l| {
+            l.strip_prefix("RssAnon:")?
+                .trim()
+                .split(' ')
+                .next()?
+                .parse()
+                .ok()
+        })
+        .unwrap()
 }
 
 #[test]
 fn memory_and_store_stay_flat() {
-    let lives = std::env::var("STRATAVORE_LIVES").ok().and_then(|n| n.parse().ok()).unwrap_or(LIVES);
-    let folder = std::path::Path::new("/dev/shm").join(format!("stratavore-flat-{}", std::process::id()));
+    let lives = std::env::var("STRATAVORE_LIVES")
+        .ok()
+        .and_then(|n| n.parse().ok())
+        .unwrap_or(LIVES);
+    let folder =
+        std::path::Path::new("/dev/shm").join(format!("stratavore-flat-{}", std::process::id()));
     std::fs::create_dir_all(&folder).unwrap();
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .unwrap();
     let (mut early, mut late) = ((0, 0), (0, 0));
     runtime.block_on(async {
         let store = Arc::new(SqliteStore::open(&folder.join("s.db"), 2).await.unwrap());
-        store.create_project("p".parse().unwrap(), ProjectSettings::default(), Actor::host(), now()).await.unwrap();
+        store
+            .create_project(
+                "p".parse().unwrap(),
+                ProjectSettings::default(),
+                Actor::host(),
+                now(),
+            )
+            .await
+            .unwrap();
         let (host, notices) = FakeHost::new();
         let engine = Engine::start(settings(), store.clone(), Arc::new(host), notices);
         adopted(&engine).await;
@@ -53,7 +83,13 @@ fn memory_and_store_stay_flat() {
             }
             // What a retention of two seconds keeps.
             if round % 10 == 0 {
-                while store.prune(now().minus_usec(2_000_000), 1_000).await.unwrap().runners > 0 {}
+                while store
+                    .prune(now().minus_usec(2_000_000), 1_000)
+                    .await
+                    .unwrap()
+                    .runners
+                    > 0
+                {}
             }
             let size = || std::fs::metadata(folder.join("s.db")).map_or(0, |m| m.len() / 1024);
             if round == lives / AT_ONCE * 2 / 5 {
@@ -61,12 +97,28 @@ fn memory_and_store_stay_flat() {
             }
             late = (private(), size());
         }
-        let ended = async { while engine.live_count() > 0 { tokio::time::sleep(Duration::from_millis(20)).await } };
-        tokio::time::timeout(Duration::from_secs(30), ended).await.expect("all lanes end");
+        let ended = async {
+            while engine.live_count() > 0 {
+                tokio::time::sleep(Duration::from_millis(20)).await
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(30), ended)
+            .await
+            .expect("all lanes end");
         store.close().await;
     });
     let _ = std::fs::remove_dir_all(&folder);
     // Allocators and caches breathe; a leak of a kilobyte per life would add megabytes.
-    assert!(late.0 < early.0 + early.0 / 4 + 2_048, "memory grows: {} KiB at 40 %, {} KiB at the end of {lives} lives", early.0, late.0);
-    assert!(late.1 < early.1 * 2 + 4_096, "the store grows: {} KiB, then {} KiB", early.1, late.1);
+    assert!(
+        late.0 < early.0 + early.0 / 4 + 2_048,
+        "memory grows: {} KiB at 40 %, {} KiB at the end of {lives} lives",
+        early.0,
+        late.0
+    );
+    assert!(
+        late.1 < early.1 * 2 + 4_096,
+        "the store grows: {} KiB, then {} KiB",
+        early.1,
+        late.1
+    );
 }
