@@ -78,7 +78,7 @@ is "still" "$(cat /sys/fs/cgroup/stratavore.slice/stratavore-p.slice/memory.max)
 [ "$(cat /sys/fs/cgroup/stratavore.slice/memory.max)" != max ] || fail "stratavore.slice has no MemoryMax"
 [ "$(cat /sys/fs/cgroup/stratavore.slice/pids.max)" != max ] || fail "stratavore.slice has no TasksMax"
 # Usage as the kernel counts it, at the very end.
-id=$(run run --memory-max=100M p -- python3 -c 'x = bytes(50 << 20)')
+id=$(run run --memory-max=100M p -- python3 -c 'x = b"x" * (50 << 20)')
 r=$(ended $id)
 peak=$(echo "$r" | field usage.memory_peak_bytes)
 [ "$peak" -gt 52428800 ] && [ "$peak" -le 104857600 ] || fail "peak $peak"
