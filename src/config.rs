@@ -12,6 +12,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 use toml::de::{DeTable, DeValue};
 
+/// The shortest `store.retention`, in µs.
+const RETENTION_MIN: u64 = 3_600_000_000;
+
 /// Where the configuration is looked for.
 pub const FILE: &str = "/etc/stratavore/stratavored.toml";
 
@@ -94,6 +97,12 @@ pub const KEYS: [Key; 17] = [
         about: "How long ended runners, request ids and events are kept",
         read: |config, _, value| {
             let usec = units::parse_span(text(value)?).map_err(|e| e.message)?;
+            if usec < RETENTION_MIN {
+                return Err(
+                    "less than 1h would remove what has just ended; \"infinity\" keeps all"
+                        .to_owned(),
+                );
+            }
             config.retention = match usec {
                 units::INFINITY => Duration::MAX,
                 _ => Duration::from_micros(usec),
@@ -102,7 +111,10 @@ pub const KEYS: [Key; 17] = [
         },
         show: |config, _| {
             let usec = u64::try_from(config.retention.as_micros()).unwrap_or(units::INFINITY);
-            quoted(&units::show_span(usec))
+            match usec {
+                units::INFINITY => quoted("infinity"),
+                _ => quoted(&format!("{}s", usec / 1_000_000)),
+            }
         },
     },
     Key {
@@ -230,7 +242,8 @@ impl Config {
     /// The configuration of this host: `file`, if it is there, and its drop-ins.
     pub fn load(file: &Path) -> Result<Self, ConfigError> {
         let mut config = Self::default();
-        if file.exists() {
+        // Only the usual file may be absent: one that was named is meant to be there.
+        if file != Path::new(FILE) || file.exists() {
             config.read(file)?;
         }
         let mut folder = file.as_os_str().to_owned();

@@ -240,8 +240,6 @@ pub enum HostNotice {
     Ended(RunnerId, Box<Record>),
     /// A runner's shim is gone without a record and its scope is empty.
     Lost(RunnerId),
-    /// Somebody else froze or thawed it.
-    Frozen(RunnerId, bool),
 }
 
 /// This host's one hand on systemd: the agent.

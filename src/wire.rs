@@ -237,13 +237,11 @@ mod nested {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Notice {
-    /// The runner's tree is gone and its record is on disk. Sent until [`Order::Forget`] once
-    /// per connection at least.
+    /// The runner's tree is gone and its record is on disk. Told once; a later connection finds
+    /// it by [`Order::Inventory`].
     Ended { record: Box<Record> },
     /// The shim is gone without a record and the scope is empty by now.
     Lost { id: RunnerId },
-    /// The cgroup was frozen or thawed by somebody else.
-    Frozen { id: RunnerId, frozen: bool },
 }
 
 /// Why an order was not carried out.

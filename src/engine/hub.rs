@@ -1,15 +1,16 @@
 //! The hub: hears what the agent tells, hands it to the lanes, and reconciles.
 
-use super::lane::{Command, Lane};
-use super::{Entry, Loop, Shared};
+use super::lane::Command;
+use super::{Loop, Shared};
 use crate::crash;
-use crate::domain::reconcile::{self, Todo};
+use crate::domain::reconcile::{self, Todo, World};
 use crate::domain::{Runner, RunnerId};
 use crate::ports::{HostNotice, StoreError};
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 /// The hub comes round at least so often, which is what the watchdog looks at.
 const TURN: Duration = Duration::from_secs(1);
@@ -20,7 +21,7 @@ const AGAIN: Duration = Duration::from_millis(500);
 
 pub(super) async fn run(shared: Arc<Shared>, mut notices: mpsc::Receiver<HostNotice>) {
     let mut strangers = HashSet::new();
-    let mut next = None::<tokio::time::Instant>;
+    let mut next = None::<Instant>;
     let mut turn = tokio::time::interval(TURN);
     loop {
         shared.note_progress(Loop::Hub);
@@ -29,7 +30,7 @@ pub(super) async fn run(shared: Arc<Shared>, mut notices: mpsc::Receiver<HostNot
                 None => return,
                 Some(HostNotice::Connected) => {
                     shared.health.send_modify(|h| h.agent = true);
-                    next = Some(tokio::time::Instant::now());
+                    next = Some(Instant::now());
                 }
                 Some(HostNotice::Disconnected) => {
                     shared.health.send_modify(|h| h.agent = false);
@@ -37,32 +38,41 @@ pub(super) async fn run(shared: Arc<Shared>, mut notices: mpsc::Receiver<HostNot
                 }
                 Some(HostNotice::Ended(id, record)) => tell(&shared, id, Command::Ended(record)),
                 Some(HostNotice::Lost(id)) => tell(&shared, id, Command::Lost),
-                Some(HostNotice::Frozen(id, frozen)) => tell(&shared, id, Command::Frozen(frozen)),
             },
             () = shared.recheck.notified() => {
                 if shared.health.borrow().agent {
-                    next = Some(tokio::time::Instant::now());
+                    next = Some(Instant::now());
                 }
             }
             _ = turn.tick() => {}
         }
-        if next.is_some_and(|at| at <= tokio::time::Instant::now()) {
-            next = Some(
-                tokio::time::Instant::now()
-                    + match reconcile(&shared, &mut strangers).await {
-                        Ok(()) => {
-                            shared
-                                .health
-                                .send_if_modified(|h| !std::mem::replace(&mut h.adopted, true));
-                            SWEEP
-                        }
-                        Err(why) => {
-                            tracing::warn!(%why, "Rows and runners could not be compared; trying again");
-                            AGAIN
-                        }
-                    },
-            );
+        if next.is_none_or(|at| at > Instant::now()) {
+            continue;
         }
+        let done = {
+            let work = reconcile(&shared, &mut strangers);
+            tokio::pin!(work);
+            loop {
+                // A slow agent is no wedged engine.
+                tokio::select! {
+                    done = &mut work => break done,
+                    _ = turn.tick() => shared.note_progress(Loop::Hub),
+                }
+            }
+        };
+        let pause = match done {
+            Ok(()) => {
+                shared
+                    .health
+                    .send_if_modified(|h| !std::mem::replace(&mut h.adopted, true));
+                SWEEP
+            }
+            Err(why) => {
+                tracing::warn!(%why, "Rows and runners could not be compared; trying again");
+                AGAIN
+            }
+        };
+        next = Some(Instant::now() + pause);
     }
 }
 
@@ -97,29 +107,36 @@ async fn reconcile(shared: &Arc<Shared>, strangers: &mut HashSet<RunnerId>) -> R
             .runners
             .retain(|id, _| rows.contains_key(id) || !live.contains_key(id))
     });
-    let mut ended = HashSet::new();
+    let (mut ended, mut unknown) = (HashSet::new(), HashSet::new());
     for id in world.runners.keys().filter(|id| !rows.contains_key(id)) {
         match shared.store.runner(*id).await {
             Ok(Some(row)) if !row.state().is_live() => {
                 ended.insert(*id);
             }
             Ok(_) => {}
-            Err(error) => return Err(error.to_string()),
+            Err(_) => {
+                unknown.insert(*id);
+            }
         }
     }
+    // What the store can't tell about now is left for the next time; the rest goes on.
+    world.runners.retain(|id, _| !unknown.contains(id));
+    strangers.retain(|id| world.runners.contains_key(id));
     if first {
         for row in rows.values() {
-            ensure_lane(shared, row);
+            if let Some(lane) = shared.open_lane(row.clone(), false) {
+                tokio::spawn(lane.run());
+            }
         }
     }
     crash::point("daemon.adopting");
     for todo in reconcile::plan(&world, &rows, |id| ended.contains(&id)) {
-        execute(shared, todo, strangers);
+        execute(shared, &world, todo, strangers);
     }
     Ok(())
 }
 
-fn execute(shared: &Arc<Shared>, todo: Todo, strangers: &mut HashSet<RunnerId>) {
+fn execute(shared: &Arc<Shared>, world: &World, todo: Todo, strangers: &mut HashSet<RunnerId>) {
     let (id, command) = match todo {
         Todo::Adopt(id) => (id, Command::Adopted),
         Todo::NoteFrozen(id) => (id, Command::Frozen(true)),
@@ -144,33 +161,17 @@ fn execute(shared: &Arc<Shared>, todo: Todo, strangers: &mut HashSet<RunnerId>) 
             return;
         }
         Todo::Stranger(id) => {
-            if strangers.insert(id) {
+            let alive = world
+                .runners
+                .get(&id)
+                .is_some_and(|seen| seen.scope || seen.shim);
+            if alive && strangers.insert(id) {
                 tracing::warn!(runner = %id, "A runner is alive that the store knows nothing about; it is left alone. See: systemctl status {}", id.unit());
             }
             return;
         }
     };
     tell(shared, id, command);
-}
-
-/// Gives a runner found in the store its lane, if it has none.
-fn ensure_lane(shared: &Arc<Shared>, row: &Runner) {
-    let lane = shared.write(|live| {
-        if live.contains_key(&row.id) {
-            return None;
-        }
-        let (sender, inbox) = mpsc::unbounded_channel();
-        let entry = Entry {
-            runner: Arc::new(row.clone()),
-            lane: sender,
-            launching: false,
-        };
-        live.insert(row.id, entry);
-        Some(Lane::new(Arc::clone(shared), row.clone(), inbox))
-    });
-    if let Some(lane) = lane {
-        tokio::spawn(lane.run());
-    }
 }
 
 /// A runner without a lane has ended, or is not adopted yet: then the reconciliation finds it.

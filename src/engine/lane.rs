@@ -87,6 +87,9 @@ pub(super) struct Lane {
     retry_at: Option<Instant>,
     pause: Duration,
     pub(super) pending: Option<Pending>,
+    /// When the command started, on a clock that is not set: known as well as the wall clock
+    /// was when this lane was opened.
+    started: Option<Instant>,
     /// The runtime limit was enforced on a frozen runner already.
     overtime: bool,
 }
@@ -97,6 +100,11 @@ impl Lane {
         runner: Runner,
         inbox: mpsc::UnboundedReceiver<Command>,
     ) -> Self {
+        let ago = now().0.saturating_sub(runner.started_at.0);
+        let started = runner
+            .started_at
+            .set()
+            .and_then(|_| Instant::now().checked_sub(Duration::from_micros(ago)));
         Self {
             shared,
             runner,
@@ -105,6 +113,7 @@ impl Lane {
             retry_at: None,
             pause: RETRY_MIN,
             pending: None,
+            started,
             overtime: false,
         }
     }
@@ -255,6 +264,7 @@ impl Lane {
     /// T2 was written: the row is the runner.
     pub(super) fn take_over(&mut self, applied: Applied) {
         self.runner = applied.runner.clone();
+        self.started = Some(Instant::now());
         self.show();
         self.publish(applied);
     }
@@ -325,8 +335,9 @@ impl Lane {
         }
         crash::point("daemon.stop-recorded");
         match self.shared.host.stop(self.runner.id, Asked::Stop).await {
+            Ok(()) => Ok(()),
             // Recorded: the order is given again when the agent is back.
-            Ok(()) | Err(HostError::Unavailable(_)) => Ok(()),
+            Err(HostError::Unavailable(_)) if self.backlog.is_empty() => Ok(()),
             Err(error) => Err(host_error(error)),
         }
     }
@@ -347,10 +358,14 @@ impl Lane {
 
     async fn freeze(&mut self, freeze: bool, actor: Actor) -> Result<(), Error> {
         let step = if freeze { Step::Freeze } else { Step::Thaw };
-        match (self.runner.state(), freeze) {
-            (State::Frozen, true) | (State::Running, false) => return Ok(()),
-            _ => self.runner.clone().apply(&step, now())?,
-        };
+        // Somebody else may have frozen or thawed it meanwhile: the host is asked in any case.
+        let already = matches!(
+            (self.runner.state(), freeze),
+            (State::Frozen, true) | (State::Running, false)
+        );
+        if !already {
+            self.runner.clone().apply(&step, now())?;
+        }
         self.room()?;
         let id = self.runner.id;
         let done = match freeze {
@@ -359,7 +374,9 @@ impl Lane {
         };
         done.map_err(host_error)?;
         crash::point("daemon.frozen");
-        self.step(step, actor).await;
+        if !already {
+            self.step(step, actor).await;
+        }
         Ok(())
     }
 
@@ -392,13 +409,7 @@ impl Lane {
         if self.runner.state() != State::Frozen || self.overtime {
             return None;
         }
-        let left = self
-            .runner
-            .started_at
-            .plus_usec(max)
-            .0
-            .saturating_sub(now().0);
-        Some(Instant::now() + Duration::from_micros(left))
+        self.started?.checked_add(Duration::from_micros(max))
     }
 
     async fn stop_overtime(&mut self) {

@@ -9,7 +9,7 @@
 //! | the gate | a running command | reconciliation adopts it |
 
 use super::lane::{self, Lane, Pending};
-use super::{Engine, Entry, LaunchRequest, host_error, now, store_error};
+use super::{Engine, LAUNCHES_MAX, LaunchRequest, host_error, now, store_error};
 use crate::crash;
 use crate::domain::event::Actor;
 use crate::domain::exit::{Cause, Exit, Usage};
@@ -19,7 +19,7 @@ use crate::ports::{Admitted, HostError, LaunchOrder, NewRunner, RequestKey, Stor
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::oneshot;
 
 /// How long a caller waits for the store to admit its launch.
 const ADMIT_MAX: Duration = Duration::from_secs(15);
@@ -53,9 +53,19 @@ impl Engine {
         mut reply: lane::Answer<Launched>,
     ) {
         let shared = Arc::clone(&self.0);
-        let Ok(permit) = Arc::clone(&shared.launches).acquire_owned().await else {
+        if let Err(error) = self.ready() {
+            let _ = reply.send(Err(error));
+            return;
+        }
+        let turn = Arc::clone(&shared.launches).acquire_owned();
+        let Ok(Ok(permit)) = tokio::time::timeout(ADMIT_MAX, turn).await else {
+            let _ = reply.send(Err(busy()));
             return;
         };
+        if reply.is_closed() {
+            // Its caller has gone, and may be asking again.
+            return;
+        }
         if shared.closing.load(Ordering::SeqCst) {
             let _ = reply.send(Err(closing()));
             return;
@@ -64,6 +74,7 @@ impl Engine {
             let _ = reply.send(Err(error));
             return;
         }
+        let project_changes = shared.project_changes.load(Ordering::SeqCst);
         let request_key = request.request_id.as_ref().map(|id| RequestKey {
             uid: actor.uid.unwrap_or(request.spec.uid),
             id: id.clone(),
@@ -110,10 +121,25 @@ impl Engine {
                 let runner = shared
                     .read(|live| live.get(&runner.id).map(|e| e.runner.as_ref().clone()))
                     .unwrap_or(runner);
-                let _ = reply.send(Ok(Launched {
-                    runner,
-                    repeated: true,
-                }));
+                // A launch that failed has failed: the same request is not tried again.
+                let failed = runner
+                    .exit
+                    .as_ref()
+                    .filter(|e| e.cause == Cause::LaunchFailed);
+                let answer = match failed {
+                    Some(exit) => Err(Error::new(
+                        ErrorKind::LaunchFailed,
+                        format!(
+                            "{} (runner {}, launched before with this request id; use another one to try again)",
+                            exit.message, runner.id
+                        ),
+                    )),
+                    None => Ok(Launched {
+                        runner,
+                        repeated: true,
+                    }),
+                };
+                let _ = reply.send(answer);
                 return;
             }
             Ok(Admitted::Denied { error, event, .. }) => {
@@ -132,38 +158,33 @@ impl Engine {
         };
         crash::point("daemon.after-t1");
 
-        let (sender, inbox) = mpsc::unbounded_channel();
-        let entry = Entry {
-            runner: Arc::new(runner.clone()),
-            lane: sender,
-            launching: true,
-        };
-        shared.write(|live| live.insert(runner.id, entry));
         let order = LaunchOrder {
             id: runner.id,
             spec: runner.spec.clone(),
             setenv: request.setenv,
             project_limits,
         };
-        let mut lane = Lane::new(shared, runner, inbox);
-        let outcome = if late {
+        let Some(mut lane) = shared.open_lane(runner, true) else {
+            return;
+        };
+        let recheck = if late {
             // Its caller was told that nothing came of it.
             let error = Error::new(
                 ErrorKind::StoreUnavailable,
                 "The store admitted it after its caller had been sent away; nothing ran.",
             );
             lane.give_up(&error).await;
-            Start::Known
+            false
         } else {
-            lane.start(order, actor, reply).await
+            lane.start(order, project_changes, actor, reply).await
         };
         lane.shared.write(|live| {
             if let Some(entry) = live.get_mut(&lane.runner.id) {
                 entry.launching = false;
             }
         });
-        if outcome == Start::Uncertain {
-            // Whatever a reconciliation saw before may be stale by now.
+        if recheck {
+            // Whatever a reconciliation saw while this runner looked after itself is stale.
             lane.shared.recheck.notify_one();
         }
         drop(permit);
@@ -185,22 +206,15 @@ impl Engine {
     }
 }
 
-/// How the first part of a lane's life came out.
-#[derive(Debug, PartialEq, Eq)]
-enum Start {
-    /// It runs, or its ending is under way.
-    Known,
-    /// The agent broke off at the gate.
-    Uncertain,
-}
-
 impl Lane {
+    /// Brings the runner from T1 through its gate; whether how it fared is to be looked up again.
     async fn start(
         &mut self,
         order: LaunchOrder,
+        project_changes: u64,
         actor: Actor,
         reply: lane::Answer<Launched>,
-    ) -> Start {
+    ) -> bool {
         let id = order.id;
         let placement = match self.shared.host.prepare(order).await {
             Ok(placement) => placement,
@@ -212,10 +226,13 @@ impl Lane {
                 let error = host_error(error);
                 self.give_up(&error).await;
                 let _ = reply.send(Err(about(id, error)));
-                return Start::Known;
+                return false;
             }
         };
         crash::point("daemon.prepared");
+        if self.shared.project_changes.load(Ordering::SeqCst) != project_changes {
+            self.set_slice_again().await;
+        }
 
         // T2 is not deferred as other steps are: a row that does not say `running` must not run.
         let change = Change {
@@ -234,7 +251,7 @@ impl Lane {
                 let error = store_error(error);
                 self.give_up(&error).await;
                 let _ = reply.send(Err(error));
-                return Start::Known;
+                return false;
             }
         }
         crash::point("daemon.after-t2");
@@ -247,7 +264,7 @@ impl Lane {
                     runner,
                     repeated: false,
                 }));
-                Start::Known
+                false
             }
             Err(error) => {
                 let uncertain = matches!(error, HostError::Unavailable(_));
@@ -257,12 +274,24 @@ impl Lane {
                     until: tokio::time::Instant::now() + ANSWER_MAX,
                     error: (!uncertain).then(|| about(id, host_error(error))),
                 });
-                if uncertain {
-                    Start::Uncertain
-                } else {
-                    Start::Known
-                }
+                true
             }
+        }
+    }
+
+    /// The project was changed while this launch was under way, and its slice may have got the
+    /// former limits from it.
+    async fn set_slice_again(&self) {
+        let _changing = self.shared.projects.lock().await;
+        let name = &self.runner.spec.project;
+        if let Ok(Some(project)) = self.shared.store.project(name).await
+            && let Err(error) = self
+                .shared
+                .host
+                .set_slice(name, project.settings.limits)
+                .await
+        {
+            tracing::warn!(project = %name, %error, "The slice of a changed project could not be set again");
         }
     }
 
@@ -281,6 +310,16 @@ impl Lane {
 
 fn about(id: RunnerId, error: Error) -> Error {
     Error::new(error.kind, format!("{} (runner {id})", error.message))
+}
+
+fn busy() -> Error {
+    Error::new(
+        ErrorKind::StoreUnavailable,
+        format!(
+            "{LAUNCHES_MAX} launches before this one have not been decided for {} s; nothing was changed.",
+            ADMIT_MAX.as_secs()
+        ),
+    )
 }
 
 fn closing() -> Error {

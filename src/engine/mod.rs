@@ -99,6 +99,9 @@ struct Shared {
     happenings: broadcast::Sender<Arc<Happening>>,
     health: watch::Sender<Health>,
     launches: Arc<Semaphore>,
+    /// One change of a project at a time: its slice and its row must tell the same.
+    projects: tokio::sync::Mutex<()>,
+    project_changes: AtomicU64,
     closing: AtomicBool,
     recheck: Notify,
     /// Monotonic milliseconds of the last turn of hub and store loop, for the watchdog.
@@ -136,6 +139,8 @@ impl Engine {
             happenings: broadcast::Sender::new(NOTICES_MAX),
             health: watch::Sender::new(health),
             launches: Arc::new(Semaphore::new(LAUNCHES_MAX)),
+            projects: tokio::sync::Mutex::new(()),
+            project_changes: AtomicU64::new(0),
             closing: AtomicBool::new(false),
             recheck: Notify::new(),
             progress: [AtomicU64::new(0), AtomicU64::new(0)],
@@ -236,29 +241,43 @@ impl Engine {
             .await
     }
 
-    /// Makes a project.
+    /// Makes a project. A limit that does not hold is refused before anything is written.
     pub async fn create_project(
         &self,
         name: ProjectName,
         settings: ProjectSettings,
         actor: Actor,
     ) -> Result<Project, Error> {
-        if settings.limits != Limits::default() {
-            // A limit that does not hold is refused before anything is written.
-            self.0
-                .host
-                .set_slice(&name, settings.limits.clone())
-                .await
-                .map_err(host_error)?;
-        }
-        let (project, event) = self
+        let _changing = self.0.projects.lock().await;
+        let there = self
             .0
             .store
-            .create_project(name, settings, actor, now())
+            .project(&name)
             .await
-            .map_err(store_error)?;
-        self.0.publish(Some(event), None, None);
-        Ok(project)
+            .map_err(store_error)?
+            .is_some();
+        let limited = !there && settings.limits != Limits::default();
+        if limited {
+            let set = self.0.host.set_slice(&name, settings.limits.clone()).await;
+            set.map_err(host_error)?;
+        }
+        match self
+            .0
+            .store
+            .create_project(name.clone(), settings, actor, now())
+            .await
+        {
+            Ok((project, event)) => {
+                self.0.publish(Some(event), None, None);
+                Ok(project)
+            }
+            Err(error) => {
+                if limited {
+                    let _ = self.0.host.remove_slice(&name).await;
+                }
+                Err(store_error(error))
+            }
+        }
     }
 
     /// Changes a project's settings; limits take effect on its slice at once. Returns warnings.
@@ -268,9 +287,11 @@ impl Engine {
         change: ProjectChange,
         actor: Actor,
     ) -> Result<Vec<String>, Error> {
+        let _changing = self.0.projects.lock().await;
         let project = self.project(&name).await?;
+        let limited = change.limits != Limits::default();
         let mut warnings = Vec::new();
-        if change.limits != Limits::default() {
+        if limited {
             let limits = project.settings.with(&change).limits;
             warnings = self
                 .0
@@ -286,12 +307,16 @@ impl Engine {
             .await
         {
             Ok((_, event)) => {
+                // A launch that has read the former limits sets the slice once more.
+                self.0.project_changes.fetch_add(1, Ordering::SeqCst);
                 self.0.publish(Some(event), None, None);
                 Ok(warnings)
             }
             Err(error) => {
                 // What is not written must not be in force.
-                let _ = self.0.host.set_slice(&name, project.settings.limits).await;
+                if limited {
+                    let _ = self.0.host.set_slice(&name, project.settings.limits).await;
+                }
                 Err(store_error(error))
             }
         }
@@ -299,6 +324,7 @@ impl Engine {
 
     /// Removes a project without live runners, and its slice.
     pub async fn remove_project(&self, name: ProjectName, actor: Actor) -> Result<(), Error> {
+        let _changing = self.0.projects.lock().await;
         let event = self
             .0
             .store
@@ -375,6 +401,10 @@ impl Shared {
         match sent {
             Some(true) => answer.await.unwrap_or_else(|_| Err(gone())),
             _ => match self.store.runner(id).await.map_err(store_error)? {
+                Some(row) if row.state().is_live() => Err(Error::new(
+                    ErrorKind::HostUnavailable,
+                    format!("Runner {id} is not adopted yet; try again in a moment."),
+                )),
                 Some(_) => Err(gone()),
                 None => Err(Error::new(
                     ErrorKind::NoSuchRunner,
@@ -382,6 +412,23 @@ impl Shared {
                 )),
             },
         }
+    }
+
+    /// A new lane for a runner, with its entry; `None` if it has one.
+    fn open_lane(self: &Arc<Self>, runner: Runner, launching: bool) -> Option<lane::Lane> {
+        let (sender, inbox) = mpsc::unbounded_channel();
+        let entry = Entry {
+            runner: Arc::new(runner.clone()),
+            lane: sender,
+            launching,
+        };
+        self.write(|live| {
+            if live.contains_key(&runner.id) {
+                return None;
+            }
+            live.insert(runner.id, entry);
+            Some(lane::Lane::new(Arc::clone(self), runner, inbox))
+        })
     }
 
     fn publish(&self, event: Option<Event>, runner: Option<Arc<Runner>>, old: Option<State>) {

@@ -245,9 +245,6 @@ async fn read(shared: &Shared, socket: &UnixStream) -> io::Result<()> {
                 Err(_) => tracing::warn!("the agent tells of a runner without an id"),
             },
             FromAgent::Notice(Notice::Lost { id }) => shared.notice(HostNotice::Lost(id)),
-            FromAgent::Notice(Notice::Frozen { id, frozen }) => {
-                shared.notice(HostNotice::Frozen(id, frozen))
-            }
         }
     }
     Ok(())
