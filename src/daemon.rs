@@ -66,6 +66,7 @@ pub async fn run(config: Config, paths: Paths) -> Result<(), Fatal> {
     let settings = Settings {
         host: host_id.clone(),
         host_name: host_name.clone(),
+        sole_host: true,
         host_max: config.host_max_runners,
         limits: config.limits,
         retention: config.retention,

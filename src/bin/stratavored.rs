@@ -4,7 +4,11 @@ use clap::Parser;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use stratavore::config::{Config, FILE};
+use stratavore::daemon::Fatal;
 use stratavore::{daemon, telemetry};
+
+/// EX_CONFIG of sysexits.h: a new start won't help, so stratavored.service is not started again.
+const CONFIG: u8 = 78;
 
 /// Stratavore's daemon: launches runners as systemd scopes and keeps their truth. Started by
 /// stratavored.service.
@@ -42,7 +46,10 @@ fn main() -> ExitCode {
         Ok(config) => config,
         Err(error) => {
             eprintln!("{error}");
-            return ExitCode::FAILURE;
+            return match args.check_config.is_some() || args.print_config {
+                true => ExitCode::FAILURE,
+                false => ExitCode::from(CONFIG),
+            };
         }
     };
     if args.check_config.is_some() {
@@ -71,7 +78,10 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!(%error, "stratavored ends");
-            ExitCode::FAILURE
+            match error {
+                Fatal::Store(_) => ExitCode::from(CONFIG),
+                _ => ExitCode::FAILURE,
+            }
         }
     }
 }

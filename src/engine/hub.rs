@@ -5,7 +5,7 @@ use super::{Loop, Shared};
 use crate::crash;
 use crate::domain::reconcile::{self, Todo, World};
 use crate::domain::{Runner, RunnerId};
-use crate::ports::{HostNotice, StoreError};
+use crate::ports::{HostNotice, RunnerFilter, StoreError};
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,6 +16,8 @@ use tokio::time::Instant;
 const TURN: Duration = Duration::from_secs(1);
 /// Between two reconciliations that have no other reason: what no message told shows then.
 const SWEEP: Duration = Duration::from_secs(60);
+/// Rows read at a time.
+const PAGE: u32 = 500;
 /// Pause after a reconciliation that failed.
 const AGAIN: Duration = Duration::from_millis(500);
 
@@ -90,7 +92,12 @@ async fn reconcile(shared: &Arc<Shared>, strangers: &mut HashSet<RunnerId>) -> R
             }
             error.to_string()
         })?;
-        live.into_iter().map(|r| (r.id, r)).collect()
+        let others = if shared.settings.sole_host {
+            of_former_ids(shared).await?
+        } else {
+            Vec::new()
+        };
+        live.into_iter().chain(others).map(|r| (r.id, r)).collect()
     } else {
         // From then on the lanes are what is live; they also know steps the store still lacks.
         shared.read(|live| {
@@ -134,6 +141,31 @@ async fn reconcile(shared: &Arc<Shared>, strangers: &mut HashSet<RunnerId>) -> R
         execute(shared, &world, todo, strangers);
     }
     Ok(())
+}
+
+/// The live rows that carry another host's id in a store that is this host's alone: its
+/// machine-id has changed, or the store was moved here. Nobody else will end them.
+async fn of_former_ids(shared: &Shared) -> Result<Vec<Runner>, String> {
+    let mut found = Vec::new();
+    let mut after = None;
+    loop {
+        let filter = RunnerFilter {
+            after,
+            limit: PAGE,
+            ..RunnerFilter::default()
+        };
+        let page = shared
+            .store
+            .runners(filter)
+            .await
+            .map_err(|e| e.to_string())?;
+        let more = page.len() == PAGE as usize;
+        after = page.last().map(|r| r.id);
+        found.extend(page.into_iter().filter(|r| r.host != shared.settings.host));
+        if !more {
+            return Ok(found);
+        }
+    }
 }
 
 fn execute(shared: &Arc<Shared>, world: &World, todo: Todo, strangers: &mut HashSet<RunnerId>) {

@@ -44,6 +44,8 @@ pub struct Settings {
     pub host: String,
     /// Its name, for messages.
     pub host_name: String,
+    /// The store is this host's alone.
+    pub sole_host: bool,
     /// Its cap on live runners.
     pub host_max: Option<u32>,
     /// Limits where a launch says nothing.

@@ -60,6 +60,7 @@ impl World {
         let settings = Settings {
             host: "0123456789abcdef0123456789abcdef".to_owned(),
             host_name: "testhost".to_owned(),
+            sole_host: true,
             host_max: None,
             limits: Limits::default(),
             retention: Duration::from_secs(1_000),

@@ -27,6 +27,7 @@ fn settings() -> Settings {
     Settings {
         host: "h".to_owned(),
         host_name: "h".to_owned(),
+        sole_host: true,
         host_max: None,
         limits: Limits::default(),
         retention: Duration::from_secs(3600),

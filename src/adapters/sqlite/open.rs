@@ -1,6 +1,7 @@
 //! Opening the file: modes, pragmas, schema.
 
 use super::fault::{self, unavailable};
+use crate::domain::{Error, ErrorKind};
 use crate::ports::StoreError;
 use sqlx::migrate::{MigrateError, Migrator};
 use sqlx::sqlite::{
@@ -145,11 +146,15 @@ async fn refuse_newer(file: &Path, connection: &mut SqliteConnection) -> Result<
     if theirs <= ours {
         return Ok(());
     }
-    Err(StoreError::Unavailable(format!(
-        "{} was written by stratavored {} (schema {theirs}) and this is stratavored {} (schema {ours}); upgrade the daemon or restore a backup made before",
-        file.display(),
-        by.unwrap_or_else(|| "of a later version".to_owned()),
-        env!("CARGO_PKG_VERSION"),
+    // Waiting won't help.
+    Err(StoreError::Refused(Error::new(
+        ErrorKind::StoreUnavailable,
+        format!(
+            "{} was written by stratavored {} (schema {theirs}) and this is stratavored {} (schema {ours}); upgrade the daemon or restore a backup made before",
+            file.display(),
+            by.unwrap_or_else(|| "of a later version".to_owned()),
+            env!("CARGO_PKG_VERSION"),
+        ),
     )))
 }
 

@@ -52,18 +52,27 @@ pub(super) async fn runner<'e>(
     .transpose()
 }
 
+/// All live rows of a host. One that can't be read must not keep the others from being adopted.
 pub(super) async fn live(pool: &SqlitePool, host: &str) -> Result<Vec<Runner>, Fail> {
-    sqlx::query(concat!(
+    let rows = sqlx::query(concat!(
         "SELECT ",
         runner_columns!(),
         " FROM runners r INDEXED BY runners_live WHERE r.state <> 'ended' AND r.host = $1 ORDER BY r.id"
     ))
     .bind(host)
     .fetch_all(pool)
-    .await?
-    .iter()
-    .map(row::runner)
-    .collect()
+    .await?;
+    let readable = rows.iter().filter_map(|found| {
+        row::runner(found)
+            .map_err(|fail| {
+                tracing::error!(
+                    ?fail,
+                    "A row of a live runner can't be read: it is left alone"
+                )
+            })
+            .ok()
+    });
+    Ok(readable.collect())
 }
 
 pub(super) async fn runners(pool: &SqlitePool, filter: &RunnerFilter) -> Result<Vec<Runner>, Fail> {

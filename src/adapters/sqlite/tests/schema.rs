@@ -213,7 +213,11 @@ async fn a_newer_schema_is_left_alone() {
     .unwrap();
     on.close().await.unwrap();
     let before = std::fs::read(folder.file()).unwrap();
-    let said = conformance::unavailable(SqliteStore::open(&folder.file(), 1).await);
+    let refused = SqliteStore::open(&folder.file(), 1).await;
+    let Err(StoreError::Refused(error)) = refused else {
+        panic!("waiting does not help: {refused:?}");
+    };
+    let said = error.message;
     assert!(
         said.contains("stratavored 9.9.9 (schema 999)") && said.contains("upgrade the daemon"),
         "{said}"
