@@ -291,11 +291,14 @@ pub enum ShimRequest {
     Stop { asked: Asked },
     /// Send a signal to the tree.
     Kill { signal: i32 },
-    /// New life-time limits: µs since the start of the command (`u64::MAX` = none), µs, signal.
+    /// New life-time limits: µs since the start of the command (`u64::MAX` = none), µs, signal;
+    /// the OOM policy, if one is set.
     Limits {
         runtime_max: u64,
         stop_timeout: u64,
         kill_signal: i32,
+        #[serde(default)]
+        oom_policy: Option<OomPolicy>,
     },
     /// Asks for [`ShimNotice::State`].
     Query,
@@ -328,7 +331,7 @@ pub struct ShimOrder {
     pub stop_timeout: u64,
     /// µs from start to stop; `u64::MAX` = none.
     pub runtime_max: u64,
-    /// For the record, and to read a stop by systemd right.
+    /// Carried out by the shim: systemd is told `continue`. `None` = continue.
     pub oom_policy: Option<OomPolicy>,
     /// SYSLOG_IDENTIFIER of the output.
     pub identifier: String,

@@ -53,6 +53,21 @@ impl Cgroups {
         std::fs::read_to_string(self.path(cgroup).join(file)).ok()
     }
 
+    /// Whether the kernel kills all of it when it kills one for lack of memory (but what has an
+    /// `oom_score_adj` of -1000). Not there = no memory controller: that is found out elsewhere.
+    pub(super) fn kill_as_one(&self, cgroup: &str, yes: bool) {
+        let _ = std::fs::write(
+            self.path(cgroup).join("memory.oom.group"),
+            if yes { "1" } else { "0" },
+        );
+    }
+
+    /// What [`Self::kill_as_one`] has set.
+    pub(super) fn kills_as_one(&self, cgroup: &str) -> bool {
+        self.read(cgroup, "memory.oom.group")
+            .is_some_and(|text| text.trim() == "1")
+    }
+
     /// The controllers the whole tree may use.
     pub(super) fn controllers(&self) -> String {
         self.read(&self.base, "cgroup.controllers")

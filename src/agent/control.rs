@@ -7,7 +7,7 @@ use super::systemd::SCOPE;
 use super::{log, properties, readback};
 use crate::crash::point;
 use crate::domain::exit::Asked;
-use crate::domain::limits::MAX_STOP_TIMEOUT;
+use crate::domain::limits::{MAX_STOP_TIMEOUT, OomPolicy};
 use crate::domain::{Limits, RunnerId, signal};
 use crate::wire::{Answer, Refusal, RefusalCode, ShimRequest, Unenforced};
 use rustix::process::Signal;
@@ -120,20 +120,25 @@ impl Agent {
             .await
             .map_err(bus)?;
         let wanted = properties::live(&properties::of_scope(&limits), tasks);
-        let mut warnings = self.fixed_at_launch(&unit, &limits, unenforced).await?;
-        if before != wanted {
-            let done = self
-                .systemd
-                .set(&unit, &wanted)
-                .await
-                .map_err(bus)
-                .and_then(|()| {
-                    let unheld = self.unheld(&runner.cgroup, &properties::wanted(&limits), true);
-                    readback::judge(&unheld, unenforced)
-                });
-            match done {
+        let mut warnings = self.fixed_at_launch(&unit, &limits).await?;
+        let as_one = self.cgroups.kills_as_one(&runner.cgroup);
+        if before != wanted || limits.oom_policy.is_some() {
+            let done = async {
+                if before != wanted {
+                    self.systemd.set(&unit, &wanted).await.map_err(bus)?;
+                }
+                if let Some(policy) = limits.oom_policy {
+                    self.cgroups
+                        .kill_as_one(&runner.cgroup, policy == OomPolicy::Kill);
+                }
+                let wanted = properties::wanted(&limits);
+                let unheld = self.unheld_at_last(&runner.cgroup, &wanted, true).await;
+                readback::judge(&unheld, unenforced)
+            };
+            match done.await {
                 Ok(more) => warnings.extend(more),
                 Err(refused) => {
+                    self.cgroups.kill_as_one(&runner.cgroup, as_one);
                     if let Err(fault) = self.systemd.set(&unit, &before).await {
                         log::error(format_args!(
                             "Runner {id}: its former limits can't be put back: {fault}"
@@ -147,35 +152,15 @@ impl Agent {
             runtime_max: limits.runtime_max.unwrap_or(u64::MAX),
             stop_timeout: limits.stop_timeout_usec(),
             kill_signal: limits.stop_signal(),
+            oom_policy: limits.oom_policy,
         };
         self.tell(&runner, &request).await?;
         Ok(Answer::Limits { warnings })
     }
 
     /// What systemd takes at launch only.
-    async fn fixed_at_launch(
-        &self,
-        unit: &str,
-        limits: &Limits,
-        unenforced: Unenforced,
-    ) -> Result<Vec<String>, Refusal> {
+    async fn fixed_at_launch(&self, unit: &str, limits: &Limits) -> Result<Vec<String>, Refusal> {
         let mut warnings = Vec::new();
-        if let Some(policy) = limits.oom_policy.filter(|_| self.systemd.knows_oom_policy) {
-            let now: String = self
-                .systemd
-                .property(unit, SCOPE, "OOMPolicy")
-                .await
-                .map_err(failed)?;
-            if now != policy.as_str() {
-                let why = format!(
-                    "oom-policy is {now} since the launch and can't be changed on a live runner."
-                );
-                if unenforced == Unenforced::Refuse {
-                    return Err(refusal(RefusalCode::LimitUnenforceable, why));
-                }
-                warnings.push(why);
-            }
-        }
         let most: u64 = self
             .systemd
             .property(unit, SCOPE, "TimeoutStopUSec")

@@ -21,6 +21,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::watch;
 
+/// How long systemd may take to write limits into the cgroup.
+const SETTLE: Duration = Duration::from_secs(2);
+
 /// How a runner's life goes, as far as the agent sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Phase {
@@ -67,6 +70,8 @@ pub(super) struct Runner {
     pub(super) changing: tokio::sync::Mutex<()>,
     /// The shim has said something, or will not any more.
     pub(super) heard: watch::Sender<bool>,
+    /// The shim was our child and has been reaped.
+    pub(super) left: watch::Sender<bool>,
 }
 
 impl Runner {
@@ -81,6 +86,7 @@ impl Runner {
             killer: Mutex::new(None),
             changing: tokio::sync::Mutex::new(()),
             heard: watch::Sender::new(false),
+            left: watch::Sender::new(false),
         })
     }
 
@@ -94,6 +100,11 @@ impl Runner {
 
     pub(super) fn set_killer(&self, pidfd: Option<OwnedFd>) {
         *lock(&self.killer) = pidfd;
+    }
+
+    /// Its shim is our child and at our gate.
+    pub(super) fn is_child(&self) -> bool {
+        lock(&self.killer).is_some()
     }
 
     /// Kills the shim, if it is at our gate.
@@ -116,20 +127,17 @@ impl Runner {
 
     /// Waits until the phase is such; `false` = not within that time.
     pub(super) async fn wait(&self, most: Duration, such: impl FnMut(&Phase) -> bool) -> bool {
-        let mut phase = self.phase.subscribe();
-        matches!(
-            tokio::time::timeout(most, phase.wait_for(such)).await,
-            Ok(Ok(_))
-        )
+        wait(&self.phase, most, such).await
     }
 
     /// Waits until the shim has said how it is; `false` = not within that time.
     pub(super) async fn has_spoken(&self, most: Duration) -> bool {
-        let mut heard = self.heard.subscribe();
-        matches!(
-            tokio::time::timeout(most, heard.wait_for(|h| *h)).await,
-            Ok(Ok(_))
-        )
+        wait(&self.heard, most, |heard| *heard).await
+    }
+
+    /// Waits until the shim, our child, is gone; `false` = not within that time.
+    pub(super) async fn has_left(&self, most: Duration) -> bool {
+        wait(&self.left, most, |left| *left).await
     }
 
     /// Closes the gate if it is shut and to stay so.
@@ -198,6 +206,27 @@ impl Agent {
             shim,
         };
         readback::unheld(limits, host, |file| self.cgroups.read(cgroup, file))
+    }
+
+    /// The same, after a change of a living unit: systemd answers before it has written all of
+    /// them (a new unit has its limits before its job is done).
+    pub(super) async fn unheld_at_last(
+        &self,
+        cgroup: &str,
+        limits: &Limits,
+        shim: bool,
+    ) -> Vec<readback::Unheld> {
+        let deadline = tokio::time::Instant::now() + SETTLE;
+        let hopeless = self.lacking(limits).len();
+        let mut pause = Duration::from_millis(1);
+        loop {
+            let unheld = self.unheld(cgroup, limits, shim);
+            if unheld.len() <= hopeless || tokio::time::Instant::now() >= deadline {
+                return unheld;
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(Duration::from_millis(100));
+        }
     }
 
     /// The limits whose controllers this host lacks altogether.
@@ -344,6 +373,14 @@ impl Agent {
         }
         let _ = self.sockets.remove(&shim::socket_name(runner.id));
     }
+}
+
+async fn wait<T>(value: &watch::Sender<T>, most: Duration, such: impl FnMut(&T) -> bool) -> bool {
+    let mut value = value.subscribe();
+    matches!(
+        tokio::time::timeout(most, value.wait_for(such)).await,
+        Ok(Ok(_))
+    )
 }
 
 /// What a shim said of itself.

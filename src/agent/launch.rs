@@ -9,6 +9,7 @@ use super::systemd::UNIT;
 use super::user::{Account, environment};
 use super::{log, properties, readback};
 use crate::crash::point;
+use crate::domain::limits::OomPolicy;
 use crate::domain::runner::Placement;
 use crate::domain::{Cause, Limits, RunnerId};
 use crate::seqpacket::{read_sealed, sealed_memfd};
@@ -103,7 +104,11 @@ impl Agent {
         runner.set_killer(Some(pidfd.try_clone().map_err(failed)?));
         // From here on a shim that leaves is noticed: `listen` sees its end of the gate close.
         self.listen(runner, gate);
-        tokio::spawn(async move { child.wait().await });
+        let reaped = runner.clone();
+        tokio::spawn(async move {
+            let _ = child.wait().await;
+            reaped.left.send_replace(true);
+        });
         // It reads its order and makes room for its record while systemd makes the scope.
         self.order(runner, launch, limits, payload, &account, &socket)
             .await?;
@@ -131,6 +136,8 @@ impl Agent {
                 runner.cgroup
             )));
         }
+        self.cgroups
+            .kill_as_one(&runner.cgroup, limits.oom_policy == Some(OomPolicy::Kill));
         warnings.extend(self.read_back(&runner.cgroup, limits, launch)?);
         let invocation_id = self.invocation_id(&unit).await?;
         if !runner.has_spoken(READY).await {
@@ -187,7 +194,7 @@ impl Agent {
             kill_signal: limits.stop_signal(),
             stop_timeout: limits.stop_timeout_usec(),
             runtime_max: limits.runtime_max.unwrap_or(u64::MAX),
-            oom_policy: limits.oom_policy.or_else(|| self.default_oom_policy()),
+            oom_policy: limits.oom_policy,
             nofile: self.nofile,
         };
         let bytes = serde_json::to_vec(&order).map_err(failed)?;
@@ -244,20 +251,7 @@ impl Agent {
         launch: &Launch,
     ) -> Result<Vec<String>, Refusal> {
         let unheld = self.unheld(cgroup, limits, true);
-        let mut warnings = readback::judge(&unheld, launch.unenforced)?;
-        if let Some(policy) = limits.oom_policy.filter(|_| !self.systemd.knows_oom_policy) {
-            warnings.push(format!(
-                "oom-policy={} is not known to this version of systemd for scopes; the kernel kills single processes.",
-                policy.as_str()
-            ));
-        }
-        Ok(warnings)
-    }
-
-    fn default_oom_policy(&self) -> Option<crate::domain::limits::OomPolicy> {
-        self.systemd
-            .default_oom_policy
-            .filter(|_| self.systemd.knows_oom_policy)
+        readback::judge(&unheld, launch.unenforced)
     }
 
     /// systemd leaves it in /run for all to read; only a user manager must be asked.
@@ -282,7 +276,10 @@ impl Agent {
         if let Some(link) = runner.link() {
             link.close_gate();
         }
-        self.let_leave(runner).await;
+        // It may never have been spawned.
+        if runner.is_child() {
+            self.let_leave(runner).await;
+        }
         if self.cgroups.generation(&runner.cgroup).is_some() {
             let _ = self.cgroups.kill(&runner.cgroup);
             // systemd drops an empty scope by itself; a call makes sure it has seen that.
@@ -294,19 +291,16 @@ impl Agent {
         lock(&self.runners).remove(&runner.id);
     }
 
-    /// Waits until a shim whose gate is closed has left, and kills it if it does not.
+    /// Waits until a shim whose gate is closed has left, and kills it if it does not. Its end
+    /// of the gate closes before that: it still has its record to write.
     async fn let_leave(&self, runner: &Runner) {
-        let gone = async {
-            while runner.link().is_some() {
-                tokio::time::sleep(Duration::from_millis(1)).await;
-            }
-        };
-        if tokio::time::timeout(LEAVE, gone).await.is_err() {
+        if !runner.has_left(LEAVE).await {
             log::error(format_args!(
                 "Runner {}: its shim does not leave; it is killed",
                 runner.id
             ));
             runner.kill_shim();
+            runner.has_left(LEAVE).await;
         }
     }
 
@@ -378,7 +372,9 @@ impl Agent {
             }
         }
         runner.give_up();
-        self.let_leave(runner).await;
+        if runner.is_child() {
+            self.let_leave(runner).await;
+        }
         match runner.wait(LEAVE, Phase::is_over).await {
             true => Ok(Answer::Done),
             false => Err(failed(format!("The shim of {} does not leave.", runner.id))),

@@ -23,6 +23,10 @@ pub(super) enum Property {
 pub(super) type Properties = Vec<(&'static str, Property)>;
 
 /// What a new runner's scope gets, without its processes.
+///
+/// Where systemd knows an OOM policy for scopes it is told `continue`, whatever ours is: at the
+/// second kill it would send SIGKILL to the whole scope, shim and all, and nobody could tell the
+/// ending. `stop` is the shim's to carry out, `kill` the kernel's (`memory.oom.group`).
 pub(super) fn scope(
     limits: &Limits,
     slice: &str,
@@ -43,8 +47,8 @@ pub(super) fn scope(
         ("SendSIGHUP", Property::Bool(false)),
     ];
     all.extend(said(&of_scope(limits)));
-    if let (Some(policy), true) = (limits.oom_policy, knows_oom_policy) {
-        all.push(("OOMPolicy", text(policy.as_str())));
+    if knows_oom_policy {
+        all.push(("OOMPolicy", text(OomPolicy::Continue.as_str())));
     }
     all
 }
@@ -143,13 +147,6 @@ fn scope_signal(limits: &Limits) -> i32 {
     }
 }
 
-/// systemd's word for an OOM policy, read back.
-pub(super) fn oom_policy(word: &str) -> Option<OomPolicy> {
-    [OomPolicy::Continue, OomPolicy::Stop, OomPolicy::Kill]
-        .into_iter()
-        .find(|p| p.as_str() == word)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -179,7 +176,7 @@ mod tests {
         );
         assert_eq!(
             find(&all, "OOMPolicy"),
-            Some(Property::Text("kill".to_owned()))
+            Some(Property::Text("continue".to_owned()))
         );
         assert_eq!(find(&scope(&limits, "s", "x", false), "OOMPolicy"), None);
     }

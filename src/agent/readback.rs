@@ -163,16 +163,26 @@ pub(super) fn unheld(
         ),
     }
     check("tasks-max", limits.tasks_max, "pids", "pids.max", &count);
-    if let Some(policy @ (OomPolicy::Stop | OomPolicy::Kill)) = limits.oom_policy
-        && read("memory.events").is_none()
-    {
-        all.push(Unheld {
-            key: "oom-policy",
-            value: policy.as_str().to_owned(),
-            controller: "memory",
-            file: "memory.events",
-            found: None,
-        });
+    if let Some(policy) = limits.oom_policy {
+        // How systemd learns of a kill, and how the kernel kills all.
+        let (file, needed) = match policy {
+            OomPolicy::Continue => ("", None),
+            OomPolicy::Stop => ("memory.events", Some("")),
+            OomPolicy::Kill => ("memory.oom.group", Some("1")),
+        };
+        let found = read(file).map(|text| text.trim().to_owned());
+        if let Some(needed) = needed
+            && found.as_ref().is_none_or(|text| !text.starts_with(needed))
+        {
+            let value = policy.as_str().to_owned();
+            all.push(Unheld {
+                key: "oom-policy",
+                value,
+                controller: "memory",
+                file,
+                found,
+            });
+        }
     }
     all
 }
@@ -276,6 +286,7 @@ mod tests {
             cpu_weight: Some(50),
             io_weight: Some(200),
             tasks_max: Some(64),
+            oom_policy: Some(OomPolicy::Kill),
             ..Limits::default()
         }
     }
@@ -290,6 +301,7 @@ mod tests {
             "io.weight" => "default 200\n8:0 300\n",
             "pids.max" => "65\n",
             "memory.events" => "low 0\n",
+            "memory.oom.group" => "1\n",
             _ => return None,
         };
         Some(text.to_owned())
@@ -303,11 +315,7 @@ mod tests {
 
     #[test]
     fn a_host_without_controllers_holds_nothing() {
-        let wanted = Limits {
-            oom_policy: Some(OomPolicy::Kill),
-            ..limits()
-        };
-        let all = unheld(&wanted, HOST, |_| None);
+        let all = unheld(&limits(), HOST, |_| None);
         let keys: Vec<_> = all.iter().map(|u| u.key).collect();
         assert_eq!(
             keys,
@@ -348,7 +356,8 @@ mod tests {
                 "cpu-quota",
                 "cpu-weight",
                 "io-weight",
-                "tasks-max"
+                "tasks-max",
+                "oom-policy"
             ]
         );
     }
@@ -363,6 +372,7 @@ mod tests {
             ("cpu.weight", "100"),
             ("io.weight", "default 100"),
             ("pids.max", "64"),
+            ("memory.oom.group", "0"),
         ] {
             let read = |name: &str| {
                 if name == file {

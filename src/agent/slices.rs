@@ -67,7 +67,10 @@ impl Agent {
                 )
             })?;
         let unheld = match self.cgroups.generation(&cgroup) {
-            Some(_) => self.unheld(&cgroup, &properties::wanted(&limits), false),
+            Some(_) => {
+                self.unheld_at_last(&cgroup, &properties::wanted(&limits), false)
+                    .await
+            }
             // Without limits and without runners there is no slice, and none is needed.
             None => Vec::new(),
         };

@@ -6,8 +6,7 @@ mod jobs;
 pub(super) use bus::Fault;
 
 use super::log;
-use super::properties::{Properties, Property, oom_policy};
-use crate::domain::limits::OomPolicy;
+use super::properties::{Properties, Property};
 use bus::ManagerProxy;
 use futures_util::StreamExt;
 use jobs::{Waiter, Waiters, tell};
@@ -42,8 +41,6 @@ pub(super) struct Systemd {
     pidfds: AtomicBool,
     /// Whether scopes have an OOM policy here.
     pub(super) knows_oom_policy: bool,
-    /// That of a scope without one of its own.
-    pub(super) default_oom_policy: Option<OomPolicy>,
 }
 
 impl Systemd {
@@ -99,10 +96,7 @@ impl Systemd {
             calls: Semaphore::new(CALLS),
             pidfds: AtomicBool::new(true),
             knows_oom_policy: false,
-            default_oom_policy: None,
         };
-        let word = systemd.call(systemd.manager.default_oom_policy()).await;
-        systemd.default_oom_policy = word.ok().and_then(|w| oom_policy(&w));
         systemd.knows_oom_policy = systemd
             .property::<String>("init.scope", SCOPE, "OOMPolicy")
             .await

@@ -1,14 +1,13 @@
 //! The hub: hears what the agent tells, hands it to the lanes, and reconciles.
 
 use super::lane::{Command, Lane};
-use super::{Entry, Shared};
+use super::{Entry, Loop, Shared};
 use crate::crash;
 use crate::domain::reconcile::{self, Todo};
 use crate::domain::{Runner, RunnerId};
 use crate::ports::{HostNotice, StoreError};
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::sync::mpsc;
 
@@ -24,11 +23,7 @@ pub(super) async fn run(shared: Arc<Shared>, mut notices: mpsc::Receiver<HostNot
     let mut next = None::<tokio::time::Instant>;
     let mut turn = tokio::time::interval(TURN);
     loop {
-        let elapsed = shared.started.elapsed().as_millis();
-        shared.progress.store(
-            u64::try_from(elapsed).unwrap_or(u64::MAX),
-            Ordering::Relaxed,
-        );
+        shared.note_progress(Loop::Hub);
         tokio::select! {
             notice = notices.recv() => match notice {
                 None => return,

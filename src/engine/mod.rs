@@ -101,8 +101,8 @@ struct Shared {
     launches: Arc<Semaphore>,
     closing: AtomicBool,
     recheck: Notify,
-    /// Monotonic milliseconds of the hub's last turn, for the watchdog.
-    progress: AtomicU64,
+    /// Monotonic milliseconds of the last turn of hub and store loop, for the watchdog.
+    progress: [AtomicU64; 2],
     started: tokio::time::Instant,
 }
 
@@ -138,7 +138,7 @@ impl Engine {
             launches: Arc::new(Semaphore::new(LAUNCHES_MAX)),
             closing: AtomicBool::new(false),
             recheck: Notify::new(),
-            progress: AtomicU64::new(0),
+            progress: [AtomicU64::new(0), AtomicU64::new(0)],
             started: tokio::time::Instant::now(),
         });
         tokio::spawn(hub::run(Arc::clone(&shared), notices));
@@ -175,9 +175,16 @@ impl Engine {
             .read(|live| live.get(&id).map(|e| Arc::clone(&e.runner)))
     }
 
-    /// How long ago the hub last came round: what the watchdog looks at.
+    /// How long ago the slower of hub and store loop came round: what the watchdog looks at. Both
+    /// come round whatever the store does.
     pub fn since_progress(&self) -> Duration {
-        let last = Duration::from_millis(self.0.progress.load(Ordering::Relaxed));
+        let slowest = self
+            .0
+            .progress
+            .iter()
+            .map(|p| p.load(Ordering::Relaxed))
+            .min();
+        let last = Duration::from_millis(slowest.unwrap_or(0));
         self.0.started.elapsed().saturating_sub(last)
     }
 
@@ -335,7 +342,19 @@ impl Engine {
     }
 }
 
+/// A loop the watchdog looks at.
+#[derive(Debug, Clone, Copy)]
+enum Loop {
+    Hub = 0,
+    Store = 1,
+}
+
 impl Shared {
+    fn note_progress(&self, of: Loop) {
+        let elapsed = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.progress[of as usize].store(elapsed, Ordering::Relaxed);
+    }
+
     fn read<T>(&self, f: impl FnOnce(&HashMap<RunnerId, Entry>) -> T) -> T {
         f(&self.live.read().unwrap_or_else(PoisonError::into_inner))
     }

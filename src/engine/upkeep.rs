@@ -1,11 +1,15 @@
 //! What has to be done now and then: looking after the store, throwing away what is too old.
 
-use super::{Shared, now};
+use super::{Loop, Shared, now};
 use crate::ports::StoreError;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
 
+/// How often the loop comes round.
+const TURN: Duration = Duration::from_millis(500);
 /// How often a store that is well is asked whether it can be written: a question is a write.
 const CHECK: Duration = Duration::from_secs(60);
 /// How often one that is away is asked whether it is back.
@@ -18,34 +22,40 @@ const PRUNE: Duration = Duration::from_secs(600);
 const PRUNE_BATCH: u32 = 500;
 
 /// Keeps [`super::Health::store`] true. A store that hangs is as good as none; the question is
-/// left to finish by itself, as nothing at the store may be cancelled half-way.
+/// left to finish by itself, as nothing at the store may be cancelled half-way, and this loop
+/// goes on, which is what the watchdog looks at.
 pub(super) async fn watch_store(shared: Arc<Shared>) {
-    let mut health = shared.health.subscribe();
+    let mut turn = tokio::time::interval(TURN);
+    let mut asked: Option<(Instant, JoinHandle<Result<(), StoreError>>)> = None;
+    let mut answered = Instant::now();
     loop {
-        let pause = if health.borrow_and_update().store.is_some() {
-            CHECK_AWAY
-        } else {
-            CHECK
-        };
-        tokio::select! {
-            () = tokio::time::sleep(pause) => {}
-            // Somebody found it away, or back: from then on its own pace.
-            _ = health.changed() => continue,
-        }
-        let store = Arc::clone(&shared.store);
-        let mut asked = tokio::spawn(async move { store.check().await });
-        let problem = match tokio::time::timeout(CHECK_MAX, &mut asked).await {
-            Ok(Ok(Ok(()))) => None,
-            Ok(Ok(Err(StoreError::Unavailable(why)))) => Some(why),
-            Ok(Ok(Err(StoreError::Refused(error)))) => Some(error.message),
-            Ok(Err(_)) => Some("its task ended".to_owned()),
-            Err(_) => {
-                shared.note_store(Some("it hangs".to_owned()));
-                let _ = asked.await;
-                continue;
+        turn.tick().await;
+        shared.note_progress(Loop::Store);
+        match &mut asked {
+            Some((_, question)) if question.is_finished() => {
+                let problem = match question.await {
+                    Ok(Ok(())) => None,
+                    Ok(Err(StoreError::Unavailable(why))) => Some(why),
+                    Ok(Err(StoreError::Refused(error))) => Some(error.message),
+                    Err(_) => Some("its task ended".to_owned()),
+                };
+                shared.note_store(problem);
+                asked = None;
+                answered = Instant::now();
             }
-        };
-        shared.note_store(problem);
+            Some((since, _)) if since.elapsed() > CHECK_MAX => {
+                shared.note_store(Some("it hangs".to_owned()));
+            }
+            Some(_) => {}
+            None => {
+                let away = shared.health.borrow().store.is_some();
+                if answered.elapsed() >= if away { CHECK_AWAY } else { CHECK } {
+                    let store = Arc::clone(&shared.store);
+                    let question = tokio::spawn(async move { store.check().await });
+                    asked = Some((Instant::now(), question));
+                }
+            }
+        }
     }
 }
 

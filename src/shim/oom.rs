@@ -22,7 +22,6 @@ pub(super) struct OomWatch {
     accounted: u64,
     /// When to call [`OomWatch::settle`].
     pub(super) settle_at: Option<u64>,
-    first: u64,
 }
 
 impl OomWatch {
@@ -32,7 +31,6 @@ impl OomWatch {
             events,
             accounted: first,
             settle_at: None,
-            first,
         }
     }
 
@@ -47,8 +45,8 @@ impl OomWatch {
         }
     }
 
-    /// The moment has passed.
-    pub(super) fn settle(&mut self, main: Option<i32>) {
+    /// The moment has passed: whether somebody other than the main process was killed.
+    pub(super) fn settle(&mut self, main: Option<i32>) -> bool {
         self.settle_at = None;
         let read = |name: &str| {
             let path = format!("/proc/{}/{name}", main.unwrap_or(0));
@@ -56,7 +54,9 @@ impl OomWatch {
         };
         if main.is_some() && !parse::dying(&read("stat"), &read("status")) {
             self.accounted = self.now();
+            return true;
         }
+        false
     }
 
     /// There is a kill that nobody else explains: whoever died by SIGKILL just now is it.
@@ -67,11 +67,6 @@ impl OomWatch {
     /// A kill of our own helper.
     pub(super) fn account_for_one(&mut self) {
         self.accounted += 1;
-    }
-
-    /// Anybody in the scope has been killed for lack of memory.
-    pub(super) fn any(&self) -> bool {
-        self.now() > self.first
     }
 
     fn now(&self) -> u64 {
@@ -104,14 +99,13 @@ mod tests {
     #[test]
     fn a_childs_kill_does_not_explain_the_mains_death() -> Outcome {
         let (mut watch, file) = watch("oom-child")?;
-        assert!(!watch.any());
         file.write_all_at(b"oom 1\noom_kill 1\n", 0)?;
         watch.changed(1_000);
         assert_eq!(watch.settle_at, Some(1_000 + SETTLE));
         assert!(watch.unexplained());
         // The main process (this test) is well.
-        watch.settle(Some(std::process::id() as i32));
-        assert!(!watch.unexplained() && watch.any());
+        assert!(watch.settle(Some(std::process::id() as i32)));
+        assert!(!watch.unexplained());
         Ok(())
     }
 

@@ -16,6 +16,7 @@ use super::record::Place;
 use super::{signals, sys};
 use crate::crash;
 use crate::domain::exit::Record;
+use crate::domain::limits::OomPolicy;
 use crate::wire::{self, ShimNotice};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
@@ -150,7 +151,15 @@ impl Supervisor {
         // that came with the thaw.
         self.take(Input::Tick);
         if self.oom.settle_at.is_some_and(|at| now >= at) {
-            self.oom.settle(self.main.filter(|_| self.main_alive));
+            let main = self.main.filter(|_| self.main_alive);
+            if self.oom.settle(main) {
+                match self.order.oom_policy {
+                    Some(OomPolicy::Stop) => self.take(Input::Oom { kill: false }),
+                    // Where the kernel has done it already nothing is left to kill.
+                    Some(OomPolicy::Kill) => self.take(Input::Oom { kill: true }),
+                    Some(OomPolicy::Continue) | None => {}
+                }
+            }
         }
         if let Some(question) = &mut self.question
             && now >= question.until

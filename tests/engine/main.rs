@@ -8,6 +8,7 @@
 
 #[path = "../fakes/mod.rs"]
 mod fakes;
+mod flat;
 mod world;
 
 use fakes::MemoryStore;

@@ -13,11 +13,7 @@ fn points(of: &str) -> Vec<String> {
             if path.is_dir() {
                 walk(&path, out);
             } else if let Ok(text) = std::fs::read_to_string(&path) {
-                for rest in text
-                    .split("crash::point(\"")
-                    .skip(1)
-                    .chain(text.split("crash_point(\"").skip(1))
-                {
+                for rest in text.split("point(\"").skip(1) {
                     out.insert(rest.split('"').next().unwrap().to_owned());
                 }
             }

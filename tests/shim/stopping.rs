@@ -79,6 +79,7 @@ fn the_runners_own_stop_signal_and_a_new_one() {
         runtime_max: INFINITY,
         stop_timeout: 1_000_000,
         kill_signal: 12,
+        oom_policy: None,
     });
     agent.gate.say(&STOP);
     assert_eq!(agent.end().code, Some(4));
@@ -199,6 +200,7 @@ fn the_runtime_limit_and_a_new_one() {
         runtime_max: 0,
         stop_timeout: 1_000_000,
         kill_signal: 15,
+        oom_policy: None,
     });
     assert_eq!(agent.end().asked, Some(Asked::Timeout));
 }

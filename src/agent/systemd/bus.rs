@@ -37,8 +37,6 @@ pub(super) trait Manager {
     fn control_group(&self) -> zbus::Result<String>;
     #[zbus(property)]
     fn default_tasks_max(&self) -> zbus::Result<u64>;
-    #[zbus(property, name = "DefaultOOMPolicy")]
-    fn default_oom_policy(&self) -> zbus::Result<String>;
     #[zbus(signal)]
     fn job_removed(
         &self,

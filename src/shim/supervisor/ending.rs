@@ -4,7 +4,6 @@ use super::super::life::{Input, Why};
 use super::{AGAIN, LOOK_MOST, Supervisor, clock};
 use crate::crash;
 use crate::domain::exit::Asked;
-use crate::domain::limits::OomPolicy;
 use crate::wire::ShimNotice;
 use rustix::process::{Pid, Signal, kill_process};
 use std::collections::BTreeSet;
@@ -15,9 +14,6 @@ impl Supervisor {
         Some(match self.life.why()? {
             Why::Known(asked) => asked,
             Why::Signal if self.going_down => Asked::Shutdown,
-            Why::Signal if self.order.oom_policy == Some(OomPolicy::Stop) && self.oom.any() => {
-                Asked::Oom
-            }
             Why::Signal => Asked::Manager,
         })
     }
