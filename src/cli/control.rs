@@ -154,10 +154,12 @@ async fn each(
         if failure.is("Away") {
             return Err(failure);
         }
-        failed.insert(id.clone());
-        if chosen && failure.is("WrongState") && failure.message.contains("ended") {
+        // Stopped is stopped, as with systemctl; and who is chosen by what it is may end meanwhile.
+        let over = failure.is("WrongState") && failure.message.contains("ended");
+        if over && (chosen || matches!(deed, Deed::Stop)) {
             continue;
         }
+        failed.insert(id.clone());
         super::complain(&failure);
         if status == 0 {
             status = failure.status;

@@ -72,7 +72,9 @@ async fn launch(client: &Client, global: &Global, args: &Run) -> Result<u8> {
     } else {
         out.line(&id)?;
     }
-    warn(client, &id).await;
+    if args.shared.given().chain(args.own.given()).next().is_some() {
+        warn(client, &id).await;
+    }
     let Some(endings) = &mut endings else {
         return Ok(0);
     };

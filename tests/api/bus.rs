@@ -42,7 +42,8 @@ impl World {
 
     pub async fn on(bus: Bus) -> Self {
         let mut daemon = Command::new("dbus-daemon")
-            .args(["--session", "--nofork", "--nopidfile", "--print-address=1"])
+            .arg(format!("--config-file={}/tests/api/bus.conf", env!("CARGO_MANIFEST_DIR")))
+            .args(["--nofork", "--nopidfile", "--print-address=1"])
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())

@@ -130,6 +130,7 @@ async fn a_day_with_the_tool() {
         all.contains("EXIT") && all.contains("stopped SIGTERM"),
         "{all}"
     );
+    ok(&world, &["stop", "web"]).await;
     let told = ok(&world, &["wait", "web"]).await;
     assert!(told.contains("stopped. "), "{told}");
 

@@ -10,3 +10,4 @@ mod cli;
 mod hostile;
 mod introspection;
 mod life;
+mod rights;
