@@ -3,6 +3,7 @@
 use crate::support::{Bus, Host, Output, Root, project, wait_for, wait_until};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// How long anything that is not a test of time may take on a busy machine.
@@ -20,6 +21,10 @@ pub struct Plan {
     pub disk_mb: u32,
     pub config: &'static str,
     pub agent_config: &'static str,
+    /// What is installed; `None` = the programs of this checkout.
+    pub payload: Option<PathBuf>,
+    /// A folder of this machine and where it is to be seen.
+    pub bind: Option<(PathBuf, &'static str)>,
 }
 
 impl Default for Plan {
@@ -31,6 +36,8 @@ impl Default for Plan {
             disk_mb: 512,
             config: "",
             agent_config: "",
+            payload: None,
+            bind: None,
         }
     }
 }
@@ -49,7 +56,7 @@ impl Site {
             .root(plan.root)
             .bus(plan.bus)
             .disk_mb(plan.disk_mb)
-            .payload(project().join("target/test-payload"))
+            .payload(plan.payload.unwrap_or_else(|| project().join("target/test-payload")))
             .file(
                 "/etc/tmpfiles.d/crash.conf",
                 "d /run/stratavore-crash 0777 root root -\n",
@@ -67,6 +74,9 @@ impl Site {
             if !text.is_empty() {
                 builder = builder.file(path, text);
             }
+        }
+        if let Some((from, to)) = plan.bind {
+            builder = builder.bind(from, to);
         }
         let host = builder.boot();
         let site = Self { host };

@@ -23,7 +23,7 @@ run run --io-weight=70 p -- true 2>/tmp/io && { [ -e /sys/fs/cgroup/stratavore.s
 id=$(run run --memory-max=64M --memory-high=48M --memory-swap-max=0 --cpu-quota=150% --cpu-weight=50 --tasks-max=20 p -- sleep 1000) || fail "limited launch"
 is memory.max "$(at $id memory.max)" 67108864
 is memory.high "$(at $id memory.high)" 50331648
-is memory.swap.max "$(at $id memory.swap.max 2>/dev/null || echo 0)" 0
+[ ! -e /sys/fs/cgroup/stratavore.slice/memory.swap.max ] || is memory.swap.max "$(at $id memory.swap.max)" 0
 is cpu.max "$(at $id cpu.max)" "150000 100000"
 is cpu.weight "$(at $id cpu.weight)" 50
 is pids.max "$(at $id pids.max)" 21
@@ -83,5 +83,26 @@ r=$(ended $id)
 peak=$(echo "$r" | field usage.memory_peak_bytes)
 [ "$peak" -gt 52428800 ] && [ "$peak" -le 104857600 ] || fail "peak $peak"
 [ "$(echo "$r" | field usage.cpu_usec)" -gt 0 ] || fail "cpu"
-sleep 0.2; [ -z "$(ls /run/stratavore/shims /var/lib/stratavore/exits | grep -v :)" ] || fail "left over: $(ls /run/stratavore/shims /var/lib/stratavore/exits)"
+# A core dump is told from a signal.
+echo core > /proc/sys/kernel/core_pattern; install -d -m 777 /srv/cores
+id=$(run run --working-directory=/srv/cores p -- sh -c 'ulimit -c unlimited; kill -ABRT $$')
+is "a core dump" "$(ended $id | field exit.cause)" core-dump
+
+# Configured defaults, and root's ceilings, which no launch gets past.
+stratavorectl project set p --memory-max infinity --tasks-max infinity || fail "lifting the project's limits"
+is "the lifted limit" "$(cat /sys/fs/cgroup/stratavore.slice/stratavore-p.slice/memory.max)" max
+install -d /etc/stratavore
+printf '[limits]\ntasks_max = 50\nstop_timeout = "3s"\n' > /etc/stratavore/stratavored.toml
+printf '[ceilings]\nmemory_max = "100M"\n' > /etc/stratavore/agent.toml
+systemctl restart stratavore-agent stratavored || fail "restart with a configuration"
+id=$(run run p -- sleep 1000) || fail "launch with defaults"
+is "the configured pids.max" "$(at $id pids.max)" 51
+is "the ceiling is the limit" "$(at $id memory.max)" 104857600
+is "and shown" "$(stratavorectl show -o json $id | field limits.tasks_max)" 50
+run run --memory-max=200M p -- true 2>/tmp/above && fail "more than the ceiling was granted"
+grep -q 'memory-max' /tmp/above || fail "the refusal does not name the limit: $(cat /tmp/above)"
+stratavorectl set $id memory-max=200M 2>/dev/null && fail "more than the ceiling was set"
+stratavorectl stop $id || fail "stop"
+for _ in $(seq 100); do left=$(ls /run/stratavore/shims /var/lib/stratavore/exits | grep -v :); [ -z "$left" ] && break; sleep .1; done
+[ -z "$left" ] || fail "left over: $left"
 echo "ALL HELD"

@@ -113,6 +113,8 @@ fn the_bus_is_restarted() {
         };
         let old = site.main_pid(unit);
         assert_ne!(old, 0, "{}", site.log());
+        // Somebody waits for a runner all the while.
+        let mut waiting = site.host.command(["stratavorectl", "wait", &short]).spawn();
         site.root(&format!("kill -9 {old}")).ok();
         wait_until("the bus is another one", SOON, || {
             ![0, old].contains(&site.main_pid(unit))
@@ -225,4 +227,55 @@ fn a_wedged_daemon_is_restarted() {
     site.wait_up();
     assert_eq!(site.show(&id)["state"], "running");
     site.clear();
+}
+
+/// Programs of the first release and those of this checkout work together, whichever is older, and adopt each
+/// other's runners: an upgrade, service by service, and the way back.
+#[test]
+fn releases_work_together() {
+    if std::env::consts::ARCH != "x86_64" {
+        println!("the frozen first release (tests/frozen) is for x86_64; this is {}", std::env::consts::ARCH);
+        return;
+    }
+    let project = crate::support::project();
+    let site = Site::with(Plan {
+        name: "releases",
+        payload: Some(project.join("target/test-payload-frozen")),
+        bind: Some((project.join("target/test-payload"), "/srv/this")),
+        ..Plan::default()
+    });
+    site.root("mkdir /srv/first && cp -a --parents /usr/bin/stratavored /usr/libexec/stratavore /srv/first/").ok();
+    let mut older = Vec::new();
+    let agent = ("usr/libexec/stratavore/stratavore-agent", "stratavore-agent");
+    let shim = ("usr/libexec/stratavore/stratavore-shim", "");
+    let daemon = ("usr/bin/stratavored", "stratavored");
+    for (from, (file, unit)) in [
+        ("first", daemon), // nothing changes: the first runner is the first release's through and through
+        ("this", shim),
+        ("this", agent),
+        ("this", daemon),
+        ("first", shim),
+        ("first", agent),
+        ("first", daemon),
+    ] {
+        // A running program's file can't be written to, but another one can take its name.
+        site.root(&format!("cp /srv/{from}/{file} /{file}.new && mv /{file}.new /{file}")).ok();
+        if !unit.is_empty() {
+            site.root(&format!("systemctl restart {unit}")).ok();
+            site.wait_up();
+        }
+        for id in &older {
+            assert_eq!(site.show(id)["state"], "running", "{from} {file}");
+            site.ctl("alice", &format!("freeze {id}")).ok();
+            site.ctl("alice", &format!("thaw {id}")).ok();
+        }
+        let id = site.run("-- sh -c 'exit 6'");
+        assert_eq!(site.ended(&id)["exit"]["code"], 6, "{from} {file}");
+        older.push(site.run("--stop-timeout=2s -- sleep 1000"));
+    }
+    for id in &older {
+        site.ctl("alice", &format!("stop {id}")).ok();
+        assert_eq!(site.cause(id), "stopped");
+    }
+    site.check();
 }
