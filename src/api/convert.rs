@@ -49,7 +49,8 @@ pub(super) fn public(runner: &Runner) -> Dict {
     );
     maybe(&mut dict, "ended_at", runner.ended_at.set().map(|t| t.0));
     put(&mut dict, "limits", limits(&runner.spec.limits));
-    maybe(&mut dict, "exit", runner.exit.as_ref().map(exit));
+    let ending = runner.exit.as_ref().map(|e| exit(&e.public()));
+    maybe(&mut dict, "exit", ending);
     maybe(&mut dict, "usage", runner.usage.as_ref().map(usage));
     if let Some(placement) = &runner.placement {
         put(&mut dict, "invocation_id", placement.invocation_id.clone());
@@ -69,6 +70,7 @@ pub(super) fn private(dict: &mut Dict, runner: &Runner) {
         "working_directory",
         runner.spec.working_directory.clone(),
     );
+    maybe(dict, "exit", runner.exit.as_ref().map(exit));
 }
 
 /// Limits in the spelling and the units of the `Launch` options.
@@ -86,7 +88,7 @@ pub(super) fn limits(limits: &Limits) -> Dict {
     dict
 }
 
-/// An ending.
+/// An ending as it is given: its sentence may name the command, see [`Exit::public`].
 pub(super) fn exit(exit: &Exit) -> Dict {
     let mut dict = Dict::new();
     put(&mut dict, "cause", exit.cause.as_str());

@@ -126,8 +126,8 @@ impl Manager {
     /// Everything about a runner, live or ended, by id, unique prefix of the id, or name:
     /// id, name, project, host, user, uid, state, unit, created_at, started_at, ended_at
     /// (microseconds since 1970), limits, exit, usage, invocation_id, warnings; and command,
-    /// labels and working_directory for its owner, root, and whoever may view it. What does not
-    /// apply is left out.
+    /// labels, working_directory and the full message of exit for its owner, root, and whoever
+    /// may view it. What does not apply is left out.
     #[zbus(out_args("description"))]
     async fn describe(&self, #[zbus(header)] header: Header<'_>, runner: &str) -> Result<Dict> {
         let call = self.0.enter(&header).await?;
@@ -279,8 +279,8 @@ impl Manager {
     ) -> zbus::Result<()>;
 
     /// A runner has ended. The status is its exit status, else the signal that killed it, else
-    /// -1 where nobody knows one. Details: those of RunnerStateChanged, and code, signal,
-    /// message, usage.
+    /// -1 where nobody knows one. Details: those of RunnerStateChanged, and cause, code,
+    /// signal, message, usage; the message is derived from the others.
     #[zbus(signal)]
     pub(super) async fn runner_ended(
         emitter: &SignalEmitter<'_>,

@@ -36,7 +36,7 @@ pub(super) fn properties(runner: &Runner) -> Dict {
     let spec = &runner.spec;
     let placement = runner.placement.as_ref();
     let invocation = placement.map_or_else(Vec::new, |p| convert::id_bytes(&p.invocation_id));
-    let exit = runner.exit.as_ref().map(convert::exit).unwrap_or_default();
+    let exit = ending(runner);
     convert::put(&mut dict, "Id", runner.id.to_string());
     convert::put(&mut dict, "Name", spec.name.clone().unwrap_or_default());
     convert::put(&mut dict, "Project", spec.project.to_string());
@@ -53,6 +53,12 @@ pub(super) fn properties(runner: &Runner) -> Dict {
     convert::put(&mut dict, "StartedAt", runner.started_at.0);
     convert::put(&mut dict, "EndedAt", runner.ended_at.0);
     dict
+}
+
+/// What everybody may know of its ending.
+fn ending(runner: &Runner) -> Dict {
+    let exit = runner.exit.as_ref().map(|e| convert::exit(&e.public()));
+    exit.unwrap_or_default()
 }
 
 impl RunnerObject {
@@ -173,11 +179,11 @@ impl RunnerObject {
         convert::limits(&now(&self.shown).spec.limits)
     }
 
-    /// How it ended: cause, code, signal, message. Empty while it lives.
+    /// How it ended: cause, code, signal, message. Empty while it lives. The message is derived
+    /// from the rest; Describe of the Manager tells more to those who may view the runner.
     #[zbus(property)]
     fn exit(&self) -> Dict {
-        let runner = now(&self.shown);
-        runner.exit.as_ref().map(convert::exit).unwrap_or_default()
+        ending(&now(&self.shown))
     }
 
     /// What its whole tree has used: cpu_usec, memory_peak_bytes, io_read_bytes,

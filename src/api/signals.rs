@@ -221,7 +221,7 @@ impl Gardener {
                 Manager::runner_state_changed(&self.root, &id, project, old, new, details.clone());
             note(signal.await);
             if let Some(exit) = &runner.exit {
-                details.append(&mut convert::exit(exit));
+                details.append(&mut convert::exit(&exit.public()));
                 if let Some(usage) = &runner.usage {
                     convert::put(&mut details, "usage", convert::usage(usage));
                 }

@@ -23,32 +23,24 @@ enum Deed {
     Set(Vec<(String, String)>),
 }
 
-/// `stop`.
+/// `stop`. What has ended already is stopped, as for systemctl.
 pub(super) async fn stop(client: &Client, global: &Global, args: &Stop) -> Result<u8> {
     let mut endings = match args.no_block {
         true => None,
         false => Some(Endings::subscribe(client).await?),
     };
-    let ids = chosen(client, global, &args.which.ids, &args.which.choice).await?;
-    let mut stopping = BTreeSet::new();
-    if endings.is_some() {
-        // By id: a name may mean another one by the time this one has ended.
-        for id in &ids {
-            if let Ok(described) = client.describe(id).await {
-                stopping.insert((id.clone(), text(&described, "id").to_owned()));
-            }
-        }
-    }
-    let (status, failed) = each(client, &ids, &args.which.choice, &Deed::Stop).await?;
+    let given = chosen(client, global, &args.which.ids, &args.which.choice).await?;
+    let one = given.len() == 1;
+    let (ids, unknown) = match by_choice(&args.which.choice) {
+        true => (given, 0),
+        // By id from here on: a name may mean another one by the time this one has ended.
+        false => live_ids(client, &given).await?,
+    };
+    let (status, failed) = each(client, &ids, &Deed::Stop, true).await?;
     if let Some(endings) = &mut endings {
-        let waited: BTreeSet<String> = stopping
-            .into_iter()
-            .filter(|(given, _)| !failed.contains(given))
-            .map(|(_, id)| id)
-            .collect();
-        let one = ids.len() == 1;
+        let waited = ids.into_iter().filter(|id| !failed.contains(id));
         endings
-            .of(client, waited, |described| {
+            .of(client, waited.collect(), |described| {
                 if one && !global.quiet {
                     eprintln!("{}", told(described));
                 }
@@ -56,7 +48,28 @@ pub(super) async fn stop(client: &Client, global: &Global, args: &Stop) -> Resul
             })
             .await?;
     }
-    Ok(status)
+    Ok(if unknown == 0 { status } else { unknown })
+}
+
+/// The ids of those that live still. What can't be found out is said and gives the status.
+async fn live_ids(client: &Client, given: &[String]) -> Result<(Vec<String>, u8)> {
+    let (mut ids, mut status) = (Vec::new(), 0);
+    for text_of in given {
+        match client.describe(text_of).await {
+            Ok(described) => {
+                let id = text(&described, "id").to_owned();
+                if text(&described, "state") != "ended" && !ids.contains(&id) {
+                    ids.push(id);
+                }
+            }
+            Err(failure) if failure.is("Away") || failure.is_lost() => return Err(failure),
+            Err(failure) => {
+                super::complain(&failure);
+                status = if status == 0 { failure.status } else { status };
+            }
+        }
+    }
+    Ok((ids, status))
 }
 
 /// `kill`.
@@ -101,7 +114,7 @@ pub(super) async fn set(client: &Client, global: &Global, args: &Set) -> Result<
 
 async fn many(client: &Client, global: &Global, args: &Many, deed: &Deed) -> Result<u8> {
     let ids = chosen(client, global, &args.ids, &args.choice).await?;
-    Ok(each(client, &ids, &args.choice, deed).await?.0)
+    Ok(each(client, &ids, deed, by_choice(&args.choice)).await?.0)
 }
 
 /// The runners meant.
@@ -111,7 +124,7 @@ async fn chosen(
     ids: &[String],
     choice: &Choice,
 ) -> Result<Vec<String>> {
-    let by_choice = choice.all || choice.project.is_some() || !choice.label.is_empty();
+    let by_choice = by_choice(choice);
     if by_choice != ids.is_empty() {
         return Err(Failure::new(
             USAGE,
@@ -135,15 +148,19 @@ async fn chosen(
     Ok(runners.iter().map(|r| text(r, "id").to_owned()).collect())
 }
 
+/// Whether runners are chosen by what they are.
+fn by_choice(choice: &Choice) -> bool {
+    choice.all || choice.project.is_some() || !choice.label.is_empty()
+}
+
 /// Does it to each, says what went wrong, and returns the first failure's status and whom it
-/// concerned. A runner chosen by what it is that has ended meanwhile is no failure.
+/// concerned. Where it may have ended meanwhile, having ended is no failure.
 async fn each(
     client: &Client,
     ids: &[String],
-    choice: &Choice,
     deed: &Deed,
+    may_have_ended: bool,
 ) -> Result<(u8, BTreeSet<String>)> {
-    let chosen = choice.all || choice.project.is_some() || !choice.label.is_empty();
     let calls = ids
         .iter()
         .map(|id| async move { (id, one(client, id, deed).await) });
@@ -151,15 +168,16 @@ async fn each(
     let (mut status, mut failed) = (0, BTreeSet::new());
     while let Some((id, result)) = results.next().await {
         let Err(failure) = result else { continue };
-        if failure.is("Away") {
+        if failure.is("Away") || failure.is_lost() {
             return Err(failure);
         }
-        // Stopped is stopped, as with systemctl; and who is chosen by what it is may end meanwhile.
-        let over = failure.is("WrongState") && failure.message.contains("ended");
-        if over && (chosen || matches!(deed, Deed::Stop)) {
-            continue;
-        }
         failed.insert(id.clone());
+        if may_have_ended && failure.is("WrongState") {
+            let described = client.describe(id).await?;
+            if text(&described, "state") == "ended" {
+                continue;
+            }
+        }
         super::complain(&failure);
         if status == 0 {
             status = failure.status;

@@ -2,14 +2,14 @@
 
 use super::args::Events;
 use super::client::{Client, dict, number, text};
-use super::failure::Result;
+use super::failure::{Failure, Result};
 use super::render::{self, Out};
 use super::{Global, json};
 use crate::api::proxy::{Dict, Given};
 use futures_util::StreamExt;
-use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::Notify;
+use tokio::sync::mpsc;
+use tokio::sync::mpsc::error::TrySendError;
 
 /// Rows in one page.
 const PAGE: u32 = 500;
@@ -22,7 +22,7 @@ const LOOK: Duration = Duration::from_secs(1);
 pub(super) async fn events(client: &Client, global: &Global, args: &Events) -> Result<u8> {
     let out = Out::new(global.output);
     // Subscribe first: what happens during the first page wakes us up after it.
-    let wake = match args.follow {
+    let mut wake = match args.follow {
         true => Some(wake_ups(client).await?),
         false => None,
     };
@@ -63,18 +63,21 @@ pub(super) async fn events(client: &Client, global: &Global, args: &Events) -> R
                 }
             }
             // It may be starting again; nothing is missed, as we know where we were.
-            Err(failure)
-                if wake.is_some() && (failure.is("Away") || failure.is("StoreUnavailable")) =>
-            {
+            Err(failure) if args.follow && (failure.passes() || failure.is_lost()) => {
                 if !away && !global.quiet {
                     eprintln!("{} Waiting.", failure.message);
                 }
                 away = true;
+                if failure.is_lost() {
+                    wake = Some(again(client).await?);
+                    continue;
+                }
             }
             Err(failure) => return Err(failure),
         }
-        let Some(wake) = &wake else { break };
-        let _ = tokio::time::timeout(LOOK, wake.notified()).await;
+        let Some(signals) = &mut wake else { break };
+        // Their end means that the connection is gone: the next page says so.
+        let _ = tokio::time::timeout(LOOK, signals.recv()).await;
     }
     if global.output == super::args::Format::Json {
         out.objects(all)?;
@@ -83,17 +86,21 @@ pub(super) async fn events(client: &Client, global: &Global, args: &Events) -> R
 }
 
 async fn page(client: &Client, after: u64) -> Result<Vec<Dict>> {
-    let page = client.manager.list_events(after, PAGE, &Given::new()).await;
-    page.map_err(|e| client.failure(&e))
+    let page = client
+        .manager()
+        .list_events(after, PAGE, &Given::new())
+        .await;
+    page.map_err(|e| Failure::of_call(&e))
 }
 
 /// The position of the last event, by halving.
 async fn last(client: &Client) -> Result<u64> {
+    let manager = client.manager();
     let (mut low, mut high) = (0u64, u64::MAX >> 1);
     while low < high {
         let middle = low + (high - low) / 2;
-        let found = client.manager.list_events(middle, 1, &Given::new()).await;
-        match found.map_err(|e| client.failure(&e))?.first() {
+        let found = manager.list_events(middle, 1, &Given::new()).await;
+        match found.map_err(|e| Failure::of_call(&e))?.first() {
             Some(event) => low = number(event, "seq").unwrap_or(middle).max(middle + 1),
             None => high = middle,
         }
@@ -101,17 +108,30 @@ async fn last(client: &Client) -> Result<u64> {
     Ok(low)
 }
 
-async fn wake_ups(client: &Client) -> Result<Arc<Notify>> {
-    let signals = client.manager.inner().receive_all_signals().await;
-    let mut signals = signals.map_err(|e| client.failure(&e))?;
-    let wake = Arc::new(Notify::new());
-    let notify = Arc::clone(&wake);
+/// Connects and subscribes anew.
+async fn again(client: &Client) -> Result<mpsc::Receiver<()>> {
+    loop {
+        client.reconnect().await?;
+        match wake_ups(client).await {
+            Err(failure) if failure.is_lost() => {}
+            other => return other,
+        }
+    }
+}
+
+/// Something for every burst of signals.
+async fn wake_ups(client: &Client) -> Result<mpsc::Receiver<()>> {
+    let signals = client.manager().inner().receive_all_signals().await;
+    let mut signals = signals.map_err(|e| Failure::of_call(&e))?;
+    let (sender, receiver) = mpsc::channel(1);
     tokio::spawn(async move {
         while signals.next().await.is_some() {
-            notify.notify_one();
+            if let Err(TrySendError::Closed(())) = sender.try_send(()) {
+                return;
+            }
         }
     });
-    Ok(wake)
+    Ok(receiver)
 }
 
 /// `12  Sun 2026-11-22 10:00:00 CET  runner.ended  runner/…  alice  success`

@@ -43,8 +43,8 @@ impl Failure {
         self.name.as_deref() == Some(name)
     }
 
-    /// What a call came back with. `user` = it went over the session bus.
-    pub fn of_call(error: &zbus::Error, user: bool) -> Self {
+    /// What a call came back with.
+    pub fn of_call(error: &zbus::Error) -> Self {
         match error {
             zbus::Error::MethodError(name, message, _) => {
                 let message = message.clone().unwrap_or_default();
@@ -53,17 +53,17 @@ impl Failure {
             zbus::Error::FDO(error) => {
                 let name = error.name().to_string();
                 let message = error.description().unwrap_or_default().to_owned();
-                let away = match name.rsplit('.').next().unwrap_or_default() {
-                    "ServiceUnknown" | "NameHasNoOwner" | "NoReply" | "Disconnected"
-                    | "TimedOut" | "Timeout" => true,
-                    _ => name.contains(".Spawn."),
-                };
-                match away {
-                    true => Self::away(user, &message),
-                    false => Self::named(&name, message),
+                match name.rsplit('.').next().unwrap_or_default() {
+                    "Disconnected" => Self::lost(&message),
+                    "ServiceUnknown" | "NameHasNoOwner" | "NoReply" | "TimedOut" | "Timeout" => {
+                        Self::away(&message)
+                    }
+                    _ if name.contains(".Spawn.") => Self::away(&message),
+                    _ => Self::named(&name, message),
                 }
             }
-            zbus::Error::InputOutput(error) => Self::away(user, &error.to_string()),
+            // The bus is another matter than the daemon on it.
+            zbus::Error::InputOutput(error) => Self::lost(&error.to_string()),
             other => Self::new(FAILED, format!("The call failed: {other}")),
         }
     }
@@ -78,7 +78,7 @@ impl Failure {
             None if name == INTERACTIVE || name.ends_with(".AccessDenied") => NOT_PERMITTED,
             // The bus asked systemd to start us.
             None if name.starts_with("org.freedesktop.systemd1.") || name.contains(".Spawn.") => {
-                return Self::away(false, &message);
+                return Self::away(&message);
             }
             None => FAILED,
         };
@@ -94,8 +94,7 @@ impl Failure {
     }
 
     /// The daemon is not there.
-    pub fn away(user: bool, why: &str) -> Self {
-        let flag = if user { "--user " } else { "" };
+    pub fn away(why: &str) -> Self {
         let why = match why.trim().trim_end_matches('.') {
             "" => String::new(),
             why => format!(" ({why})"),
@@ -104,27 +103,41 @@ impl Failure {
             status: FAILED,
             name: Some("Away".to_owned()),
             message: format!(
-                "stratavored does not answer{why}. Start it with: systemctl {flag}start stratavored. See why it is not running with: systemctl {flag}status stratavored."
+                "stratavored does not answer{why}. Start it with: systemctl start stratavored. See why it is not running with: systemctl status stratavored."
+            ),
+        }
+    }
+
+    /// The connection to the bus is gone, and with it every subscription.
+    pub fn lost(why: &str) -> Self {
+        Self {
+            status: FAILED,
+            name: Some("Disconnected".to_owned()),
+            message: format!(
+                "The connection to the system bus is lost ({}). See: systemctl status dbus.",
+                why.trim().trim_end_matches('.')
             ),
         }
     }
 
     /// There is no bus.
-    pub fn no_bus(user: bool, error: &zbus::Error) -> Self {
-        let (which, hint) = match user {
-            true => (
-                "session",
-                "Is there a session? $DBUS_SESSION_BUS_ADDRESS and $XDG_RUNTIME_DIR tell where its bus is.",
-            ),
-            false => (
-                "system",
-                "Is this a systemd host? See: systemctl status dbus.",
-            ),
-        };
+    pub fn no_bus(error: &zbus::Error) -> Self {
         Self::new(
             FAILED,
-            format!("The {which} bus can't be reached: {error}. {hint}"),
+            format!(
+                "The system bus can't be reached: {error}. Is this a systemd host? See: systemctl status dbus."
+            ),
         )
+    }
+
+    /// Whether waiting may help: the daemon is starting again, or its store is away.
+    pub fn passes(&self) -> bool {
+        self.is("Away") || self.is("StoreUnavailable")
+    }
+
+    /// Whether the connection itself is gone.
+    pub fn is_lost(&self) -> bool {
+        self.is("Disconnected")
     }
 }
 
@@ -166,10 +179,12 @@ mod tests {
     #[test]
     fn a_daemon_that_is_away_says_how_to_start_it() {
         let unknown = zbus::fdo::Error::ServiceUnknown("gone".to_owned());
-        let failure = Failure::of_call(&zbus::Error::FDO(Box::new(unknown)), true);
-        assert!(
-            failure.message.contains("systemctl --user start"),
-            "{failure:?}"
-        );
+        let failure = Failure::of_call(&zbus::Error::FDO(Box::new(unknown)));
+        assert!(failure.message.contains("systemctl start"), "{failure:?}");
+        assert!(failure.passes() && !failure.is_lost());
+        let pipe = std::io::Error::from(std::io::ErrorKind::BrokenPipe);
+        let failure = Failure::of_call(&zbus::Error::from(pipe));
+        assert!(!failure.message.contains("stratavored"), "{failure:?}");
+        assert!(failure.is_lost() && !failure.passes());
     }
 }

@@ -63,8 +63,8 @@ fn given(settings: &ProjectSettings) -> Given<'static> {
 }
 
 async fn all(client: &Client) -> Result<Vec<Dict>> {
-    let projects = client.manager.list_projects().await;
-    projects.map_err(|e| client.failure(&e))
+    let projects = client.manager().list_projects().await;
+    projects.map_err(|e| Failure::of_call(&e))
 }
 
 async fn show(client: &Client, out: &Out, name: &str) -> Result<()> {

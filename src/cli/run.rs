@@ -7,6 +7,7 @@ use super::render::Out;
 use super::wait::{Endings, status, told};
 use super::{Global, json, labels};
 use crate::api::proxy::{Dict, Given};
+use rustix::io::Errno;
 use std::collections::BTreeSet;
 use zbus::{OwnedObjectPath, Variant};
 
@@ -21,7 +22,11 @@ pub(super) async fn run(client: &Client, global: &Global, args: &Run) -> Result<
         Err(mut failure) if args.wait => {
             let name = failure.name.clone().unwrap_or_default();
             failure.status = if failure.is("LaunchFailed") {
-                exec_status(&failure.message)
+                exec_status(
+                    &failure.message,
+                    args.command.first().map_or("", String::as_str),
+                    &directory(args).unwrap_or_default(),
+                )
             } else {
                 NOT_RUN
             };
@@ -34,17 +39,59 @@ pub(super) async fn run(client: &Client, global: &Global, args: &Run) -> Result<
     }
 }
 
-/// 126 or 127, as shells have it, from the sentence about a failed exec.
-fn exec_status(message: &str) -> u8 {
-    let has = |part: &str| message.contains(part);
-    if has("working directory") || has("user ") {
-        NOT_RUN
-    } else if has("not found in PATH") || has("(errno 2)") {
-        NOT_FOUND
-    } else if has("(errno 13)") || has("(errno 8)") || has("(errno 20)") || has("(errno 21)") {
-        NOT_EXECUTABLE
-    } else {
-        NOT_RUN
+/// 126 or 127, as shells have it, from the sentence about a failed launch of this command in
+/// this directory: its beginning and its end are fixed, what is between them is the user's.
+fn exec_status(message: &str, command: &str, directory: &str) -> u8 {
+    let message = match message.rsplit_once(" (runner ") {
+        Some((head, id)) if id.len() == 37 && id.ends_with(')') => head,
+        _ => message,
+    };
+    let (name, slash) = (clip(command), command.contains('/'));
+    if !slash && message.starts_with(&format!("{name}: not found in PATH")) {
+        return NOT_FOUND;
+    }
+    let message = HINTS
+        .iter()
+        .find_map(|hint| message.strip_suffix(hint))
+        .unwrap_or(message);
+    // `<file>: <text> (errno <n>)`, and the kernel's texts have neither a colon nor a bracket.
+    let Some((file, errno)) = message
+        .strip_suffix(')')
+        .and_then(|rest| rest.rsplit_once(" (errno "))
+        .and_then(|(rest, n)| Some((rest.rsplit_once(": ")?.0, n.parse::<i32>().ok()?)))
+    else {
+        return NOT_RUN;
+    };
+    let exec = match slash {
+        true => file == name,
+        false => file.ends_with(&format!("/{command}")) || file.ends_with('…'),
+    };
+    if !exec || file == format!("working directory {}", clip(directory)) {
+        return NOT_RUN;
+    }
+    match Errno::from_raw_os_error(errno) {
+        Errno::NOENT => NOT_FOUND,
+        Errno::ACCESS | Errno::NOEXEC | Errno::NOTDIR | Errno::ISDIR | Errno::PERM => {
+            NOT_EXECUTABLE
+        }
+        _ => NOT_RUN,
+    }
+}
+
+/// What the shim may say after the kernel's text.
+const HINTS: [&str; 5] = [
+    ": the interpreter that it names is missing",
+    ": it is a directory",
+    ": is it executable?",
+    ": a script needs a first line such as “#!/bin/sh”",
+    ": the command and its environment are too large",
+];
+
+/// Long words as the shim shortens them.
+fn clip(text: &str) -> String {
+    match text.char_indices().nth(300) {
+        None => text.to_owned(),
+        Some((end, _)) => format!("{}…", &text[..end]),
     }
 }
 
@@ -126,11 +173,7 @@ fn options(args: &Run) -> Result<Given<'static>> {
     put("name", &args.name);
     put("uid", &args.uid);
     put("request-id", &args.request_id);
-    let directory = match &args.working_directory {
-        Some(given) => absolute(given)?,
-        None => here()?,
-    };
-    put("working-directory", &Some(directory));
+    put("working-directory", &Some(directory(args)?));
     for (key, value) in args.shared.given().chain(args.own.given()) {
         options.insert(key, value.to_owned().into());
     }
@@ -143,6 +186,14 @@ fn options(args: &Run) -> Result<Given<'static>> {
         options.insert("label", labels(&args.label)?);
     }
     Ok(options)
+}
+
+/// The directory that the command is run in.
+fn directory(args: &Run) -> Result<String> {
+    match &args.working_directory {
+        Some(given) => absolute(given),
+        None => here(),
+    }
 }
 
 fn here() -> Result<String> {
@@ -229,17 +280,76 @@ mod tests {
 
     #[test]
     fn statuses_of_shells() {
-        assert_eq!(exec_status("x: not found in PATH=/bin (runner 1)"), 127);
-        assert_eq!(exec_status("/x: No such file or directory (errno 2)"), 127);
-        assert_eq!(
-            exec_status("/x: Permission denied (errno 13): is it executable?"),
-            126
-        );
-        assert_eq!(exec_status("/x: Exec format error (errno 8)"), 126);
-        assert_eq!(
-            exec_status("working directory /n: No such file or directory (errno 2)"),
-            125
-        );
+        const ID: &str = " (runner 0193c1d2-0000-7000-8000-000000000001)";
+        let of = |command: &str, message: &str| {
+            let bare = exec_status(message, command, "/srv/x");
+            let told = exec_status(&format!("{message}{ID}"), command, "/srv/x");
+            assert_eq!(bare, told, "{message}");
+            told
+        };
+        for (command, message, status) in [
+            ("x", "x: not found in PATH=/bin", 127),
+            ("x", "x: not found in PATH=/a (errno 13)", 127),
+            ("/x", "/x: No such file or directory (errno 2)", 127),
+            (
+                "/x",
+                "/x: No such file or directory (errno 2): the interpreter that it names is missing",
+                127,
+            ),
+            (
+                "/tmp/user x",
+                "/tmp/user x: No such file or directory (errno 2)",
+                127,
+            ),
+            (
+                "/working directory ",
+                "/working directory : No such file or directory (errno 2)",
+                127,
+            ),
+            (
+                "/x",
+                "/x: Permission denied (errno 13): is it executable?",
+                126,
+            ),
+            (
+                "x",
+                "/bin/x: Permission denied (errno 13): is it executable?",
+                126,
+            ),
+            (
+                "/x",
+                "/x: Permission denied (errno 13): it is a directory",
+                126,
+            ),
+            (
+                "/x",
+                "/x: Exec format error (errno 8): a script needs a first line such as “#!/bin/sh”",
+                126,
+            ),
+            (
+                "/x",
+                "/x: Argument list too long (errno 7): the command and its environment are too large",
+                125,
+            ),
+            (
+                "/x",
+                "working directory /srv/x: No such file or directory (errno 2)",
+                125,
+            ),
+            (
+                "x",
+                "working directory /srv/x: No such file or directory (errno 2)",
+                125,
+            ),
+            ("/x", "user 1000: Operation not permitted (errno 1)", 125),
+            ("(errno 2)", "the agent refused (errno 2)", 125),
+            ("x", "not found in PATH", 125),
+        ] {
+            assert_eq!(of(command, message), status, "{command}: {message}");
+        }
+        let long = "/".repeat(400);
+        let message = format!("{}: No such file or directory (errno 2)", clip(&long));
+        assert_eq!(of(&long, &message), 127);
     }
 
     #[test]

@@ -2,13 +2,13 @@
 
 use super::Global;
 use super::client::Client;
-use super::failure::{FAILED, Result};
+use super::failure::{FAILED, Failure, Result};
 use super::render::{self, Out};
 
 /// Shows how stratavored is; 1 if nothing can be launched.
 pub(super) async fn status(client: &Client, global: &Global) -> Result<u8> {
     let out = Out::new(global.output);
-    let manager = &client.manager;
+    let manager = client.manager();
     let get = async || -> zbus::Result<_> {
         Ok((
             manager.version().await?,
@@ -21,7 +21,7 @@ pub(super) async fn status(client: &Client, global: &Global) -> Result<u8> {
         ))
     };
     let (version, name, id, store, broker, live, queued) =
-        get().await.map_err(|e| client.failure(&e))?;
+        get().await.map_err(|e| Failure::of_call(&e))?;
     let down = store == "down";
     if out.is_json() {
         out.object(&serde_json::json!({

@@ -41,20 +41,7 @@ impl World {
     }
 
     pub async fn on(bus: Bus) -> Self {
-        let mut daemon = Command::new("dbus-daemon")
-            .arg(format!("--config-file={}/tests/api/bus.conf", env!("CARGO_MANIFEST_DIR")))
-            .args(["--nofork", "--nopidfile", "--print-address=1"])
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("this test needs dbus-daemon: apt-get install dbus-daemon, or the package dbus of your system");
-        let mut address = String::new();
-        BufReader::new(daemon.stdout.take().expect("piped"))
-            .read_line(&mut address)
-            .expect("dbus-daemon prints its address");
-        let address = address.trim().to_owned();
-
+        let (daemon, address) = dbus_daemon(None);
         let store = Arc::new(MemoryStore::default());
         let (host, notices) = FakeHost::new();
         let host = Arc::new(host);
@@ -74,17 +61,7 @@ impl World {
         );
         let mut health = engine.health();
         health.wait_for(|h| h.adopted).await.expect("it adopts");
-        let identity = Identity {
-            version: "1.2.3".to_owned(),
-            host_id: "0123456789abcdef0123456789abcdef".to_owned(),
-            host_name: "testhost".to_owned(),
-        };
-        let served = connect(&address).await;
-        let lookups = connect(&address).await;
-        api::serve_with(&served, &lookups, engine.clone(), identity, bus)
-            .await
-            .expect("served");
-        api::own_name(&served).await.expect("the name is free");
+        let served = serve(&address, &engine, bus).await;
         Self {
             daemon,
             address,
@@ -93,6 +70,18 @@ impl World {
             host,
             served,
         }
+    }
+
+    /// The bus ends and is started again at the same address, and we are back on it.
+    pub async fn restart_bus(&mut self) {
+        self.daemon.kill().expect("it was running");
+        self.daemon.wait().expect("it ends");
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        if let Some(path) = self.address.strip_prefix("unix:path=") {
+            let _ = std::fs::remove_file(path);
+        }
+        self.daemon = dbus_daemon(Some(&self.address)).0;
+        self.served = serve(&self.address, &self.engine, myself()).await;
     }
 
     pub async fn client(&self) -> Connection {
@@ -107,6 +96,40 @@ impl World {
             .await
             .expect("a proxy")
     }
+}
+
+fn dbus_daemon(address: Option<&str>) -> (Child, String) {
+    let mut daemon = Command::new("dbus-daemon")
+        .arg(format!("--config-file={}/tests/api/bus.conf", env!("CARGO_MANIFEST_DIR")))
+        .args(["--nofork", "--nopidfile", "--print-address=1"])
+        .args(address.map(|a| format!("--address={a}")))
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("this test needs dbus-daemon: apt-get install dbus-daemon, or the package dbus of your system");
+    let mut address = String::new();
+    BufReader::new(daemon.stdout.take().expect("piped"))
+        .read_line(&mut address)
+        .expect("dbus-daemon prints its address");
+    // Without its guid: another one at the same place is as good.
+    let address = address.trim().split(",guid=").next().unwrap_or_default();
+    (daemon, address.to_owned())
+}
+
+async fn serve(address: &str, engine: &Engine, bus: Bus) -> Connection {
+    let identity = Identity {
+        version: "1.2.3".to_owned(),
+        host_id: "0123456789abcdef0123456789abcdef".to_owned(),
+        host_name: "testhost".to_owned(),
+    };
+    let served = connect(address).await;
+    let lookups = connect(address).await;
+    api::serve_with(&served, &lookups, engine.clone(), identity, bus)
+        .await
+        .expect("served");
+    api::own_name(&served).await.expect("the name is free");
+    served
 }
 
 pub async fn connect(address: &str) -> Connection {

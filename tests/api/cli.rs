@@ -6,6 +6,60 @@ use std::io::{BufRead, BufReader};
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
+/// The bus is started again under everybody who waits: they connect and subscribe anew.
+#[tokio::test(flavor = "multi_thread")]
+async fn waiting_outlives_the_bus() {
+    let mut world = World::new().await;
+    ok(&world, &["project", "create", "p"]).await;
+    let id = ok(&world, &["run", "--name=w", "p", "--", "sleep"]).await;
+    let start = |arguments: &[&str]| {
+        let mut tool = tool(&world, arguments);
+        tool.stdout(Stdio::piped()).stderr(Stdio::piped());
+        tool.spawn().unwrap()
+    };
+    let waits = start(&["wait", "w"]);
+    let runs = start(&["run", "--wait", "p", "--", "sleep"]);
+    let mut follows = start(&["events", "-f", "--after=0", "-o", "jsonl"]);
+    for _ in 0..200 {
+        if world.host.count() == 2 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    world.restart_bus().await;
+    // It is back before anybody has given up, and then both end.
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    for runner in world.engine.live() {
+        world.host.end(runner.id, |r| r.code = Some(7)).await;
+    }
+    let done = tokio::task::spawn_blocking(move || {
+        (
+            waits.wait_with_output().unwrap(),
+            runs.wait_with_output().unwrap(),
+        )
+    });
+    let (waits, runs) = tokio::time::timeout(Duration::from_secs(30), done)
+        .await
+        .expect("nobody waits for ever")
+        .unwrap();
+    assert_eq!(waits.status.code(), Some(0), "{waits:?}");
+    assert!(String::from_utf8_lossy(&waits.stdout).contains(id.trim()));
+    assert_eq!(runs.status.code(), Some(7), "{runs:?}");
+    let lines = BufReader::new(follows.stdout.take().unwrap()).lines();
+    let seqs = tokio::task::spawn_blocking(move || -> Vec<u64> {
+        let seqs = lines.map(|line| json(&line.unwrap())["seq"].as_u64().unwrap());
+        seqs.take(1 + 3 * 2).collect()
+    });
+    let seqs = tokio::time::timeout(Duration::from_secs(30), seqs)
+        .await
+        .expect("all events are told")
+        .unwrap();
+    follows.kill().unwrap();
+    follows.wait().unwrap();
+    assert_eq!(seqs, (1..=1 + 3 * 2).collect::<Vec<u64>>());
+}
+
 /// Runs the tool; a thread of its own, as the bus is served by this process.
 async fn ctl(world: &World, arguments: &[&str]) -> (i32, String, String) {
     let mut command = tool(world, arguments);
@@ -22,9 +76,8 @@ async fn ctl(world: &World, arguments: &[&str]) -> (i32, String, String) {
 fn tool(world: &World, arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_stratavorectl"));
     command
-        .arg("--user")
         .args(arguments)
-        .env("DBUS_SESSION_BUS_ADDRESS", &world.address)
+        .env("DBUS_SYSTEM_BUS_ADDRESS", &world.address)
         .env("TZ", "UTC")
         .stdin(Stdio::null());
     command
@@ -133,6 +186,14 @@ async fn a_day_with_the_tool() {
     ok(&world, &["stop", "web"]).await;
     let told = ok(&world, &["wait", "web"]).await;
     assert!(told.contains("stopped. "), "{told}");
+    // As systemctl has it: what is stopped is stopped. Other verbs need a live one.
+    let (code, out, err) = ctl(&world, &["stop", "web"]).await;
+    assert_eq!((code, out.as_str(), err.as_str()), (0, "", ""));
+    refused(&world, &["freeze", "web"], 1, "ended").await;
+    let (code, out, err) = ctl(&world, &["wait", "-o", "jsonl", "web", "nobody", id]).await;
+    assert_eq!(code, 5, "{err}");
+    assert!(err.contains("nobody"), "{err}");
+    assert_eq!(json(&out)["id"], id);
 
     let events = ok(&world, &["events"]).await;
     assert_eq!(events.lines().count(), 7, "{events}");
@@ -180,6 +241,8 @@ async fn statuses_and_sentences() {
         "--queue",
     )
     .await;
+    refused(&world, &["--user", "list"], 2, "--user").await;
+    refused(&world, &["--system", "list"], 2, "--system").await;
     refused(&world, &["run", "web-1.x"], 2, "COMMAND").await;
     refused(
         &world,
@@ -198,6 +261,7 @@ async fn statuses_and_sentences() {
     refused(&world, &["show", "0000"], 5, "0000").await;
     refused(&world, &["stop"], 2, "--all").await;
     refused(&world, &["stop", "x", "--all"], 2, "either").await;
+    refused(&world, &["stop", "x"], 5, "x").await;
     refused(&world, &["kill", "-s", "NOSUCH", "x"], 2, "NOSUCH").await;
     refused(&world, &["list", "--state=dead"], 2, "starting").await;
     refused(&world, &["list", "--since=someday"], 2, "someday").await;
@@ -215,12 +279,12 @@ async fn statuses_and_sentences() {
     assert_eq!(world.host.count(), 0);
 
     let nowhere = tool(&world, &["list"])
-        .env("DBUS_SESSION_BUS_ADDRESS", "unix:path=/nonexistent/bus")
+        .env("DBUS_SYSTEM_BUS_ADDRESS", "unix:path=/nonexistent/bus")
         .output()
         .unwrap();
     assert_eq!(nowhere.status.code(), Some(1));
     world.served.clone().close().await.unwrap();
-    refused(&world, &["list"], 1, "systemctl --user start").await;
+    refused(&world, &["list"], 1, "systemctl start").await;
     refused(&world, &["run", "--wait", "p", "--", "x"], 125, "systemctl").await;
 }
 

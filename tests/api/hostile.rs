@@ -1,6 +1,7 @@
 //! What a caller may get wrong, or mean badly.
 
 use super::bus::{World, given, myself, none, refusal, text};
+use futures_util::StreamExt;
 use std::collections::HashMap;
 use stratavore::api::{self, Bus};
 use zbus::Variant;
@@ -127,6 +128,14 @@ async fn a_failed_exec_is_told_to_the_caller() {
     assert!(message.contains("not found"), "{message}");
     let described = manager.describe("broken").await.unwrap();
     assert_eq!(text(&described, "state"), "ended");
+    // The owner may read the sentence again; events are for everybody.
+    assert!(format!("{described:?}").contains("not found"));
+    let events = manager.list_events(0, 0, &none()).await.unwrap();
+    let events = format!("{events:?}");
+    assert!(
+        events.contains("could not be started") && !events.contains("not found"),
+        "{events}"
+    );
 }
 
 /// The session's user is somebody else: the one caller there can be here is a stranger.
@@ -158,6 +167,36 @@ async fn strangers_see_the_public_part_and_do_nothing() {
     };
     let launched = engine.launch(request, actor).await.unwrap();
     let id = launched.runner.id.to_string();
+
+    // Another one whose command is not there; the host's sentence names it.
+    let spec = stratavore::domain::RunnerSpec {
+        command: vec!["fail".to_owned()],
+        name: Some("broken".to_owned()),
+        ..launched.runner.spec.clone()
+    };
+    let request = stratavore::engine::LaunchRequest {
+        spec,
+        setenv: Vec::new(),
+        request_id: None,
+    };
+    let mut endings = manager.receive_runner_ended().await.unwrap();
+    let failed = engine.launch(request, stratavore::domain::event::Actor::host());
+    assert!(failed.await.unwrap_err().message.contains("not found"));
+    let ended = endings.next().await.unwrap();
+    let broken = manager.describe("broken").await.unwrap();
+    assert_eq!(text(&broken, "state"), "ended");
+    let all = manager
+        .list_runners(&given([("all", true.into())]))
+        .await
+        .unwrap();
+    assert_eq!(all.len(), 2);
+    let events = manager.list_events(0, 0, &none()).await.unwrap();
+    let seen = format!("{:?}{broken:?}{all:?}{events:?}", ended.args().unwrap());
+    assert!(seen.contains("launch-failed"), "{seen}");
+    assert!(
+        !seen.contains("not found") && !seen.contains("hidden"),
+        "{seen}"
+    );
 
     let described = manager.describe("theirs").await.unwrap();
     assert_eq!(text(&described, "user"), "them");

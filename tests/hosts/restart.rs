@@ -245,7 +245,7 @@ fn releases_work_together() {
         ..Plan::default()
     });
     site.root("mkdir /srv/first && cp -a --parents /usr/bin/stratavored /usr/libexec/stratavore /srv/first/").ok();
-    let mut older = Vec::new();
+    let mut older: Vec<String> = Vec::new();
     let agent = ("usr/libexec/stratavore/stratavore-agent", "stratavore-agent");
     let shim = ("usr/libexec/stratavore/stratavore-shim", "");
     let daemon = ("usr/bin/stratavored", "stratavored");
