@@ -7,6 +7,7 @@ use crate::crash::point;
 use crate::domain::RunnerId;
 use futures_util::StreamExt;
 use std::collections::BTreeMap;
+use std::io;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,15 +19,15 @@ const STATE: Duration = Duration::from_secs(2);
 
 impl Agent {
     /// Takes over every runner that is alive; stops every scope that has no shim.
-    pub(super) async fn adopt(self: &Arc<Self>) {
+    pub(super) async fn adopt(self: &Arc<Self>) -> io::Result<()> {
         point("agent.adopting");
         let mut found: BTreeMap<RunnerId, Option<String>> = self
             .cgroups
-            .scan()
+            .scan()?
             .into_iter()
             .map(|(id, cgroup)| (id, Some(cgroup)))
             .collect();
-        for id in self.socket_ids() {
+        for id in self.socket_ids()? {
             found.entry(id).or_insert(None);
         }
         for id in self.exits.unfinished() {
@@ -47,6 +48,7 @@ impl Agent {
             let alive = adopted.into_iter().filter(|alive| *alive).count();
             log::info(format_args!("Adopted {alive} runners of {all} found."));
         }
+        Ok(())
     }
 
     async fn adopt_one(self: &Arc<Self>, id: RunnerId, cgroup: Option<String>) -> bool {
@@ -69,12 +71,13 @@ impl Agent {
                 }
                 true
             }
-            Ok(Found::Busy) => {
+            // An error is ours (descriptors, memory) and says nothing about the shim.
+            Ok(Found::Busy) | Err(_) => {
                 self.listen_later(&runner);
                 true
             }
-            Ok(Found::Nobody) | Err(_) => {
-                if self.exits.record(id).is_some() {
+            Ok(Found::Nobody) => {
+                if matches!(self.exits.record(id), Ok(Some(_))) {
                     runner.becomes(Phase::Ended);
                 }
                 let agent = self.clone();
@@ -90,7 +93,7 @@ impl Agent {
         tokio::spawn(async move {
             match agent.reach(&runner).await {
                 Found::Alive(link) => agent.listen(&runner, link),
-                Found::Busy | Found::Nobody => agent.lost(&runner).await,
+                _ => agent.lost(&runner).await,
             }
         });
     }

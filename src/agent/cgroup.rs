@@ -79,9 +79,13 @@ impl Cgroups {
             .is_some_and(|text| field(&text, key) == Some(1))
     }
 
-    /// Whether it has a living process.
+    /// Whether it has a living process. Where that can't be read but for its being gone, it has:
+    /// to end what lives is worse than to ask again.
     pub(super) fn populated(&self, cgroup: &str) -> bool {
-        self.event(cgroup, "populated")
+        match std::fs::read_to_string(self.path(cgroup).join("cgroup.events")) {
+            Ok(text) => field(&text, "populated") == Some(1),
+            Err(e) => !is_gone(&e),
+        }
     }
 
     /// Whether all its processes are frozen, by itself or by a slice above.
@@ -164,8 +168,9 @@ impl Cgroups {
             .into_iter()
             .filter_map(|pid| {
                 let stat = stat(pid)?;
-                let owner = std::fs::metadata(format!("/proc/{pid}")).ok()?.uid();
-                (owner == me && stat.0 == SHIM_COMM).then_some((stat.1, pid))
+                // Not the owner of its folder in /proc, which is root's as it is not dumpable.
+                let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+                (real_uid(&status) == Some(me) && stat.0 == SHIM_COMM).then_some((stat.1, pid))
             })
             .collect();
         shims.sort_unstable();
@@ -173,33 +178,36 @@ impl Cgroups {
     }
 
     /// All scopes of ours, wherever below `stratavore.slice` they are.
-    pub(super) fn scan(&self) -> BTreeMap<RunnerId, String> {
+    pub(super) fn scan(&self) -> io::Result<BTreeMap<RunnerId, String>> {
         let mut found = BTreeMap::new();
         let root = format!("{}/{SLICE}", self.base);
-        for slice in self.children(&root) {
+        for slice in self.children(&root)? {
             let below = format!("{root}/{slice}");
             if let Some(id) = RunnerId::from_unit(&slice) {
                 found.insert(id, below);
                 continue;
             }
-            for name in self.children(&below) {
+            for name in self.children(&below)? {
                 if let Some(id) = RunnerId::from_unit(&name) {
                     found.insert(id, format!("{below}/{name}"));
                 }
             }
         }
-        found
+        Ok(found)
     }
 
-    fn children(&self, cgroup: &str) -> Vec<String> {
-        let Ok(entries) = std::fs::read_dir(self.path(cgroup)) else {
-            return Vec::new();
+    fn children(&self, cgroup: &str) -> io::Result<Vec<String>> {
+        let list = || {
+            let mut names = Vec::new();
+            for entry in std::fs::read_dir(self.path(cgroup))? {
+                let entry = entry?;
+                if entry.file_type()?.is_dir() {
+                    names.extend(entry.file_name().into_string().ok());
+                }
+            }
+            Ok(names)
         };
-        entries
-            .filter_map(Result::ok)
-            .filter(|e| e.file_type().is_ok_and(|t| t.is_dir()))
-            .filter_map(|e| e.file_name().into_string().ok())
-            .collect()
+        list().or_else(|e| if is_gone(&e) { Ok(Vec::new()) } else { Err(e) })
     }
 
     /// What it has used up to now.
@@ -221,6 +229,18 @@ fn usage(read: impl Fn(&str) -> Option<String>) -> Usage {
         tasks_peak: number("pids.peak").map(|n| n.saturating_sub(1)),
         oom_kills: read("memory.events").and_then(|t| field(&t, "oom_kill")),
     }
+}
+
+/// There is no such cgroup, or not any more.
+fn is_gone(error: &io::Error) -> bool {
+    let nodev = rustix::io::Errno::NODEV.raw_os_error();
+    error.kind() == ErrorKind::NotFound || error.raw_os_error() == Some(nodev)
+}
+
+/// The first number of the line `Uid:` in a `/proc/<pid>/status`.
+fn real_uid(status: &str) -> Option<u32> {
+    let line = status.lines().find_map(|l| l.strip_prefix("Uid:"))?;
+    line.split_ascii_whitespace().next()?.parse().ok()
 }
 
 fn field(text: &str, key: &str) -> Option<u64> {
@@ -297,6 +317,7 @@ mod tests {
         let text = format!("17 (a) S (b) ) S {}", numbers.join(" "));
         assert_eq!(parse_stat(&text), Some(("a) S (b) ".to_owned(), 22)));
         assert!(stat(std::process::id()).is_some());
+        assert_eq!(real_uid("Name:\tx\nUid:\t7\t8\t9\t9\n"), Some(7));
     }
 
     #[test]

@@ -182,7 +182,7 @@ impl Agent {
             Ok(runner) => runner,
             // Not one we know: then it lies where its name says.
             Err(unknown) => {
-                let found = self.cgroups.scan().remove(&id);
+                let found = self.cgroups.scan().map_err(failed)?.remove(&id);
                 Runner::new(id, found.ok_or(unknown)?, 0, Phase::Opened)
             }
         };
@@ -200,15 +200,18 @@ impl Agent {
     pub(super) async fn empty(&self, runner: &Runner, kill: bool) {
         let unit = runner.id.unit();
         let mut kill = kill;
-        if !kill
-            && self.cgroups.populated(&runner.cgroup)
-            && self.systemd.stop(&unit).await.is_err()
-        {
-            // systemd may have lost sight of it.
+        if !kill && self.cgroups.populated(&runner.cgroup) {
+            let gentle = MAX_STOP_TIMEOUT + properties::STOP_MARGIN;
+            let told = self.systemd.property(&unit, SCOPE, "TimeoutStopUSec").await;
+            let most = told.unwrap_or(gentle).min(gentle) + properties::STOP_MARGIN;
+            let _ = self
+                .systemd
+                .stop_within(&unit, Duration::from_micros(most))
+                .await;
+            // Whatever it said: it may have lost sight of it, or of some in it.
             kill = true;
         }
-        let gentle = Duration::from_micros(MAX_STOP_TIMEOUT + properties::STOP_MARGIN);
-        let deadline = Instant::now() + if kill { EMPTY } else { gentle };
+        let deadline = Instant::now() + EMPTY;
         let mut pause = Duration::from_millis(2);
         while self.cgroups.populated(&runner.cgroup) && Instant::now() < deadline {
             if kill && let Err(e) = self.cgroups.kill(&runner.cgroup) {
@@ -230,7 +233,7 @@ impl Agent {
         point("agent.forget");
         let runner = self.runner(id).ok();
         if let Some(runner) = &runner {
-            let recorded = self.exits.record(id).is_some();
+            let recorded = self.exits.record(id).map_err(failed)?.is_some();
             if !runner.phase.borrow().is_over() && !recorded {
                 return Err(failed(format!(
                     "Runner {id} is alive and has no record; it can't be forgotten."

@@ -10,7 +10,7 @@ use super::slices::Slices;
 use super::systemd::Systemd;
 use super::user::HostEnvironment;
 use super::{cgroup, log, readback};
-use crate::domain::exit::LaunchError;
+use crate::domain::exit::{LaunchError, Record};
 use crate::domain::{Limits, RunnerId};
 use crate::wire::{FromAgent, Notice, Refusal, RefusalCode, ShimNotice, ShimState, decode};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -319,7 +319,7 @@ impl Agent {
                 Found::Alive(link) => return self.listen(runner, link),
                 Found::Busy | Found::Nobody => {}
             }
-            match self.exits.record(runner.id) {
+            match self.record(runner).await {
                 Some(Some(record)) => self.ended(runner, || self.notify(&Notice::Ended { record })),
                 Some(None) => {
                     log::error(format_args!(
@@ -334,20 +334,43 @@ impl Agent {
         let _ = self.sockets.remove(&shim::socket_name(runner.id));
     }
 
-    /// Connects to a shim, waiting while it takes no connections (it may be frozen).
+    /// Connects to a shim, waiting while it takes no connections (it may be frozen) and while
+    /// we are short of something.
     pub(super) async fn reach(&self, runner: &Runner) -> Found {
+        let mut told = false;
         loop {
             match shim::connect(self.sockets.as_fd(), runner.id) {
-                Ok(Found::Busy) => tokio::time::sleep(Duration::from_secs(1)).await,
+                Ok(Found::Busy) => {}
                 Ok(found) => return found,
-                Err(e) => {
+                Err(e) if !told => {
+                    told = true;
                     log::warning(format_args!(
-                        "Runner {}: its shim can't be reached: {e}",
+                        "Runner {}: its shim can't be reached yet: {e}",
                         runner.id
                     ));
-                    return Found::Nobody;
                 }
+                Err(_) => {}
             }
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+    }
+
+    /// A runner's record, once it can be told whether there is one.
+    async fn record(&self, runner: &Runner) -> Option<Option<Box<Record>>> {
+        let mut told = false;
+        loop {
+            match self.exits.record(runner.id) {
+                Ok(record) => return record,
+                Err(e) if !told => {
+                    told = true;
+                    log::error(format_args!(
+                        "Runner {}: its record can't be read yet: {e}",
+                        runner.id
+                    ));
+                }
+                Err(_) => {}
+            }
+            tokio::time::sleep(Duration::from_secs(1)).await;
         }
     }
 
@@ -360,8 +383,15 @@ impl Agent {
             ));
         }
         self.empty(runner, false).await;
+        while self.cgroups.populated(&runner.cgroup) {
+            log::error(format_args!(
+                "Runner {}: its scope is not empty although it was killed",
+                runner.id
+            ));
+            self.empty(runner, true).await;
+        }
         // It may have been killed just after it wrote.
-        match self.exits.record(runner.id) {
+        match self.record(runner).await {
             Some(Some(record)) => self.ended(runner, || self.notify(&Notice::Ended { record })),
             Some(None) => runner.becomes(Phase::Ended),
             None if runner.phase.borrow().is_over() => {}

@@ -69,7 +69,7 @@ impl Agent {
     /// One launch per id: a second one would take the first one's names.
     fn claim(&self, runner: &Arc<Runner>) -> Result<(), Refusal> {
         let taken = || failed(format!("There is a runner {} already.", runner.id));
-        if self.exits.record(runner.id).is_some()
+        if self.exits.record(runner.id).map_err(failed)?.is_some()
             || self.cgroups.generation(&runner.cgroup).is_some()
         {
             return Err(taken());
@@ -341,7 +341,7 @@ impl Agent {
             (true, Phase::Started) => Ok(Answer::Done),
             (true, Phase::Failed(error)) => Err(refusal(RefusalCode::LaunchFailed, error.message)),
             // It was over before that was heard: only the record knows whether it ran.
-            (true, Phase::Ended) => match self.exits.record(id).flatten() {
+            (true, Phase::Ended) => match self.exits.record(id).ok().flatten().flatten() {
                 Some(record) if record.exit().cause != Cause::LaunchFailed => Ok(Answer::Done),
                 Some(record) => Err(refusal(RefusalCode::LaunchFailed, record.exit().message)),
                 None => Err(failed(format!(

@@ -158,7 +158,7 @@ async fn read(
     outbox: &Arc<Outbox>,
 ) -> io::Result<()> {
     let room = Arc::new(Semaphore::new(ORDERS));
-    let snapshot = Arc::new(tokio::sync::Mutex::new(BTreeSet::new()));
+    let snapshot = Arc::new(tokio::sync::Mutex::new(None));
     loop {
         let receive = socket.async_io(Interest::READABLE, || seqpacket::recv(socket));
         let packet = if outbox.greeted.load(Ordering::Relaxed) {
@@ -228,7 +228,7 @@ async fn obey(
     number: u64,
     order: Order,
     payload: Option<OwnedFd>,
-    snapshot: &tokio::sync::Mutex<BTreeSet<RunnerId>>,
+    snapshot: &tokio::sync::Mutex<Option<BTreeSet<RunnerId>>>,
 ) -> Result<Answer, Refusal> {
     match order {
         Order::Hello(hello) => greet(agent, number, &hello).await,
@@ -259,9 +259,16 @@ async fn obey(
         Order::Inventory { after } => {
             let mut ids = snapshot.lock().await;
             if after.is_none() {
-                *ids = agent.snapshot().await;
+                *ids = None;
+                *ids = Some(agent.snapshot().await?);
             }
-            Ok(agent.page(&ids, after))
+            // An empty page would say that nothing is there.
+            let first = "An inventory begins with its first page.";
+            let ids = ids.as_ref();
+            agent.page(
+                ids.ok_or_else(|| refusal(RefusalCode::Failed, first))?,
+                after,
+            )
         }
         Order::StopScope { id } => agent.stop_scope(id).await,
         Order::Forget { id } => agent.forget(id).await,

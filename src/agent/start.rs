@@ -289,7 +289,8 @@ async fn run(prepared: Prepared) -> Result<(), String> {
         connections: Default::default(),
         failed_units: Default::default(),
     });
-    agent.adopt().await;
+    let unknown = |e| format!("What is there can't be found out: {e}.");
+    agent.adopt().await.map_err(unknown)?;
     let _ = sd_notify::notify(&[NotifyState::Ready]);
     let serving = serve::serve(agent.clone(), prepared.listener, prepared.allowed);
     tokio::select! {

@@ -119,6 +119,7 @@ impl Systemd {
         &self,
         unit: &str,
         call: impl Future<Output = zbus::Result<OwnedObjectPath>>,
+        most: Duration,
     ) -> Result<(), Fault> {
         let mut waiter = Waiter::new(&self.waiters, unit);
         let job = self.call(call).await?;
@@ -133,14 +134,14 @@ impl Systemd {
                 }
             }
         };
-        match tokio::time::timeout(JOB, ended).await {
+        match tokio::time::timeout(most, ended).await {
             Ok(result) if result == "done" => Ok(()),
             Ok(result) => Err(Fault::new(format!(
                 "systemd's job for {unit} ended with “{result}”"
             ))),
             Err(_) => Err(Fault::new(format!(
                 "systemd's job for {unit} did not end within {} s",
-                JOB.as_secs()
+                most.as_secs()
             ))),
         }
     }
@@ -193,19 +194,26 @@ impl Systemd {
         self.job(
             unit,
             self.manager.start_transient_unit(unit, "fail", &all, &[]),
+            JOB,
         )
         .await
     }
 
     /// Starts a loaded unit.
     pub(super) async fn start(&self, unit: &str) -> Result<(), Fault> {
-        self.job(unit, self.manager.start_unit(unit, "fail")).await
+        self.job(unit, self.manager.start_unit(unit, "fail"), JOB)
+            .await
     }
 
     /// Stops a unit; one that is not loaded is stopped.
     pub(super) async fn stop(&self, unit: &str) -> Result<(), Fault> {
+        self.stop_within(unit, JOB).await
+    }
+
+    /// The same for a unit that may take so long to end.
+    pub(super) async fn stop_within(&self, unit: &str, most: Duration) -> Result<(), Fault> {
         match self
-            .job(unit, self.manager.stop_unit(unit, "replace"))
+            .job(unit, self.manager.stop_unit(unit, "replace"), most)
             .await
         {
             Err(fault) if fault.is_no_such_unit() => Ok(()),

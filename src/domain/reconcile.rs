@@ -74,7 +74,7 @@ pub fn plan(
             continue;
         }
         todo.push(match (ended(*id), seen.scope || seen.shim) {
-            (true, true) if seen.record.is_none() => Todo::StopZombie(*id),
+            (true, true) if record(seen).is_none() => Todo::StopZombie(*id),
             (true, _) => Todo::Forget(*id),
             (false, _) => Todo::Stranger(*id),
         });
@@ -82,12 +82,18 @@ pub fn plan(
     todo
 }
 
+/// The record, as far as it counts: a living shim is the authority on its runner, and has not
+/// written what can't be read.
+fn record(seen: &Observed) -> Option<&Option<Box<Record>>> {
+    seen.record.as_ref().filter(|r| r.is_some() || !seen.shim)
+}
+
 fn for_row(id: RunnerId, row: &Runner, seen: &Observed, boot_id: &str) -> Todo {
     // A record beats every guess, also one of an earlier boot.
-    if let Some(record) = &seen.record {
+    if let Some(record) = record(seen) {
         return match record {
             Some(record) => Todo::End(id, Box::new(record.exit()), record.usage),
-            None if seen.scope || seen.shim => Todo::StopScope(id),
+            None if seen.scope => Todo::StopScope(id),
             None => end(
                 id,
                 Cause::Unknown,
@@ -260,12 +266,22 @@ mod tests {
         }
 
         #[test]
+        fn what_has_a_shim_is_never_stopped_over_its_head(seen in seen(), state in live_state()) {
+            let seen = Observed { shim: true, record: seen.record.filter(Option::is_none), ..seen };
+            let world = World { boot_id: "now".to_owned(), runners: [(id(1), seen)].into() };
+            let rows = [(id(1), row(1, state, "now"))].into();
+            for todo in plan(&world, &rows, |_| false) {
+                prop_assert!(!matches!(todo, Todo::StopScope(_) | Todo::End(..)), "{todo:?}");
+            }
+        }
+
+        #[test]
         fn nothing_alive_is_ended_without_a_record(seen in seen(), state in live_state(), same: bool) {
             let world = World { boot_id: "now".to_owned(), runners: [(id(1), seen.clone())].into() };
             let rows = [(id(1), row(1, state, if same { "now" } else { "before" }))].into();
             for todo in plan(&world, &rows, |_| false) {
                 if let Todo::End(_, exit, _) = todo {
-                    prop_assert!(seen.record.is_some() || !(seen.scope || seen.shim));
+                    prop_assert!(matches!(seen.record, Some(Some(_))) || !(seen.scope || seen.shim));
                     if !matches!(seen.record, Some(Some(_))) {
                         prop_assert_eq!((exit.code, exit.signal), (None, None));
                     }

@@ -142,6 +142,14 @@ fn pin(pid: i32) -> Option<(Pid, Option<OwnedFd>)> {
     }
 }
 
+/// Our own children, zombies too. We are the subreaper: everybody's orphans are among them.
+/// Nobody where this kernel does not tell (CONFIG_PROC_CHILDREN).
+pub(super) fn children() -> Vec<i32> {
+    let text = std::fs::read_to_string("/proc/thread-self/children").unwrap_or_default();
+    let pids = text.split_ascii_whitespace();
+    pids.filter_map(|pid| pid.parse().ok()).collect()
+}
+
 /// Who started it and still lives; an orphan's is the shim.
 fn parent(pid: i32) -> Option<i32> {
     parse::parent(&std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)

@@ -13,7 +13,7 @@ use rustix::fs::{Mode, OFlags, open};
 use rustix::io::{Errno, fcntl_dupfd_cloexec};
 use rustix::process::{
     DumpableBehavior, Resource, Rlimit, chdir, getpid, getrlimit, set_child_subreaper,
-    set_dumpable_behavior, setrlimit, setsid,
+    set_dumpable_behavior, setpriority_process, setrlimit, setsid,
 };
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -26,6 +26,9 @@ const PATIENCE: Timespec = Timespec {
 
 /// Its own limit on open files, for the pidfds of a sweep.
 const FILES: u64 = 1_100;
+
+/// Our own priority, where we may have it; the child goes back to 0.
+pub(super) const NICE: i32 = -20;
 
 /// All that the supervisor starts with.
 pub(super) struct Ready {
@@ -49,6 +52,9 @@ pub(super) fn settle_in() -> io::Result<(OwnedFd, OwnedFd, bool)> {
     // Without CAP_SYS_RESOURCE (`--user`) this is refused: then the shim is as mortal as its
     // runner.
     let oom_reset = std::fs::write("/proc/self/oom_score_adj", "-1000").is_ok();
+    // Its runner may keep every processor of its share busy, and the shim must still come to
+    // its turn to end it.
+    let _ = setpriority_process(None, NICE);
     // In `--user` mode the runner has our uid: it shall not read what passes through here. Last,
     // because /proc/self belongs to root from now on.
     let _ = set_dumpable_behavior(DumpableBehavior::NotDumpable);

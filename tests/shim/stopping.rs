@@ -235,6 +235,64 @@ fn a_main_process_that_left_the_scope_is_stopped_all_the_same() {
 }
 
 #[test]
+fn whoever_left_the_scope_is_killed_when_the_time_is_up() {
+    // The main process ignores the stop signal, and so does its child, which left with it.
+    let script = "trap '' TERM; sleep 1000 & touch ready; sleep 1000; sleep 1000";
+    let mut agent = Agent::script(script, |o| o.stop_timeout = 300_000);
+    until("the tree", || agent.procs().len() == 4);
+    let elsewhere = agent.scope.with_extension("elsewhere");
+    fs::create_dir(&elsewhere).unwrap();
+    for pid in &agent.procs()[1..] {
+        fs::write(elsewhere.join("cgroup.procs"), pid.to_string()).unwrap();
+    }
+    assert_eq!(agent.procs().len(), 1);
+    let start = Instant::now();
+    agent.gate.say(&STOP);
+    let record = agent.end();
+    assert!(start.elapsed() >= Duration::from_millis(300));
+    assert_eq!((record.signal, record.asked), (Some(9), Some(Asked::Stop)));
+    assert_eq!(
+        fs::read_to_string(elsewhere.join("cgroup.procs")).unwrap(),
+        ""
+    );
+    fs::remove_dir(elsewhere).unwrap();
+}
+
+#[test]
+fn an_orphan_outside_the_scope_gets_the_stop_signal() {
+    let script = "(trap 'exit 0' TERM; touch ready; while :; do sleep 0.02; done) & wait";
+    let mut agent = Agent::script(script, |o| o.stop_timeout = INFINITY);
+    let elsewhere = agent.scope.with_extension("elsewhere");
+    fs::create_dir(&elsewhere).unwrap();
+    let orphan = agent.procs()[2];
+    fs::write(elsewhere.join("cgroup.procs"), orphan.to_string()).unwrap();
+    let main = Pid::from_raw(agent.procs()[1] as i32).unwrap();
+    kill_process(main, Signal::KILL).unwrap();
+    assert_eq!(agent.end().signal, Some(9));
+    until("the cgroup to be empty", || {
+        fs::remove_dir(&elsewhere).is_ok()
+    });
+}
+
+#[test]
+fn the_scopes_own_stop_signal_stays_one() {
+    let script =
+        "trap 'exit 3' USR1; trap 'exit 4' USR2; touch ready; while :; do sleep 0.02; done";
+    let mut agent = Agent::script(script, |o| o.kill_signal = 10);
+    agent.gate.say(&ShimRequest::Limits {
+        runtime_max: INFINITY,
+        stop_timeout: 1_000_000,
+        kill_signal: 12,
+        oom_policy: None,
+    });
+    agent.gate.say(&ShimRequest::Query);
+    agent.gate.state();
+    agent.signal_shim(Signal::USR1);
+    let record = agent.end();
+    assert_eq!((record.code, record.asked), (Some(4), Some(Asked::Manager)));
+}
+
+#[test]
 fn kill_9_of_the_main_process_is_a_signal() {
     let mut agent = Agent::script("touch ready; sleep 1000 & wait", |_| ());
     let main = Pid::from_raw(agent.procs()[1] as i32).unwrap();
