@@ -108,8 +108,12 @@ impl Agent {
     ) -> Result<Answer, Refusal> {
         policy::check_limits(limits)?;
         let limits = policy::clamp(limits, &self.config.ceilings)?;
-        readback::judge(&self.lacking(&limits), unenforced)?;
+        let ceilings = &self.config.ceilings;
+        readback::judge(&self.lacking(&limits), unenforced, ceilings)?;
         let runner = self.live(id)?;
+        if *runner.phase.borrow() == Phase::Preparing {
+            return Err(failed(format!("Runner {id} is not at its gate yet.")));
+        }
         let _changing = runner.changing.lock().await;
         let unit = id.unit();
         let bus = |fault| failed(format!("The limits of {id} can't be changed: {fault}."));
@@ -122,39 +126,44 @@ impl Agent {
         let wanted = properties::live(&properties::of_scope(&limits), tasks);
         let mut warnings = self.fixed_at_launch(&unit, &limits).await?;
         let as_one = self.cgroups.kills_as_one(&runner.cgroup);
-        if before != wanted || limits.oom_policy.is_some() {
-            let done = async {
-                if before != wanted {
-                    self.systemd.set(&unit, &wanted).await.map_err(bus)?;
-                }
-                if let Some(policy) = limits.oom_policy {
-                    self.cgroups
-                        .kill_as_one(&runner.cgroup, policy == OomPolicy::Kill);
-                }
-                let wanted = properties::wanted(&limits);
-                let unheld = self.unheld_at_last(&runner.cgroup, &wanted, true).await;
-                readback::judge(&unheld, unenforced)
-            };
-            match done.await {
-                Ok(more) => warnings.extend(more),
-                Err(refused) => {
-                    self.cgroups.kill_as_one(&runner.cgroup, as_one);
-                    if let Err(fault) = self.systemd.set(&unit, &before).await {
-                        log::error(format_args!(
-                            "Runner {id}: its former limits can't be put back: {fault}"
-                        ));
-                    }
-                    return Err(refused);
-                }
-            }
-        }
         let request = ShimRequest::Limits {
             runtime_max: limits.runtime_max.unwrap_or(u64::MAX),
             stop_timeout: limits.stop_timeout_usec(),
             kill_signal: limits.stop_signal(),
             oom_policy: limits.oom_policy,
         };
-        self.tell(&runner, &request).await?;
+        let done = async {
+            let mut more = Vec::new();
+            if before != wanted || limits.oom_policy.is_some() {
+                if before != wanted {
+                    self.systemd.set(&unit, &wanted).await.map_err(bus)?;
+                }
+                let as_one = limits.oom_policy.map_or(as_one, |p| p == OomPolicy::Kill);
+                let wanted = properties::wanted(&limits);
+                let unheld = self
+                    .unheld_at_last(&runner.cgroup, &wanted, Some(as_one))
+                    .await;
+                more = readback::judge(&unheld, unenforced, ceilings)?;
+            }
+            self.tell(&runner, &request).await?;
+            Ok(more)
+        };
+        match done.await {
+            Ok(more) => warnings.extend(more),
+            Err(refused) => {
+                if before != wanted
+                    && let Err(fault) = self.systemd.set(&unit, &before).await
+                {
+                    log::error(format_args!(
+                        "Runner {id}: its former limits can't be put back: {fault}"
+                    ));
+                }
+                let nothing = Limits::default();
+                self.unheld_at_last(&runner.cgroup, &nothing, Some(as_one))
+                    .await;
+                return Err(refused);
+            }
+        }
         Ok(Answer::Limits { warnings })
     }
 
