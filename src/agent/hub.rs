@@ -16,7 +16,7 @@ use crate::wire::{FromAgent, Notice, Refusal, RefusalCode, ShimNotice, ShimState
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::{Semaphore, watch};
@@ -61,6 +61,10 @@ pub(super) struct Runner {
     /// The connection that prepared it; 0 = adopted.
     pub(super) owner: u64,
     pub(super) phase: watch::Sender<Phase>,
+    /// µs from the first stop signal to SIGKILL; [`u64::MAX`] = an earlier agent knew it.
+    pub(super) stop_timeout: AtomicU64,
+    /// Somebody sees to it that its stop comes to an end.
+    pub(super) overseen: AtomicBool,
     /// Nobody will open its gate.
     pub(super) given_up: AtomicBool,
     link: Mutex<Option<Arc<Link>>>,
@@ -81,6 +85,8 @@ impl Runner {
             cgroup,
             owner,
             phase: watch::Sender::new(phase),
+            stop_timeout: AtomicU64::new(u64::MAX),
+            overseen: AtomicBool::new(false),
             given_up: AtomicBool::new(false),
             link: Mutex::new(None),
             killer: Mutex::new(None),

@@ -50,6 +50,8 @@ impl Agent {
         )?;
         let cgroup = self.cgroups.scope(&launch.project, launch.id);
         let runner = Runner::new(launch.id, cgroup, owner, Phase::Preparing);
+        let timeout = limits.stop_timeout_usec();
+        runner.stop_timeout.store(timeout, Ordering::Relaxed);
         self.claim(&runner)?;
         let prepared = async {
             // The others wait here, not yet read.
@@ -146,7 +148,7 @@ impl Agent {
         // Where the project's last runner had left in between, systemd has dropped the slice
         // and made a new one without limits. From here on it stays as long as this scope.
         let mut warnings = self
-            .set_slice(&launch.project, &launch.project_limits, launch.unenforced)
+            .keep_slice(&launch.project, &launch.project_limits, launch.unenforced)
             .await?;
         warnings.extend(self.read_back(runner, limits, launch).await?);
         let invocation_id = self.invocation_id(&unit).await?;

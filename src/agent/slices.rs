@@ -96,6 +96,26 @@ impl Agent {
         Ok(warnings)
     }
 
+    /// Sees to it that a slice that somebody may have made again has its limits: those it was
+    /// given last, else these. Returns warnings.
+    pub(super) async fn keep_slice(
+        &self,
+        project: &ProjectName,
+        limits: &Limits,
+        unenforced: Unenforced,
+    ) -> Result<Vec<String>, Refusal> {
+        let slot = self.slices.slot(project);
+        let known = slot.lock().await.clone();
+        let generation = self.cgroups.generation(&self.cgroups.slice(project));
+        match known {
+            Some(known) if known.generation == generation => {
+                readback::judge(&known.unheld, unenforced, &Limits::default())
+            }
+            Some(known) => self.set_slice(project, &known.limits, unenforced).await,
+            None => self.set_slice(project, limits, unenforced).await,
+        }
+    }
+
     /// Puts limits on a slice; returns the properties it had, `None` = it was made just now.
     async fn put(
         &self,
