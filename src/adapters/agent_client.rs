@@ -251,6 +251,7 @@ impl Host for AgentClient {
 
     async fn inventory(&self) -> Result<World> {
         let lost = || HostError::Unavailable("stratavore-agent is not connected".to_owned());
+        let connection = self.shared.connection();
         let boot_id = self.shared.boot_id.borrow().clone().ok_or_else(lost)?;
         let mut world = World {
             boot_id,
@@ -258,7 +259,12 @@ impl Host for AgentClient {
         };
         let mut after = None;
         loop {
-            match self.order(Order::Inventory { after }, None, SHORT).await? {
+            let page = self.order(Order::Inventory { after }, None, SHORT).await?;
+            // Pages of two connections are of two looks at the host, or of two hosts.
+            if self.shared.connection() != connection {
+                return Err(lost());
+            }
+            match page {
                 Answer::Inventory { runners, more } => {
                     after = runners.last().map(|r| r.id).or(after);
                     let empty = runners.is_empty();

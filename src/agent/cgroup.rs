@@ -99,6 +99,12 @@ impl Cgroups {
             .is_some_and(|text| text.trim() == "1")
     }
 
+    /// Freezes or thaws it, behind systemd's back. It takes its time.
+    pub(super) fn freeze(&self, cgroup: &str, yes: bool) -> io::Result<()> {
+        let path = self.path(cgroup).join("cgroup.freeze");
+        std::fs::write(path, if yes { "1" } else { "0" })
+    }
+
     /// Tells one making of a cgroup from the next; `None` = there is none.
     pub(super) fn generation(&self, cgroup: &str) -> Option<u64> {
         std::fs::metadata(self.path(cgroup)).ok().map(|m| m.ino())

@@ -20,7 +20,7 @@ const SIZE_MAX: u64 = 1 << 20;
 pub(super) struct Config {
     /// Whether anything may run as uid 0.
     pub(super) allow_root: bool,
-    /// Empty = every account with a uid of 1000 or more.
+    /// Empty = every account with a uid from 1000 to 60000.
     pub(super) allowed_users: Vec<UserRef>,
     /// No runner gets more than this.
     pub(super) ceilings: Limits,

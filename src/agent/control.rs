@@ -12,6 +12,7 @@ use crate::domain::{Limits, RunnerId, signal};
 use crate::wire::{Answer, Refusal, RefusalCode, ShimRequest, Unenforced};
 use rustix::process::Signal;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -24,7 +25,11 @@ fn failed(why: impl std::fmt::Display) -> Refusal {
 
 impl Agent {
     /// Begins the stop of the whole tree.
-    pub(super) async fn stop(&self, id: RunnerId, asked: Asked) -> Result<Answer, Refusal> {
+    pub(super) async fn stop(
+        self: &Arc<Self>,
+        id: RunnerId,
+        asked: Asked,
+    ) -> Result<Answer, Refusal> {
         point("agent.stop-received");
         let runner = self.live(id)?;
         if matches!(*runner.phase.borrow(), Phase::Preparing | Phase::Gated) {
@@ -34,7 +39,93 @@ impl Agent {
         self.thaw_now(&runner).await?;
         self.tell(&runner, &ShimRequest::Stop { asked }).await?;
         point("agent.stop-sent");
+        self.oversee(&runner);
         Ok(Answer::Done)
+    }
+
+    /// Sees to it that a stop comes to an end, even where the tree leaves its shim no time.
+    fn oversee(self: &Arc<Self>, runner: &Arc<Runner>) {
+        if runner.overseen.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        let (agent, runner) = (self.clone(), runner.clone());
+        tokio::spawn(async move {
+            let begun = Instant::now();
+            let mut next = begun;
+            loop {
+                let due = next.max(begun + agent.patience(&runner).await);
+                let rest = due.saturating_duration_since(Instant::now());
+                if runner.wait(rest, Phase::is_over).await {
+                    return;
+                }
+                // A new timeout may have come meanwhile.
+                if Instant::now() >= begun + agent.patience(&runner).await {
+                    agent.finish_off(&runner).await;
+                    next = Instant::now() + EMPTY;
+                }
+            }
+        });
+    }
+
+    /// How long a stop may take until the shim must have ended it.
+    async fn patience(&self, runner: &Runner) -> Duration {
+        let known = runner.stop_timeout.load(Ordering::Relaxed);
+        let most = MAX_STOP_TIMEOUT + properties::STOP_MARGIN;
+        let usec = if known == u64::MAX {
+            let unit = runner.id.unit();
+            let told = self.systemd.property(&unit, SCOPE, "TimeoutStopUSec").await;
+            told.unwrap_or(most)
+        } else {
+            known.saturating_add(properties::STOP_MARGIN)
+        };
+        Duration::from_micros(usec.min(most))
+    }
+
+    /// Kills all of a scope but its shim, which should have done so by now.
+    async fn finish_off(&self, runner: &Runner) {
+        let _changing = runner.changing.lock().await;
+        let (id, cgroup) = (runner.id, &runner.cgroup);
+        // Frozen by somebody: then the shim's time stands still, too.
+        if self.cgroups.freezing(cgroup) || self.cgroups.frozen(cgroup) {
+            return;
+        }
+        // Without a shim it is lost anyway; with nobody else, the shim has its record to write.
+        let Some(shim) = self.cgroups.shim(cgroup) else {
+            return;
+        };
+        if self
+            .cgroups
+            .processes(cgroup)
+            .iter()
+            .all(|pid| *pid == shim)
+        {
+            return;
+        }
+        // An earlier agent may have given it another timeout; then one that answers knows best.
+        if runner.stop_timeout.load(Ordering::Relaxed) == u64::MAX {
+            runner.heard.send_replace(false);
+            let asked = self.tell(runner, &ShimRequest::Query).await;
+            if asked.is_ok() && runner.has_spoken(EMPTY).await {
+                return;
+            }
+        }
+        log::warning(format_args!(
+            "Runner {id}: its shim does not come to its turn; the agent kills the rest of the scope"
+        ));
+        // Frozen, nobody can fork away.
+        let killed = async {
+            self.cgroups.freeze(cgroup, true)?;
+            let deadline = Instant::now() + Duration::from_secs(5);
+            while !self.cgroups.frozen(cgroup) && Instant::now() < deadline {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            self.cgroups.signal(cgroup, Signal::KILL, Some(shim))
+        };
+        let killed = killed.await;
+        let thawed = self.cgroups.freeze(cgroup, false);
+        if let Err(e) = killed.and(thawed) {
+            log::error(format_args!("Runner {id}: it can't be finished off: {e}"));
+        }
     }
 
     /// Signals the whole tree.
@@ -89,6 +180,13 @@ impl Agent {
             return Ok(());
         }
         let thawed = self.systemd.thaw(&id.unit()).await;
+        // Not frozen by systemd, which leaves it then: an agent was killed while it finished off.
+        if thawed.is_ok()
+            && self.cgroups.freezing(cgroup)
+            && self.cgroups.freeze(cgroup, false).is_ok()
+        {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
         if self.cgroups.frozen(cgroup) {
             let why = match thawed {
                 Err(fault) => fault.to_string(),
@@ -108,8 +206,12 @@ impl Agent {
     ) -> Result<Answer, Refusal> {
         policy::check_limits(limits)?;
         let limits = policy::clamp(limits, &self.config.ceilings)?;
-        readback::judge(&self.lacking(&limits), unenforced)?;
+        let ceilings = &self.config.ceilings;
+        readback::judge(&self.lacking(&limits), unenforced, ceilings)?;
         let runner = self.live(id)?;
+        if *runner.phase.borrow() == Phase::Preparing {
+            return Err(failed(format!("Runner {id} is not at its gate yet.")));
+        }
         let _changing = runner.changing.lock().await;
         let unit = id.unit();
         let bus = |fault| failed(format!("The limits of {id} can't be changed: {fault}."));
@@ -122,39 +224,48 @@ impl Agent {
         let wanted = properties::live(&properties::of_scope(&limits), tasks);
         let mut warnings = self.fixed_at_launch(&unit, &limits).await?;
         let as_one = self.cgroups.kills_as_one(&runner.cgroup);
-        if before != wanted || limits.oom_policy.is_some() {
-            let done = async {
-                if before != wanted {
-                    self.systemd.set(&unit, &wanted).await.map_err(bus)?;
-                }
-                if let Some(policy) = limits.oom_policy {
-                    self.cgroups
-                        .kill_as_one(&runner.cgroup, policy == OomPolicy::Kill);
-                }
-                let wanted = properties::wanted(&limits);
-                let unheld = self.unheld_at_last(&runner.cgroup, &wanted, true).await;
-                readback::judge(&unheld, unenforced)
-            };
-            match done.await {
-                Ok(more) => warnings.extend(more),
-                Err(refused) => {
-                    self.cgroups.kill_as_one(&runner.cgroup, as_one);
-                    if let Err(fault) = self.systemd.set(&unit, &before).await {
-                        log::error(format_args!(
-                            "Runner {id}: its former limits can't be put back: {fault}"
-                        ));
-                    }
-                    return Err(refused);
-                }
-            }
-        }
         let request = ShimRequest::Limits {
             runtime_max: limits.runtime_max.unwrap_or(u64::MAX),
             stop_timeout: limits.stop_timeout_usec(),
             kill_signal: limits.stop_signal(),
             oom_policy: limits.oom_policy,
         };
-        self.tell(&runner, &request).await?;
+        let done = async {
+            let mut more = Vec::new();
+            if before != wanted || limits.oom_policy.is_some() {
+                if before != wanted {
+                    self.systemd.set(&unit, &wanted).await.map_err(bus)?;
+                }
+                let as_one = limits.oom_policy.map_or(as_one, |p| p == OomPolicy::Kill);
+                let wanted = properties::wanted(&limits);
+                let unheld = self
+                    .unheld_at_last(&runner.cgroup, &wanted, Some(as_one))
+                    .await;
+                more = readback::judge(&unheld, unenforced, ceilings)?;
+            }
+            self.tell(&runner, &request).await?;
+            Ok(more)
+        };
+        match done.await {
+            Ok(more) => {
+                warnings.extend(more);
+                let timeout = limits.stop_timeout_usec();
+                runner.stop_timeout.store(timeout, Ordering::Relaxed);
+            }
+            Err(refused) => {
+                if before != wanted
+                    && let Err(fault) = self.systemd.set(&unit, &before).await
+                {
+                    log::error(format_args!(
+                        "Runner {id}: its former limits can't be put back: {fault}"
+                    ));
+                }
+                let nothing = Limits::default();
+                self.unheld_at_last(&runner.cgroup, &nothing, Some(as_one))
+                    .await;
+                return Err(refused);
+            }
+        }
         Ok(Answer::Limits { warnings })
     }
 

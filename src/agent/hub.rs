@@ -16,10 +16,10 @@ use crate::wire::{FromAgent, Notice, Refusal, RefusalCode, ShimNotice, ShimState
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
 /// How long systemd may take to write limits into the cgroup.
 const SETTLE: Duration = Duration::from_secs(2);
@@ -61,6 +61,10 @@ pub(super) struct Runner {
     /// The connection that prepared it; 0 = adopted.
     pub(super) owner: u64,
     pub(super) phase: watch::Sender<Phase>,
+    /// µs from the first stop signal to SIGKILL; [`u64::MAX`] = an earlier agent knew it.
+    pub(super) stop_timeout: AtomicU64,
+    /// Somebody sees to it that its stop comes to an end.
+    pub(super) overseen: AtomicBool,
     /// Nobody will open its gate.
     pub(super) given_up: AtomicBool,
     link: Mutex<Option<Arc<Link>>>,
@@ -81,6 +85,8 @@ impl Runner {
             cgroup,
             owner,
             phase: watch::Sender::new(phase),
+            stop_timeout: AtomicU64::new(u64::MAX),
+            overseen: AtomicBool::new(false),
             given_up: AtomicBool::new(false),
             link: Mutex::new(None),
             killer: Mutex::new(None),
@@ -167,6 +173,10 @@ pub(super) struct Agent {
     /// Soft and hard limit of open files, before the agent raised its own.
     pub(super) nofile: (u64, u64),
     pub(super) slices: Slices,
+    /// Launches being prepared at a time; each has a payload in memory.
+    pub(super) launching: Semaphore,
+    /// Threads that may ask the name service at a time.
+    pub(super) look_ups: Arc<Semaphore>,
     pub(super) runners: Mutex<HashMap<RunnerId, Arc<Runner>>>,
     pub(super) connections: Mutex<BTreeMap<u64, Arc<Outbox>>>,
     /// Scopes that systemd keeps as failed.
@@ -208,20 +218,37 @@ impl Agent {
         readback::unheld(limits, host, |file| self.cgroups.read(cgroup, file))
     }
 
-    /// The same, after a change of a living unit: systemd answers before it has written all of
-    /// them (a new unit has its limits before its job is done).
+    /// The same, after a change of a unit: systemd answers before it has written all of them (a
+    /// new unit has its limits before its job is done). `as_one`: for a runner's scope, whether
+    /// the kernel kills all of it at once. That is our own setting, and systemd overwrites it
+    /// whenever it writes its limits.
     pub(super) async fn unheld_at_last(
         &self,
         cgroup: &str,
         limits: &Limits,
-        shim: bool,
+        as_one: Option<bool>,
     ) -> Vec<readback::Unheld> {
+        let shim = as_one.is_some();
+        let kill_as_one = || {
+            if let Some(yes) = as_one
+                && self.cgroups.kills_as_one(cgroup) != yes
+            {
+                self.cgroups.kill_as_one(cgroup, yes);
+            }
+        };
         let deadline = tokio::time::Instant::now() + SETTLE;
         let hopeless = self.lacking(limits).len();
         let mut pause = Duration::from_millis(1);
         loop {
+            kill_as_one();
             let unheld = self.unheld(cgroup, limits, shim);
-            if unheld.len() <= hopeless || tokio::time::Instant::now() >= deadline {
+            let held = unheld.len() <= hopeless;
+            if held && as_one == Some(true) {
+                // It has one thread: when it answers it is done with what it was writing.
+                let _ = self.systemd.default_tasks_max().await;
+                kill_as_one();
+            }
+            if held || tokio::time::Instant::now() >= deadline {
                 return unheld;
             }
             tokio::time::sleep(pause).await;

@@ -14,7 +14,7 @@ use crate::domain::runner::Placement;
 use crate::domain::{Cause, Limits, RunnerId};
 use crate::seqpacket::{read_sealed, sealed_memfd};
 use crate::wire::{Answer, Launch, Payload, Refusal, RefusalCode, ShimOrder, ShimRequest, VERSION};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -41,14 +41,29 @@ impl Agent {
         payload: Option<OwnedFd>,
     ) -> Result<Answer, Refusal> {
         point("agent.launch-received");
-        let payload = read_payload(payload)?;
-        policy::check_launch(&launch, &payload)?;
+        policy::check_launch(&launch)?;
         let limits = policy::clamp(&launch.limits, &self.config.ceilings)?;
-        readback::judge(&self.lacking(&limits), launch.unenforced)?;
+        readback::judge(
+            &self.lacking(&limits),
+            launch.unenforced,
+            &self.config.ceilings,
+        )?;
         let cgroup = self.cgroups.scope(&launch.project, launch.id);
         let runner = Runner::new(launch.id, cgroup, owner, Phase::Preparing);
+        let timeout = limits.stop_timeout_usec();
+        runner.stop_timeout.store(timeout, Ordering::Relaxed);
         self.claim(&runner)?;
-        match self.prepare(&runner, &launch, &limits, payload).await {
+        let prepared = async {
+            // The others wait here, not yet read.
+            let _turn = self.launching.acquire().await.map_err(failed)?;
+            if runner.given_up.load(Ordering::Relaxed) {
+                return Err(failed(format!("The launch of {} was given up.", launch.id)));
+            }
+            let payload = read_payload(payload)?;
+            policy::check_payload(&payload)?;
+            self.prepare(&runner, &launch, &limits, payload).await
+        };
+        match prepared.await {
             Ok(placement) => {
                 runner.becomes(Phase::Gated);
                 // Whoever gave it up before now saw a launch under way.
@@ -104,41 +119,38 @@ impl Agent {
         runner.set_killer(Some(pidfd.try_clone().map_err(failed)?));
         // From here on a shim that leaves is noticed: `listen` sees its end of the gate close.
         self.listen(runner, gate);
+        let scoped = async {
+            // It reads its order and makes room for its record while systemd makes the scope.
+            self.order(runner, launch, limits, payload, &account, &socket)
+                .await?;
+            point("agent.shim-spawned");
+            self.set_slice(&launch.project, &launch.project_limits, launch.unenforced)
+                .await?;
+            point("agent.slice-set");
+            self.start_scope(launch, limits, pidfd.as_fd(), pid).await
+        };
+        let scoped = scoped.await;
+        // Not before: an older systemd is given its number, which is its own until it is reaped.
         let reaped = runner.clone();
         tokio::spawn(async move {
             let _ = child.wait().await;
             reaped.left.send_replace(true);
         });
-        // It reads its order and makes room for its record while systemd makes the scope.
-        self.order(runner, launch, limits, payload, &account, &socket)
-            .await?;
-        point("agent.shim-spawned");
-
-        let mut warnings = self
-            .set_slice(&launch.project, &launch.project_limits, launch.unenforced)
-            .await?;
-        point("agent.slice-set");
-
-        let name = launch.name.clone().unwrap_or_else(|| launch.id.to_string());
-        let description = format!("Stratavore runner {name} of project {}", launch.project);
-        let unit = launch.id.unit();
-        let knows = self.systemd.knows_oom_policy;
-        let all = properties::scope(limits, &launch.project.slice(), &description, knows);
-        let started = self
-            .systemd
-            .start_scope(&unit, &all, pid, pidfd.as_fd())
-            .await;
-        started.map_err(|fault| failed(format!("systemd did not start {unit}: {fault}.")))?;
+        scoped?;
         point("agent.scope-started");
+        let unit = launch.id.unit();
         if !in_cgroup(pid, &runner.cgroup) {
             return Err(failed(format!(
                 "{unit} was started, but its process is not in {}.",
                 runner.cgroup
             )));
         }
-        self.cgroups
-            .kill_as_one(&runner.cgroup, limits.oom_policy == Some(OomPolicy::Kill));
-        warnings.extend(self.read_back(&runner.cgroup, limits, launch)?);
+        // Where the project's last runner had left in between, systemd has dropped the slice
+        // and made a new one without limits. From here on it stays as long as this scope.
+        let mut warnings = self
+            .keep_slice(&launch.project, &launch.project_limits, launch.unenforced)
+            .await?;
+        warnings.extend(self.read_back(runner, limits, launch).await?);
         let invocation_id = self.invocation_id(&unit).await?;
         if !runner.has_spoken(READY).await {
             return Err(failed(format!(
@@ -160,6 +172,22 @@ impl Agent {
             shim_start,
             warnings,
         })
+    }
+
+    async fn start_scope(
+        &self,
+        launch: &Launch,
+        limits: &Limits,
+        pidfd: BorrowedFd<'_>,
+        pid: u32,
+    ) -> Result<(), Refusal> {
+        let name = launch.name.clone().unwrap_or_else(|| launch.id.to_string());
+        let description = format!("Stratavore runner {name} of project {}", launch.project);
+        let unit = launch.id.unit();
+        let knows = self.systemd.knows_oom_policy;
+        let all = properties::scope(limits, &launch.project.slice(), &description, knows);
+        let started = self.systemd.start_scope(&unit, &all, pid, pidfd).await;
+        started.map_err(|fault| failed(format!("systemd did not start {unit}: {fault}.")))
     }
 
     /// Tells the shim all it has to know.
@@ -212,8 +240,26 @@ impl Agent {
         let (uid, id) = (launch.uid, launch.id);
         let config = self.config.clone();
         let (user, sockets, shim) = (self.user, self.sockets.clone(), self.shim.clone());
-        let work = tokio::task::spawn_blocking(move || {
+        // Whoever waits for the answer holds one end.
+        let waiter = Arc::new(());
+        let waited_for = Arc::downgrade(&waiter);
+        let deadline = tokio::time::Instant::now() + LOOK_UP;
+        let slow = || {
+            let why = format!(
+                "The name service did not answer for uid {uid} within {} s.",
+                LOOK_UP.as_secs()
+            );
+            refusal(RefusalCode::LaunchFailed, why)
+        };
+        let permit = tokio::time::timeout_at(deadline, self.look_ups.clone().acquire_owned()).await;
+        let permit = permit.map_err(|_| slow())?.map_err(failed)?;
+        let mut work = tokio::task::spawn_blocking(move || {
+            // Held by a look-up that hangs, too: the other threads are for other work.
+            let _permit = permit;
             let account = Account::look_up(uid)?;
+            if waited_for.strong_count() == 0 {
+                return Err(failed("Nobody waits for this launch any more."));
+            }
             match user {
                 Some(own) if own == uid => {}
                 Some(_) => {
@@ -231,27 +277,29 @@ impl Agent {
                 raw.map_err(|e| failed(format!("The shim can't be started: {e}.")))?,
             ))
         });
-        match tokio::time::timeout(LOOK_UP, work).await {
+        let done = tokio::time::timeout_at(deadline, &mut work).await;
+        drop(waiter);
+        match done {
             Ok(Ok(done)) => done,
             Ok(Err(e)) => Err(failed(e)),
-            Err(_) => Err(refusal(
-                RefusalCode::LaunchFailed,
-                format!(
-                    "The name service did not answer for uid {uid} within {} s.",
-                    LOOK_UP.as_secs()
-                ),
-            )),
+            Err(_) => {
+                work.abort();
+                Err(slow())
+            }
         }
     }
 
-    fn read_back(
+    async fn read_back(
         &self,
-        cgroup: &str,
+        runner: &Runner,
         limits: &Limits,
         launch: &Launch,
     ) -> Result<Vec<String>, Refusal> {
-        let unheld = self.unheld(cgroup, limits, true);
-        readback::judge(&unheld, launch.unenforced)
+        let as_one = limits.oom_policy == Some(OomPolicy::Kill);
+        let unheld = self
+            .unheld_at_last(&runner.cgroup, limits, Some(as_one))
+            .await;
+        readback::judge(&unheld, launch.unenforced, &self.config.ceilings)
     }
 
     /// systemd leaves it in /run for all to read; only a user manager must be asked.
@@ -320,7 +368,11 @@ impl Agent {
                     .ok_or_else(|| failed(format!("The shim of {id} is gone.")))?;
                 runner.becomes(Phase::Opened);
                 runner.set_killer(None);
-                link.send(&ShimRequest::Go, &[]).await.map_err(failed)?;
+                if let Err(e) = link.send(&ShimRequest::Go, &[]).await {
+                    // It has not been sent, and nobody will send it again.
+                    link.close_gate();
+                    return Err(failed(format!("The shim of {id} does not start: {e}.")));
+                }
                 point("agent.go-sent");
             }
             Phase::Preparing => return Err(failed(format!("Runner {id} is not at its gate yet."))),

@@ -6,6 +6,7 @@ use crate::domain::limits::{DEFAULT_STOP_TIMEOUT, KEYS, Unit, Value};
 use crate::domain::units::{INFINITY, show_size, show_span};
 use crate::domain::{Limits, name, signal, spec};
 use crate::wire::{Launch, Payload, Refusal, RefusalCode};
+use std::ops::RangeInclusive;
 
 /// The weight the kernel gives where nobody says one.
 pub(super) const DEFAULT_WEIGHT: u64 = 100;
@@ -18,6 +19,10 @@ pub(super) fn refusal(code: RefusalCode, message: impl Into<String>) -> Refusal 
     }
 }
 
+/// Who may run where root lists nobody: people. Above are nobody, containers' users and those
+/// that systemd makes up for services (DynamicUser=), below those of the system.
+const PEOPLE: RangeInclusive<u32> = 1000..=60000;
+
 /// Whether a runner may run as this account.
 pub(super) fn check_user(config: &Config, account: &Account) -> Result<(), Refusal> {
     let named = |user: &UserRef| match user {
@@ -26,7 +31,7 @@ pub(super) fn check_user(config: &Config, account: &Account) -> Result<(), Refus
     };
     let allowed = match (account.uid, config.allowed_users.is_empty()) {
         (0, _) => config.allow_root,
-        (uid, true) => uid >= 1000,
+        (uid, true) => PEOPLE.contains(&uid),
         (_, false) => config.allowed_users.iter().any(named),
     };
     if allowed {
@@ -37,10 +42,18 @@ pub(super) fn check_user(config: &Config, account: &Account) -> Result<(), Refus
     } else {
         "allowed_users"
     };
+    let usual = match config.allowed_users.is_empty() {
+        true if account.uid != 0 => format!(
+            " (unless they are listed, only uids from {} to {} may)",
+            PEOPLE.start(),
+            PEOPLE.end()
+        ),
+        _ => String::new(),
+    };
     Err(refusal(
         RefusalCode::NotPermitted,
         format!(
-            "Nothing runs as {} (uid {}) on this host; root can allow it with {what} in {PATH}.",
+            "Nothing runs as {} (uid {}) on this host{usual}; root can allow it with {what} in {PATH}.",
             account.name, account.uid
         ),
     ))
@@ -95,13 +108,18 @@ pub(super) fn check_limits(limits: &Limits) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// Checks what comes over the socket beside the limits.
-pub(super) fn check_launch(launch: &Launch, payload: &Payload) -> Result<(), Refusal> {
+/// Checks what comes over the socket.
+pub(super) fn check_launch(launch: &Launch) -> Result<(), Refusal> {
     check_limits(&launch.limits)?;
     check_limits(&launch.project_limits)?;
-    if let Some(name) = &launch.name {
-        name::check_runner_name(name).map_err(malformed)?;
+    match &launch.name {
+        Some(name) => name::check_runner_name(name).map_err(malformed),
+        None => Ok(()),
     }
+}
+
+/// Checks what comes in a memory file.
+pub(super) fn check_payload(payload: &Payload) -> Result<(), Refusal> {
     spec::check_command(&payload.command).map_err(malformed)?;
     if let Some(path) = &payload.working_directory {
         spec::check_path("The working directory", path).map_err(malformed)?;
@@ -147,6 +165,8 @@ mod tests {
         let ok = |config: &Config, uid, name| check_user(config, &account(uid, name)).is_ok();
         let plain = Config::default();
         assert!(ok(&plain, 1000, "alice") && !ok(&plain, 999, "daemon") && !ok(&plain, 0, "root"));
+        assert!(ok(&plain, 60_000, "zoe") && !ok(&plain, 61_184, "dynamic"));
+        assert!(!ok(&plain, 65_534, "nobody"));
         let listed = Config {
             allowed_users: vec![
                 UserRef::Name("alice".to_owned()),

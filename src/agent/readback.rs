@@ -1,6 +1,7 @@
 //! Whether the kernel holds a limit: systemd accepts what the kernel lacks without a word, so
 //! every limit is read back from the cgroup's own files.
 
+use super::config::PATH;
 use super::policy::{DEFAULT_WEIGHT, refusal, shown};
 use super::properties::with_shim;
 use crate::domain::Limits;
@@ -52,13 +53,23 @@ impl Unheld {
     }
 }
 
-/// The first unheld limit as a refusal, or all as warnings.
-pub(super) fn judge(unheld: &[Unheld], unenforced: Unenforced) -> Result<Vec<String>, Refusal> {
-    match (unheld.first(), unenforced) {
-        (Some(first), Unenforced::Refuse) => Err(refusal(
-            RefusalCode::LimitUnenforceable,
-            format!("{} {}", first.sentence(), first.advice()),
+/// The first unheld limit as a refusal, or all as warnings. Where root has set a ceiling a
+/// warning is not enough, whatever the daemon says.
+pub(super) fn judge(
+    unheld: &[Unheld],
+    unenforced: Unenforced,
+    ceilings: &Limits,
+) -> Result<Vec<String>, Refusal> {
+    let refused = |why: String| Err(refusal(RefusalCode::LimitUnenforceable, why));
+    let bound = |u: &&Unheld| ceilings.number(u.key).is_some();
+    match (unheld.iter().find(bound), unheld.first(), unenforced) {
+        (Some(bound), ..) => refused(format!(
+            "{} Root has set a ceiling for it in {PATH}, so nothing runs without it.",
+            bound.sentence()
         )),
+        (None, Some(first), Unenforced::Refuse) => {
+            refused(format!("{} {}", first.sentence(), first.advice()))
+        }
         _ => Ok(unheld.iter().map(Unheld::sentence).collect()),
     }
 }
@@ -329,13 +340,20 @@ mod tests {
                 "oom-policy"
             ]
         );
-        let refused = judge(&all, Unenforced::Refuse);
+        let refused = judge(&all, Unenforced::Refuse, &Limits::default());
         assert!(
             matches!(&refused, Err(r) if r.code == RefusalCode::LimitUnenforceable
                 && r.message.contains("memory-max") && r.message.contains("memory controller") && r.message.contains("Boot with")),
             "{refused:?}"
         );
-        assert!(matches!(judge(&all, Unenforced::Warn), Ok(w) if w.len() == 7));
+        let warned = |ceilings: &Limits| judge(&all, Unenforced::Warn, ceilings);
+        assert!(matches!(warned(&Limits::default()), Ok(w) if w.len() == 7));
+        // Root's ceilings are not the daemon's to switch off.
+        let ceilings = Limits {
+            tasks_max: Some(100),
+            ..Limits::default()
+        };
+        assert!(matches!(warned(&ceilings), Err(r) if r.message.starts_with("tasks-max=")));
     }
 
     #[test]

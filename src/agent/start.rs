@@ -19,6 +19,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::Semaphore;
 
 /// The account of the daemon.
 const DAEMON: &str = "stratavore";
@@ -26,6 +27,10 @@ const DAEMON: &str = "stratavore";
 const BACKLOG: i32 = 64;
 /// Threads for what may block: name service and spawning.
 const BLOCKING: usize = 8;
+/// How many of them may hang in the name service.
+const LOOK_UPS: usize = 6;
+/// Launches being prepared at a time.
+const LAUNCHES: usize = 128;
 
 /// The host's one hand on systemd: launches, stops and watches the runners that stratavored
 /// asks for, within the bounds of root's agent.toml.
@@ -285,6 +290,8 @@ async fn run(prepared: Prepared) -> Result<(), String> {
         shim: prepared.shim,
         nofile: prepared.nofile,
         slices: Slices::default(),
+        launching: Semaphore::new(LAUNCHES),
+        look_ups: Arc::new(Semaphore::new(LOOK_UPS)),
         runners: Default::default(),
         connections: Default::default(),
         failed_units: Default::default(),

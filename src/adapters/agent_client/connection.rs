@@ -47,6 +47,8 @@ pub(super) struct Shared {
 struct State {
     next: u64,
     connected: bool,
+    /// Counts connections.
+    connection: u64,
     waiting: HashMap<u64, oneshot::Sender<Outcome>>,
     out: VecDeque<(Vec<u8>, Option<OwnedFd>)>,
     notices: VecDeque<HostNotice>,
@@ -96,6 +98,11 @@ impl Shared {
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Tells one connection from the next.
+    pub(super) fn connection(&self) -> u64 {
+        self.state().connection
     }
 
     /// Queues an order; the answer comes by the receiver.
@@ -157,6 +164,8 @@ pub(super) async fn connect_for_ever(shared: Arc<Shared>) {
         let tried = match connect(&shared).await {
             Ok((socket, boot_id)) => {
                 pause = FIRST_PAUSE;
+                // First, so that nobody takes the new boot id for the old connection's.
+                shared.state().connection += 1;
                 shared.boot_id.send_replace(Some(boot_id));
                 shared.state().connected = true;
                 shared.notice(HostNotice::Connected);
