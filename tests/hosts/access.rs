@@ -73,11 +73,19 @@ fn who_sees_the_command() {
 #[test]
 fn who_sees_why_a_launch_failed() {
     let site = Site::boot("unseen");
-    for flags in ["--name=hidden-a -- /opt/visible-only-to-some", "--name=hidden-b --working-directory=/srv/visible-only-to-some -- true"] {
+    for flags in [
+        "--name=hidden-a -- /opt/visible-only-to-some",
+        "--name=hidden-b --working-directory=/srv/visible-only-to-some -- true",
+    ] {
         let (name, _) = flags.trim_start_matches("--name=").split_once(' ').unwrap();
         let (own, command) = flags.split_once("-- ").unwrap();
-        let out = site.ctl("alice", &format!("run {own} p -- {command}")).code(1);
-        assert!(out.err().contains("visible-only"), "the launcher is told: {out}");
+        let out = site
+            .ctl("alice", &format!("run {own} p -- {command}"))
+            .code(1);
+        assert!(
+            out.err().contains("visible-only"),
+            "the launcher is told: {out}"
+        );
         for (user, sees) in [("root", true), ("alice", true), ("bob", false)] {
             let out = site.ctl(user, &format!("show -o json {name}")).ok();
             assert_eq!(out.out().contains("visible-only"), sees, "{user}: {out}");
@@ -88,7 +96,10 @@ fn who_sees_why_a_launch_failed() {
     }
     for user in ["root", "alice", "bob"] {
         let out = site.ctl(user, "events -o json").ok();
-        assert!(out.out().contains("launch-failed") && !out.out().contains("visible-only"), "{user}: {out}");
+        assert!(
+            out.out().contains("launch-failed") && !out.out().contains("visible-only"),
+            "{user}: {out}"
+        );
     }
     site.check();
 }

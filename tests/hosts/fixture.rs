@@ -56,7 +56,10 @@ impl Site {
             .root(plan.root)
             .bus(plan.bus)
             .disk_mb(plan.disk_mb)
-            .payload(plan.payload.unwrap_or_else(|| project().join("target/test-payload")))
+            .payload(
+                plan.payload
+                    .unwrap_or_else(|| project().join("target/test-payload")),
+            )
             .file(
                 "/etc/tmpfiles.d/crash.conf",
                 "d /run/stratavore-crash 0777 root root -\n",

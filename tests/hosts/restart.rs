@@ -121,6 +121,7 @@ fn the_bus_is_restarted() {
         });
         site.wait_up();
         two_are_well(&site, &long, &short);
+        waiting.wait(SOON).ok();
     }
 }
 
@@ -234,7 +235,10 @@ fn a_wedged_daemon_is_restarted() {
 #[test]
 fn releases_work_together() {
     if std::env::consts::ARCH != "x86_64" {
-        println!("the frozen first release (tests/frozen) is for x86_64; this is {}", std::env::consts::ARCH);
+        println!(
+            "the frozen first release (tests/frozen) is for x86_64; this is {}",
+            std::env::consts::ARCH
+        );
         return;
     }
     let project = crate::support::project();
@@ -246,7 +250,10 @@ fn releases_work_together() {
     });
     site.root("mkdir /srv/first && cp -a --parents /usr/bin/stratavored /usr/libexec/stratavore /srv/first/").ok();
     let mut older: Vec<String> = Vec::new();
-    let agent = ("usr/libexec/stratavore/stratavore-agent", "stratavore-agent");
+    let agent = (
+        "usr/libexec/stratavore/stratavore-agent",
+        "stratavore-agent",
+    );
     let shim = ("usr/libexec/stratavore/stratavore-shim", "");
     let daemon = ("usr/bin/stratavored", "stratavored");
     for (from, (file, unit)) in [
@@ -259,7 +266,10 @@ fn releases_work_together() {
         ("first", daemon),
     ] {
         // A running program's file can't be written to, but another one can take its name.
-        site.root(&format!("cp /srv/{from}/{file} /{file}.new && mv /{file}.new /{file}")).ok();
+        site.root(&format!(
+            "cp /srv/{from}/{file} /{file}.new && mv /{file}.new /{file}"
+        ))
+        .ok();
         if !unit.is_empty() {
             site.root(&format!("systemctl restart {unit}")).ok();
             site.wait_up();
