@@ -73,11 +73,19 @@ fn who_sees_the_command() {
 #[test]
 fn who_sees_why_a_launch_failed() {
     let site = Site::boot("unseen");
-    for flags in ["--name=hidden-a -- /opt/visible-only-to-some", "--name=hidden-b --working-directory=/srv/visible-only-to-some -- true"] {
+    for flags in [
+        "--name=hidden-a -- /opt/visible-only-to-some",
+        "--name=hidden-b --working-directory=/srv/visible-only-to-some -- true",
+    ] {
         let (name, _) = flags.trim_start_matches("--name=").split_once(' ').unwrap();
         let (own, command) = flags.split_once("-- ").unwrap();
-        let out = site.ctl("alice", &format!("run {own} p -- {command}")).code(1);
-        assert!(out.err().contains("visible-only"), "the launcher is told: {out}");
+        let out = site
+            .ctl("alice", &format!("run {own} p -- {command}"))
+            .code(1);
+        assert!(
+            out.err().contains("visible-only"),
+            "the launcher is told: {out}"
+        );
         for (user, sees) in [("root", true), ("alice", true), ("bob", false)] {
             let out = site.ctl(user, &format!("show -o json {name}")).ok();
             assert_eq!(out.out().contains("visible-only"), sees, "{user}: {out}");
@@ -88,7 +96,10 @@ fn who_sees_why_a_launch_failed() {
     }
     for user in ["root", "alice", "bob"] {
         let out = site.ctl(user, "events -o json").ok();
-        assert!(out.out().contains("launch-failed") && !out.out().contains("visible-only"), "{user}: {out}");
+        assert!(
+            out.out().contains("launch-failed") && !out.out().contains("visible-only"),
+            "{user}: {out}"
+        );
     }
     site.check();
 }
@@ -97,15 +108,27 @@ fn who_sees_why_a_launch_failed() {
 #[test]
 fn who_finds_labels() {
     let site = Site::boot("labels");
-    let own = site.ctl("root", "run --uid=bob --label t=x p -- sleep 1000").ok().out();
+    let own = site
+        .ctl("root", "run --uid=bob --label t=x p -- sleep 1000")
+        .ok()
+        .out();
     for _ in 0..3 {
         site.run("--label t=x -- sleep 1000");
     }
     for limit in ["", "--limit=1", "--all"] {
-        let out = site.ctl("bob", &format!("list -q --label t=x {limit}")).ok();
+        let out = site
+            .ctl("bob", &format!("list -q --label t=x {limit}"))
+            .ok();
         assert_eq!(out.out(), own, "{limit}: {out}");
     }
-    assert_eq!(site.ctl("alice", "list -q --label t=x").ok().out().lines().count(), 4);
+    assert_eq!(
+        site.ctl("alice", "list -q --label t=x")
+            .ok()
+            .out()
+            .lines()
+            .count(),
+        4
+    );
     site.clear();
 }
 
