@@ -106,6 +106,8 @@ pub struct RunnerFilter {
     pub labels: BTreeMap<String, String>,
     /// Only of this user.
     pub uid: Option<u32>,
+    /// None of these projects' runners of these users.
+    pub hidden: Vec<(ProjectName, u32)>,
     /// Only with this name.
     pub name: Option<String>,
     /// Only whose id begins so.

@@ -11,6 +11,8 @@ use zbus::names::BusName;
 
 /// Calls of one connection that may be under way at a time.
 pub const CALLS_MAX: usize = 256;
+/// Calls of one user that may be, over however many connections.
+pub(super) const USER_CALLS_MAX: usize = 1_024;
 /// Callers whose uid is remembered.
 const CACHE_MAX: usize = 4_096;
 /// The bus answers at once, or something is very wrong.
@@ -25,23 +27,32 @@ const BUS_MAX: Duration = Duration::from_secs(10);
 pub(super) struct Callers {
     bus: DBusProxy<'static>,
     uids: Mutex<HashMap<String, u32>>,
-    calls: Arc<Mutex<HashMap<String, usize>>>,
+    calls: Calls,
+}
+
+/// How many are under way, by whom.
+type Calls = Arc<Mutex<HashMap<Who, usize>>>;
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+enum Who {
+    Connection(String),
+    User(u32),
 }
 
 /// One call under way; dropping it ends it.
 #[derive(Debug)]
 pub(super) struct Slot {
-    sender: String,
-    calls: Arc<Mutex<HashMap<String, usize>>>,
+    who: Who,
+    calls: Calls,
 }
 
 impl Drop for Slot {
     fn drop(&mut self) {
         let mut calls = self.calls.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = calls.get_mut(&self.sender) {
+        if let Some(count) = calls.get_mut(&self.who) {
             *count -= 1;
             if *count == 0 {
-                calls.remove(&self.sender);
+                calls.remove(&self.who);
             }
         }
     }
@@ -56,23 +67,31 @@ impl Callers {
         })
     }
 
-    /// Counts a call in, or refuses it.
-    pub(super) fn enter(&self, header: &Header<'_>) -> Result<Slot, Error> {
-        let sender = sender(header)?.to_owned();
+    /// Counts a call in for its connection and its user, or refuses it.
+    pub(super) async fn enter(&self, header: &Header<'_>) -> Result<(u32, [Slot; 2]), Error> {
+        // First what needs no answer of the bus.
+        let sender = Who::Connection(sender(header)?.to_owned());
+        let connection = self.count(sender, CALLS_MAX, "connection")?;
+        let uid = self.uid(header).await?;
+        let user = self.count(Who::User(uid), USER_CALLS_MAX, "user")?;
+        Ok((uid, [connection, user]))
+    }
+
+    fn count(&self, who: Who, most: usize, what: &str) -> Result<Slot, Error> {
         let mut calls = self.calls.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = calls.entry(sender.clone()).or_default();
-        if *count >= CALLS_MAX {
+        let count = calls.entry(who.clone()).or_default();
+        if *count >= most {
             return Err(Error::new(
                 ErrorKind::LimitsExceeded,
                 format!(
-                    "This connection has {CALLS_MAX} calls under way, which is the most; await some answers first."
+                    "This {what} has {most} calls under way, which is the most; await some answers first."
                 ),
             ));
         }
         *count += 1;
         drop(calls);
         Ok(Slot {
-            sender,
+            who,
             calls: Arc::clone(&self.calls),
         })
     }

@@ -8,7 +8,7 @@ use super::options;
 use super::polkit::Polkit;
 use super::tree::Garden;
 use super::users::Users;
-use super::values::Options;
+use super::values::{Options, User};
 use super::{Bus, Identity};
 use crate::domain::event::Actor;
 use crate::domain::{Limits, ProjectName, Runner, RunnerId, RunnerSpec, Usage, signal, spec};
@@ -17,10 +17,24 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use zbus::Connection;
-use zbus::message::Header;
+use zbus::message::{Flags, Header};
 
 /// For so long the usage of a live runner is taken for current: it costs a question to the agent.
 const USAGE_FRESH: Duration = Duration::from_millis(500);
+
+/// An owner that is no caller: the last uid means "none" to the kernel.
+const NOBODYS: u32 = u32::MAX;
+
+/// What is asked for, before anybody is looked up.
+pub(super) fn parse(
+    project: &str,
+    command: &[String],
+    options: &Options,
+) -> Result<(ProjectName, options::Launch)> {
+    let project: ProjectName = project.parse()?;
+    spec::check_command(command)?;
+    Ok((project, options::launch(options)?))
+}
 
 /// Everything the interfaces share; clones are the same.
 #[derive(Debug, Clone)]
@@ -44,7 +58,7 @@ struct Inner {
 pub(super) struct Call<'m> {
     pub(super) header: &'m Header<'m>,
     pub(super) uid: u32,
-    _slot: Slot,
+    _slots: [Slot; 2],
 }
 
 impl Core {
@@ -119,12 +133,11 @@ impl Core {
 
     /// Counts a call in and finds out whose it is.
     pub(super) async fn enter<'m>(&self, header: &'m Header<'m>) -> Result<Call<'m>> {
-        let slot = self.0.callers.enter(header)?;
-        let uid = self.0.callers.uid(header).await?;
+        let (uid, slots) = self.0.callers.enter(header).await?;
         Ok(Call {
             header,
             uid,
-            _slot: slot,
+            _slots: slots,
         })
     }
 
@@ -174,6 +187,17 @@ impl Core {
         }
     }
 
+    /// The same where the caller lets polkit ask the person there.
+    async fn may_view_if_asked(&self, call: &Call<'_>, runner: &Runner) -> bool {
+        let flags = call.header.primary().flags();
+        if !flags.contains(Flags::ALLOW_INTERACTIVE_AUTH) {
+            return false;
+        }
+        let owner = runner.spec.uid;
+        let asked = self.authorise(call, Verb::View { owner }, self.details(runner));
+        asked.await.is_ok()
+    }
+
     fn details(&self, runner: &Runner) -> Details {
         Details {
             project: runner.spec.project.to_string(),
@@ -191,10 +215,10 @@ impl Core {
     }
 
     /// The uid a filter means.
-    pub(super) async fn uid_of(&self, user: &super::values::User) -> Result<u32> {
+    pub(super) async fn uid_of(&self, user: &User) -> Result<u32> {
         match user {
             // A uid without a name may still have had runners.
-            super::values::User::Uid(uid) => Ok(*uid),
+            User::Uid(uid) => Ok(*uid),
             name => Ok(self.0.users.find(name).await?.0),
         }
     }
@@ -206,38 +230,8 @@ impl Core {
         command: Vec<String>,
         options: &Options,
     ) -> Result<RunnerId> {
-        let (request, owner) = self.request(&call, project, command, options).await?;
-        let details = Details {
-            project: project.to_owned(),
-            owner: request.spec.user.clone(),
-            runner: String::new(),
-            host: self.0.identity.host_name.clone(),
-        };
-        self.authorise(&call, Verb::Launch { owner }, details)
-            .await?;
-        let actor = self.actor(&call).await;
-        let launched = self.0.engine.launch(request, actor).await?;
-        if let Some(placement) = &launched.runner.placement {
-            for warning in &placement.warnings {
-                tracing::warn!(runner = %launched.runner.id, "{warning}");
-            }
-        }
-        Ok(launched.runner.id)
-    }
-
-    /// A launch, parsed; and the user it is for.
-    pub(super) async fn request(
-        &self,
-        call: &Call<'_>,
-        project: &str,
-        command: Vec<String>,
-        options: &Options,
-    ) -> Result<(LaunchRequest, u32)> {
-        let project: ProjectName = project.parse()?;
-        spec::check_command(&command)?;
-        let options = options::launch(options)?;
-        let user = options.user.unwrap_or(super::values::User::Uid(call.uid));
-        let (uid, user) = self.0.users.find(&user).await?;
+        let (project, options) = parse(project, &command, options)?;
+        let (uid, user) = self.owner(&call, &project, options.user).await?;
         let spec = RunnerSpec {
             project,
             command,
@@ -253,7 +247,61 @@ impl Core {
             setenv: options.setenv,
             request_id: options.request_id,
         };
-        Ok((request, uid))
+        let actor = self.actor(&call).await;
+        let launched = self.0.engine.launch(request, actor).await?;
+        if let Some(placement) = &launched.runner.placement {
+            for warning in &placement.warnings {
+                tracing::warn!(runner = %launched.runner.id, "{warning}");
+            }
+        }
+        Ok(launched.runner.id)
+    }
+
+    /// Whom a launch is for, once the caller may launch for that user. Another user's name is
+    /// looked up only after that.
+    async fn owner(
+        &self,
+        call: &Call<'_>,
+        project: &ProjectName,
+        asked: Option<User>,
+    ) -> Result<(u32, String)> {
+        let may = async |owner: u32, name: &str| {
+            let details = Details {
+                project: project.to_string(),
+                owner: name.to_owned(),
+                runner: String::new(),
+                host: self.0.identity.host_name.clone(),
+            };
+            self.authorise(call, Verb::Launch { owner }, details).await
+        };
+        let own = User::Uid(call.uid);
+        let asked = asked.unwrap_or(User::Uid(call.uid));
+        let mut permitted = None;
+        match &asked {
+            User::Name(name) if self.0.users.name(call.uid).await.as_ref() != Some(name) => {
+                may(NOBODYS, name).await?;
+                permitted = Some(name.clone());
+            }
+            // By number polkit's rules could not tell who is meant.
+            User::Uid(uid) if *uid != call.uid => {
+                let verb = Verb::Launch { owner: *uid };
+                if decide(self.0.bus, call.uid, verb) == Decision::Refuse {
+                    return Err(auth::refused(verb).into());
+                }
+            }
+            _ => {}
+        }
+        let whom = if permitted.is_none() && matches!(asked, User::Name(_)) {
+            &own
+        } else {
+            &asked
+        };
+        let (uid, user) = self.0.users.find(whom).await?;
+        // A name may be an alias of another one.
+        if permitted.as_ref() != Some(&user) {
+            may(uid, &user).await?;
+        }
+        Ok((uid, user))
     }
 
     /// The runner meant, once the caller may control it, and who the caller is.
@@ -322,7 +370,8 @@ impl Core {
         let runner = self.0.engine.resolve(runner).await?;
         let mut dict = convert::public(&runner);
         // Without polkit the public part is still public.
-        if self.may_view(&call, &runner).await.unwrap_or(false) {
+        let viewed = self.may_view(&call, &runner).await.unwrap_or(false);
+        if viewed || self.may_view_if_asked(&call, &runner).await {
             convert::private(&mut dict, &runner);
         }
         if runner.state().is_live() {

@@ -9,9 +9,8 @@ use crate::domain::{ErrorKind, Runner, State};
 use crate::ports::RunnerFilter;
 use std::collections::HashMap;
 
-/// A page that has to leave out what the caller may not find looks at so many pages of the
-/// store at most.
-const PAGES_MAX: u32 = 50;
+/// Rows looked at together where some may have to be left out.
+const LOOK_AT: u32 = 200;
 
 impl Core {
     /// A page of runners. Labels of runners that the caller may not view are neither shown nor
@@ -22,15 +21,25 @@ impl Core {
             filter.uid = Some(self.uid_of(&user).await?);
         }
         let wanted = filter.limit as usize;
+        let searched = !filter.labels.is_empty();
+        if searched {
+            filter.limit = filter.limit.max(LOOK_AT);
+        }
         let mut views = Views::default();
         let mut out = Vec::new();
-        for _ in 0..PAGES_MAX {
+        // Each turn fills the page, is the last one, or hides another project's user from the
+        // next: so it ends, and what others have made keeps nobody from finding the own.
+        loop {
             let page = self.page(&filter).await?;
-            let last = page.len() < wanted;
+            let last = page.len() < filter.limit as usize;
             filter.after = page.last().map(|r| r.id);
             for runner in page {
                 let viewed = views.may(self, &call, &runner).await;
-                if !viewed && !filter.labels.is_empty() {
+                if !viewed && searched {
+                    let hidden = (runner.spec.project.clone(), runner.spec.uid);
+                    if !filter.hidden.contains(&hidden) {
+                        filter.hidden.push(hidden);
+                    }
                     continue;
                 }
                 let mut dict = convert::public(&runner);
@@ -43,10 +52,9 @@ impl Core {
                 }
             }
             if last {
-                break;
+                return Ok(out);
             }
         }
-        Ok(out)
     }
 
     /// From the store; while that is away, live runners from memory.
@@ -127,6 +135,10 @@ fn matches(filter: &RunnerFilter, runner: &Runner) -> bool {
             .iter()
             .all(|(k, v)| spec.labels.get(k) == Some(v))
         && filter.uid.is_none_or(|uid| uid == spec.uid)
+        && !filter
+            .hidden
+            .iter()
+            .any(|(project, uid)| *project == spec.project && *uid == spec.uid)
         && filter
             .name
             .as_ref()

@@ -58,9 +58,9 @@ impl Manager {
         command: Vec<String>,
         options: Options,
     ) -> Result<(bool, Vec<Dict>)> {
-        let call = self.0.enter(&header).await?;
-        let (request, _) = self.0.request(&call, project, command, &options).await?;
-        let gates = self.0.engine().explain(&request.spec.project).await?;
+        let _call = self.0.enter(&header).await?;
+        let (project, _) = super::core::parse(project, &command, &options)?;
+        let gates = self.0.engine().explain(&project).await?;
         let admitted = gates.iter().all(|g| g.open());
         Ok((admitted, gates.iter().map(super::convert::gate).collect()))
     }
@@ -127,7 +127,8 @@ impl Manager {
     /// id, name, project, host, user, uid, state, unit, created_at, started_at, ended_at
     /// (microseconds since 1970), limits, exit, usage, invocation_id, warnings; and command,
     /// labels, working_directory and the full message of exit for its owner, root, and whoever
-    /// may view it. What does not apply is left out.
+    /// may view it: polkit may ask for a password for that, if the message allows interactive
+    /// authorization. What does not apply is left out.
     #[zbus(out_args("description"))]
     async fn describe(&self, #[zbus(header)] header: Header<'_>, runner: &str) -> Result<Dict> {
         let call = self.0.enter(&header).await?;

@@ -126,7 +126,7 @@ pub trait Runner {
     #[zbus(property)]
     fn state(&self) -> zbus::Result<String>;
     /// Its command.
-    #[zbus(property(emits_changed_signal = "const"))]
+    #[zbus(property(emits_changed_signal = "false"))]
     fn command(&self) -> zbus::Result<Vec<String>>;
     /// Its unit.
     #[zbus(property(emits_changed_signal = "const"))]

@@ -152,8 +152,9 @@ impl RunnerObject {
     }
 
     /// Its command with all arguments. Empty for others than its user and root: Describe of
-    /// the Manager asks polkit for them.
-    #[zbus(property(emits_changed_signal = "const"))]
+    /// the Manager asks polkit for them. As it depends on who reads it, it is neither in
+    /// InterfacesAdded nor in GetManagedObjects.
+    #[zbus(property(emits_changed_signal = "false"))]
     async fn command(&self, #[zbus(header)] header: Option<Header<'_>>) -> Vec<String> {
         let runner = self.private(header.as_ref()).await;
         runner.map(|r| r.spec.command.clone()).unwrap_or_default()
@@ -187,7 +188,8 @@ impl RunnerObject {
     }
 
     /// What its whole tree has used: cpu_usec, memory_peak_bytes, io_read_bytes,
-    /// io_write_bytes, tasks_peak, oom_kills, as far as this kernel counts it.
+    /// io_write_bytes, tasks_peak, oom_kills, as far as this kernel counts it. It is neither in
+    /// InterfacesAdded nor in GetManagedObjects.
     #[zbus(property(emits_changed_signal = "false"))]
     async fn usage(&self, #[zbus(header)] header: Option<Header<'_>>) -> Dict {
         if header.is_none() {
@@ -198,8 +200,9 @@ impl RunnerObject {
         usage.map(|u| convert::usage(&u)).unwrap_or_default()
     }
 
-    /// Its labels. Empty for others than its user and root, as Command.
-    #[zbus(property(emits_changed_signal = "const"))]
+    /// Its labels. Empty for others than its user and root, and not in InterfacesAdded and
+    /// GetManagedObjects, as Command.
+    #[zbus(property(emits_changed_signal = "false"))]
     async fn labels(&self, #[zbus(header)] header: Option<Header<'_>>) -> BTreeMap<String, String> {
         let runner = self.private(header.as_ref()).await;
         runner.map(|r| r.spec.labels.clone()).unwrap_or_default()

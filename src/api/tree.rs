@@ -18,6 +18,11 @@ use zbus::message::Header;
 use zbus::object_server::{Interface, SignalEmitter};
 use zbus::{Connection, ObjectPath, ObjectServer, OwnedObjectPath, interface};
 
+/// What the runners are below.
+const RUNNERS: &str = "/org/stratavore1/runner";
+/// What the projects are below.
+const PROJECTS: &str = "/org/stratavore1/project";
+
 /// What has an object now.
 #[derive(Debug, Default)]
 pub(super) struct Garden {
@@ -141,7 +146,11 @@ pub(super) async fn remove_project(
 pub(super) async fn plant(connection: &Connection, core: &Core) -> zbus::Result<()> {
     let server = connection.object_server();
     server.at(PATH, Manager(core.clone())).await?;
-    for path in ["/", "/org", PATH] {
+    // Without an interface of their own these would come and go with what is below them.
+    for path in [RUNNERS, PROJECTS] {
+        server.at(path, Folder).await?;
+    }
+    for path in ["/", "/org", PATH, RUNNERS, PROJECTS] {
         server.remove_named(path, Introspection::name()).await?;
         server.at(path, Introspection(core.clone())).await?;
     }
@@ -195,6 +204,13 @@ impl Objects {
     ) -> zbus::Result<()>;
 }
 
+/// Keeps a path that only leads to others.
+#[derive(Debug)]
+struct Folder;
+
+#[interface(name = "org.stratavore1.Folder", introspection_docs = false)]
+impl Folder {}
+
 /// `org.freedesktop.DBus.Introspectable` of an object with many below it: they are named only.
 #[derive(Debug)]
 struct Introspection(Core);
@@ -212,9 +228,18 @@ impl Introspection {
     ) -> Result<String> {
         let _call = self.0.enter(&header).await?;
         let mut xml = String::from(HEAD);
-        let children: &[&str] = match header.path().map(|p| p.as_str()) {
-            Some("/") => &["org"],
-            Some("/org") => &["stratavore1"],
+        let garden = self.0.garden();
+        let children: Vec<String> = match header.path().map(|p| p.as_str()) {
+            Some("/") => vec!["org".to_owned()],
+            Some("/org") => vec!["stratavore1".to_owned()],
+            Some(RUNNERS) => {
+                let all = garden.runners().into_iter();
+                all.map(|id| id.path_element().to_string()).collect()
+            }
+            Some(PROJECTS) => {
+                let all = garden.projects().into_iter();
+                all.map(|name| name.path_element().to_string()).collect()
+            }
             _ => {
                 if let Ok(objects) = server.interface::<_, Objects>(PATH).await {
                     objects.get().await.introspect_to_writer(&mut xml, 2);
@@ -222,7 +247,7 @@ impl Introspection {
                 if let Ok(manager) = server.interface::<_, Manager>(PATH).await {
                     manager.get().await.introspect_to_writer(&mut xml, 2);
                 }
-                &["project", "runner"]
+                vec!["project".to_owned(), "runner".to_owned()]
             }
         };
         for child in children {

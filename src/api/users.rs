@@ -5,8 +5,9 @@ use super::values::User;
 use crate::domain::Error;
 use crate::domain::name::shown;
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
+use tokio::sync::Semaphore;
 
 /// How long an answer is kept.
 const REMEMBERED: Duration = Duration::from_secs(60);
@@ -15,25 +16,41 @@ const CACHE_MAX: usize = 4_096;
 /// A directory service that takes longer is taken for not knowing.
 const ANSWER_MAX: Duration = Duration::from_secs(10);
 
-/// Names by uid.
-#[derive(Debug, Default)]
+/// How many questions are put at a time.
+const AT_ONCE: usize = 8;
+
+/// Names by uid, and users by name.
+#[derive(Debug)]
 pub(super) struct Users {
     names: Mutex<HashMap<u32, (Option<String>, Instant)>>,
+    users: Mutex<HashMap<String, (Option<(u32, String)>, Instant)>>,
+    questions: Arc<Semaphore>,
+}
+
+impl Default for Users {
+    fn default() -> Self {
+        Self {
+            names: Mutex::default(),
+            users: Mutex::default(),
+            questions: Arc::new(Semaphore::new(AT_ONCE)),
+        }
+    }
 }
 
 impl Users {
     /// The name of a user; `None` if it has none.
     pub(super) async fn name(&self, uid: u32) -> Option<String> {
-        if let Some((name, at)) = self.lock().get(&uid)
+        if let Some((name, at)) = locked(&self.names).get(&uid)
             && at.elapsed() < REMEMBERED
         {
             return name.clone();
         }
-        let found = ask(move || nix::unistd::User::from_uid(uid.into()))
+        let found = self
+            .ask(move || nix::unistd::User::from_uid(uid.into()))
             .await
             .ok()?;
         let name = found.map(|user| user.name);
-        let mut names = self.lock();
+        let mut names = locked(&self.names);
         if names.len() >= CACHE_MAX {
             names.clear();
         }
@@ -51,37 +68,57 @@ impl Users {
                 ))),
             },
             User::Name(name) => {
+                let missing =
+                    || Error::invalid(format!("There is no user “{}” on this host.", shown(name)));
+                if let Some((known, at)) = locked(&self.users).get(name)
+                    && at.elapsed() < REMEMBERED
+                {
+                    return known.clone().ok_or_else(missing);
+                }
                 let wanted = name.clone();
-                let found = ask(move || nix::unistd::User::from_name(&wanted)).await;
-                match found {
-                    Ok(Some(user)) => Ok((user.uid.as_raw(), user.name)),
-                    Ok(None) => Err(Error::invalid(format!(
-                        "There is no user “{}” on this host.",
-                        shown(name)
-                    ))),
-                    Err(why) => Err(Error::invalid(format!(
+                let asked = self.ask(move || nix::unistd::User::from_name(&wanted));
+                let found = asked.await.map_err(|why| {
+                    Error::invalid(format!(
                         "The user “{}” can't be looked up: {why}.",
                         shown(name)
-                    ))),
+                    ))
+                })?;
+                let found = found.map(|user| (user.uid.as_raw(), user.name));
+                let mut users = locked(&self.users);
+                if users.len() >= CACHE_MAX {
+                    users.clear();
                 }
+                users.insert(name.clone(), (found.clone(), Instant::now()));
+                found.ok_or_else(missing)
             }
         }
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<u32, (Option<String>, Instant)>> {
-        self.names.lock().unwrap_or_else(PoisonError::into_inner)
+    /// On a thread of its own, which holds its permit to the end even if nobody waits any more.
+    async fn ask(
+        &self,
+        look: impl FnOnce() -> nix::Result<Option<nix::unistd::User>> + Send + 'static,
+    ) -> Result<Option<nix::unistd::User>, String> {
+        let questions = Arc::clone(&self.questions);
+        let asked = async move {
+            let permit = questions.acquire_owned().await.map_err(|e| e.to_string())?;
+            let thread = tokio::task::spawn_blocking(move || {
+                let _permit = permit;
+                look()
+            });
+            match thread.await {
+                Ok(Ok(found)) => Ok(found),
+                // These are how "no such user" is said by some modules.
+                Ok(Err(nix::Error::ENOENT | nix::Error::ESRCH | nix::Error::EPERM)) => Ok(None),
+                Ok(Err(error)) => Err(error.to_string()),
+                Err(error) => Err(error.to_string()),
+            }
+        };
+        let answer = tokio::time::timeout(ANSWER_MAX, asked).await;
+        answer.unwrap_or_else(|_| Err("the user database does not answer".to_owned()))
     }
 }
 
-async fn ask(
-    look: impl FnOnce() -> nix::Result<Option<nix::unistd::User>> + Send + 'static,
-) -> Result<Option<nix::unistd::User>, String> {
-    match tokio::time::timeout(ANSWER_MAX, tokio::task::spawn_blocking(look)).await {
-        Ok(Ok(Ok(found))) => Ok(found),
-        // These are how "no such user" is said by some modules.
-        Ok(Ok(Err(nix::Error::ENOENT | nix::Error::ESRCH | nix::Error::EPERM))) => Ok(None),
-        Ok(Ok(Err(error))) => Err(error.to_string()),
-        Ok(Err(error)) => Err(error.to_string()),
-        Err(_) => Err("the user database does not answer".to_owned()),
-    }
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -30,7 +30,7 @@ pub struct Global {
     /// How to print
     #[arg(short, long, global = true, help_heading = GENERAL, value_enum, default_value_t, value_name = "FORMAT")]
     pub output: Format,
-    /// Print ids alone, or nothing
+    /// Say less: list prints ids alone, other commands leave out notes on how things went
     #[arg(short, long, global = true, help_heading = GENERAL)]
     pub quiet: bool,
     /// Never ask for a password
@@ -216,7 +216,7 @@ pub struct List {
     /// Only made before this time
     #[arg(long, value_name = "TIME", allow_hyphen_values = true)]
     pub until: Option<String>,
-    /// At most so many
+    /// At most so many; 1000 without it where ended ones are listed
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub limit: Option<u32>,
 }
@@ -281,8 +281,8 @@ pub struct Kill {
 #[derive(Debug, Args)]
 #[command(override_usage = "stratavorectl set [OPTIONS] ID… KEY=VALUE…")]
 pub struct Set {
-    /// Ids, and limits such as memory-max=2G
-    #[arg(value_name = "ID… KEY=VALUE", required = true)]
+    /// Ids, prefixes or names of runners, and limits such as memory-max=2G
+    #[arg(value_name = "ID|KEY=VALUE", required = true)]
     pub words: Vec<String>,
     /// Choose.
     #[command(flatten)]

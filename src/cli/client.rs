@@ -118,6 +118,22 @@ impl Client {
         described.map_err(|e| Failure::of_call(&e))
     }
 
+    /// The same; where something of it is hidden, a password may be asked for.
+    pub(super) async fn describe_all(&self, runner: &str) -> Result<Dict> {
+        let described = self.describe(runner).await?;
+        if described.contains_key("command") || !self.ask_password {
+            return Ok(described);
+        }
+        match self.agent.get_or_init(Agent::start).await {
+            None => Ok(described),
+            Some(_) => {
+                let id = text(&described, "id");
+                let flags = MethodFlags::ALLOW_INTERACTIVE_AUTH;
+                self.once("Describe", flags, &id).await
+            }
+        }
+    }
+
     /// All runners that fit, page by page, newest first.
     pub(super) async fn runners(
         &self,

@@ -10,13 +10,20 @@ use crate::domain::State;
 
 /// Digits of an id that are always shown: those that tell the time.
 const SHORTEST: usize = 13;
+/// So many are listed where ended ones are, unless --limit says otherwise.
+const ENDED_MAX: u32 = 1_000;
 /// From so many columns on, ids are shown in full.
 const WIDE: usize = 140;
 
 /// Lists.
 pub(super) async fn list(client: &Client, global: &Global, args: &List) -> Result<u8> {
     let out = Out::new(global.output);
-    let runners = client.runners(filter(args)?, args.limit).await?;
+    let ended = args.all || args.state.iter().any(|s| s == "ended");
+    let most = args.limit.or(ended.then_some(ENDED_MAX));
+    let runners = client.runners(filter(args)?, most).await?;
+    if args.limit.is_none() && most.is_some_and(|m| runners.len() >= m as usize) {
+        eprintln!("These are the newest {ENDED_MAX}; for more of them give --limit=N.");
+    }
     if out.is_json() {
         out.objects(runners.iter().map(json::runner).collect())?;
         return Ok(0);

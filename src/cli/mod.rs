@@ -80,6 +80,13 @@ pub(crate) fn complain(failure: &Failure) {
     eprintln!("{clean}");
 }
 
+/// A limit's value can be read here already: what is no value is wrong usage.
+fn check_limit(key: &str, value: &str) -> Result<()> {
+    let mut limits = crate::domain::Limits::default();
+    let set = limits.set(key, crate::domain::limits::Value::Text(value));
+    set.map_err(|error| Failure::new(USAGE, error.message))
+}
+
 /// `KEY=VALUE` words as `a{ss}`.
 fn labels(words: &[String]) -> Result<Variant<'static>> {
     let mut out = HashMap::new();

@@ -175,6 +175,7 @@ fn options(args: &Run) -> Result<Given<'static>> {
     put("request-id", &args.request_id);
     put("working-directory", &Some(directory(args)?));
     for (key, value) in args.shared.given().chain(args.own.given()) {
+        super::check_limit(key, value)?;
         options.insert(key, value.to_owned().into());
     }
     if !args.setenv.is_empty() {

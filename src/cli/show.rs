@@ -15,7 +15,7 @@ use zbus::Variant;
 /// Shows one runner.
 pub(super) async fn show(client: &Client, global: &Global, args: &One) -> Result<u8> {
     let out = Out::new(global.output);
-    let described = client.describe(&args.id).await?;
+    let described = client.describe_all(&args.id).await?;
     match out.is_json() {
         true => out.object(&json::shown(&described))?,
         false => out.text(&block(&described))?,

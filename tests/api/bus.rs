@@ -84,6 +84,14 @@ impl World {
         self.served = serve(&self.address, &self.engine, myself()).await;
     }
 
+    /// The bus stands still, or goes on.
+    pub fn freeze_bus(&self, still: bool) {
+        use rustix::process::{Pid, Signal, kill_process};
+        let pid = Pid::from_raw(self.daemon.id().cast_signed()).expect("it runs");
+        let signal = if still { Signal::STOP } else { Signal::CONT };
+        kill_process(pid, signal).expect("it is ours");
+    }
+
     pub async fn client(&self) -> Connection {
         connect(&self.address).await
     }
@@ -117,15 +125,18 @@ fn dbus_daemon(address: Option<&str>) -> (Child, String) {
     (daemon, address.to_owned())
 }
 
-async fn serve(address: &str, engine: &Engine, bus: Bus) -> Connection {
-    let identity = Identity {
+pub fn identity() -> Identity {
+    Identity {
         version: "1.2.3".to_owned(),
         host_id: "0123456789abcdef0123456789abcdef".to_owned(),
         host_name: "testhost".to_owned(),
-    };
+    }
+}
+
+async fn serve(address: &str, engine: &Engine, bus: Bus) -> Connection {
     let served = connect(address).await;
     let lookups = connect(address).await;
-    api::serve_with(&served, &lookups, engine.clone(), identity, bus)
+    api::serve_with(&served, &lookups, engine.clone(), identity(), bus)
         .await
         .expect("served");
     api::own_name(&served).await.expect("the name is free");

@@ -230,7 +230,7 @@ async fn statuses_and_sentences() {
     refused(
         &world,
         &["run", "--memory-max=lots", "web-1.x", "--", "x"],
-        1,
+        2,
         "lots",
     )
     .await;

@@ -1,10 +1,13 @@
 //! What a caller may get wrong, or mean badly.
 
-use super::bus::{World, given, myself, none, refusal, text};
+use super::bus::{World, given, identity, myself, none, refusal, text};
 use futures_util::StreamExt;
 use std::collections::HashMap;
+use std::time::Duration;
+use stratavore::api::proxy::ManagerProxy;
 use stratavore::api::{self, Bus};
 use zbus::Variant;
+use zbus::proxy::CacheProperties;
 
 const INVALID: &str = "org.stratavore1.Error.InvalidArgument";
 
@@ -31,7 +34,11 @@ async fn bad_input_gets_its_named_error_and_leaves_nothing() {
     launch("memory-max", "99999999999E".into()).await;
     launch("queue", true.into()).await;
     launch("name", "../x".into()).await;
-    launch("uid", "no-such-user-here".into()).await;
+    launch("uid", "no/such/user".into()).await;
+    // Who may not launch as another user does not learn which users there are.
+    let other = given([("uid", "no-such-user-here".into())]);
+    let (name, _) = refusal(manager.launch("p", &["x"], &other).await);
+    assert_eq!(name, "org.stratavore1.Error.NotPermitted");
     launch("working-directory", "relative".into()).await;
     let huge: HashMap<String, String> = (0..10_000)
         .map(|n| (format!("k{n}"), "v".repeat(255)))
@@ -265,11 +272,53 @@ async fn one_connection_takes_up_only_so_much() {
             }
         }
     }
-    assert!(done >= api::CALLS_MAX.min(1), "{done}");
+    assert!(done >= api::CALLS_MAX, "{done}");
     assert_eq!(world.host.count(), done);
     // And afterwards everything is as before.
     manager.list_projects().await.unwrap();
     api::heartbeat(&world.served).await.unwrap();
+}
+
+/// Whose the calls are is asked on a bus that stands still: they are held open for certain.
+#[tokio::test(flavor = "multi_thread")]
+async fn calls_over_the_limit_are_refused_and_the_others_go_on() {
+    const MORE: usize = 10;
+    let (world, other) = (World::new().await, World::new().await);
+    let (served, lookups) = (world.client().await, other.client().await);
+    api::serve_with(
+        &served,
+        &lookups,
+        world.engine.clone(),
+        identity(),
+        myself(),
+    )
+    .await
+    .unwrap();
+    let manager = ManagerProxy::builder(&world.client().await)
+        .destination(served.unique_name().unwrap().to_owned())
+        .cache_properties(CacheProperties::No)
+        .build()
+        .await
+        .unwrap();
+    other.freeze_bus(true);
+    let mut tasks = tokio::task::JoinSet::new();
+    for _ in 0..api::CALLS_MAX + MORE {
+        let manager = manager.clone();
+        tasks.spawn(async move { manager.list_projects().await.map(drop) });
+    }
+    const FULL: &str = "org.stratavore1.Error.LimitsExceeded";
+    for _ in 0..MORE {
+        let answer = tokio::time::timeout(Duration::from_secs(8), tasks.join_next());
+        let answer = answer.await.expect("those too many are refused at once");
+        assert_eq!(refusal(answer.unwrap().unwrap()).0, FULL);
+    }
+    other.freeze_bus(false);
+    while let Some(answer) = tasks.join_next().await {
+        let answer = answer.unwrap();
+        assert!(answer.is_ok() || refusal(answer).0 != FULL);
+    }
+    let answer = manager.list_projects().await;
+    assert!(answer.is_ok() || refusal(answer).0 != FULL);
 }
 
 #[tokio::test(flavor = "multi_thread")]

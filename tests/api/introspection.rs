@@ -62,9 +62,24 @@ async fn the_top_stays_short_however_many_runners_there_are() {
     let world = World::new().await;
     let manager = world.manager().await;
     manager.create_project("p", &none()).await.unwrap();
-    for _ in 0..20 {
-        manager.launch("p", &["sleep"], &none()).await.unwrap();
+    for path in ["runner", "project"] {
+        let xml = introspect(&world, &format!("/org/stratavore1/{path}")).await;
+        assert!(xml.contains("Introspectable"), "{xml}");
     }
+    let mut paths = Vec::new();
+    for _ in 0..1_000 {
+        paths.push(manager.launch("p", &["sleep"], &none()).await.unwrap().1);
+    }
+    let xml = introspect(&world, "/org/stratavore1/runner").await;
+    assert_eq!(xml.matches("<node name=").count(), 1_000);
+    assert!(!xml.contains("org.stratavore1.Runner\""), "names only");
+    for path in &paths {
+        let name = path.as_str().rsplit('/').next().unwrap();
+        assert!(xml.contains(name), "{name}");
+    }
+    let xml = introspect(&world, "/org/stratavore1/project").await;
+    assert!(xml.contains("<node name=\"p\"/>"), "{xml}");
+    assert!(!xml.contains("org.stratavore1.Project\""), "{xml}");
     for path in ["/", "/org", "/org/stratavore1"] {
         let xml = introspect(&world, path).await;
         assert!(!xml.contains("org.stratavore1.Runner\""), "{xml}");

@@ -130,8 +130,11 @@ async fn properties_agree_with_their_signals() {
     // What was under way when we subscribed may come first.
     let signal = loop {
         let signal = changed.next().await.unwrap();
-        let args = signal.args().unwrap();
-        if format!("{:?}", args.changed_properties().get("State")).contains("ended") {
+        let state = {
+            let args = signal.args().unwrap();
+            format!("{:?}", args.changed_properties().get("State"))
+        };
+        if state.contains("ended") {
             break signal;
         }
     };

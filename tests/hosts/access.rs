@@ -104,6 +104,34 @@ fn who_sees_why_a_launch_failed() {
     site.check();
 }
 
+/// Labels of others are not searched, and keep nobody from finding the own.
+#[test]
+fn who_finds_labels() {
+    let site = Site::boot("labels");
+    let own = site
+        .ctl("root", "run --uid=bob --label t=x p -- sleep 1000")
+        .ok()
+        .out();
+    for _ in 0..3 {
+        site.run("--label t=x -- sleep 1000");
+    }
+    for limit in ["", "--limit=1", "--all"] {
+        let out = site
+            .ctl("bob", &format!("list -q --label t=x {limit}"))
+            .ok();
+        assert_eq!(out.out(), own, "{limit}: {out}");
+    }
+    assert_eq!(
+        site.ctl("alice", "list -q --label t=x")
+            .ok()
+            .out()
+            .lines()
+            .count(),
+        4
+    );
+    site.clear();
+}
+
 /// Root's agent.toml bounds the daemon, whatever it asks for.
 #[test]
 fn the_agents_own_rules() {

@@ -103,7 +103,7 @@ pub(crate) async fn a_life_is_told_in_events(store: Arc<impl Store + 'static>) {
         told.iter().map(|e| e.draft.seq).collect::<Vec<_>>(),
         [1, 2, 3, 4, 5, 6]
     );
-    assert_eq!(told[5].draft.data["exit"]["signal"], 9);
+    assert_eq!(told[5].draft.data["exit"]["signal"], "SIGKILL");
     let ended = store.runner(id(1)).await.unwrap().unwrap();
     assert_eq!(
         (ended.state(), ended.seq, ended.ended_at),

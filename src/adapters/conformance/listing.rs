@@ -99,6 +99,23 @@ pub(crate) async fn filters(store: Arc<impl Store + 'static>) {
         .await;
         check(
             RunnerFilter {
+                hidden: vec![(name("q"), 1001), (name("other"), 1000)],
+                ..filter()
+            },
+            &|n| !(n % 2 == 1 && n % 3 == 1),
+        )
+        .await;
+        check(
+            RunnerFilter {
+                hidden: vec![(name("q"), 1001)],
+                labels: labels(&[("team", "red")]),
+                ..filter()
+            },
+            &|n| n % 5 == 0 && !(n % 2 == 1 && n % 3 == 1),
+        )
+        .await;
+        check(
+            RunnerFilter {
                 name: Some("job4".to_owned()),
                 ..filter()
             },

@@ -130,6 +130,16 @@ pub(super) fn listing(filter: &RunnerFilter) -> QueryBuilder<Sqlite> {
     if let Some(uid) = filter.uid {
         sql.push(" AND r.uid = ").push_bind(uid);
     }
+    if !filter.hidden.is_empty() {
+        sql.push(" AND (r.project, r.uid) NOT IN (VALUES ");
+        let mut list = sql.separated(", ");
+        for (project, uid) in &filter.hidden {
+            list.push("(").push_bind_unseparated(project.to_string());
+            list.push_unseparated(", ").push_bind_unseparated(*uid);
+            list.push_unseparated(")");
+        }
+        sql.push(")");
+    }
     if let Some(name) = &filter.name {
         sql.push(" AND r.name = ").push_bind(name.clone());
     }
