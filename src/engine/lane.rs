@@ -1,12 +1,11 @@
 //! A lane: the one task that does everything about one live runner, in order.
 
 use super::launch::Launched;
-use super::{Shared, host_error, now};
+use super::{Shared, now};
 use crate::crash;
 use crate::domain::event::Actor;
 use crate::domain::exit::{Asked, Cause, Exit, Record, Usage};
 use crate::domain::runner::{Change, Step};
-use crate::domain::units::INFINITY;
 use crate::domain::{Error, ErrorKind, Limits, Runner, State};
 use crate::ports::{Applied, HostError, StoreError};
 use std::collections::VecDeque;
@@ -18,11 +17,9 @@ use tokio::time::Instant;
 /// Where an answer goes.
 pub(super) type Answer<T> = oneshot::Sender<Result<T, Error>>;
 
-/// Steps a lane keeps while the store is away; more are refused, endings never.
-const BACKLOG_MAX: usize = 64;
 /// First pause before a step is written again, doubled up to [`RETRY_MAX`].
 const RETRY_MIN: Duration = Duration::from_millis(200);
-const RETRY_MAX: Duration = Duration::from_secs(5);
+pub(super) const RETRY_MAX: Duration = Duration::from_secs(5);
 
 /// What a lane is told.
 #[derive(Debug)]
@@ -83,15 +80,15 @@ pub(super) struct Lane {
     pub(super) runner: Runner,
     inbox: mpsc::UnboundedReceiver<Command>,
     /// Steps taken and not yet in the store, oldest first.
-    backlog: VecDeque<Change>,
+    pub(super) backlog: VecDeque<Change>,
     retry_at: Option<Instant>,
     pause: Duration,
     pub(super) pending: Option<Pending>,
     /// When the command started, on a clock that is not set: known as well as the wall clock
     /// was when this lane was opened.
-    started: Option<Instant>,
+    pub(super) started: Option<Instant>,
     /// The runtime limit was enforced on a frozen runner already.
-    overtime: bool,
+    pub(super) overtime: bool,
 }
 
 impl Lane {
@@ -322,127 +319,6 @@ impl Lane {
             };
             let _ = pending.reply.send(result);
         }
-    }
-
-    async fn stop(&mut self, actor: Actor) -> Result<(), Error> {
-        match self.runner.state() {
-            State::Ended => return Err(self.ended()),
-            State::Stopping => {}
-            _ => {
-                self.room()?;
-                self.step(Step::Stop, actor).await;
-            }
-        }
-        crash::point("daemon.stop-recorded");
-        match self.shared.host.stop(self.runner.id, Asked::Stop).await {
-            Ok(()) => Ok(()),
-            // Recorded: the order is given again when the agent is back.
-            Err(HostError::Unavailable(_)) if self.backlog.is_empty() => Ok(()),
-            Err(error) => Err(host_error(error)),
-        }
-    }
-
-    async fn kill(&mut self, signal: i32, actor: Actor) -> Result<(), Error> {
-        if self.runner.state() == State::Ended {
-            return Err(self.ended());
-        }
-        let id = self.runner.id;
-        self.shared
-            .host
-            .kill(id, signal)
-            .await
-            .map_err(host_error)?;
-        tracing::info!(runner = %id, signal, uid = actor.uid, user = actor.user, "Signal sent to a runner");
-        Ok(())
-    }
-
-    async fn freeze(&mut self, freeze: bool, actor: Actor) -> Result<(), Error> {
-        let step = if freeze { Step::Freeze } else { Step::Thaw };
-        // Somebody else may have frozen or thawed it meanwhile: the host is asked in any case.
-        let already = matches!(
-            (self.runner.state(), freeze),
-            (State::Frozen, true) | (State::Running, false)
-        );
-        if !already {
-            self.runner.clone().apply(&step, now())?;
-        }
-        self.room()?;
-        let id = self.runner.id;
-        let done = match freeze {
-            true => self.shared.host.freeze(id).await,
-            false => self.shared.host.thaw(id).await,
-        };
-        done.map_err(host_error)?;
-        crash::point("daemon.frozen");
-        if !already {
-            self.step(step, actor).await;
-        }
-        Ok(())
-    }
-
-    async fn limit(&mut self, change: Limits, actor: Actor) -> Result<Vec<String>, Error> {
-        if self.runner.state() == State::Ended {
-            return Err(self.ended());
-        }
-        self.room()?;
-        let limits = change.or(&self.runner.spec.limits);
-        let warnings = self
-            .shared
-            .host
-            .set_limits(self.runner.id, limits.clone())
-            .await
-            .map_err(host_error)?;
-        self.overtime = false;
-        self.step(Step::Limit(limits), actor).await;
-        Ok(warnings)
-    }
-
-    /// The shim keeps the runtime limit, but it is frozen with its runner, and frozen time
-    /// counts: then it is ours to keep.
-    fn overtime_at(&self) -> Option<Instant> {
-        let max = self
-            .runner
-            .spec
-            .limits
-            .runtime_max
-            .filter(|m| *m != INFINITY)?;
-        if self.runner.state() != State::Frozen || self.overtime {
-            return None;
-        }
-        self.started?.checked_add(Duration::from_micros(max))
-    }
-
-    async fn stop_overtime(&mut self) {
-        match self.shared.host.stop(self.runner.id, Asked::Timeout).await {
-            Ok(()) => {
-                self.overtime = true;
-                self.step(Step::Stop, Actor::host()).await;
-            }
-            Err(error) => {
-                tracing::warn!(runner = %self.runner.id, %error, "A frozen runner is past its runtime limit and can't be stopped yet");
-                tokio::time::sleep(RETRY_MAX).await;
-            }
-        }
-    }
-
-    fn ended(&self) -> Error {
-        Error::new(
-            ErrorKind::WrongState,
-            format!("Runner {} has ended.", self.runner.id),
-        )
-    }
-
-    /// While the store is away only so many steps are kept.
-    fn room(&self) -> Result<(), Error> {
-        if self.backlog.len() < BACKLOG_MAX {
-            return Ok(());
-        }
-        Err(Error::new(
-            ErrorKind::StoreUnavailable,
-            format!(
-                "The store has been away for {BACKLOG_MAX} steps of this runner; try again when it is back."
-            ),
-        ))
     }
 
     fn note(&self, result: Result<(), HostError>) {

@@ -12,18 +12,19 @@
 mod hub;
 mod lane;
 mod launch;
+mod projects;
 mod queries;
 mod upkeep;
+mod verbs;
 
 pub use launch::Launched;
 
 use crate::domain::admission::Gate;
 use crate::domain::event::{Actor, Event};
 use crate::domain::exit::Usage;
-use crate::domain::project::{ProjectChange, ProjectSettings};
 use crate::domain::spec::Setenv;
 use crate::domain::{
-    Error, ErrorKind, Limits, Project, ProjectName, Runner, RunnerId, RunnerSpec, State, Timestamp,
+    Error, ErrorKind, Limits, ProjectName, Runner, RunnerId, RunnerSpec, State, Timestamp,
 };
 use crate::ports::{Host, HostError, HostNotice, Store, StoreError};
 use std::collections::HashMap;
@@ -241,103 +242,6 @@ impl Engine {
                 reply,
             })
             .await
-    }
-
-    /// Makes a project. A limit that does not hold is refused before anything is written.
-    pub async fn create_project(
-        &self,
-        name: ProjectName,
-        settings: ProjectSettings,
-        actor: Actor,
-    ) -> Result<Project, Error> {
-        let _changing = self.0.projects.lock().await;
-        let there = self
-            .0
-            .store
-            .project(&name)
-            .await
-            .map_err(store_error)?
-            .is_some();
-        let limited = !there && settings.limits != Limits::default();
-        if limited {
-            let set = self.0.host.set_slice(&name, settings.limits.clone()).await;
-            set.map_err(host_error)?;
-        }
-        match self
-            .0
-            .store
-            .create_project(name.clone(), settings, actor, now())
-            .await
-        {
-            Ok((project, event)) => {
-                self.0.publish(Some(event), None, None);
-                Ok(project)
-            }
-            Err(error) => {
-                if limited {
-                    let _ = self.0.host.remove_slice(&name).await;
-                }
-                Err(store_error(error))
-            }
-        }
-    }
-
-    /// Changes a project's settings; limits take effect on its slice at once. Returns warnings.
-    pub async fn set_project(
-        &self,
-        name: ProjectName,
-        change: ProjectChange,
-        actor: Actor,
-    ) -> Result<Vec<String>, Error> {
-        let _changing = self.0.projects.lock().await;
-        let project = self.project(&name).await?;
-        let limited = change.limits != Limits::default();
-        let mut warnings = Vec::new();
-        if limited {
-            let limits = project.settings.with(&change).limits;
-            warnings = self
-                .0
-                .host
-                .set_slice(&name, limits)
-                .await
-                .map_err(host_error)?;
-        }
-        match self
-            .0
-            .store
-            .set_project(name.clone(), change, actor, now())
-            .await
-        {
-            Ok((_, event)) => {
-                // A launch that has read the former limits sets the slice once more.
-                self.0.project_changes.fetch_add(1, Ordering::SeqCst);
-                self.0.publish(Some(event), None, None);
-                Ok(warnings)
-            }
-            Err(error) => {
-                // What is not written must not be in force.
-                if limited {
-                    let _ = self.0.host.set_slice(&name, project.settings.limits).await;
-                }
-                Err(store_error(error))
-            }
-        }
-    }
-
-    /// Removes a project without live runners, and its slice.
-    pub async fn remove_project(&self, name: ProjectName, actor: Actor) -> Result<(), Error> {
-        let _changing = self.0.projects.lock().await;
-        let event = self
-            .0
-            .store
-            .remove_project(name.clone(), actor, now())
-            .await
-            .map_err(store_error)?;
-        self.0.publish(Some(event), None, None);
-        if let Err(error) = self.0.host.remove_slice(&name).await {
-            tracing::warn!(project = %name, %error, "The slice of a removed project stays until the next boot");
-        }
-        Ok(())
     }
 
     /// Every gate of a launch with its numbers; nothing is launched.

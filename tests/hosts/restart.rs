@@ -113,8 +113,16 @@ fn the_bus_is_restarted() {
         };
         let old = site.main_pid(unit);
         assert_ne!(old, 0, "{}", site.log());
-        // Somebody waits for a runner all the while.
-        let mut waiting = site.host.command(["stratavorectl", "wait", &short]).spawn();
+        // Somebody waits for a runner all the while; that it waits shows when it has told of one that has ended.
+        let over = site.run("-- true");
+        site.ended(&over);
+        let mut waiting = site
+            .host
+            .command(["stratavorectl", "wait", "-o", "jsonl", &over, &short])
+            .spawn();
+        wait_until("the client waits", SOON, || {
+            waiting.out_so_far().contains(&over)
+        });
         site.root(&format!("kill -9 {old}")).ok();
         wait_until("the bus is another one", SOON, || {
             ![0, old].contains(&site.main_pid(unit))
