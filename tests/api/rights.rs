@@ -204,13 +204,14 @@ async fn polkit_decides_about_strangers_and_is_told_whom_it_is_about() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn reading_never_asks_a_person_and_shows_the_public_part() {
+async fn reading_shows_the_public_part_and_lists_ask_nobody() {
     let site = Site::new().await;
     site.runner().await;
     site.answer(false, true);
-    for (method, arguments) in [
-        ("Describe", vec!["s", "theirs"]),
-        ("ListRunners", vec!["a{sv}", "0"]),
+    // Who lets us ask is asked about one runner; about a list, nobody is.
+    for (method, arguments, asked_for) in [
+        ("Describe", vec!["s", "theirs"], vec![0, 1]),
+        ("ListRunners", vec!["a{sv}", "0"], vec![0]),
     ] {
         let asking = ["--allow-interactive-authorization=yes"];
         let (done, text) = site.call(&asking, method, &arguments).await;
@@ -219,9 +220,11 @@ async fn reading_never_asks_a_person_and_shows_the_public_part() {
             "{text}"
         );
         let asked = site.asked();
+        assert_eq!(asked[0].0, "org.stratavore1.view");
         assert_eq!(
-            (asked.len(), asked[0].0.as_str(), asked[0].2),
-            (1, "org.stratavore1.view", 0)
+            asked.iter().map(|a| a.2).collect::<Vec<_>>(),
+            asked_for,
+            "{method}"
         );
         assert_eq!(
             asked[0].1.get("runner"),
