@@ -1,5 +1,4 @@
-//! A launch up to its gate, and the gate. Every step can be undone, and whatever fails undoes
-//! all before it.
+//! A launch up to its gate. Every step can be undone, and whatever fails undoes all before it.
 
 use super::cgroup::{in_cgroup, stat};
 use super::hub::{Agent, Phase, Runner, lock};
@@ -9,9 +8,9 @@ use super::systemd::UNIT;
 use super::user::{Account, environment};
 use super::{log, properties, readback};
 use crate::crash::point;
+use crate::domain::Limits;
 use crate::domain::limits::OomPolicy;
 use crate::domain::runner::Placement;
-use crate::domain::{Cause, Limits, RunnerId};
 use crate::seqpacket::{read_sealed, sealed_memfd};
 use crate::wire::{Answer, Launch, Payload, Refusal, RefusalCode, ShimOrder, ShimRequest, VERSION};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -24,11 +23,9 @@ const LOOK_UP: Duration = Duration::from_secs(20);
 /// How long a shim may take to come to its gate: it makes room for its record on the disk.
 const READY: Duration = Duration::from_secs(30);
 /// How long a shim may take to leave when its gate is closed.
-const LEAVE: Duration = Duration::from_secs(10);
-/// How long the exec may take (it may be on a slow file system).
-const EXEC: Duration = Duration::from_secs(60);
+pub(super) const LEAVE: Duration = Duration::from_secs(10);
 
-fn failed(why: impl std::fmt::Display) -> Refusal {
+pub(super) fn failed(why: impl std::fmt::Display) -> Refusal {
     refusal(RefusalCode::Failed, why.to_string())
 }
 
@@ -320,7 +317,7 @@ impl Agent {
     }
 
     /// Nothing of a failed launch stays: no shim, scope, socket or record.
-    async fn undo(&self, runner: &Arc<Runner>) {
+    pub(super) async fn undo(&self, runner: &Arc<Runner>) {
         if let Some(link) = runner.link() {
             link.close_gate();
         }
@@ -341,7 +338,7 @@ impl Agent {
 
     /// Waits until a shim whose gate is closed has left, and kills it if it does not. Its end
     /// of the gate closes before that: it still has its record to write.
-    async fn let_leave(&self, runner: &Runner) {
+    pub(super) async fn let_leave(&self, runner: &Runner) {
         if !runner.has_left(LEAVE).await {
             log::error(format_args!(
                 "Runner {}: its shim does not leave; it is killed",
@@ -349,87 +346,6 @@ impl Agent {
             ));
             runner.kill_shim();
             runner.has_left(LEAVE).await;
-        }
-    }
-
-    /// Opens the gate; returns when the command has been exec'd.
-    pub(super) async fn go(&self, id: RunnerId) -> Result<Answer, Refusal> {
-        point("agent.go-received");
-        let runner = self.runner(id)?;
-        let phase = runner.phase.borrow().clone();
-        match phase {
-            // An adopted one was at the gate of an agent that is gone, and so is the gate.
-            Phase::Gated if runner.owner == 0 || runner.given_up.load(Ordering::Relaxed) => {
-                return Err(failed(format!("The launch of {id} was given up.")));
-            }
-            Phase::Gated => {
-                let link = runner
-                    .link()
-                    .ok_or_else(|| failed(format!("The shim of {id} is gone.")))?;
-                runner.becomes(Phase::Opened);
-                runner.set_killer(None);
-                if let Err(e) = link.send(&ShimRequest::Go, &[]).await {
-                    // It has not been sent, and nobody will send it again.
-                    link.close_gate();
-                    return Err(failed(format!("The shim of {id} does not start: {e}.")));
-                }
-                point("agent.go-sent");
-            }
-            Phase::Preparing => return Err(failed(format!("Runner {id} is not at its gate yet."))),
-            _ => {}
-        }
-        let told = runner
-            .wait(EXEC, |p| {
-                matches!(p, Phase::Started | Phase::Failed(_)) || p.is_over()
-            })
-            .await;
-        point("agent.before-go-reply");
-        let phase = runner.phase.borrow().clone();
-        match (told, phase) {
-            (false, _) => Err(failed(format!(
-                "The shim of {id} did not say within {} s whether the command runs.",
-                EXEC.as_secs()
-            ))),
-            (true, Phase::Started) => Ok(Answer::Done),
-            (true, Phase::Failed(error)) => Err(refusal(RefusalCode::LaunchFailed, error.message)),
-            // It was over before that was heard: only the record knows whether it ran.
-            (true, Phase::Ended) => match self.exits.record(id).ok().flatten().flatten() {
-                Some(record) if record.exit().cause != Cause::LaunchFailed => Ok(Answer::Done),
-                Some(record) => Err(refusal(RefusalCode::LaunchFailed, record.exit().message)),
-                None => Err(failed(format!(
-                    "Runner {id} has ended, and its record can't be read."
-                ))),
-            },
-            (true, _) => Err(failed(format!("The shim of {id} is gone."))),
-        }
-    }
-
-    /// Closes the gate; returns when the shim is gone.
-    pub(super) async fn abort(&self, runner: &Arc<Runner>) -> Result<Answer, Refusal> {
-        runner.give_up();
-        let most = LEAVE + Duration::from_secs(60);
-        let at_gate = |p: &Phase| matches!(p, Phase::Preparing);
-        if !runner.wait(most, |p| !at_gate(p)).await {
-            return Err(failed(format!("The launch of {} hangs.", runner.id)));
-        }
-        let phase = runner.phase.borrow().clone();
-        match phase {
-            Phase::Gated => {}
-            phase if phase.is_over() => return Ok(Answer::Done),
-            _ => {
-                return Err(failed(format!(
-                    "The gate of {} is open already; stop it.",
-                    runner.id
-                )));
-            }
-        }
-        runner.give_up();
-        if runner.is_child() {
-            self.let_leave(runner).await;
-        }
-        match runner.wait(LEAVE, Phase::is_over).await {
-            true => Ok(Answer::Done),
-            false => Err(failed(format!("The shim of {} does not leave.", runner.id))),
         }
     }
 }
