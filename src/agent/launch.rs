@@ -112,7 +112,9 @@ impl Agent {
         let description = format!("Stratavore runner {name} of project {}", launch.project);
         let unit = launch.id.unit();
         let oom = limits.oom_policy.or(self.systemd.default_oom_policy);
-        let known = oom.filter(|_| self.systemd.knows_oom_policy);
+        // systemd's own default need not be said, unless it is one it must not know of.
+        let said = limits.oom_policy.or(oom.filter(|p| *p == OomPolicy::Kill));
+        let known = said.filter(|_| self.systemd.knows_oom_policy);
         let all = properties::scope(limits, &launch.project.slice(), &description, known);
         let started = self.systemd.start_scope(&unit, &all, pid, pidfd.as_fd()).await;
         started.map_err(|fault| failed(format!("systemd did not start {unit}: {fault}.")))?;
@@ -174,9 +176,10 @@ impl Agent {
     async fn spawn(&self, launch: &Launch) -> Result<(Account, Raw), Refusal> {
         let (uid, id) = (launch.uid, launch.id);
         let config = self.config.clone();
-        let (user, sockets, shim) = (self.user, self.sockets.clone(), self.shim.clone());
+        let (accounts, user) = (self.accounts.clone(), self.user);
+        let (sockets, shim) = (self.sockets.clone(), self.shim.clone());
         let work = tokio::task::spawn_blocking(move || {
-            let account = Account::look_up(uid)?;
+            let account = accounts.find(uid)?;
             match user {
                 Some(own) if own == uid => {}
                 Some(_) => {

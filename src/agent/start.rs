@@ -24,8 +24,9 @@ use tokio::signal::unix::{SignalKind, signal};
 const DAEMON: &str = "stratavore";
 /// Connections the kernel accepts for us while we are restarted.
 const BACKLOG: i32 = 64;
-/// Threads for what may block: name service and spawning.
-const BLOCKING: usize = 8;
+/// Threads for what may block: name service and spawning. They come when needed, and some may
+/// hang in a name service that does not answer.
+const BLOCKING: usize = 32;
 
 /// The host's one hand on systemd: launches, stops and watches the runners that stratavored
 /// asks for, within the bounds of root's agent.toml.
@@ -242,6 +243,7 @@ async fn run(prepared: Prepared) -> Result<(), String> {
         exits: Arc::new(prepared.exits),
         sockets: Arc::new(prepared.sockets),
         config: prepared.config,
+        accounts: Default::default(),
         environment: HostEnvironment::read(),
         boot_id: prepared.boot_id,
         user: prepared.user,
