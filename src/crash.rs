@@ -13,10 +13,8 @@ pub fn point(name: &str) {
     if std::fs::read_to_string(FILE).is_ok_and(|wanted| wanted.trim() == name)
         && std::fs::remove_file(FILE).is_ok()
     {
-        let _ = rustix::process::kill_process(
-            rustix::process::getpid(),
-            rustix::process::Signal::KILL,
-        );
+        let _ =
+            rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
         loop {
             std::thread::park();
         }

@@ -1,18 +1,41 @@
 //! Stratavore: a systemd-native host agent. The map.
 //!
-//! | layer | what | imports |
+//! | layer | what it is | it may use |
 //! |---|---|---|
-//! | [`domain`] | pure decisions | nothing of ours |
-//! | [`wire`] | messages between daemon, agent and shim | `domain` |
-//! | [`agent`] | the privileged few verbs towards systemd | `domain`, `wire` |
-//! | [`adapters`] | what implements the ports | `ports`, `wire` |
-//! | [`ports`] | what the engine needs of the world | `domain` |
+//! | [`domain`] | pure decisions: names, limits, states, endings, admission, reconciliation | nothing of ours |
+//! | [`wire`], [`seqpacket`] | messages between daemon, agent and shim, and their transport | `domain` |
+//! | [`ports`] | what the engine needs of the world: traits `Store` and `Host` | `domain` |
+//! | [`engine`] | the one owner of live state: lanes, launch saga, hub | `ports`, `domain` |
+//! | [`adapters`] | one port each: SQLite store, client of the agent | `ports`, `wire`, `domain` |
+//! | [`api`] | D-Bus interfaces, authorisation, client proxies | `engine`, `domain` |
+//! | [`cli`] | `stratavorectl` | the proxies of `api`, `domain` |
+//! | [`agent`] | `stratavore-agent`: systemd and cgroups | `wire`, `domain` |
+//! | [`shim`] | `stratavore-shim`: the parent of one runner | `wire`, `domain` |
+//! | [`daemon`] | `stratavored`: puts it together | everything |
+//!
+//! Where do I change …? A limit: `domain::limits`, then `agent::properties` and `agent::readback`.
+//! What an ending is called: `domain::exit`. What happens after a crash: `domain::reconcile`. A key
+//! of the configuration: `config::KEYS`. A method on the bus: `api`, then `systemd/dbus`.
+//!
+//! `tests/rules.rs` keeps the imports one-way.
 
 pub mod adapters;
 pub mod agent;
+pub mod api;
+pub mod cli;
+pub mod config;
 pub mod crash;
+pub mod daemon;
 pub mod domain;
+pub mod engine;
 pub mod ports;
 pub mod seqpacket;
+pub mod service;
 pub mod shim;
+pub mod telemetry;
 pub mod wire;
+
+/// The version, `VERSION` of the source.
+pub const VERSION: &str = env!("STRATAVORE_VERSION");
+/// The version with commit and date, for `--version`.
+pub const VERSION_TEXT: &str = env!("STRATAVORE_VERSION_TEXT");

@@ -56,6 +56,10 @@ pub struct RequestKey {
 }
 
 /// What became of a [`NewRunner`].
+#[expect(
+    clippy::large_enum_variant,
+    reason = "made once per launch and taken apart at once"
+)]
 #[derive(Debug, Clone)]
 pub enum Admitted {
     /// Written: `starting`.
@@ -148,7 +152,12 @@ pub trait Store: Send + Sync + std::fmt::Debug {
     /// a transaction.
     async fn admit(&self, new: NewRunner) -> Result<Admitted, StoreError>;
     /// The gates of a launch with their numbers; nothing is written.
-    async fn gates(&self, project: &ProjectName, host: &str, host_max: Option<u32>) -> Result<Vec<Gate>, StoreError>;
+    async fn gates(
+        &self,
+        project: &ProjectName,
+        host: &str,
+        host_max: Option<u32>,
+    ) -> Result<Vec<Gate>, StoreError>;
     /// T2, T3 and every other step: [`Runner::apply`] on the row as it is now, row and event written.
     async fn apply(&self, change: Change) -> Result<Applied, StoreError>;
     /// One runner, ended ones included.
@@ -158,11 +167,28 @@ pub trait Store: Send + Sync + std::fmt::Debug {
     /// All live rows of a host.
     async fn live(&self, host: &str) -> Result<Vec<Runner>, StoreError>;
     /// Makes a project; `AlreadyExists` if there is one.
-    async fn create_project(&self, name: ProjectName, settings: ProjectSettings, actor: Actor, at: Timestamp) -> Result<(Project, Event), StoreError>;
+    async fn create_project(
+        &self,
+        name: ProjectName,
+        settings: ProjectSettings,
+        actor: Actor,
+        at: Timestamp,
+    ) -> Result<(Project, Event), StoreError>;
     /// Changes a project; `NoSuchProject` if there is none.
-    async fn set_project(&self, name: ProjectName, change: ProjectChange, actor: Actor, at: Timestamp) -> Result<(Project, Event), StoreError>;
+    async fn set_project(
+        &self,
+        name: ProjectName,
+        change: ProjectChange,
+        actor: Actor,
+        at: Timestamp,
+    ) -> Result<(Project, Event), StoreError>;
     /// Removes a project; `Conflict` while runners live.
-    async fn remove_project(&self, name: ProjectName, actor: Actor, at: Timestamp) -> Result<Event, StoreError>;
+    async fn remove_project(
+        &self,
+        name: ProjectName,
+        actor: Actor,
+        at: Timestamp,
+    ) -> Result<Event, StoreError>;
     /// One project.
     async fn project(&self, name: &ProjectName) -> Result<Option<Project>, StoreError>;
     /// All projects by name.
@@ -214,8 +240,6 @@ pub enum HostNotice {
     Ended(RunnerId, Box<Record>),
     /// A runner's shim is gone without a record and its scope is empty.
     Lost(RunnerId),
-    /// Somebody else froze or thawed it.
-    Frozen(RunnerId, bool),
 }
 
 /// This host's one hand on systemd: the agent.
@@ -238,7 +262,11 @@ pub trait Host: Send + Sync + std::fmt::Debug {
     /// Puts limits in force and returns warnings.
     async fn set_limits(&self, id: RunnerId, limits: Limits) -> Result<Vec<String>, HostError>;
     /// Puts limits on a project's slice and returns warnings.
-    async fn set_slice(&self, project: &ProjectName, limits: Limits) -> Result<Vec<String>, HostError>;
+    async fn set_slice(
+        &self,
+        project: &ProjectName,
+        limits: Limits,
+    ) -> Result<Vec<String>, HostError>;
     /// Removes a project's slice.
     async fn remove_slice(&self, project: &ProjectName) -> Result<(), HostError>;
     /// All that is there.

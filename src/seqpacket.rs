@@ -91,7 +91,9 @@ pub fn recv(socket: impl AsFd) -> io::Result<Option<Packet>> {
     if got.flags.intersects(cut) || got.bytes > PACKET_MAX {
         return Err(io::Error::new(
             io::ErrorKind::InvalidData,
-            format!("a packet larger than {PACKET_MAX} bytes or with more than {FDS_MAX} descriptors"),
+            format!(
+                "a packet larger than {PACKET_MAX} bytes or with more than {FDS_MAX} descriptors"
+            ),
         ));
     }
     bytes.truncate(got.bytes);
@@ -141,7 +143,10 @@ pub fn read_bounded(file: &mut File, most: u64) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     file.take(most + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > most {
-        return Err(io::Error::new(io::ErrorKind::InvalidData, "the file is too large"));
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            "the file is too large",
+        ));
     }
     Ok(bytes)
 }

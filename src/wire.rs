@@ -220,7 +220,10 @@ mod nested {
         value: &Option<Option<T>>,
         serializer: S,
     ) -> Result<S::Ok, S::Error> {
-        value.as_ref().and_then(Option::as_ref).serialize(serializer)
+        value
+            .as_ref()
+            .and_then(Option::as_ref)
+            .serialize(serializer)
     }
 
     pub(super) fn deserialize<'de, T: Deserialize<'de>, D: Deserializer<'de>>(
@@ -234,13 +237,11 @@ mod nested {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Notice {
-    /// The runner's tree is gone and its record is on disk. Sent until [`Order::Forget`] once
-    /// per connection at least.
+    /// The runner's tree is gone and its record is on disk. Told once; a later connection finds
+    /// it by [`Order::Inventory`].
     Ended { record: Box<Record> },
     /// The shim is gone without a record and the scope is empty by now.
     Lost { id: RunnerId },
-    /// The cgroup was frozen or thawed by somebody else.
-    Frozen { id: RunnerId, frozen: bool },
 }
 
 /// Why an order was not carried out.
@@ -288,11 +289,14 @@ pub enum ShimRequest {
     Stop { asked: Asked },
     /// Send a signal to the tree.
     Kill { signal: i32 },
-    /// New life-time limits: µs since the start of the command (`u64::MAX` = none), µs, signal.
+    /// New life-time limits: µs since the start of the command (`u64::MAX` = none), µs, signal;
+    /// the OOM policy, if one is set.
     Limits {
         runtime_max: u64,
         stop_timeout: u64,
         kill_signal: i32,
+        #[serde(default)]
+        oom_policy: Option<OomPolicy>,
     },
     /// Asks for [`ShimNotice::State`].
     Query,
@@ -325,7 +329,7 @@ pub struct ShimOrder {
     pub stop_timeout: u64,
     /// µs from start to stop; `u64::MAX` = none.
     pub runtime_max: u64,
-    /// For the record, and to read a stop by systemd right.
+    /// Carried out by the shim: systemd is told `continue`. `None` = continue.
     pub oom_policy: Option<OomPolicy>,
     /// SYSLOG_IDENTIFIER of the output.
     pub identifier: String,

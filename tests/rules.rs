@@ -1,1 +1,249 @@
+//! The rules of the source, each failing in its own words.
 
+#![allow(clippy::expect_used, clippy::unwrap_used)]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// A folder or file of `src` and what of ours it may use.
+const LAYERS: [(&str, &[&str], &str); 13] = [
+    (
+        "domain",
+        &["domain"],
+        "domain is pure: it uses nothing of ours",
+    ),
+    ("crash", &[], "crash points use nothing of ours"),
+    ("wire", &["domain"], "the messages know only the domain"),
+    (
+        "seqpacket",
+        &["wire"],
+        "the transport knows only the bounds of the messages",
+    ),
+    ("ports", &["domain"], "the seam knows only the domain"),
+    (
+        "engine",
+        &["engine", "ports", "domain", "crash"],
+        "the engine reaches the world through ports alone",
+    ),
+    (
+        "adapters",
+        &["adapters", "ports", "domain", "wire", "seqpacket", "crash"],
+        "an adapter implements ports and decides nothing",
+    ),
+    (
+        "agent",
+        &[
+            "agent",
+            "domain",
+            "wire",
+            "seqpacket",
+            "crash",
+            "service",
+            "VERSION",
+            "VERSION_TEXT",
+        ],
+        "the agent is small: no engine, no store, no API",
+    ),
+    (
+        "shim",
+        &["shim", "domain", "wire", "seqpacket", "crash"],
+        "the shim is tiny: no runtime, no bus",
+    ),
+    (
+        "api",
+        &[
+            "api",
+            "engine",
+            "ports",
+            "domain",
+            "crash",
+            "VERSION",
+            "VERSION_TEXT",
+        ],
+        "the API asks the engine",
+    ),
+    (
+        "cli",
+        &["cli", "api", "domain", "VERSION", "VERSION_TEXT"],
+        "the control tool speaks D-Bus as everybody else does",
+    ),
+    ("config", &["domain", "wire"], "the configuration is a leaf"),
+    ("service", &[], "sd_notify is a leaf"),
+];
+
+/// Crates a layer must not touch.
+const BANNED: [(&str, &[&str]); 5] = [
+    (
+        "domain",
+        &[
+            "tokio",
+            "sqlx",
+            "zbus",
+            "lapin",
+            "tracing",
+            "rustix",
+            "libsystemd",
+        ],
+    ),
+    (
+        "shim",
+        &[
+            "tokio",
+            "sqlx",
+            "zbus",
+            "lapin",
+            "tracing",
+            "clap",
+            "async_trait",
+        ],
+    ),
+    ("agent", &["sqlx", "lapin"]),
+    ("engine", &["sqlx", "zbus", "lapin", "libsystemd", "rustix"]),
+    ("cli", &["sqlx", "lapin"]),
+];
+
+fn sources(below: &Path) -> Vec<PathBuf> {
+    let mut out = Vec::new();
+    for entry in fs::read_dir(below).expect("src is there") {
+        let path = entry.expect("src can be read").path();
+        if path.is_dir() {
+            out.extend(sources(&path));
+        } else if path.extension().is_some_and(|e| e == "rs") {
+            out.push(path);
+        }
+    }
+    out.sort();
+    out
+}
+
+fn layer(path: &Path) -> String {
+    let first = path
+        .strip_prefix("src")
+        .unwrap()
+        .components()
+        .next()
+        .unwrap();
+    first
+        .as_os_str()
+        .to_string_lossy()
+        .trim_end_matches(".rs")
+        .to_owned()
+}
+
+/// The code of a file without comments.
+fn code(path: &Path) -> String {
+    let text = fs::read_to_string(path).expect("a source can be read");
+    text.lines()
+        .filter(|l| !l.trim_start().starts_with("//"))
+        .collect::<Vec<_>>()
+        .join("\n")
+}
+
+/// Every `crate::X` of a file, those of its test module too.
+fn uses(code: &str) -> Vec<String> {
+    let mut out: Vec<String> = code
+        .split("crate::")
+        .skip(1)
+        .filter(|rest| !rest.starts_with('{'))
+        .map(|rest| {
+            rest.chars()
+                .take_while(|c| c.is_alphanumeric() || *c == '_')
+                .collect()
+        })
+        .collect();
+    out.sort();
+    out.dedup();
+    out
+}
+
+#[test]
+fn imports_run_one_way() {
+    let mut broken = Vec::new();
+    for path in sources(Path::new("src")) {
+        let layer = layer(&path);
+        let code = code(&path);
+        if let Some((_, allowed, rule)) = LAYERS.iter().find(|(l, ..)| *l == layer) {
+            for used in uses(&code) {
+                if !allowed.contains(&used.as_str()) {
+                    broken.push(format!(
+                        "{}: uses crate::{used}, but {rule}",
+                        path.display()
+                    ));
+                }
+            }
+        }
+        for (_, banned) in BANNED.iter().filter(|(l, _)| *l == layer) {
+            for name in *banned {
+                if code.contains(&format!("{name}::")) {
+                    broken.push(format!(
+                        "{}: uses {name}, which {layer} must not",
+                        path.display()
+                    ));
+                }
+            }
+        }
+        if code.contains("crate::{") {
+            broken.push(format!(
+                "{}: write one `use crate::…` a line, so that this test can read them",
+                path.display()
+            ));
+        }
+    }
+    assert!(broken.is_empty(), "\n{}", broken.join("\n"));
+}
+
+#[test]
+fn unsafe_lives_in_one_small_module_of_the_shim() {
+    for path in sources(Path::new("src")) {
+        let code = code(&path);
+        let here =
+            code.contains("unsafe {") || code.contains("unsafe fn") || code.contains("unsafe impl");
+        assert!(
+            !here || path.ends_with("shim/sys.rs"),
+            "{}: unsafe is allowed in src/shim/sys.rs alone",
+            path.display()
+        );
+    }
+}
+
+#[test]
+fn files_hold_one_thing() {
+    for path in sources(Path::new("src")) {
+        let text = fs::read_to_string(&path).unwrap();
+        let tests = text.find("\n#[cfg(test)]").unwrap_or(text.len());
+        let lines = text[..tests].lines().count();
+        assert!(
+            lines <= 450,
+            "{}: {lines} lines before its tests; a file that wants to grow past 400 holds two things",
+            path.display()
+        );
+    }
+}
+
+#[test]
+fn every_file_says_what_it_is_for() {
+    for path in sources(Path::new("src")) {
+        let text = fs::read_to_string(&path).unwrap();
+        assert!(
+            text.starts_with("//!"),
+            "{}: begin with a //! that says what the file is for",
+            path.display()
+        );
+    }
+}
+
+#[test]
+fn one_version_everywhere() {
+    let version = fs::read_to_string("VERSION").unwrap();
+    let version = version.trim();
+    let cargo = fs::read_to_string("Cargo.toml").unwrap();
+    assert!(
+        cargo.contains(&format!("\nversion = \"{version}\"\n")),
+        "Cargo.toml and VERSION differ: VERSION is the source, change Cargo.toml"
+    );
+    let changelog = fs::read_to_string("CHANGELOG.md").unwrap();
+    assert!(
+        changelog.contains(&format!("## {version}")),
+        "CHANGELOG.md has no section for {version}"
+    );
+}

@@ -44,19 +44,37 @@ impl AgentClient {
         let connecting = tokio::spawn(connect_for_ever(shared.clone())).abort_handle();
         let telling = tokio::spawn(tell(shared.clone(), sender)).abort_handle();
         let tasks = [connecting, telling];
-        (Arc::new(Self { shared, unenforced, tasks }), receiver)
+        (
+            Arc::new(Self {
+                shared,
+                unenforced,
+                tasks,
+            }),
+            receiver,
+        )
     }
 
-    async fn order(&self, order: Order, payload: Option<OwnedFd>, most: Duration) -> Result<Answer> {
+    async fn order(
+        &self,
+        order: Order,
+        payload: Option<OwnedFd>,
+        most: Duration,
+    ) -> Result<Answer> {
         let slow = || HostError::Unavailable(format!("no answer within {} s", most.as_secs()));
-        tokio::time::timeout(most, self.ask(order, payload)).await.map_err(|_| slow())?
+        tokio::time::timeout(most, self.ask(order, payload))
+            .await
+            .map_err(|_| slow())?
     }
 
     async fn ask(&self, order: Order, payload: Option<OwnedFd>) -> Result<Answer> {
         let lost = || HostError::Unavailable("the connection to it is lost".to_owned());
         let _permit = self.shared.orders.acquire().await.map_err(|_| lost())?;
         let waiting = Waiting::new(self.shared.clone(), order, payload)?;
-        waiting.done().await.ok_or_else(lost)?.map_err(|r| HostError::Refused(error(r)))
+        waiting
+            .done()
+            .await
+            .ok_or_else(lost)?
+            .map_err(|r| HostError::Refused(error(r)))
     }
 
     async fn done(&self, order: Order, most: Duration) -> Result<()> {
@@ -113,22 +131,46 @@ fn strange(answer: &Answer) -> HostError {
 }
 
 fn observed(seen: Seen) -> (RunnerId, Observed) {
-    let Seen { id, scope, shim, gated, frozen, record } = seen;
-    (id, Observed { scope, shim, gated, frozen, record })
+    let Seen {
+        id,
+        scope,
+        shim,
+        gated,
+        frozen,
+        record,
+    } = seen;
+    (
+        id,
+        Observed {
+            scope,
+            shim,
+            gated,
+            frozen,
+            record,
+        },
+    )
 }
 
 #[async_trait]
 impl Host for AgentClient {
     async fn prepare(&self, order: LaunchOrder) -> Result<Placement> {
-        let LaunchOrder { id, spec, setenv, project_limits } = order;
+        let LaunchOrder {
+            id,
+            spec,
+            setenv,
+            project_limits,
+        } = order;
         let payload = Payload {
             command: spec.command,
             setenv: setenv.into_iter().map(|e| (e.name, e.value)).collect(),
             working_directory: spec.working_directory,
         };
-        let failed = |e: &dyn std::fmt::Display| HostError::Unavailable(format!("the payload can't be handed over: {e}"));
+        let failed = |e: &dyn std::fmt::Display| {
+            HostError::Unavailable(format!("the payload can't be handed over: {e}"))
+        };
         let bytes = serde_json::to_vec(&payload).map_err(|e| failed(&e))?;
-        let memfd = seqpacket::sealed_memfd("stratavore-payload", &bytes).map_err(|e| failed(&e))?;
+        let memfd =
+            seqpacket::sealed_memfd("stratavore-payload", &bytes).map_err(|e| failed(&e))?;
         let launch = Launch {
             id,
             project: spec.project,
@@ -138,8 +180,14 @@ impl Host for AgentClient {
             limits: spec.limits,
             unenforced: self.unenforced,
         };
-        let mut gate = Gate { shared: &self.shared, id, needed: true };
-        let answer = self.order(Order::Launch(Box::new(launch)), Some(memfd), LONG).await;
+        let mut gate = Gate {
+            shared: &self.shared,
+            id,
+            needed: true,
+        };
+        let answer = self
+            .order(Order::Launch(Box::new(launch)), Some(memfd), LONG)
+            .await;
         gate.needed = matches!(answer, Err(HostError::Unavailable(_)));
         match answer? {
             Answer::Prepared(placement) => Ok(placement),
@@ -173,25 +221,50 @@ impl Host for AgentClient {
 
     async fn set_limits(&self, id: RunnerId, limits: Limits) -> Result<Vec<String>> {
         let unenforced = self.unenforced;
-        self.warnings(Order::SetLimits { id, limits, unenforced }).await
+        self.warnings(Order::SetLimits {
+            id,
+            limits,
+            unenforced,
+        })
+        .await
     }
 
     async fn set_slice(&self, project: &ProjectName, limits: Limits) -> Result<Vec<String>> {
         let (project, unenforced) = (project.clone(), self.unenforced);
-        self.warnings(Order::SetSlice { project, limits, unenforced }).await
+        self.warnings(Order::SetSlice {
+            project,
+            limits,
+            unenforced,
+        })
+        .await
     }
 
     async fn remove_slice(&self, project: &ProjectName) -> Result<()> {
-        self.done(Order::RemoveSlice { project: project.clone() }, LONG).await
+        self.done(
+            Order::RemoveSlice {
+                project: project.clone(),
+            },
+            LONG,
+        )
+        .await
     }
 
     async fn inventory(&self) -> Result<World> {
         let lost = || HostError::Unavailable("stratavore-agent is not connected".to_owned());
+        let connection = self.shared.connection();
         let boot_id = self.shared.boot_id.borrow().clone().ok_or_else(lost)?;
-        let mut world = World { boot_id, ..World::default() };
+        let mut world = World {
+            boot_id,
+            ..World::default()
+        };
         let mut after = None;
         loop {
-            match self.order(Order::Inventory { after }, None, SHORT).await? {
+            let page = self.order(Order::Inventory { after }, None, SHORT).await?;
+            // Pages of two connections are of two looks at the host, or of two hosts.
+            if self.shared.connection() != connection {
+                return Err(lost());
+            }
+            match page {
                 Answer::Inventory { runners, more } => {
                     after = runners.last().map(|r| r.id).or(after);
                     let empty = runners.is_empty();
@@ -240,21 +313,35 @@ mod tests {
 
     impl Fake {
         fn new(name: &str) -> std::io::Result<Self> {
-            let path = std::env::temp_dir().join(format!("stratavore-{name}-{}.sock", std::process::id()));
+            let path =
+                std::env::temp_dir().join(format!("stratavore-{name}-{}.sock", std::process::id()));
             let _ = std::fs::remove_file(&path);
             let flags = SocketFlags::CLOEXEC;
-            let listener = rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
+            let listener =
+                rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
             rustix::net::bind(&listener, &SocketAddrUnix::new(path.as_path())?)?;
             rustix::net::listen(&listener, 4)?;
             Ok(Self { path, listener })
         }
 
         fn greet(&self) -> std::io::Result<Peer> {
-            let peer = Peer(rustix::net::accept_with(&self.listener, SocketFlags::CLOEXEC)?);
-            let hello = Hello { v: VERSION, program: "fake".to_owned() };
+            let peer = Peer(rustix::net::accept_with(
+                &self.listener,
+                SocketFlags::CLOEXEC,
+            )?);
+            let hello = Hello {
+                v: VERSION,
+                program: "fake".to_owned(),
+            };
             let (seq, order) = peer.order()?;
             assert!(matches!(order, Order::Hello(_)));
-            peer.say(seq, Ok(Answer::Hello { hello, boot_id: "boot".to_owned() }))?;
+            peer.say(
+                seq,
+                Ok(Answer::Hello {
+                    hello,
+                    boot_id: "boot".to_owned(),
+                }),
+            )?;
             Ok(peer)
         }
     }
@@ -272,12 +359,20 @@ mod tests {
             Ok((request.seq, request.order))
         }
 
-        fn say(&self, seq: u64, result: std::result::Result<Answer, Refusal>) -> std::io::Result<()> {
+        fn say(
+            &self,
+            seq: u64,
+            result: std::result::Result<Answer, Refusal>,
+        ) -> std::io::Result<()> {
             self.send(&FromAgent::Reply(Reply { seq, result }))
         }
 
         fn send(&self, message: &FromAgent) -> std::io::Result<()> {
-            seqpacket::send(&self.0, &encode(message).map_err(std::io::Error::other)?, &[])
+            seqpacket::send(
+                &self.0,
+                &encode(message).map_err(std::io::Error::other)?,
+                &[],
+            )
         }
     }
 
@@ -294,7 +389,10 @@ mod tests {
             let (first, second) = (peer.order()?, peer.order()?);
             let refuse = |order: &Order| {
                 let message = format!("{order:?}");
-                Err(Refusal { code: RefusalCode::NoSuchRunner, message })
+                Err(Refusal {
+                    code: RefusalCode::NoSuchRunner,
+                    message,
+                })
             };
             peer.say(second.0, refuse(&second.1))?;
             peer.say(first.0, refuse(&first.1))?;
@@ -308,9 +406,18 @@ mod tests {
         let (one, two) = tokio::join!(client.go(id(1)), client.kill(id(2), 9));
         let refused = |r: Result<()>| matches!(r, Err(HostError::Refused(e)) if e.kind == ErrorKind::NoSuchRunner);
         assert!(refused(one) && refused(two));
-        assert!(matches!(client.freeze(id(3)).await, Err(HostError::Unavailable(_))));
-        assert!(matches!(notices.recv().await, Some(HostNotice::Disconnected)));
-        assert!(matches!(client.thaw(id(3)).await, Err(HostError::Unavailable(_))));
+        assert!(matches!(
+            client.freeze(id(3)).await,
+            Err(HostError::Unavailable(_))
+        ));
+        assert!(matches!(
+            notices.recv().await,
+            Some(HostNotice::Disconnected)
+        ));
+        assert!(matches!(
+            client.thaw(id(3)).await,
+            Err(HostError::Unavailable(_))
+        ));
         assert!(matches!(notices.recv().await, Some(HostNotice::Connected)));
         client.thaw(id(3)).await?;
         agent.join().map_err(|_| "the fake agent panicked")??;
@@ -352,7 +459,14 @@ mod tests {
     async fn pages_become_one_world() -> Outcome {
         let fake = Fake::new("pages")?;
         let (client, mut notices) = AgentClient::start(&fake.path, Unenforced::Refuse);
-        let seen = |n| Seen { id: id(n), scope: true, shim: true, gated: false, frozen: false, record: None };
+        let seen = |n| Seen {
+            id: id(n),
+            scope: true,
+            shim: true,
+            gated: false,
+            frozen: false,
+            record: None,
+        };
         let agent = std::thread::spawn(move || -> std::io::Result<()> {
             let peer = fake.greet()?;
             for page in 0..3 {
@@ -360,13 +474,22 @@ mod tests {
                 let expected = (page > 0).then(|| id(page * PAGE - 1));
                 assert!(matches!(order, Order::Inventory { after } if after == expected));
                 let runners = (page * PAGE..(page + 1) * PAGE).map(seen).collect();
-                peer.say(seq, Ok(Answer::Inventory { runners, more: page < 2 }))?;
+                peer.say(
+                    seq,
+                    Ok(Answer::Inventory {
+                        runners,
+                        more: page < 2,
+                    }),
+                )?;
             }
             Ok(())
         });
         assert!(matches!(notices.recv().await, Some(HostNotice::Connected)));
         let world = client.inventory().await?;
-        assert_eq!((world.boot_id.as_str(), world.runners.len()), ("boot", 3 * PAGE));
+        assert_eq!(
+            (world.boot_id.as_str(), world.runners.len()),
+            ("boot", 3 * PAGE)
+        );
         agent.join().map_err(|_| "the fake agent panicked")??;
         Ok(())
     }

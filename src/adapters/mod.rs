@@ -1,3 +1,6 @@
-//! What implements the ports: one file each, no decisions.
+//! The edge: one module for each thing the ports stand for. They carry out and decide nothing.
 
 pub mod agent_client;
+#[cfg(test)]
+pub(crate) mod conformance;
+pub mod sqlite;

@@ -1,12 +1,13 @@
 //! Adoption: an agent that has just started takes over what the one before has left.
 
 use super::hub::{Agent, Phase, Runner, lock};
-use super::shim::{self, Found};
 use super::log;
+use super::shim::{self, Found};
 use crate::crash::point;
 use crate::domain::RunnerId;
 use futures_util::StreamExt;
 use std::collections::BTreeMap;
+use std::io;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,11 +19,15 @@ const STATE: Duration = Duration::from_secs(2);
 
 impl Agent {
     /// Takes over every runner that is alive; stops every scope that has no shim.
-    pub(super) async fn adopt(self: &Arc<Self>) {
+    pub(super) async fn adopt(self: &Arc<Self>) -> io::Result<()> {
         point("agent.adopting");
-        let mut found: BTreeMap<RunnerId, Option<String>> =
-            self.cgroups.scan().into_iter().map(|(id, cgroup)| (id, Some(cgroup))).collect();
-        for id in self.socket_ids() {
+        let mut found: BTreeMap<RunnerId, Option<String>> = self
+            .cgroups
+            .scan()?
+            .into_iter()
+            .map(|(id, cgroup)| (id, Some(cgroup)))
+            .collect();
+        for id in self.socket_ids()? {
             found.entry(id).or_insert(None);
         }
         for id in self.exits.unfinished() {
@@ -32,12 +37,18 @@ impl Agent {
             }
         }
         let all = found.len();
-        let each = found.into_iter().map(|(id, cgroup)| self.adopt_one(id, cgroup));
-        let adopted: Vec<bool> = futures_util::stream::iter(each).buffer_unordered(AT_A_TIME).collect().await;
+        let each = found
+            .into_iter()
+            .map(|(id, cgroup)| self.adopt_one(id, cgroup));
+        let adopted: Vec<bool> = futures_util::stream::iter(each)
+            .buffer_unordered(AT_A_TIME)
+            .collect()
+            .await;
         if all > 0 {
             let alive = adopted.into_iter().filter(|alive| *alive).count();
             log::info(format_args!("Adopted {alive} runners of {all} found."));
         }
+        Ok(())
     }
 
     async fn adopt_one(self: &Arc<Self>, id: RunnerId, cgroup: Option<String>) -> bool {
@@ -60,12 +71,13 @@ impl Agent {
                 }
                 true
             }
-            Ok(Found::Busy) => {
+            // An error is ours (descriptors, memory) and says nothing about the shim.
+            Ok(Found::Busy) | Err(_) => {
                 self.listen_later(&runner);
                 true
             }
-            Ok(Found::Nobody) | Err(_) => {
-                if self.exits.record(id).is_some() {
+            Ok(Found::Nobody) => {
+                if matches!(self.exits.record(id), Ok(Some(_))) {
                     runner.becomes(Phase::Ended);
                 }
                 let agent = self.clone();
@@ -81,7 +93,7 @@ impl Agent {
         tokio::spawn(async move {
             match agent.reach(&runner).await {
                 Found::Alive(link) => agent.listen(&runner, link),
-                Found::Busy | Found::Nobody => agent.lost(&runner).await,
+                _ => agent.lost(&runner).await,
             }
         });
     }

@@ -56,26 +56,36 @@ impl Cgroups {
     /// Whether the kernel kills all of it when it kills one for lack of memory (but what has an
     /// `oom_score_adj` of -1000). Not there = no memory controller: that is found out elsewhere.
     pub(super) fn kill_as_one(&self, cgroup: &str, yes: bool) {
-        let _ = std::fs::write(self.path(cgroup).join("memory.oom.group"), if yes { "1" } else { "0" });
+        let _ = std::fs::write(
+            self.path(cgroup).join("memory.oom.group"),
+            if yes { "1" } else { "0" },
+        );
     }
 
     /// What [`Self::kill_as_one`] has set.
     pub(super) fn kills_as_one(&self, cgroup: &str) -> bool {
-        self.read(cgroup, "memory.oom.group").is_some_and(|text| text.trim() == "1")
+        self.read(cgroup, "memory.oom.group")
+            .is_some_and(|text| text.trim() == "1")
     }
 
     /// The controllers the whole tree may use.
     pub(super) fn controllers(&self) -> String {
-        self.read(&self.base, "cgroup.controllers").unwrap_or_default()
+        self.read(&self.base, "cgroup.controllers")
+            .unwrap_or_default()
     }
 
     fn event(&self, cgroup: &str, key: &str) -> bool {
-        self.read(cgroup, "cgroup.events").is_some_and(|text| field(&text, key) == Some(1))
+        self.read(cgroup, "cgroup.events")
+            .is_some_and(|text| field(&text, key) == Some(1))
     }
 
-    /// Whether it has a living process.
+    /// Whether it has a living process. Where that can't be read but for its being gone, it has:
+    /// to end what lives is worse than to ask again.
     pub(super) fn populated(&self, cgroup: &str) -> bool {
-        self.event(cgroup, "populated")
+        match std::fs::read_to_string(self.path(cgroup).join("cgroup.events")) {
+            Ok(text) => field(&text, "populated") == Some(1),
+            Err(e) => !is_gone(&e),
+        }
     }
 
     /// Whether all its processes are frozen, by itself or by a slice above.
@@ -85,7 +95,14 @@ impl Cgroups {
 
     /// Whether somebody asked to freeze this very cgroup; it may not have come to it yet.
     pub(super) fn freezing(&self, cgroup: &str) -> bool {
-        self.read(cgroup, "cgroup.freeze").is_some_and(|text| text.trim() == "1")
+        self.read(cgroup, "cgroup.freeze")
+            .is_some_and(|text| text.trim() == "1")
+    }
+
+    /// Freezes or thaws it, behind systemd's back. It takes its time.
+    pub(super) fn freeze(&self, cgroup: &str, yes: bool) -> io::Result<()> {
+        let path = self.path(cgroup).join("cgroup.freeze");
+        std::fs::write(path, if yes { "1" } else { "0" })
     }
 
     /// Tells one making of a cgroup from the next; `None` = there is none.
@@ -96,7 +113,10 @@ impl Cgroups {
     /// Its processes.
     pub(super) fn processes(&self, cgroup: &str) -> Vec<u32> {
         let text = self.read(cgroup, "cgroup.procs").unwrap_or_default();
-        text.lines().filter_map(|l| l.parse().ok()).filter(|pid| *pid != 0).collect()
+        text.lines()
+            .filter_map(|l| l.parse().ok())
+            .filter(|pid| *pid != 0)
+            .collect()
     }
 
     /// Kills everything in it, at once and whatever it forks. Not there = nothing to kill.
@@ -105,7 +125,9 @@ impl Cgroups {
             Ok(()) => Ok(()),
             Err(_) if !self.populated(cgroup) => Ok(()),
             // Linux before 5.14.
-            Err(e) if e.kind() == ErrorKind::NotFound || e.kind() == ErrorKind::PermissionDenied => {
+            Err(e)
+                if e.kind() == ErrorKind::NotFound || e.kind() == ErrorKind::PermissionDenied =>
+            {
                 self.signal(cgroup, Signal::KILL, None)
             }
             Err(e) => Err(e),
@@ -113,14 +135,23 @@ impl Cgroups {
     }
 
     /// Signals every process but `spare`.
-    pub(super) fn signal(&self, cgroup: &str, signal: Signal, spare: Option<u32>) -> io::Result<()> {
+    pub(super) fn signal(
+        &self,
+        cgroup: &str,
+        signal: Signal,
+        spare: Option<u32>,
+    ) -> io::Result<()> {
         let mut failed = None;
         for pid in self.processes(cgroup) {
-            let Some(target) = i32::try_from(pid).ok().and_then(Pid::from_raw) else { continue };
+            let Some(target) = i32::try_from(pid).ok().and_then(Pid::from_raw) else {
+                continue;
+            };
             if Some(pid) == spare {
                 continue;
             }
-            let Ok(pidfd) = pidfd_open(target, PidfdFlags::empty()) else { continue };
+            let Ok(pidfd) = pidfd_open(target, PidfdFlags::empty()) else {
+                continue;
+            };
             // Open now, it names one process for ever: look again whether that one is ours.
             if !in_cgroup(pid, cgroup) {
                 continue;
@@ -143,8 +174,9 @@ impl Cgroups {
             .into_iter()
             .filter_map(|pid| {
                 let stat = stat(pid)?;
-                let owner = std::fs::metadata(format!("/proc/{pid}")).ok()?.uid();
-                (owner == me && stat.0 == SHIM_COMM).then_some((stat.1, pid))
+                // Not the owner of its folder in /proc, which is root's as it is not dumpable.
+                let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+                (real_uid(&status) == Some(me) && stat.0 == SHIM_COMM).then_some((stat.1, pid))
             })
             .collect();
         shims.sort_unstable();
@@ -152,31 +184,36 @@ impl Cgroups {
     }
 
     /// All scopes of ours, wherever below `stratavore.slice` they are.
-    pub(super) fn scan(&self) -> BTreeMap<RunnerId, String> {
+    pub(super) fn scan(&self) -> io::Result<BTreeMap<RunnerId, String>> {
         let mut found = BTreeMap::new();
         let root = format!("{}/{SLICE}", self.base);
-        for slice in self.children(&root) {
+        for slice in self.children(&root)? {
             let below = format!("{root}/{slice}");
             if let Some(id) = RunnerId::from_unit(&slice) {
                 found.insert(id, below);
                 continue;
             }
-            for name in self.children(&below) {
+            for name in self.children(&below)? {
                 if let Some(id) = RunnerId::from_unit(&name) {
                     found.insert(id, format!("{below}/{name}"));
                 }
             }
         }
-        found
+        Ok(found)
     }
 
-    fn children(&self, cgroup: &str) -> Vec<String> {
-        let Ok(entries) = std::fs::read_dir(self.path(cgroup)) else { return Vec::new() };
-        entries
-            .filter_map(Result::ok)
-            .filter(|e| e.file_type().is_ok_and(|t| t.is_dir()))
-            .filter_map(|e| e.file_name().into_string().ok())
-            .collect()
+    fn children(&self, cgroup: &str) -> io::Result<Vec<String>> {
+        let list = || {
+            let mut names = Vec::new();
+            for entry in std::fs::read_dir(self.path(cgroup))? {
+                let entry = entry?;
+                if entry.file_type()?.is_dir() {
+                    names.extend(entry.file_name().into_string().ok());
+                }
+            }
+            Ok(names)
+        };
+        list().or_else(|e| if is_gone(&e) { Ok(Vec::new()) } else { Err(e) })
     }
 
     /// What it has used up to now.
@@ -198,6 +235,18 @@ fn usage(read: impl Fn(&str) -> Option<String>) -> Usage {
         tasks_peak: number("pids.peak").map(|n| n.saturating_sub(1)),
         oom_kills: read("memory.events").and_then(|t| field(&t, "oom_kill")),
     }
+}
+
+/// There is no such cgroup, or not any more.
+fn is_gone(error: &io::Error) -> bool {
+    let nodev = rustix::io::Errno::NODEV.raw_os_error();
+    error.kind() == ErrorKind::NotFound || error.raw_os_error() == Some(nodev)
+}
+
+/// The first number of the line `Uid:` in a `/proc/<pid>/status`.
+fn real_uid(status: &str) -> Option<u32> {
+    let line = status.lines().find_map(|l| l.strip_prefix("Uid:"))?;
+    line.split_ascii_whitespace().next()?.parse().ok()
 }
 
 fn field(text: &str, key: &str) -> Option<u64> {
@@ -250,7 +299,6 @@ pub(super) fn has_swap() -> bool {
     Path::new("/proc/swaps").exists()
 }
 
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -258,11 +306,15 @@ mod tests {
 
     #[test]
     fn the_usual_mount_point_is_preferred() {
-        let hybrid = "30 23 0:26 / /sys/fs/cgroup/unified rw,nosuid shared:9 - cgroup2 cgroup2 rw\n";
+        let hybrid =
+            "30 23 0:26 / /sys/fs/cgroup/unified rw,nosuid shared:9 - cgroup2 cgroup2 rw\n";
         assert_eq!(mount_point(hybrid), Some("/sys/fs/cgroup/unified".into()));
         let both = format!("{hybrid}31 23 0:26 / /sys/fs/cgroup rw - cgroup2 none rw\n");
         assert_eq!(mount_point(&both), Some("/sys/fs/cgroup".into()));
-        assert_eq!(mount_point("31 23 0:26 / /sys/fs/cgroup rw - cgroup none rw\n"), None);
+        assert_eq!(
+            mount_point("31 23 0:26 / /sys/fs/cgroup rw - cgroup none rw\n"),
+            None
+        );
     }
 
     #[test]
@@ -271,6 +323,7 @@ mod tests {
         let text = format!("17 (a) S (b) ) S {}", numbers.join(" "));
         assert_eq!(parse_stat(&text), Some(("a) S (b) ".to_owned(), 22)));
         assert!(stat(std::process::id()).is_some());
+        assert_eq!(real_uid("Name:\tx\nUid:\t7\t8\t9\t9\n"), Some(7));
     }
 
     #[test]

@@ -20,7 +20,7 @@ const SIZE_MAX: u64 = 1 << 20;
 pub(super) struct Config {
     /// Whether anything may run as uid 0.
     pub(super) allow_root: bool,
-    /// Empty = every account with a uid of 1000 or more.
+    /// Empty = every account with a uid from 1000 to 60000.
     pub(super) allowed_users: Vec<UserRef>,
     /// No runner gets more than this.
     pub(super) ceilings: Limits,
@@ -71,7 +71,11 @@ pub(super) fn parse(text: &str) -> Result<Config, String> {
                 .map(Value::Number)
                 .map_err(|_| refuse(format!("{n} is below 0.")))?,
             toml::Value::String(text) => Value::Text(text),
-            _ => return Err(refuse("give a number, or a text such as \"4G\" or \"200%\".".to_owned())),
+            _ => {
+                return Err(refuse(
+                    "give a number, or a text such as \"4G\" or \"200%\".".to_owned(),
+                ));
+            }
         };
         ceilings.set(name, value).map_err(|e| refuse(e.message))?;
     }
@@ -88,7 +92,14 @@ fn place(text: &str, at: usize) -> (usize, String) {
     let line = before.matches('\n').count();
     let shown = text.lines().nth(line).unwrap_or_default();
     let key = shown.split(['=', '#']).next().unwrap_or_default().trim();
-    (line + 1, if key.is_empty() { "syntax".to_owned() } else { key.to_owned() })
+    (
+        line + 1,
+        if key.is_empty() {
+            "syntax".to_owned()
+        } else {
+            key.to_owned()
+        },
+    )
 }
 
 /// Reads the file. It must be root's and writable for nobody else; absent = the defaults.
@@ -97,7 +108,9 @@ pub(super) fn load(path: &Path) -> Result<Config, String> {
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
     let mut file = match rustix::fs::open(path, flags, Mode::empty()) {
         Ok(fd) => File::from(fd),
-        Err(e) if std::io::Error::from(e).kind() == ErrorKind::NotFound => return Ok(Config::default()),
+        Err(e) if std::io::Error::from(e).kind() == ErrorKind::NotFound => {
+            return Ok(Config::default());
+        }
         Err(e) => return Err(format!("{shown} can't be read: {e}.")),
     };
     let meta = file.metadata().map_err(|e| format!("{shown}: {e}"))?;
@@ -110,7 +123,8 @@ pub(super) fn load(path: &Path) -> Result<Config, String> {
             "{shown} must belong to root and be writable for root alone: chown root {shown}; chmod 0644 {shown}"
         ));
     }
-    let bytes = crate::seqpacket::read_bounded(&mut file, SIZE_MAX).map_err(|e| format!("{shown}: {e}"))?;
+    let bytes =
+        crate::seqpacket::read_bounded(&mut file, SIZE_MAX).map_err(|e| format!("{shown}: {e}"))?;
     let text = String::from_utf8(bytes).map_err(|_| format!("{shown} is not UTF-8."))?;
     parse(&text).map_err(|e| format!("{shown}: {e}"))
 }
@@ -141,13 +155,28 @@ mod tests {
             ("\nallow_rot = true\n", "line 2", "allow_rot"),
             ("allow_root = \"yes\"\n", "line 1", "allow_root"),
             ("[ceilings]\n\nmemory-max = 1\n", "line 3", "memory-max"),
-            ("[ceilings]\nmemory_max = \"lots\"\n", "line 2", "memory_max"),
+            (
+                "[ceilings]\nmemory_max = \"lots\"\n",
+                "line 2",
+                "memory_max",
+            ),
             ("[ceilings]\ntasks_max = -1\n", "line 2", "tasks_max"),
-            ("[ceilings]\noom_policy = \"kill\"\n", "line 2", "oom_policy"),
-            ("accept_placed_launches = true\n", "line 1", "accept_placed_launches"),
+            (
+                "[ceilings]\noom_policy = \"kill\"\n",
+                "line 2",
+                "oom_policy",
+            ),
+            (
+                "accept_placed_launches = true\n",
+                "line 1",
+                "accept_placed_launches",
+            ),
         ] {
             let error = parse(text).err().unwrap_or_default();
-            assert!(error.contains(line) && error.contains(key), "{text:?}: {error}");
+            assert!(
+                error.contains(line) && error.contains(key),
+                "{text:?}: {error}"
+            );
         }
     }
 

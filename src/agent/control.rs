@@ -12,6 +12,7 @@ use crate::domain::{Limits, RunnerId, signal};
 use crate::wire::{Answer, Refusal, RefusalCode, ShimRequest, Unenforced};
 use rustix::process::Signal;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -24,7 +25,11 @@ fn failed(why: impl std::fmt::Display) -> Refusal {
 
 impl Agent {
     /// Begins the stop of the whole tree.
-    pub(super) async fn stop(&self, id: RunnerId, asked: Asked) -> Result<Answer, Refusal> {
+    pub(super) async fn stop(
+        self: &Arc<Self>,
+        id: RunnerId,
+        asked: Asked,
+    ) -> Result<Answer, Refusal> {
         point("agent.stop-received");
         let runner = self.live(id)?;
         if matches!(*runner.phase.borrow(), Phase::Preparing | Phase::Gated) {
@@ -34,7 +39,93 @@ impl Agent {
         self.thaw_now(&runner).await?;
         self.tell(&runner, &ShimRequest::Stop { asked }).await?;
         point("agent.stop-sent");
+        self.oversee(&runner);
         Ok(Answer::Done)
+    }
+
+    /// Sees to it that a stop comes to an end, even where the tree leaves its shim no time.
+    fn oversee(self: &Arc<Self>, runner: &Arc<Runner>) {
+        if runner.overseen.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        let (agent, runner) = (self.clone(), runner.clone());
+        tokio::spawn(async move {
+            let begun = Instant::now();
+            let mut next = begun;
+            loop {
+                let due = next.max(begun + agent.patience(&runner).await);
+                let rest = due.saturating_duration_since(Instant::now());
+                if runner.wait(rest, Phase::is_over).await {
+                    return;
+                }
+                // A new timeout may have come meanwhile.
+                if Instant::now() >= begun + agent.patience(&runner).await {
+                    agent.finish_off(&runner).await;
+                    next = Instant::now() + EMPTY;
+                }
+            }
+        });
+    }
+
+    /// How long a stop may take until the shim must have ended it.
+    async fn patience(&self, runner: &Runner) -> Duration {
+        let known = runner.stop_timeout.load(Ordering::Relaxed);
+        let most = MAX_STOP_TIMEOUT + properties::STOP_MARGIN;
+        let usec = if known == u64::MAX {
+            let unit = runner.id.unit();
+            let told = self.systemd.property(&unit, SCOPE, "TimeoutStopUSec").await;
+            told.unwrap_or(most)
+        } else {
+            known.saturating_add(properties::STOP_MARGIN)
+        };
+        Duration::from_micros(usec.min(most))
+    }
+
+    /// Kills all of a scope but its shim, which should have done so by now.
+    async fn finish_off(&self, runner: &Runner) {
+        let _changing = runner.changing.lock().await;
+        let (id, cgroup) = (runner.id, &runner.cgroup);
+        // Frozen by somebody: then the shim's time stands still, too.
+        if self.cgroups.freezing(cgroup) || self.cgroups.frozen(cgroup) {
+            return;
+        }
+        // Without a shim it is lost anyway; with nobody else, the shim has its record to write.
+        let Some(shim) = self.cgroups.shim(cgroup) else {
+            return;
+        };
+        if self
+            .cgroups
+            .processes(cgroup)
+            .iter()
+            .all(|pid| *pid == shim)
+        {
+            return;
+        }
+        // An earlier agent may have given it another timeout; then one that answers knows best.
+        if runner.stop_timeout.load(Ordering::Relaxed) == u64::MAX {
+            runner.heard.send_replace(false);
+            let asked = self.tell(runner, &ShimRequest::Query).await;
+            if asked.is_ok() && runner.has_spoken(EMPTY).await {
+                return;
+            }
+        }
+        log::warning(format_args!(
+            "Runner {id}: its shim does not come to its turn; the agent kills the rest of the scope"
+        ));
+        // Frozen, nobody can fork away.
+        let killed = async {
+            self.cgroups.freeze(cgroup, true)?;
+            let deadline = Instant::now() + Duration::from_secs(5);
+            while !self.cgroups.frozen(cgroup) && Instant::now() < deadline {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            self.cgroups.signal(cgroup, Signal::KILL, Some(shim))
+        };
+        let killed = killed.await;
+        let thawed = self.cgroups.freeze(cgroup, false);
+        if let Err(e) = killed.and(thawed) {
+            log::error(format_args!("Runner {id}: it can't be finished off: {e}"));
+        }
     }
 
     /// Signals the whole tree.
@@ -42,16 +133,21 @@ impl Agent {
         signal::check(number).map_err(|e| failed(e.message))?;
         let runner = self.live(id)?;
         if !self.cgroups.frozen(&runner.cgroup) {
-            self.tell(&runner, &ShimRequest::Kill { signal: number }).await?;
+            self.tell(&runner, &ShimRequest::Kill { signal: number })
+                .await?;
             return Ok(Answer::Done);
         }
         // The shim is frozen, too. What is frozen gets SIGKILL at once and others when thawed.
         let signal = Signal::from_named_raw(number);
         let Some(signal) = signal else {
-            return Err(failed("A frozen runner can't be sent a real-time signal; thaw it first."));
+            return Err(failed(
+                "A frozen runner can't be sent a real-time signal; thaw it first.",
+            ));
         };
         let spare = self.cgroups.shim(&runner.cgroup);
-        self.cgroups.signal(&runner.cgroup, signal, spare).map_err(failed)?;
+        self.cgroups
+            .signal(&runner.cgroup, signal, spare)
+            .map_err(failed)?;
         Ok(Answer::Done)
     }
 
@@ -84,6 +180,13 @@ impl Agent {
             return Ok(());
         }
         let thawed = self.systemd.thaw(&id.unit()).await;
+        // Not frozen by systemd, which leaves it then: an agent was killed while it finished off.
+        if thawed.is_ok()
+            && self.cgroups.freezing(cgroup)
+            && self.cgroups.freeze(cgroup, false).is_ok()
+        {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
         if self.cgroups.frozen(cgroup) {
             let why = match thawed {
                 Err(fault) => fault.to_string(),
@@ -103,71 +206,77 @@ impl Agent {
     ) -> Result<Answer, Refusal> {
         policy::check_limits(limits)?;
         let limits = policy::clamp(limits, &self.config.ceilings)?;
-        readback::judge(&self.lacking(&limits), unenforced)?;
+        let ceilings = &self.config.ceilings;
+        readback::judge(&self.lacking(&limits), unenforced, ceilings)?;
         let runner = self.live(id)?;
+        if *runner.phase.borrow() == Phase::Preparing {
+            return Err(failed(format!("Runner {id} is not at its gate yet.")));
+        }
         let _changing = runner.changing.lock().await;
         let unit = id.unit();
         let bus = |fault| failed(format!("The limits of {id} can't be changed: {fault}."));
         let tasks = self.systemd.default_tasks_max().await.map_err(bus)?;
-        let before = self.systemd.numbers(&unit, SCOPE, &properties::LIVE).await.map_err(bus)?;
+        let before = self
+            .systemd
+            .numbers(&unit, SCOPE, &properties::LIVE)
+            .await
+            .map_err(bus)?;
         let wanted = properties::live(&properties::of_scope(&limits), tasks);
-        let mut warnings = self.fixed_at_launch(&unit, &limits, unenforced).await?;
+        let mut warnings = self.fixed_at_launch(&unit, &limits).await?;
         let as_one = self.cgroups.kills_as_one(&runner.cgroup);
-        if let Some(policy) = limits.oom_policy {
-            self.cgroups.kill_as_one(&runner.cgroup, policy == OomPolicy::Kill);
-        }
-        if before != wanted || limits.oom_policy.is_some() {
-            let done = async {
-                if before != wanted {
-                    self.systemd.set(&unit, &wanted).await.map_err(bus)?;
-                }
-                let wanted = properties::wanted(&limits);
-                let unheld = self.unheld_at_last(&runner.cgroup, &wanted, true).await;
-                readback::judge(&unheld, unenforced)
-            };
-            match done.await {
-                Ok(more) => warnings.extend(more),
-                Err(refused) => {
-                    self.cgroups.kill_as_one(&runner.cgroup, as_one);
-                    if let Err(fault) = self.systemd.set(&unit, &before).await {
-                        log::error(format_args!("Runner {id}: its former limits can't be put back: {fault}"));
-                    }
-                    return Err(refused);
-                }
-            }
-        }
         let request = ShimRequest::Limits {
             runtime_max: limits.runtime_max.unwrap_or(u64::MAX),
             stop_timeout: limits.stop_timeout_usec(),
             kill_signal: limits.stop_signal(),
+            oom_policy: limits.oom_policy,
         };
-        self.tell(&runner, &request).await?;
+        let done = async {
+            let mut more = Vec::new();
+            if before != wanted || limits.oom_policy.is_some() {
+                if before != wanted {
+                    self.systemd.set(&unit, &wanted).await.map_err(bus)?;
+                }
+                let as_one = limits.oom_policy.map_or(as_one, |p| p == OomPolicy::Kill);
+                let wanted = properties::wanted(&limits);
+                let unheld = self
+                    .unheld_at_last(&runner.cgroup, &wanted, Some(as_one))
+                    .await;
+                more = readback::judge(&unheld, unenforced, ceilings)?;
+            }
+            self.tell(&runner, &request).await?;
+            Ok(more)
+        };
+        match done.await {
+            Ok(more) => {
+                warnings.extend(more);
+                let timeout = limits.stop_timeout_usec();
+                runner.stop_timeout.store(timeout, Ordering::Relaxed);
+            }
+            Err(refused) => {
+                if before != wanted
+                    && let Err(fault) = self.systemd.set(&unit, &before).await
+                {
+                    log::error(format_args!(
+                        "Runner {id}: its former limits can't be put back: {fault}"
+                    ));
+                }
+                let nothing = Limits::default();
+                self.unheld_at_last(&runner.cgroup, &nothing, Some(as_one))
+                    .await;
+                return Err(refused);
+            }
+        }
         Ok(Answer::Limits { warnings })
     }
 
     /// What systemd takes at launch only.
-    async fn fixed_at_launch(
-        &self,
-        unit: &str,
-        limits: &Limits,
-        unenforced: Unenforced,
-    ) -> Result<Vec<String>, Refusal> {
+    async fn fixed_at_launch(&self, unit: &str, limits: &Limits) -> Result<Vec<String>, Refusal> {
         let mut warnings = Vec::new();
-        if let Some(policy) = limits.oom_policy.filter(|_| self.systemd.knows_oom_policy) {
-            let word: String = self.systemd.property(unit, SCOPE, "OOMPolicy").await.map_err(failed)?;
-            let now = properties::oom_policy(&word).unwrap_or(OomPolicy::Stop);
-            if !properties::may_become(now, policy) {
-                let why = format!(
-                    "oom-policy={} can't be set on a live runner that was launched with {word}.",
-                    policy.as_str()
-                );
-                if unenforced == Unenforced::Refuse {
-                    return Err(refusal(RefusalCode::LimitUnenforceable, why));
-                }
-                warnings.push(why);
-            }
-        }
-        let most: u64 = self.systemd.property(unit, SCOPE, "TimeoutStopUSec").await.map_err(failed)?;
+        let most: u64 = self
+            .systemd
+            .property(unit, SCOPE, "TimeoutStopUSec")
+            .await
+            .map_err(failed)?;
         if limits.stop_timeout_usec() >= most {
             warnings.push(format!(
                 "stop-timeout={} holds for stops by Stratavore; one by “systemctl stop” or at shutdown is cut off after {}, as was set at launch.",
@@ -184,14 +293,17 @@ impl Agent {
             Ok(runner) => runner,
             // Not one we know: then it lies where its name says.
             Err(unknown) => {
-                let found = self.cgroups.scan().remove(&id);
+                let found = self.cgroups.scan().map_err(failed)?.remove(&id);
                 Runner::new(id, found.ok_or(unknown)?, 0, Phase::Opened)
             }
         };
         self.empty(&runner, true).await;
         match self.cgroups.populated(&runner.cgroup) {
             false => Ok(Answer::Done),
-            true => Err(failed(format!("The scope of {id} is not empty after {} s; a process hangs in the kernel.", EMPTY.as_secs()))),
+            true => Err(failed(format!(
+                "The scope of {id} is not empty after {} s; a process hangs in the kernel.",
+                EMPTY.as_secs()
+            ))),
         }
     }
 
@@ -199,16 +311,25 @@ impl Agent {
     pub(super) async fn empty(&self, runner: &Runner, kill: bool) {
         let unit = runner.id.unit();
         let mut kill = kill;
-        if !kill && self.cgroups.populated(&runner.cgroup) && self.systemd.stop(&unit).await.is_err() {
-            // systemd may have lost sight of it.
+        if !kill && self.cgroups.populated(&runner.cgroup) {
+            let gentle = MAX_STOP_TIMEOUT + properties::STOP_MARGIN;
+            let told = self.systemd.property(&unit, SCOPE, "TimeoutStopUSec").await;
+            let most = told.unwrap_or(gentle).min(gentle) + properties::STOP_MARGIN;
+            let _ = self
+                .systemd
+                .stop_within(&unit, Duration::from_micros(most))
+                .await;
+            // Whatever it said: it may have lost sight of it, or of some in it.
             kill = true;
         }
-        let gentle = Duration::from_micros(MAX_STOP_TIMEOUT + properties::STOP_MARGIN);
-        let deadline = Instant::now() + if kill { EMPTY } else { gentle };
+        let deadline = Instant::now() + EMPTY;
         let mut pause = Duration::from_millis(2);
         while self.cgroups.populated(&runner.cgroup) && Instant::now() < deadline {
             if kill && let Err(e) = self.cgroups.kill(&runner.cgroup) {
-                log::warning(format_args!("Runner {}: its scope can't be killed: {e}", runner.id));
+                log::warning(format_args!(
+                    "Runner {}: its scope can't be killed: {e}",
+                    runner.id
+                ));
             }
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(Duration::from_millis(250));
@@ -223,9 +344,11 @@ impl Agent {
         point("agent.forget");
         let runner = self.runner(id).ok();
         if let Some(runner) = &runner {
-            let recorded = self.exits.record(id).is_some();
+            let recorded = self.exits.record(id).map_err(failed)?.is_some();
             if !runner.phase.borrow().is_over() && !recorded {
-                return Err(failed(format!("Runner {id} is alive and has no record; it can't be forgotten.")));
+                return Err(failed(format!(
+                    "Runner {id} is alive and has no record; it can't be forgotten."
+                )));
             }
             // It wrote its record as its last act but one.
             let leave = async {
@@ -235,7 +358,9 @@ impl Agent {
             };
             let _ = tokio::time::timeout(Duration::from_secs(5), leave).await;
         }
-        self.exits.forget(id).map_err(|e| failed(format!("The record of {id} can't be removed: {e}.")))?;
+        self.exits
+            .forget(id)
+            .map_err(|e| failed(format!("The record of {id} can't be removed: {e}.")))?;
         point("agent.record-removed");
         let _ = self.sockets.remove(&shim::socket_name(id));
         if lock(&self.failed_units).remove(&id) {
@@ -276,12 +401,17 @@ impl Agent {
             }
         };
         match tokio::time::timeout(Duration::from_secs(5), link).await {
-            Ok(Some(link)) => link
-                .send(request, &[])
-                .await
-                .map_err(|e| failed(format!("The shim of {} does not take the order: {e}.", runner.id))),
+            Ok(Some(link)) => link.send(request, &[]).await.map_err(|e| {
+                failed(format!(
+                    "The shim of {} does not take the order: {e}.",
+                    runner.id
+                ))
+            }),
             Ok(None) => Err(ended(runner.id)),
-            Err(_) => Err(failed(format!("The shim of {} does not answer.", runner.id))),
+            Err(_) => Err(failed(format!(
+                "The shim of {} does not answer.",
+                runner.id
+            ))),
         }
     }
 }

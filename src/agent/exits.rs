@@ -2,7 +2,9 @@
 
 use crate::domain::RunnerId;
 use crate::domain::exit::Record;
-use rustix::fs::{AtFlags, Gid, Mode, OFlags, Uid, chownat, fchmod, fstat, mkdirat, openat, unlinkat};
+use rustix::fs::{
+    AtFlags, Gid, Mode, OFlags, Uid, chownat, fchmod, fstat, mkdirat, openat, unlinkat,
+};
 use std::fs::File;
 use std::io::{self, ErrorKind};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -19,7 +21,12 @@ pub(super) struct Folder(OwnedFd);
 impl Folder {
     /// Opens a folder that root alone may write to; makes it where it is missing.
     pub(super) fn open(path: &Path, mode: u32, group: Option<u32>) -> io::Result<Self> {
-        let say = |e: rustix::io::Errno| io::Error::new(io::Error::from(e).kind(), format!("{}: {e}", path.display()));
+        let say = |e: rustix::io::Errno| {
+            io::Error::new(
+                io::Error::from(e).kind(),
+                format!("{}: {e}", path.display()),
+            )
+        };
         let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::RDONLY;
         let made = match mkdirat(rustix::fs::CWD, path, Mode::from_raw_mode(mode)) {
             Ok(()) => true,
@@ -45,17 +52,27 @@ impl Folder {
         Ok(Self(fd))
     }
 
-    /// The record of a runner; `Some(None)` = there is one that can't be read.
-    pub(super) fn record(&self, id: RunnerId) -> Option<Option<Box<Record>>> {
+    /// The record of a runner; `Some(None)` = there is one that makes no sense. An error says
+    /// nothing about the record: ask again.
+    pub(super) fn record(&self, id: RunnerId) -> io::Result<Option<Option<Box<Record>>>> {
+        use rustix::io::Errno;
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
         let fd = match openat(&self.0, file_name(id), flags, Mode::empty()) {
             Ok(fd) => fd,
-            Err(rustix::io::Errno::NOENT) => return None,
-            Err(_) => return Some(None),
+            Err(Errno::NOENT) => return Ok(None),
+            // A symbolic link or a socket: no record, and never one.
+            Err(Errno::LOOP | Errno::NXIO) => return Ok(Some(None)),
+            Err(e) => return Err(e.into()),
         };
-        let bytes = crate::seqpacket::read_bounded(&mut File::from(fd), RECORD_MAX).ok();
-        let record: Option<Box<Record>> = bytes.and_then(|b| serde_json::from_slice(&b).ok());
-        Some(record.filter(|r| r.id == id.to_string()))
+        let bytes = match crate::seqpacket::read_bounded(&mut File::from(fd), RECORD_MAX) {
+            Ok(bytes) => bytes,
+            Err(e) if matches!(e.kind(), ErrorKind::InvalidData | ErrorKind::IsADirectory) => {
+                return Ok(Some(None));
+            }
+            Err(e) => return Err(e),
+        };
+        let record: Option<Box<Record>> = serde_json::from_slice(&bytes).ok();
+        Ok(Some(record.filter(|r| r.id == id.to_string())))
     }
 
     /// All runners with a record.
@@ -67,9 +84,11 @@ impl Folder {
 
     /// All names in the folder.
     pub(super) fn names(&self) -> io::Result<Vec<String>> {
-        let entries = rustix::fs::Dir::read_from(&self.0)?;
-        let names = entries.filter_map(|e| e.ok()?.file_name().to_str().ok().map(str::to_owned));
-        Ok(names.collect())
+        let mut names = Vec::new();
+        for entry in rustix::fs::Dir::read_from(&self.0)? {
+            names.extend(entry?.file_name().to_str().ok().map(str::to_owned));
+        }
+        Ok(names)
     }
 
     /// Removes a runner's record, and the file that was to become it. Not there = done.
@@ -81,7 +100,11 @@ impl Folder {
     /// Runners with a file that was to become their record.
     pub(super) fn unfinished(&self) -> Vec<RunnerId> {
         let id = |n: &String| n.strip_prefix('.')?.strip_suffix(".tmp")?.parse().ok();
-        self.names().unwrap_or_default().iter().filter_map(id).collect()
+        self.names()
+            .unwrap_or_default()
+            .iter()
+            .filter_map(id)
+            .collect()
     }
 
     /// Removes such a file.
@@ -123,18 +146,23 @@ mod tests {
         let path = std::env::temp_dir().join(format!("stratavore-exits-{}", std::process::id()));
         let folder = Folder::open(&path, 0o750, None)?;
         let id = RunnerId::from_uuid(uuid::Uuid::from_u128(7));
-        assert_eq!(folder.record(id), None);
-        std::fs::write(path.join(file_name(id)), format!(r#"{{"v":1,"id":"{id}","boot_id":"b","code":3}}"#))?;
+        assert_eq!(folder.record(id)?, None);
+        std::fs::write(
+            path.join(file_name(id)),
+            format!(r#"{{"v":1,"id":"{id}","boot_id":"b","code":3}}"#),
+        )?;
         std::fs::write(path.join(".half.json"), "{")?;
-        assert!(matches!(folder.record(id), Some(Some(r)) if r.code == Some(3)));
+        assert!(matches!(folder.record(id)?, Some(Some(r)) if r.code == Some(3)));
         assert_eq!(folder.ids()?, [id]);
         for bad in [r#"{"v":1,"id":"another","boot_id":"b"}"#, "{\"v\":1", ""] {
             std::fs::write(path.join(file_name(id)), bad)?;
-            assert_eq!(folder.record(id), Some(None), "{bad}");
+            assert_eq!(folder.record(id)?, Some(None), "{bad}");
         }
         folder.forget(id)?;
         folder.forget(id)?;
-        assert_eq!(folder.record(id), None);
+        assert_eq!(folder.record(id)?, None);
+        std::fs::create_dir(path.join(file_name(id)))?;
+        assert_eq!(folder.record(id)?, Some(None));
         std::fs::remove_dir_all(&path)?;
         Ok(())
     }

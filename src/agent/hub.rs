@@ -10,16 +10,16 @@ use super::slices::Slices;
 use super::systemd::Systemd;
 use super::user::{Accounts, HostEnvironment};
 use super::{cgroup, log, readback};
-use crate::domain::exit::LaunchError;
+use crate::domain::exit::{LaunchError, Record};
 use crate::domain::{Limits, RunnerId};
 use crate::wire::{FromAgent, Notice, Refusal, RefusalCode, ShimNotice, ShimState, decode};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
 /// How long systemd may take to write limits into the cgroup.
 const SETTLE: Duration = Duration::from_secs(2);
@@ -61,6 +61,10 @@ pub(super) struct Runner {
     /// The connection that prepared it; 0 = adopted.
     pub(super) owner: u64,
     pub(super) phase: watch::Sender<Phase>,
+    /// µs from the first stop signal to SIGKILL; [`u64::MAX`] = an earlier agent knew it.
+    pub(super) stop_timeout: AtomicU64,
+    /// Somebody sees to it that its stop comes to an end.
+    pub(super) overseen: AtomicBool,
     /// Nobody will open its gate.
     pub(super) given_up: AtomicBool,
     link: Mutex<Option<Arc<Link>>>,
@@ -81,6 +85,8 @@ impl Runner {
             cgroup,
             owner,
             phase: watch::Sender::new(phase),
+            stop_timeout: AtomicU64::new(u64::MAX),
+            overseen: AtomicBool::new(false),
             given_up: AtomicBool::new(false),
             link: Mutex::new(None),
             killer: Mutex::new(None),
@@ -168,6 +174,10 @@ pub(super) struct Agent {
     /// Soft and hard limit of open files, before the agent raised its own.
     pub(super) nofile: (u64, u64),
     pub(super) slices: Slices,
+    /// Launches being prepared at a time; each has a payload in memory.
+    pub(super) launching: Semaphore,
+    /// Threads that may ask the name service at a time.
+    pub(super) look_ups: Arc<Semaphore>,
     pub(super) runners: Mutex<HashMap<RunnerId, Arc<Runner>>>,
     pub(super) connections: Mutex<BTreeMap<u64, Arc<Outbox>>>,
     /// Scopes that systemd keeps as failed.
@@ -182,7 +192,10 @@ pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Agent {
     pub(super) fn runner(&self, id: RunnerId) -> Result<Arc<Runner>, Refusal> {
         lock(&self.runners).get(&id).cloned().ok_or_else(|| {
-            refusal(RefusalCode::NoSuchRunner, format!("There is no runner {id} on this host."))
+            refusal(
+                RefusalCode::NoSuchRunner,
+                format!("There is no runner {id} on this host."),
+            )
         })
     }
 
@@ -191,21 +204,52 @@ impl Agent {
     }
 
     /// The limits of a cgroup that the kernel does not hold.
-    pub(super) fn unheld(&self, cgroup: &str, limits: &Limits, shim: bool) -> Vec<readback::Unheld> {
+    pub(super) fn unheld(
+        &self,
+        cgroup: &str,
+        limits: &Limits,
+        shim: bool,
+    ) -> Vec<readback::Unheld> {
         let page = rustix::param::page_size() as u64;
-        let host = readback::Host { page, swap: cgroup::has_swap(), shim };
+        let host = readback::Host {
+            page,
+            swap: cgroup::has_swap(),
+            shim,
+        };
         readback::unheld(limits, host, |file| self.cgroups.read(cgroup, file))
     }
 
-    /// The same, after a change of a living unit: systemd answers before it has written all of
-    /// them (a new unit has its limits before its job is done).
-    pub(super) async fn unheld_at_last(&self, cgroup: &str, limits: &Limits, shim: bool) -> Vec<readback::Unheld> {
+    /// The same, after a change of a unit: systemd answers before it has written all of them (a
+    /// new unit has its limits before its job is done). `as_one`: for a runner's scope, whether
+    /// the kernel kills all of it at once. That is our own setting, and systemd overwrites it
+    /// whenever it writes its limits.
+    pub(super) async fn unheld_at_last(
+        &self,
+        cgroup: &str,
+        limits: &Limits,
+        as_one: Option<bool>,
+    ) -> Vec<readback::Unheld> {
+        let shim = as_one.is_some();
+        let kill_as_one = || {
+            if let Some(yes) = as_one
+                && self.cgroups.kills_as_one(cgroup) != yes
+            {
+                self.cgroups.kill_as_one(cgroup, yes);
+            }
+        };
         let deadline = tokio::time::Instant::now() + SETTLE;
         let hopeless = self.lacking(limits).len();
         let mut pause = Duration::from_millis(1);
         loop {
+            kill_as_one();
             let unheld = self.unheld(cgroup, limits, shim);
-            if unheld.len() <= hopeless || tokio::time::Instant::now() >= deadline {
+            let held = unheld.len() <= hopeless;
+            if held && as_one == Some(true) {
+                // It has one thread: when it answers it is done with what it was writing.
+                let _ = self.systemd.default_tasks_max().await;
+                kill_as_one();
+            }
+            if held || tokio::time::Instant::now() >= deadline {
                 return unheld;
             }
             tokio::time::sleep(pause).await;
@@ -238,7 +282,10 @@ impl Agent {
                 match link.receive().await {
                     Ok(Some(packet)) => match decode::<ShimNotice>(&packet.bytes) {
                         Ok(notice) => agent.heard(&runner, notice),
-                        Err(e) => log::warning(format_args!("Runner {}: its shim says what is not understood: {e}", runner.id)),
+                        Err(e) => log::warning(format_args!(
+                            "Runner {}: its shim says what is not understood: {e}",
+                            runner.id
+                        )),
                     },
                     Ok(None) => break,
                     Err(e) => {
@@ -257,9 +304,15 @@ impl Agent {
             ShimNotice::Started { .. } => runner.becomes(Phase::Started),
             ShimNotice::LaunchFailed(error) => runner.becomes(Phase::Failed(error)),
             ShimNotice::Ended { record, .. } if record.id != runner.id.to_string() => {
-                log::error(format_args!("Runner {}: its shim tells of another runner", runner.id));
+                log::error(format_args!(
+                    "Runner {}: its shim tells of another runner",
+                    runner.id
+                ));
             }
-            ShimNotice::Ended { record, written: true } => {
+            ShimNotice::Ended {
+                record,
+                written: true,
+            } => {
                 crate::crash::point("agent.ended-seen");
                 self.ended(runner, || self.notify(&Notice::Ended { record }));
             }
@@ -294,10 +347,13 @@ impl Agent {
                 Found::Alive(link) => return self.listen(runner, link),
                 Found::Busy | Found::Nobody => {}
             }
-            match self.exits.record(runner.id) {
+            match self.record(runner).await {
                 Some(Some(record)) => self.ended(runner, || self.notify(&Notice::Ended { record })),
                 Some(None) => {
-                    log::error(format_args!("Runner {}: its record can't be read", runner.id));
+                    log::error(format_args!(
+                        "Runner {}: its record can't be read",
+                        runner.id
+                    ));
                     runner.becomes(Phase::Ended);
                 }
                 None => self.lost(runner).await,
@@ -306,28 +362,64 @@ impl Agent {
         let _ = self.sockets.remove(&shim::socket_name(runner.id));
     }
 
-    /// Connects to a shim, waiting while it takes no connections (it may be frozen).
+    /// Connects to a shim, waiting while it takes no connections (it may be frozen) and while
+    /// we are short of something.
     pub(super) async fn reach(&self, runner: &Runner) -> Found {
+        let mut told = false;
         loop {
             match shim::connect(self.sockets.as_fd(), runner.id) {
-                Ok(Found::Busy) => tokio::time::sleep(Duration::from_secs(1)).await,
+                Ok(Found::Busy) => {}
                 Ok(found) => return found,
-                Err(e) => {
-                    log::warning(format_args!("Runner {}: its shim can't be reached: {e}", runner.id));
-                    return Found::Nobody;
+                Err(e) if !told => {
+                    told = true;
+                    log::warning(format_args!(
+                        "Runner {}: its shim can't be reached yet: {e}",
+                        runner.id
+                    ));
                 }
+                Err(_) => {}
             }
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+    }
+
+    /// A runner's record, once it can be told whether there is one.
+    async fn record(&self, runner: &Runner) -> Option<Option<Box<Record>>> {
+        let mut told = false;
+        loop {
+            match self.exits.record(runner.id) {
+                Ok(record) => return record,
+                Err(e) if !told => {
+                    told = true;
+                    log::error(format_args!(
+                        "Runner {}: its record can't be read yet: {e}",
+                        runner.id
+                    ));
+                }
+                Err(_) => {}
+            }
+            tokio::time::sleep(Duration::from_secs(1)).await;
         }
     }
 
     /// The shim is gone and nobody saw the end: what is left of the tree is stopped.
     pub(super) async fn lost(self: &Arc<Self>, runner: &Arc<Runner>) {
         if self.cgroups.populated(&runner.cgroup) {
-            log::warning(format_args!("Runner {}: its shim is gone; its scope is stopped", runner.id));
+            log::warning(format_args!(
+                "Runner {}: its shim is gone; its scope is stopped",
+                runner.id
+            ));
         }
         self.empty(runner, false).await;
+        while self.cgroups.populated(&runner.cgroup) {
+            log::error(format_args!(
+                "Runner {}: its scope is not empty although it was killed",
+                runner.id
+            ));
+            self.empty(runner, true).await;
+        }
         // It may have been killed just after it wrote.
-        match self.exits.record(runner.id) {
+        match self.record(runner).await {
             Some(Some(record)) => self.ended(runner, || self.notify(&Notice::Ended { record })),
             Some(None) => runner.becomes(Phase::Ended),
             None if runner.phase.borrow().is_over() => {}
@@ -343,7 +435,10 @@ impl Agent {
 
 async fn wait<T>(value: &watch::Sender<T>, most: Duration, such: impl FnMut(&T) -> bool) -> bool {
     let mut value = value.subscribe();
-    matches!(tokio::time::timeout(most, value.wait_for(such)).await, Ok(Ok(_)))
+    matches!(
+        tokio::time::timeout(most, value.wait_for(such)).await,
+        Ok(Ok(_))
+    )
 }
 
 /// What a shim said of itself.

@@ -9,12 +9,12 @@ use super::systemd::UNIT;
 use super::user::{Account, environment};
 use super::{log, properties, readback};
 use crate::crash::point;
-use crate::domain::runner::Placement;
 use crate::domain::limits::OomPolicy;
+use crate::domain::runner::Placement;
 use crate::domain::{Cause, Limits, RunnerId};
 use crate::seqpacket::{read_sealed, sealed_memfd};
-use crate::wire::{Answer, Launch, Payload, Refusal, RefusalCode, ShimOrder, ShimRequest, Unenforced, VERSION};
-use std::os::fd::{AsFd, OwnedFd};
+use crate::wire::{Answer, Launch, Payload, Refusal, RefusalCode, ShimOrder, ShimRequest, VERSION};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -41,14 +41,29 @@ impl Agent {
         payload: Option<OwnedFd>,
     ) -> Result<Answer, Refusal> {
         point("agent.launch-received");
-        let payload = read_payload(payload)?;
-        policy::check_launch(&launch, &payload)?;
+        policy::check_launch(&launch)?;
         let limits = policy::clamp(&launch.limits, &self.config.ceilings)?;
-        readback::judge(&self.lacking(&limits), launch.unenforced)?;
+        readback::judge(
+            &self.lacking(&limits),
+            launch.unenforced,
+            &self.config.ceilings,
+        )?;
         let cgroup = self.cgroups.scope(&launch.project, launch.id);
         let runner = Runner::new(launch.id, cgroup, owner, Phase::Preparing);
+        let timeout = limits.stop_timeout_usec();
+        runner.stop_timeout.store(timeout, Ordering::Relaxed);
         self.claim(&runner)?;
-        match self.prepare(&runner, &launch, &limits, payload).await {
+        let prepared = async {
+            // The others wait here, not yet read.
+            let _turn = self.launching.acquire().await.map_err(failed)?;
+            if runner.given_up.load(Ordering::Relaxed) {
+                return Err(failed(format!("The launch of {} was given up.", launch.id)));
+            }
+            let payload = read_payload(payload)?;
+            policy::check_payload(&payload)?;
+            self.prepare(&runner, &launch, &limits, payload).await
+        };
+        match prepared.await {
             Ok(placement) => {
                 runner.becomes(Phase::Gated);
                 // Whoever gave it up before now saw a launch under way.
@@ -69,7 +84,9 @@ impl Agent {
     /// One launch per id: a second one would take the first one's names.
     fn claim(&self, runner: &Arc<Runner>) -> Result<(), Refusal> {
         let taken = || failed(format!("There is a runner {} already.", runner.id));
-        if self.exits.record(runner.id).is_some() || self.cgroups.generation(&runner.cgroup).is_some() {
+        if self.exits.record(runner.id).map_err(failed)?.is_some()
+            || self.cgroups.generation(&runner.cgroup).is_some()
+        {
             return Err(taken());
         }
         if !lock(&self.connections).contains_key(&runner.owner) {
@@ -92,49 +109,85 @@ impl Agent {
         payload: Payload,
     ) -> Result<Placement, Refusal> {
         let (account, spawned) = self.spawn(launch).await?;
-        let Spawned { pid, gate, mut child, pidfd, socket } = spawned.ready().map_err(failed)?;
+        let Spawned {
+            pid,
+            gate,
+            mut child,
+            pidfd,
+            socket,
+        } = spawned.ready().map_err(failed)?;
         runner.set_killer(Some(pidfd.try_clone().map_err(failed)?));
         // From here on a shim that leaves is noticed: `listen` sees its end of the gate close.
         self.listen(runner, gate);
+        let scoped = async {
+            // It reads its order and makes room for its record while systemd makes the scope.
+            self.order(runner, launch, limits, payload, &account, &socket)
+                .await?;
+            point("agent.shim-spawned");
+            self.set_slice(&launch.project, &launch.project_limits, launch.unenforced)
+                .await?;
+            point("agent.slice-set");
+            self.start_scope(launch, limits, pidfd.as_fd(), pid).await
+        };
+        let scoped = scoped.await;
+        // Not before: an older systemd is given its number, which is its own until it is reaped.
         let reaped = runner.clone();
         tokio::spawn(async move {
             let _ = child.wait().await;
             reaped.left.send_replace(true);
         });
-        // It reads its order and makes room for its record while systemd makes the scope.
-        self.order(runner, launch, limits, payload, &account, &socket).await?;
-        point("agent.shim-spawned");
-
-        let mut warnings = self.set_slice(&launch.project, &launch.project_limits, launch.unenforced).await?;
-        point("agent.slice-set");
-
-        let name = launch.name.clone().unwrap_or_else(|| launch.id.to_string());
-        let description = format!("Stratavore runner {name} of project {}", launch.project);
-        let unit = launch.id.unit();
-        let oom = limits.oom_policy.or(self.systemd.default_oom_policy);
-        // systemd's own default need not be said, unless it is one it must not know of.
-        let said = limits.oom_policy.or(oom.filter(|p| *p == OomPolicy::Kill));
-        let known = said.filter(|_| self.systemd.knows_oom_policy);
-        let all = properties::scope(limits, &launch.project.slice(), &description, known);
-        let started = self.systemd.start_scope(&unit, &all, pid, pidfd.as_fd()).await;
-        started.map_err(|fault| failed(format!("systemd did not start {unit}: {fault}.")))?;
+        scoped?;
         point("agent.scope-started");
+        let unit = launch.id.unit();
         if !in_cgroup(pid, &runner.cgroup) {
-            return Err(failed(format!("{unit} was started, but its process is not in {}.", runner.cgroup)));
+            return Err(failed(format!(
+                "{unit} was started, but its process is not in {}.",
+                runner.cgroup
+            )));
         }
-        self.cgroups.kill_as_one(&runner.cgroup, oom == Some(OomPolicy::Kill));
-        warnings.extend(self.read_back(&runner.cgroup, limits, launch)?);
+        // Where the project's last runner had left in between, systemd has dropped the slice
+        // and made a new one without limits. From here on it stays as long as this scope.
+        let mut warnings = self
+            .keep_slice(&launch.project, &launch.project_limits, launch.unenforced)
+            .await?;
+        warnings.extend(self.read_back(runner, limits, launch).await?);
         let invocation_id = self.invocation_id(&unit).await?;
         if !runner.has_spoken(READY).await {
-            return Err(failed(format!("The shim did not come to its gate within {} s.", READY.as_secs())));
+            return Err(failed(format!(
+                "The shim did not come to its gate within {} s.",
+                READY.as_secs()
+            )));
         }
         if let Phase::Failed(error) = &*runner.phase.borrow() {
             return Err(refusal(RefusalCode::LaunchFailed, error.message.clone()));
         }
         let start = stat(pid).filter(|_| runner.link().is_some());
-        let (_, shim_start) = start.ok_or_else(|| failed("The shim left before its gate was opened."))?;
+        let (_, shim_start) =
+            start.ok_or_else(|| failed("The shim left before its gate was opened."))?;
         let boot_id = self.boot_id.clone();
-        Ok(Placement { invocation_id, boot_id, shim_pid: pid, shim_start, warnings })
+        Ok(Placement {
+            invocation_id,
+            boot_id,
+            shim_pid: pid,
+            shim_start,
+            warnings,
+        })
+    }
+
+    async fn start_scope(
+        &self,
+        launch: &Launch,
+        limits: &Limits,
+        pidfd: BorrowedFd<'_>,
+        pid: u32,
+    ) -> Result<(), Refusal> {
+        let name = launch.name.clone().unwrap_or_else(|| launch.id.to_string());
+        let description = format!("Stratavore runner {name} of project {}", launch.project);
+        let unit = launch.id.unit();
+        let knows = self.systemd.knows_oom_policy;
+        let all = properties::scope(limits, &launch.project.slice(), &description, knows);
+        let started = self.systemd.start_scope(&unit, &all, pid, pidfd).await;
+        started.map_err(|fault| failed(format!("systemd did not start {unit}: {fault}.")))
     }
 
     /// Tells the shim all it has to know.
@@ -151,8 +204,16 @@ impl Agent {
             v: VERSION,
             id: launch.id.to_string(),
             identifier: identifier(&payload.command),
-            env: environment(&self.environment, account, launch.id, &launch.project, &payload.setenv),
-            working_directory: payload.working_directory.unwrap_or_else(|| account.home.clone()),
+            env: environment(
+                &self.environment,
+                account,
+                launch.id,
+                &launch.project,
+                &payload.setenv,
+            ),
+            working_directory: payload
+                .working_directory
+                .unwrap_or_else(|| account.home.clone()),
             command: payload.command,
             identity: self.user.is_none().then(|| account.identity()),
             cgroup: runner.cgroup.clone(),
@@ -161,12 +222,14 @@ impl Agent {
             kill_signal: limits.stop_signal(),
             stop_timeout: limits.stop_timeout_usec(),
             runtime_max: limits.runtime_max.unwrap_or(u64::MAX),
-            oom_policy: limits.oom_policy.or(self.systemd.default_oom_policy),
+            oom_policy: limits.oom_policy,
             nofile: self.nofile,
         };
         let bytes = serde_json::to_vec(&order).map_err(failed)?;
         let memfd = sealed_memfd("stratavore-order", &bytes).map_err(failed)?;
-        let link = runner.link().ok_or_else(|| failed("The shim left before its order."))?;
+        let link = runner
+            .link()
+            .ok_or_else(|| failed("The shim left before its order."))?;
         let fds = [memfd.as_fd(), socket.as_fd(), self.exits.as_fd()];
         let sent = link.send(&ShimRequest::Order, &fds).await;
         sent.map_err(|e| failed(format!("The shim takes no order: {e}.")))
@@ -176,42 +239,68 @@ impl Agent {
     async fn spawn(&self, launch: &Launch) -> Result<(Account, Raw), Refusal> {
         let (uid, id) = (launch.uid, launch.id);
         let config = self.config.clone();
-        let (accounts, user) = (self.accounts.clone(), self.user);
-        let (sockets, shim) = (self.sockets.clone(), self.shim.clone());
-        let work = tokio::task::spawn_blocking(move || {
+        let (user, sockets, shim) = (self.user, self.sockets.clone(), self.shim.clone());
+        let accounts = self.accounts.clone();
+        // Whoever waits for the answer holds one end.
+        let waiter = Arc::new(());
+        let waited_for = Arc::downgrade(&waiter);
+        let deadline = tokio::time::Instant::now() + LOOK_UP;
+        let slow = || {
+            let why = format!(
+                "The name service did not answer for uid {uid} within {} s.",
+                LOOK_UP.as_secs()
+            );
+            refusal(RefusalCode::LaunchFailed, why)
+        };
+        let permit = tokio::time::timeout_at(deadline, self.look_ups.clone().acquire_owned()).await;
+        let permit = permit.map_err(|_| slow())?.map_err(failed)?;
+        let mut work = tokio::task::spawn_blocking(move || {
+            // Held by a look-up that hangs, too: the other threads are for other work.
+            let _permit = permit;
             let account = accounts.find(uid)?;
+            if waited_for.strong_count() == 0 {
+                return Err(failed("Nobody waits for this launch any more."));
+            }
             match user {
                 Some(own) if own == uid => {}
                 Some(_) => {
-                    let why = format!("This agent runs everything as its own user; it can't run as {}.", account.name);
+                    let why = format!(
+                        "This agent runs everything as its own user; it can't run as {}.",
+                        account.name
+                    );
                     return Err(refusal(RefusalCode::NotPermitted, why));
                 }
                 None => policy::check_user(&config, &account)?,
             }
             let raw = shim::spawn(&shim, sockets.as_fd(), id);
-            Ok((account, raw.map_err(|e| failed(format!("The shim can't be started: {e}.")))?))
+            Ok((
+                account,
+                raw.map_err(|e| failed(format!("The shim can't be started: {e}.")))?,
+            ))
         });
-        match tokio::time::timeout(LOOK_UP, work).await {
+        let done = tokio::time::timeout_at(deadline, &mut work).await;
+        drop(waiter);
+        match done {
             Ok(Ok(done)) => done,
             Ok(Err(e)) => Err(failed(e)),
-            Err(_) => Err(refusal(
-                RefusalCode::LaunchFailed,
-                format!("The name service did not answer for uid {uid} within {} s.", LOOK_UP.as_secs()),
-            )),
+            Err(_) => {
+                work.abort();
+                Err(slow())
+            }
         }
     }
 
-    fn read_back(&self, cgroup: &str, limits: &Limits, launch: &Launch) -> Result<Vec<String>, Refusal> {
-        let unheld = self.unheld(cgroup, limits, true);
-        let mut warnings = readback::judge(&unheld, launch.unenforced)?;
-        if limits.oom_policy == Some(OomPolicy::Stop) && !self.systemd.knows_oom_policy {
-            let why = "oom-policy=stop is not known to this host's systemd for scopes; use continue or kill.";
-            if launch.unenforced == Unenforced::Refuse {
-                return Err(refusal(RefusalCode::LimitUnenforceable, why));
-            }
-            warnings.push(why.to_owned());
-        }
-        Ok(warnings)
+    async fn read_back(
+        &self,
+        runner: &Runner,
+        limits: &Limits,
+        launch: &Launch,
+    ) -> Result<Vec<String>, Refusal> {
+        let as_one = limits.oom_policy == Some(OomPolicy::Kill);
+        let unheld = self
+            .unheld_at_last(&runner.cgroup, limits, Some(as_one))
+            .await;
+        readback::judge(&unheld, launch.unenforced, &self.config.ceilings)
     }
 
     /// systemd leaves it in /run for all to read; only a user manager must be asked.
@@ -223,7 +312,11 @@ impl Agent {
         if let Some(id) = told.and_then(|p| p.to_str().map(str::to_owned)) {
             return Ok(id);
         }
-        let bytes: Vec<u8> = self.systemd.property(unit, UNIT, "InvocationID").await.map_err(failed)?;
+        let bytes: Vec<u8> = self
+            .systemd
+            .property(unit, UNIT, "InvocationID")
+            .await
+            .map_err(failed)?;
         Ok(bytes.iter().map(|b| format!("{b:02x}")).collect())
     }
 
@@ -251,7 +344,10 @@ impl Agent {
     /// of the gate closes before that: it still has its record to write.
     async fn let_leave(&self, runner: &Runner) {
         if !runner.has_left(LEAVE).await {
-            log::error(format_args!("Runner {}: its shim does not leave; it is killed", runner.id));
+            log::error(format_args!(
+                "Runner {}: its shim does not leave; it is killed",
+                runner.id
+            ));
             runner.kill_shim();
             runner.has_left(LEAVE).await;
         }
@@ -268,27 +364,42 @@ impl Agent {
                 return Err(failed(format!("The launch of {id} was given up.")));
             }
             Phase::Gated => {
-                let link = runner.link().ok_or_else(|| failed(format!("The shim of {id} is gone.")))?;
+                let link = runner
+                    .link()
+                    .ok_or_else(|| failed(format!("The shim of {id} is gone.")))?;
                 runner.becomes(Phase::Opened);
                 runner.set_killer(None);
-                link.send(&ShimRequest::Go, &[]).await.map_err(failed)?;
+                if let Err(e) = link.send(&ShimRequest::Go, &[]).await {
+                    // It has not been sent, and nobody will send it again.
+                    link.close_gate();
+                    return Err(failed(format!("The shim of {id} does not start: {e}.")));
+                }
                 point("agent.go-sent");
             }
             Phase::Preparing => return Err(failed(format!("Runner {id} is not at its gate yet."))),
             _ => {}
         }
-        let told = runner.wait(EXEC, |p| matches!(p, Phase::Started | Phase::Failed(_)) || p.is_over()).await;
+        let told = runner
+            .wait(EXEC, |p| {
+                matches!(p, Phase::Started | Phase::Failed(_)) || p.is_over()
+            })
+            .await;
         point("agent.before-go-reply");
         let phase = runner.phase.borrow().clone();
         match (told, phase) {
-            (false, _) => Err(failed(format!("The shim of {id} did not say within {} s whether the command runs.", EXEC.as_secs()))),
+            (false, _) => Err(failed(format!(
+                "The shim of {id} did not say within {} s whether the command runs.",
+                EXEC.as_secs()
+            ))),
             (true, Phase::Started) => Ok(Answer::Done),
             (true, Phase::Failed(error)) => Err(refusal(RefusalCode::LaunchFailed, error.message)),
             // It was over before that was heard: only the record knows whether it ran.
-            (true, Phase::Ended) => match self.exits.record(id).flatten() {
+            (true, Phase::Ended) => match self.exits.record(id).ok().flatten().flatten() {
                 Some(record) if record.exit().cause != Cause::LaunchFailed => Ok(Answer::Done),
                 Some(record) => Err(refusal(RefusalCode::LaunchFailed, record.exit().message)),
-                None => Err(failed(format!("Runner {id} has ended, and its record can't be read."))),
+                None => Err(failed(format!(
+                    "Runner {id} has ended, and its record can't be read."
+                ))),
             },
             (true, _) => Err(failed(format!("The shim of {id} is gone."))),
         }
@@ -306,7 +417,12 @@ impl Agent {
         match phase {
             Phase::Gated => {}
             phase if phase.is_over() => return Ok(Answer::Done),
-            _ => return Err(failed(format!("The gate of {} is open already; stop it.", runner.id))),
+            _ => {
+                return Err(failed(format!(
+                    "The gate of {} is open already; stop it.",
+                    runner.id
+                )));
+            }
         }
         runner.give_up();
         if runner.is_child() {
@@ -321,17 +437,29 @@ impl Agent {
 
 fn read_payload(fd: Option<OwnedFd>) -> Result<Payload, Refusal> {
     let malformed = |why: String| refusal(RefusalCode::Unsupported, why);
-    let fd = fd.ok_or_else(|| malformed("A launch comes with one descriptor, its payload.".to_owned()))?;
+    let fd =
+        fd.ok_or_else(|| malformed("A launch comes with one descriptor, its payload.".to_owned()))?;
     let bytes = read_sealed(fd).map_err(|e| malformed(e.to_string()))?;
     // Not the parser's words: they could quote a secret.
-    serde_json::from_slice(&bytes).map_err(|_| malformed("The payload is not understood.".to_owned()))
+    serde_json::from_slice(&bytes)
+        .map_err(|_| malformed("The payload is not understood.".to_owned()))
 }
 
 /// What the journal calls the output: the program's name, as systemd-run does it.
 fn identifier(command: &[String]) -> String {
-    let program = command.first().map_or("", |c| c.rsplit('/').next().unwrap_or(c));
-    let clean: String = program.chars().filter(|c| !c.is_control()).take(64).collect();
-    if clean.is_empty() { "stratavore-runner".to_owned() } else { clean }
+    let program = command
+        .first()
+        .map_or("", |c| c.rsplit('/').next().unwrap_or(c));
+    let clean: String = program
+        .chars()
+        .filter(|c| !c.is_control())
+        .take(64)
+        .collect();
+    if clean.is_empty() {
+        "stratavore-runner".to_owned()
+    } else {
+        clean
+    }
 }
 
 #[cfg(test)]

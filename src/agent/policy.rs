@@ -6,6 +6,7 @@ use crate::domain::limits::{DEFAULT_STOP_TIMEOUT, KEYS, Unit, Value};
 use crate::domain::units::{INFINITY, show_size, show_span};
 use crate::domain::{Limits, name, signal, spec};
 use crate::wire::{Launch, Payload, Refusal, RefusalCode};
+use std::ops::RangeInclusive;
 
 /// The weight the kernel gives where nobody says one.
 pub(super) const DEFAULT_WEIGHT: u64 = 100;
@@ -18,6 +19,10 @@ pub(super) fn refusal(code: RefusalCode, message: impl Into<String>) -> Refusal 
     }
 }
 
+/// Who may run where root lists nobody: people. Above are nobody, containers' users and those
+/// that systemd makes up for services (DynamicUser=), below those of the system.
+const PEOPLE: RangeInclusive<u32> = 1000..=60000;
+
 /// Whether a runner may run as this account.
 pub(super) fn check_user(config: &Config, account: &Account) -> Result<(), Refusal> {
     let named = |user: &UserRef| match user {
@@ -26,7 +31,7 @@ pub(super) fn check_user(config: &Config, account: &Account) -> Result<(), Refus
     };
     let allowed = match (account.uid, config.allowed_users.is_empty()) {
         (0, _) => config.allow_root,
-        (uid, true) => uid >= 1000,
+        (uid, true) => PEOPLE.contains(&uid),
         (_, false) => config.allowed_users.iter().any(named),
     };
     if allowed {
@@ -37,10 +42,18 @@ pub(super) fn check_user(config: &Config, account: &Account) -> Result<(), Refus
     } else {
         "allowed_users"
     };
+    let usual = match config.allowed_users.is_empty() {
+        true if account.uid != 0 => format!(
+            " (unless they are listed, only uids from {} to {} may)",
+            PEOPLE.start(),
+            PEOPLE.end()
+        ),
+        _ => String::new(),
+    };
     Err(refusal(
         RefusalCode::NotPermitted,
         format!(
-            "Nothing runs as {} (uid {}) on this host; root can allow it with {what} in {PATH}.",
+            "Nothing runs as {} (uid {}) on this host{usual}; root can allow it with {what} in {PATH}.",
             account.name, account.uid
         ),
     ))
@@ -95,23 +108,35 @@ pub(super) fn check_limits(limits: &Limits) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// Checks what comes over the socket beside the limits.
-pub(super) fn check_launch(launch: &Launch, payload: &Payload) -> Result<(), Refusal> {
+/// Checks what comes over the socket.
+pub(super) fn check_launch(launch: &Launch) -> Result<(), Refusal> {
     check_limits(&launch.limits)?;
     check_limits(&launch.project_limits)?;
-    if let Some(name) = &launch.name {
-        name::check_runner_name(name).map_err(malformed)?;
+    match &launch.name {
+        Some(name) => name::check_runner_name(name).map_err(malformed),
+        None => Ok(()),
     }
+}
+
+/// Checks what comes in a memory file.
+pub(super) fn check_payload(payload: &Payload) -> Result<(), Refusal> {
     spec::check_command(&payload.command).map_err(malformed)?;
     if let Some(path) = &payload.working_directory {
         spec::check_path("The working directory", path).map_err(malformed)?;
     }
-    let entries: Vec<String> = payload.setenv.iter().map(|(n, v)| format!("{n}={v}")).collect();
+    let entries: Vec<String> = payload
+        .setenv
+        .iter()
+        .map(|(n, v)| format!("{n}={v}"))
+        .collect();
     let parsed = spec::parse_setenv(&entries).map_err(malformed)?;
     let equal = |n: &String| parsed.iter().any(|e| e.name == *n);
     match payload.setenv.iter().all(|(n, _)| equal(n)) {
         true => Ok(()),
-        false => Err(refusal(RefusalCode::Failed, "A variable's name has a “=” in it.")),
+        false => Err(refusal(
+            RefusalCode::Failed,
+            "A variable's name has a “=” in it.",
+        )),
     }
 }
 
@@ -140,24 +165,45 @@ mod tests {
         let ok = |config: &Config, uid, name| check_user(config, &account(uid, name)).is_ok();
         let plain = Config::default();
         assert!(ok(&plain, 1000, "alice") && !ok(&plain, 999, "daemon") && !ok(&plain, 0, "root"));
+        assert!(ok(&plain, 60_000, "zoe") && !ok(&plain, 61_184, "dynamic"));
+        assert!(!ok(&plain, 65_534, "nobody"));
         let listed = Config {
-            allowed_users: vec![UserRef::Name("alice".to_owned()), UserRef::Uid(33), UserRef::Uid(0)],
+            allowed_users: vec![
+                UserRef::Name("alice".to_owned()),
+                UserRef::Uid(33),
+                UserRef::Uid(0),
+            ],
             ..Config::default()
         };
         assert!(ok(&listed, 1000, "alice") && ok(&listed, 33, "www-data"));
         assert!(!ok(&listed, 1001, "bob") && !ok(&listed, 0, "root"));
-        let root = Config { allow_root: true, ..Config::default() };
+        let root = Config {
+            allow_root: true,
+            ..Config::default()
+        };
         assert!(ok(&root, 0, "root") && ok(&root, 1000, "alice"));
     }
 
     #[test]
     fn a_limit_above_its_ceiling_is_refused_with_both_values() {
-        let ceilings = Limits { memory_max: Some(1 << 30), ..Limits::default() };
-        let asked = Limits { memory_max: Some(2 << 30), ..Limits::default() };
+        let ceilings = Limits {
+            memory_max: Some(1 << 30),
+            ..Limits::default()
+        };
+        let asked = Limits {
+            memory_max: Some(2 << 30),
+            ..Limits::default()
+        };
         let refused = clamp(&asked, &ceilings);
-        assert!(matches!(&refused, Err(r) if r.code == RefusalCode::LimitsExceeded
-            && r.message.contains("memory-max=2G") && r.message.contains("ceiling of 1G")), "{refused:?}");
-        let infinite = Limits { memory_max: Some(INFINITY), ..Limits::default() };
+        assert!(
+            matches!(&refused, Err(r) if r.code == RefusalCode::LimitsExceeded
+            && r.message.contains("memory-max=2G") && r.message.contains("ceiling of 1G")),
+            "{refused:?}"
+        );
+        let infinite = Limits {
+            memory_max: Some(INFINITY),
+            ..Limits::default()
+        };
         assert!(clamp(&infinite, &ceilings).is_err());
     }
 
@@ -171,7 +217,11 @@ mod tests {
             ..Limits::default()
         };
         let limits = clamp(&Limits::default(), &ceilings);
-        let expected = Limits { io_weight: Some(50), tasks_max: Some(64), ..Limits::default() };
+        let expected = Limits {
+            io_weight: Some(50),
+            tasks_max: Some(64),
+            ..Limits::default()
+        };
         assert_eq!(limits, Ok(expected));
     }
 

@@ -21,49 +21,47 @@ pub(super) enum Property {
 /// Unit properties in the order they are sent.
 pub(super) type Properties = Vec<(&'static str, Property)>;
 
-/// What a new runner's scope gets, without its processes. `oom` is the policy in force, where
-/// this systemd knows one for scopes.
-pub(super) fn scope(limits: &Limits, slice: &str, description: &str, oom: Option<OomPolicy>) -> Properties {
+/// What a new runner's scope gets, without its processes.
+///
+/// Where systemd knows an OOM policy for scopes it is told `continue`, whatever ours is: at the
+/// second kill it would send SIGKILL to the whole scope, shim and all, and nobody could tell the
+/// ending. `stop` is the shim's to carry out, `kill` the kernel's (`memory.oom.group`).
+pub(super) fn scope(
+    limits: &Limits,
+    slice: &str,
+    description: &str,
+    knows_oom_policy: bool,
+) -> Properties {
     let text = |t: &str| Property::Text(t.to_owned());
     let mut all = vec![
         ("Description", text(description)),
         ("Slice", text(slice)),
         // A failed unit would stay loaded for ever and its name with it.
         ("CollectMode", text("inactive-or-failed")),
-        ("TimeoutStopUSec", Property::U64(limits.stop_timeout_usec() + STOP_MARGIN)),
+        (
+            "TimeoutStopUSec",
+            Property::U64(limits.stop_timeout_usec() + STOP_MARGIN),
+        ),
     ];
     // Each property costs PID 1 some time: what is its default anyway is not said.
     if scope_signal(limits) != signal::TERM {
         all.push(("KillSignal", Property::I32(scope_signal(limits))));
     }
     all.extend(said(&of_scope(limits)));
-    if let Some(policy) = oom {
-        all.push(("OOMPolicy", text(systemds_oom_policy(policy).as_str())));
+    if knows_oom_policy {
+        all.push(("OOMPolicy", text(OomPolicy::Continue.as_str())));
     }
     all
-}
-
-/// What systemd is told of an OOM policy. Of `kill` it must not know: it would not leave it to
-/// the kernel's `memory.oom.group`, which spares the shim, but send SIGKILL to the whole scope
-/// itself, and the shim would have to be quicker than that with its record.
-fn systemds_oom_policy(policy: OomPolicy) -> OomPolicy {
-    match policy {
-        OomPolicy::Kill => OomPolicy::Continue,
-        other => other,
-    }
-}
-
-/// Whether a living scope, of which systemd has this OOM policy, can get another one by
-/// `memory.oom.group` alone.
-pub(super) fn may_become(systemds: OomPolicy, wanted: OomPolicy) -> bool {
-    wanted == OomPolicy::Kill || wanted == systemds
 }
 
 /// What a new slice gets.
 pub(super) fn slice(limits: &Limits, description: &str) -> Properties {
     let mut all = vec![
         ("Description", Property::Text(description.to_owned())),
-        ("CollectMode", Property::Text("inactive-or-failed".to_owned())),
+        (
+            "CollectMode",
+            Property::Text("inactive-or-failed".to_owned()),
+        ),
     ];
     all.extend(said(limits));
     all
@@ -97,12 +95,19 @@ pub(super) const LIVE: [&str; 7] = [
 
 /// The tasks of a runner's cgroup, which has the shim's one as well.
 pub(super) fn with_shim(tasks: u64) -> u64 {
-    if tasks == INFINITY { tasks } else { (tasks + 1).min(MAX_TASKS) }
+    if tasks == INFINITY {
+        tasks
+    } else {
+        (tasks + 1).min(MAX_TASKS)
+    }
 }
 
 /// The limits of a runner's cgroup.
 pub(super) fn of_scope(limits: &Limits) -> Limits {
-    Limits { tasks_max: limits.tasks_max.map(with_shim), ..limits.clone() }
+    Limits {
+        tasks_max: limits.tasks_max.map(with_shim),
+        ..limits.clone()
+    }
 }
 
 /// What a live unit must hold once [`live`] was set: silence means no limit. A weight is
@@ -143,13 +148,6 @@ fn scope_signal(limits: &Limits) -> i32 {
     }
 }
 
-/// systemd's word for an OOM policy, read back.
-pub(super) fn oom_policy(word: &str) -> Option<OomPolicy> {
-    [OomPolicy::Continue, OomPolicy::Stop, OomPolicy::Kill]
-        .into_iter()
-        .find(|p| p.as_str() == word)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -168,21 +166,37 @@ mod tests {
             stop_timeout: Some(5_000_000),
             ..Limits::default()
         };
-        let all = scope(&limits, "stratavore-acme.slice", "x", limits.oom_policy);
+        let all = scope(&limits, "stratavore-acme.slice", "x", true);
         assert_eq!(find(&all, "MemoryMax"), Some(Property::U64(1 << 30)));
         assert_eq!(find(&all, "TasksMax"), Some(Property::U64(65)));
         assert_eq!(find(&all, "MemoryHigh"), None);
         assert_eq!(find(&all, "KillSignal"), None);
-        let int = Limits { kill_signal: Some(2), ..Limits::default() };
-        assert_eq!(find(&scope(&int, "s", "x", None), "KillSignal"), Some(Property::I32(2)));
-        assert_eq!(find(&all, "TimeoutStopUSec"), Some(Property::U64(20_000_000)));
-        assert_eq!(find(&all, "OOMPolicy"), Some(Property::Text("continue".to_owned())));
-        assert_eq!(find(&scope(&limits, "s", "x", None), "OOMPolicy"), None);
+        let int = Limits {
+            kill_signal: Some(2),
+            ..Limits::default()
+        };
+        let all_int = scope(&int, "s", "x", false);
+        assert_eq!(find(&all_int, "KillSignal"), Some(Property::I32(2)));
+        assert_eq!(
+            find(&all, "TimeoutStopUSec"),
+            Some(Property::U64(20_000_000))
+        );
+        assert_eq!(
+            find(&all, "OOMPolicy"),
+            Some(Property::Text("continue".to_owned()))
+        );
+        assert_eq!(find(&scope(&limits, "s", "x", false), "OOMPolicy"), None);
     }
 
     #[test]
     fn a_live_unit_gets_every_limit_anew() {
-        let all = live(&Limits { cpu_weight: Some(50), ..Limits::default() }, 77);
+        let all = live(
+            &Limits {
+                cpu_weight: Some(50),
+                ..Limits::default()
+            },
+            77,
+        );
         assert_eq!(all.iter().map(|(n, _)| *n).collect::<Vec<_>>(), LIVE);
         assert_eq!(find(&all, "CPUWeight"), Some(Property::U64(50)));
         assert_eq!(find(&all, "IOWeight"), Some(Property::U64(u64::MAX)));
@@ -191,7 +205,13 @@ mod tests {
 
     #[test]
     fn the_shims_task_is_added_within_the_kernels_bound() {
-        let tasks = |n| of_scope(&Limits { tasks_max: n, ..Limits::default() }).tasks_max;
+        let tasks = |n| {
+            of_scope(&Limits {
+                tasks_max: n,
+                ..Limits::default()
+            })
+            .tasks_max
+        };
         assert_eq!(tasks(Some(1)), Some(2));
         assert_eq!(tasks(Some(MAX_TASKS)), Some(MAX_TASKS));
         assert_eq!(tasks(Some(INFINITY)), Some(INFINITY));

@@ -1,6 +1,7 @@
 //! Whether the kernel holds a limit: systemd accepts what the kernel lacks without a word, so
 //! every limit is read back from the cgroup's own files.
 
+use super::config::PATH;
 use super::policy::{DEFAULT_WEIGHT, refusal, shown};
 use super::properties::with_shim;
 use crate::domain::Limits;
@@ -22,7 +23,13 @@ pub(super) struct Unheld {
 impl Unheld {
     /// Which limit, and which controller.
     pub(super) fn sentence(&self) -> String {
-        let Self { key, value, controller, file, .. } = self;
+        let Self {
+            key,
+            value,
+            controller,
+            file,
+            ..
+        } = self;
         match &self.found {
             None => format!(
                 "{key}={value} is not held on this host: the {controller} controller of cgroup v2 does not offer {file} here."
@@ -39,17 +46,30 @@ impl Unheld {
             None => "Boot with cgroup_no_v1=all (and the controller not disabled)",
             Some(_) => "Look into the journal of PID 1",
         };
-        format!("{first}, leave {} out, or set limits.unenforced = \"warn\".", self.key)
+        format!(
+            "{first}, leave {} out, or set limits.unenforced = \"warn\".",
+            self.key
+        )
     }
 }
 
-/// The first unheld limit as a refusal, or all as warnings.
-pub(super) fn judge(unheld: &[Unheld], unenforced: Unenforced) -> Result<Vec<String>, Refusal> {
-    match (unheld.first(), unenforced) {
-        (Some(first), Unenforced::Refuse) => Err(refusal(
-            RefusalCode::LimitUnenforceable,
-            format!("{} {}", first.sentence(), first.advice()),
+/// The first unheld limit as a refusal, or all as warnings. Where root has set a ceiling a
+/// warning is not enough, whatever the daemon says.
+pub(super) fn judge(
+    unheld: &[Unheld],
+    unenforced: Unenforced,
+    ceilings: &Limits,
+) -> Result<Vec<String>, Refusal> {
+    let refused = |why: String| Err(refusal(RefusalCode::LimitUnenforceable, why));
+    let bound = |u: &&Unheld| ceilings.number(u.key).is_some();
+    match (unheld.iter().find(bound), unheld.first(), unenforced) {
+        (Some(bound), ..) => refused(format!(
+            "{} Root has set a ceiling for it in {PATH}, so nothing runs without it.",
+            bound.sentence()
         )),
+        (None, Some(first), Unenforced::Refuse) => {
+            refused(format!("{} {}", first.sentence(), first.advice()))
+        }
         _ => Ok(unheld.iter().map(Unheld::sentence).collect()),
     }
 }
@@ -66,9 +86,17 @@ pub(super) struct Host {
 }
 
 /// Holds the files of a cgroup against the limits it shall have. `read` gives a file's text.
-pub(super) fn unheld(limits: &Limits, host: Host, read: impl Fn(&str) -> Option<String>) -> Vec<Unheld> {
+pub(super) fn unheld(
+    limits: &Limits,
+    host: Host,
+    read: impl Fn(&str) -> Option<String>,
+) -> Vec<Unheld> {
     let mut all = Vec::new();
-    let mut check = |key: &'static str, wanted: Option<u64>, controller, file, holds: &dyn Fn(u64, &str) -> bool| {
+    let mut check = |key: &'static str,
+                     wanted: Option<u64>,
+                     controller,
+                     file,
+                     holds: &dyn Fn(u64, &str) -> bool| {
         let Some(wanted) = wanted else { return };
         let found = read(file).map(|text| text.trim().to_owned());
         let held = match &found {
@@ -77,25 +105,73 @@ pub(super) fn unheld(limits: &Limits, host: Host, read: impl Fn(&str) -> Option<
             Some(text) => holds(wanted, text),
         };
         if !held {
-            all.push(Unheld { key, value: shown(key, wanted), controller, file, found });
+            all.push(Unheld {
+                key,
+                value: shown(key, wanted),
+                controller,
+                file,
+                found,
+            });
         }
     };
     let bytes = |wanted: u64, text: &str| holds_bytes(wanted, text, host.page);
     let tasks = |wanted: u64| if host.shim { with_shim(wanted) } else { wanted };
     let count = |wanted: u64, text: &str| parse_max(text) == Some(tasks(wanted));
     let weight = |wanted: u64, text: &str| text.parse() == Ok(wanted);
-    check("memory-max", limits.memory_max, "memory", "memory.max", &bytes);
-    check("memory-high", limits.memory_high, "memory", "memory.high", &bytes);
+    check(
+        "memory-max",
+        limits.memory_max,
+        "memory",
+        "memory.max",
+        &bytes,
+    );
+    check(
+        "memory-high",
+        limits.memory_high,
+        "memory",
+        "memory.high",
+        &bytes,
+    );
     if host.swap {
-        check("memory-swap-max", limits.memory_swap_max, "memory", "memory.swap.max", &bytes);
+        check(
+            "memory-swap-max",
+            limits.memory_swap_max,
+            "memory",
+            "memory.swap.max",
+            &bytes,
+        );
     }
-    check("cpu-quota", limits.cpu_quota, "cpu", "cpu.max", &holds_quota);
-    check("cpu-weight", limits.cpu_weight, "cpu", "cpu.weight", &weight);
+    check(
+        "cpu-quota",
+        limits.cpu_quota,
+        "cpu",
+        "cpu.max",
+        &holds_quota,
+    );
+    check(
+        "cpu-weight",
+        limits.cpu_weight,
+        "cpu",
+        "cpu.weight",
+        &weight,
+    );
     match read("io.weight") {
         None if read("io.bfq.weight").is_some() => {
-            check("io-weight", limits.io_weight, "io", "io.bfq.weight", &holds_bfq_weight);
+            check(
+                "io-weight",
+                limits.io_weight,
+                "io",
+                "io.bfq.weight",
+                &holds_bfq_weight,
+            );
         }
-        _ => check("io-weight", limits.io_weight, "io", "io.weight", &holds_io_weight),
+        _ => check(
+            "io-weight",
+            limits.io_weight,
+            "io",
+            "io.weight",
+            &holds_io_weight,
+        ),
     }
     check("tasks-max", limits.tasks_max, "pids", "pids.max", &count);
     if let Some(policy) = limits.oom_policy {
@@ -110,7 +186,13 @@ pub(super) fn unheld(limits: &Limits, host: Host, read: impl Fn(&str) -> Option<
             && found.as_ref().is_none_or(|text| !text.starts_with(needed))
         {
             let value = policy.as_str().to_owned();
-            all.push(Unheld { key: "oom-policy", value, controller: "memory", file, found });
+            all.push(Unheld {
+                key: "oom-policy",
+                value,
+                controller: "memory",
+                file,
+                found,
+            });
         }
     }
     all
@@ -120,9 +202,15 @@ pub(super) fn unheld(limits: &Limits, host: Host, read: impl Fn(&str) -> Option<
 pub(super) fn lacking(limits: &Limits, controllers: &str) -> Vec<Unheld> {
     let offered = |file: &str| {
         let controller = file.split('.').next().unwrap_or_default();
-        controllers.split_ascii_whitespace().any(|c| c == controller)
+        controllers
+            .split_ascii_whitespace()
+            .any(|c| c == controller)
     };
-    let host = Host { page: 1, swap: true, shim: false };
+    let host = Host {
+        page: 1,
+        swap: true,
+        shim: false,
+    };
     let mut all = unheld(limits, host, |file| offered(file).then(String::new));
     all.retain(|u| u.found.is_none());
     all
@@ -151,7 +239,10 @@ fn holds_bytes(wanted: u64, text: &str, page: u64) -> bool {
 /// `QUOTA PERIOD`; systemd chooses the period and rounds.
 fn holds_quota(wanted: u64, text: &str) -> bool {
     let mut words = text.split_ascii_whitespace();
-    let (quota, period) = (words.next(), words.next().and_then(|p| p.parse::<u64>().ok()));
+    let (quota, period) = (
+        words.next(),
+        words.next().and_then(|p| p.parse::<u64>().ok()),
+    );
     match (quota, period) {
         (Some("max"), _) => wanted == INFINITY,
         (Some(quota), Some(period @ 1..)) => quota.parse::<u64>().is_ok_and(|quota| {
@@ -179,7 +270,11 @@ fn holds_bfq_weight(wanted: u64, text: &str) -> bool {
 
 fn default_weight(text: &str) -> Option<u64> {
     let line = text.lines().next()?.trim();
-    line.strip_prefix("default ").unwrap_or(line).trim().parse().ok()
+    line.strip_prefix("default ")
+        .unwrap_or(line)
+        .trim()
+        .parse()
+        .ok()
 }
 
 #[cfg(test)]
@@ -187,7 +282,11 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    const HOST: Host = Host { page: 4096, swap: true, shim: true };
+    const HOST: Host = Host {
+        page: 4096,
+        swap: true,
+        shim: true,
+    };
 
     fn limits() -> Limits {
         Limits {
@@ -231,23 +330,54 @@ mod tests {
         let keys: Vec<_> = all.iter().map(|u| u.key).collect();
         assert_eq!(
             keys,
-            ["memory-max", "memory-swap-max", "cpu-quota", "cpu-weight", "io-weight", "tasks-max", "oom-policy"]
+            [
+                "memory-max",
+                "memory-swap-max",
+                "cpu-quota",
+                "cpu-weight",
+                "io-weight",
+                "tasks-max",
+                "oom-policy"
+            ]
         );
-        let refused = judge(&all, Unenforced::Refuse);
+        let refused = judge(&all, Unenforced::Refuse, &Limits::default());
         assert!(
             matches!(&refused, Err(r) if r.code == RefusalCode::LimitUnenforceable
                 && r.message.contains("memory-max") && r.message.contains("memory controller") && r.message.contains("Boot with")),
             "{refused:?}"
         );
-        assert!(matches!(judge(&all, Unenforced::Warn), Ok(w) if w.len() == 7));
+        let warned = |ceilings: &Limits| judge(&all, Unenforced::Warn, ceilings);
+        assert!(matches!(warned(&Limits::default()), Ok(w) if w.len() == 7));
+        // Root's ceilings are not the daemon's to switch off.
+        let ceilings = Limits {
+            tasks_max: Some(100),
+            ..Limits::default()
+        };
+        assert!(matches!(warned(&ceilings), Err(r) if r.message.starts_with("tasks-max=")));
     }
 
     #[test]
     fn missing_controllers_are_known_beforehand() {
-        let keys = |controllers| lacking(&limits(), controllers).iter().map(|u| u.key).collect::<Vec<_>>();
+        let keys = |controllers| {
+            lacking(&limits(), controllers)
+                .iter()
+                .map(|u| u.key)
+                .collect::<Vec<_>>()
+        };
         assert_eq!(keys("cpuset cpu io memory pids"), [""; 0]);
         assert_eq!(keys("cpu io memory"), ["tasks-max"]);
-        assert_eq!(keys("cpuset"), ["memory-max", "memory-swap-max", "cpu-quota", "cpu-weight", "io-weight", "tasks-max", "oom-policy"]);
+        assert_eq!(
+            keys("cpuset"),
+            [
+                "memory-max",
+                "memory-swap-max",
+                "cpu-quota",
+                "cpu-weight",
+                "io-weight",
+                "tasks-max",
+                "oom-policy"
+            ]
+        );
     }
 
     #[test]
@@ -262,16 +392,28 @@ mod tests {
             ("pids.max", "64"),
             ("memory.oom.group", "0"),
         ] {
-            let read = |name: &str| if name == file { Some(text.to_owned()) } else { files(name) };
+            let read = |name: &str| {
+                if name == file {
+                    Some(text.to_owned())
+                } else {
+                    files(name)
+                }
+            };
             let all = unheld(&limits(), HOST, read);
-            assert!(matches!(&all[..], [u] if u.file == file && u.sentence().contains(text)), "{all:?}");
+            assert!(
+                matches!(&all[..], [u] if u.file == file && u.sentence().contains(text)),
+                "{all:?}"
+            );
         }
     }
 
     #[test]
     fn weights_of_bfq() {
         let read = |name: &str| (name == "io.bfq.weight").then(|| "default 109".to_owned());
-        let wanted = Limits { io_weight: Some(200), ..Limits::default() };
+        let wanted = Limits {
+            io_weight: Some(200),
+            ..Limits::default()
+        };
         assert_eq!(unheld(&wanted, HOST, read), []);
     }
 

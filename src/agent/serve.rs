@@ -1,12 +1,13 @@
 //! The agent's socket: connections, their bounds, and the orders that come over them.
 
 use super::hub::{Agent, Phase, lock};
-use super::policy::refusal;
 use super::log;
+use super::policy::refusal;
 use crate::domain::RunnerId;
 use crate::seqpacket;
 use crate::wire::{
-    Answer, FromAgent, Hello, Order, PACKET_MAX, Refusal, RefusalCode, Reply, Request, VERSION, decode, encode,
+    Answer, FromAgent, Hello, Order, PACKET_MAX, Refusal, RefusalCode, Reply, Request, VERSION,
+    decode, encode,
 };
 use serde::Deserialize;
 use std::collections::{BTreeSet, VecDeque};
@@ -75,7 +76,9 @@ impl Outbox {
             };
             match next {
                 Some(bytes) => {
-                    socket.async_io(Interest::WRITABLE, || seqpacket::send(socket, &bytes, &[])).await?;
+                    socket
+                        .async_io(Interest::WRITABLE, || seqpacket::send(socket, &bytes, &[]))
+                        .await?;
                 }
                 None => self.filled.notified().await,
             }
@@ -84,7 +87,11 @@ impl Outbox {
 }
 
 /// Accepts for ever. `allowed` are the users who may.
-pub(super) async fn serve(agent: Arc<Agent>, listener: OwnedFd, allowed: BTreeSet<u32>) -> io::Result<()> {
+pub(super) async fn serve(
+    agent: Arc<Agent>,
+    listener: OwnedFd,
+    allowed: BTreeSet<u32>,
+) -> io::Result<()> {
     // tokio accepts and tells when something is ready; packets are ours.
     let listener = std::os::unix::net::UnixListener::from(listener);
     listener.set_nonblocking(true)?;
@@ -109,7 +116,9 @@ pub(super) async fn serve(agent: Arc<Agent>, listener: OwnedFd, allowed: BTreeSe
             Err(_) => continue,
         }
         let Ok(permit) = room.clone().try_acquire_owned() else {
-            log::warning(format_args!("More than {CONNECTIONS} connections; one more is closed."));
+            log::warning(format_args!(
+                "More than {CONNECTIONS} connections; one more is closed."
+            ));
             continue;
         };
         let agent = agent.clone();
@@ -142,40 +151,59 @@ async fn connection(agent: &Arc<Agent>, number: u64, socket: &UnixStream) {
     }
 }
 
-async fn read(agent: &Arc<Agent>, number: u64, socket: &UnixStream, outbox: &Arc<Outbox>) -> io::Result<()> {
+async fn read(
+    agent: &Arc<Agent>,
+    number: u64,
+    socket: &UnixStream,
+    outbox: &Arc<Outbox>,
+) -> io::Result<()> {
     let room = Arc::new(Semaphore::new(ORDERS));
-    let snapshot = Arc::new(tokio::sync::Mutex::new(BTreeSet::new()));
+    let snapshot = Arc::new(tokio::sync::Mutex::new(None));
     loop {
         let receive = socket.async_io(Interest::READABLE, || seqpacket::recv(socket));
         let packet = if outbox.greeted.load(Ordering::Relaxed) {
             receive.await?
         } else {
-            tokio::time::timeout(GREETING, receive).await.map_err(|_| io::Error::other("no greeting"))??
+            tokio::time::timeout(GREETING, receive)
+                .await
+                .map_err(|_| io::Error::other("no greeting"))??
         };
         let Some(packet) = packet else { return Ok(()) };
         let request = match decode::<Request>(&packet.bytes) {
             Ok(request) => request,
             Err(e) => {
                 // The sequence number may still be readable: the rest is of another version.
-                let Ok(Numbered { seq }) = decode(&packet.bytes) else { return Err(io::Error::other(e)) };
-                let result = Err(refusal(RefusalCode::Unsupported, "This version of the agent does not know that order."));
+                let Ok(Numbered { seq }) = decode(&packet.bytes) else {
+                    return Err(io::Error::other(e));
+                };
+                let result = Err(refusal(
+                    RefusalCode::Unsupported,
+                    "This version of the agent does not know that order.",
+                ));
                 outbox.send(&FromAgent::Reply(Reply { seq, result }));
                 continue;
             }
         };
         let greeting = matches!(request.order, Order::Hello(_));
         if greeting == outbox.greeted.load(Ordering::Relaxed) {
-            return Err(io::Error::other("the first message, and only that, is a greeting"));
+            return Err(io::Error::other(
+                "the first message, and only that, is a greeting",
+            ));
         }
         if greeting {
             outbox.greeted.store(true, Ordering::Relaxed);
         }
-        let Ok(permit) = room.clone().acquire_owned().await else { return Ok(()) };
+        let Ok(permit) = room.clone().acquire_owned().await else {
+            return Ok(());
+        };
         let (agent, outbox, snapshot) = (agent.clone(), outbox.clone(), snapshot.clone());
         let payload = packet.fds.into_iter().next();
         tokio::spawn(async move {
             let result = obey(&agent, number, request.order, payload, &snapshot).await;
-            outbox.send(&FromAgent::Reply(Reply { seq: request.seq, result: result.map_err(bounded) }));
+            outbox.send(&FromAgent::Reply(Reply {
+                seq: request.seq,
+                result: result.map_err(bounded),
+            }));
             drop(permit);
         });
     }
@@ -200,7 +228,7 @@ async fn obey(
     number: u64,
     order: Order,
     payload: Option<OwnedFd>,
-    snapshot: &tokio::sync::Mutex<BTreeSet<RunnerId>>,
+    snapshot: &tokio::sync::Mutex<Option<BTreeSet<RunnerId>>>,
 ) -> Result<Answer, Refusal> {
     match order {
         Order::Hello(hello) => greet(agent, number, &hello).await,
@@ -214,8 +242,16 @@ async fn obey(
         Order::Kill { id, signal } => agent.kill(id, signal).await,
         Order::Freeze { id } => agent.freeze(id).await,
         Order::Thaw { id } => agent.thaw(id).await,
-        Order::SetLimits { id, limits, unenforced } => agent.set_limits(id, &limits, unenforced).await,
-        Order::SetSlice { project, limits, unenforced } => {
+        Order::SetLimits {
+            id,
+            limits,
+            unenforced,
+        } => agent.set_limits(id, &limits, unenforced).await,
+        Order::SetSlice {
+            project,
+            limits,
+            unenforced,
+        } => {
             let warnings = agent.set_slice(&project, &limits, unenforced).await?;
             Ok(Answer::Limits { warnings })
         }
@@ -223,9 +259,16 @@ async fn obey(
         Order::Inventory { after } => {
             let mut ids = snapshot.lock().await;
             if after.is_none() {
-                *ids = agent.snapshot().await;
+                *ids = None;
+                *ids = Some(agent.snapshot().await?);
             }
-            Ok(agent.page(&ids, after))
+            // An empty page would say that nothing is there.
+            let first = "An inventory begins with its first page.";
+            let ids = ids.as_ref();
+            agent.page(
+                ids.ok_or_else(|| refusal(RefusalCode::Failed, first))?,
+                after,
+            )
         }
         Order::StopScope { id } => agent.stop_scope(id).await,
         Order::Forget { id } => agent.forget(id).await,
@@ -235,11 +278,16 @@ async fn obey(
 
 /// A new daemon: what earlier ones have left at the gate will not be opened by anybody.
 async fn greet(agent: &Arc<Agent>, number: u64, hello: &Hello) -> Result<Answer, Refusal> {
-    log::info(format_args!("Connection {number}: {} (messages version {})", hello.program, hello.v));
+    log::info(format_args!(
+        "Connection {number}: {} (messages version {})",
+        hello.program, hello.v
+    ));
     let waiting: Vec<_> = agent
         .all_runners()
         .into_iter()
-        .filter(|r| r.owner < number && matches!(*r.phase.borrow(), Phase::Gated | Phase::Preparing))
+        .filter(|r| {
+            r.owner < number && matches!(*r.phase.borrow(), Phase::Gated | Phase::Preparing)
+        })
         .collect();
     for runner in &waiting {
         runner.give_up();
@@ -250,7 +298,10 @@ async fn greet(agent: &Arc<Agent>, number: u64, hello: &Hello) -> Result<Answer,
         }
     }
     Ok(Answer::Hello {
-        hello: Hello { v: VERSION, program: concat!("stratavore-agent ", env!("CARGO_PKG_VERSION")).to_owned() },
+        hello: Hello {
+            v: VERSION,
+            program: concat!("stratavore-agent ", env!("CARGO_PKG_VERSION")).to_owned(),
+        },
         boot_id: agent.boot_id.clone(),
     })
 }
@@ -263,7 +314,9 @@ mod tests {
     #[test]
     fn a_reader_that_sleeps_is_given_up_with_bounded_memory() {
         let outbox = Outbox::default();
-        let message = FromAgent::Notice(Notice::Lost { id: RunnerId::from_uuid(uuid::Uuid::nil()) });
+        let message = FromAgent::Notice(Notice::Lost {
+            id: RunnerId::from_uuid(uuid::Uuid::nil()),
+        });
         for _ in 0..WAITING {
             outbox.send(&message);
             if outbox.closed.load(Ordering::Relaxed) {

@@ -7,8 +7,8 @@ use rustix::net::{AddressFamily, Shutdown, SocketAddrUnix, SocketFlags, SocketTy
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use std::io::{self, ErrorKind};
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
-use std::path::Path;
 use std::os::unix::net::UnixStream as Socket;
+use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 use tokio::io::Interest;
@@ -33,15 +33,25 @@ impl Link {
     }
 
     /// Sends one request.
-    pub(super) async fn send(&self, request: &ShimRequest, fds: &[BorrowedFd<'_>]) -> io::Result<()> {
+    pub(super) async fn send(
+        &self,
+        request: &ShimRequest,
+        fds: &[BorrowedFd<'_>],
+    ) -> io::Result<()> {
         let bytes = encode(request).map_err(io::Error::other)?;
-        let send = self.0.async_io(Interest::WRITABLE, || seqpacket::send(&self.0, &bytes, fds));
-        tokio::time::timeout(SEND, send).await.map_err(|_| io::Error::from(ErrorKind::TimedOut))?
+        let send = self
+            .0
+            .async_io(Interest::WRITABLE, || seqpacket::send(&self.0, &bytes, fds));
+        tokio::time::timeout(SEND, send)
+            .await
+            .map_err(|_| io::Error::from(ErrorKind::TimedOut))?
     }
 
     /// The next packet; `None` = the shim has closed.
     pub(super) async fn receive(&self) -> io::Result<Option<Packet>> {
-        self.0.async_io(Interest::READABLE, || seqpacket::recv(&self.0)).await
+        self.0
+            .async_io(Interest::READABLE, || seqpacket::recv(&self.0))
+            .await
     }
 
     /// Nothing more will come from here: for a shim at its gate, the end. Its own last words
@@ -81,8 +91,20 @@ pub(super) struct Raw {
 impl Raw {
     /// Puts the gate into the event loop.
     pub(super) fn ready(self) -> io::Result<Spawned> {
-        let Self { pid, gate, child, pidfd, socket } = self;
-        Ok(Spawned { pid, gate: Link::new(gate)?, child, pidfd, socket })
+        let Self {
+            pid,
+            gate,
+            child,
+            pidfd,
+            socket,
+        } = self;
+        Ok(Spawned {
+            pid,
+            gate: Link::new(gate)?,
+            child,
+            pidfd,
+            socket,
+        })
     }
 }
 
@@ -103,7 +125,13 @@ pub(super) fn spawn(shim: &Path, sockets: BorrowedFd<'_>, id: RunnerId) -> io::R
     let pid = pid.ok_or_else(|| io::Error::other("the shim has no pid"))?;
     let pidfd = pidfd_open(pid, PidfdFlags::empty())?;
     let pid = pid.as_raw_pid().cast_unsigned();
-    Ok(Raw { pid, gate, child, pidfd, socket })
+    Ok(Raw {
+        pid,
+        gate,
+        child,
+        pidfd,
+        socket,
+    })
 }
 
 /// The name of a runner's socket in the folder of sockets.

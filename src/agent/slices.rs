@@ -21,17 +21,21 @@ struct InForce {
 
 type Slot = Arc<tokio::sync::Mutex<Option<InForce>>>;
 
+/// Slices remembered. What is forgotten is read from the kernel again.
+const SLOTS: usize = 4096;
+
 /// All slices seen, each with a lock: two launches of a project change it one after the other.
 #[derive(Debug, Default)]
 pub(super) struct Slices(Mutex<HashMap<ProjectName, Slot>>);
 
 impl Slices {
     fn slot(&self, project: &ProjectName) -> Slot {
-        lock(&self.0).entry(project.clone()).or_default().clone()
-    }
-
-    fn forget(&self, project: &ProjectName) {
-        lock(&self.0).remove(project);
+        let mut all = lock(&self.0);
+        if all.len() >= SLOTS && !all.contains_key(project) {
+            // Whoever uses or awaits one has a copy of it.
+            all.retain(|_, slot| Arc::strong_count(slot) > 1);
+        }
+        all.entry(project.clone()).or_default().clone()
     }
 }
 
@@ -45,6 +49,8 @@ impl Agent {
     ) -> Result<Vec<String>, Refusal> {
         check_limits(limits)?;
         let limits = of_slice(limits);
+        // Ceilings are for runners.
+        let judge = |unheld: &[_]| readback::judge(unheld, unenforced, &Limits::default());
         let slot = self.slices.slot(project);
         let mut known = slot.lock().await;
         let cgroup = self.cgroups.slice(project);
@@ -53,19 +59,28 @@ impl Agent {
             && known.limits == limits
             && known.generation == generation
         {
-            return readback::judge(&known.unheld, unenforced);
+            return judge(&known.unheld);
         }
-        readback::judge(&self.lacking(&limits), unenforced)?;
+        judge(&self.lacking(&limits))?;
         *known = None;
-        let before = self.put(project, &limits, generation).await.map_err(|fault| {
-            refusal(RefusalCode::Failed, format!("The limits of project {project} can't be set: {fault}."))
-        })?;
+        let before = self
+            .put(project, &limits, generation)
+            .await
+            .map_err(|fault| {
+                refusal(
+                    RefusalCode::Failed,
+                    format!("The limits of project {project} can't be set: {fault}."),
+                )
+            })?;
         let unheld = match self.cgroups.generation(&cgroup) {
-            Some(_) => self.unheld_at_last(&cgroup, &properties::wanted(&limits), false).await,
+            Some(_) => {
+                self.unheld_at_last(&cgroup, &properties::wanted(&limits), None)
+                    .await
+            }
             // Without limits and without runners there is no slice, and none is needed.
             None => Vec::new(),
         };
-        let warnings = match readback::judge(&unheld, unenforced) {
+        let warnings = match judge(&unheld) {
             Ok(warnings) => warnings,
             Err(refused) => {
                 self.take_back(project, before).await;
@@ -73,8 +88,32 @@ impl Agent {
             }
         };
         let generation = self.cgroups.generation(&cgroup);
-        *known = Some(InForce { limits, generation, unheld });
+        *known = Some(InForce {
+            limits,
+            generation,
+            unheld,
+        });
         Ok(warnings)
+    }
+
+    /// Sees to it that a slice that somebody may have made again has its limits: those it was
+    /// given last, else these. Returns warnings.
+    pub(super) async fn keep_slice(
+        &self,
+        project: &ProjectName,
+        limits: &Limits,
+        unenforced: Unenforced,
+    ) -> Result<Vec<String>, Refusal> {
+        let slot = self.slices.slot(project);
+        let known = slot.lock().await.clone();
+        let generation = self.cgroups.generation(&self.cgroups.slice(project));
+        match known {
+            Some(known) if known.generation == generation => {
+                readback::judge(&known.unheld, unenforced, &Limits::default())
+            }
+            Some(known) => self.set_slice(project, &known.limits, unenforced).await,
+            None => self.set_slice(project, limits, unenforced).await,
+        }
     }
 
     /// Puts limits on a slice; returns the properties it had, `None` = it was made just now.
@@ -91,12 +130,19 @@ impl Agent {
                 return Ok(None);
             }
             let description = format!("Stratavore project {project}");
-            match self.systemd.start_slice(&unit, &properties::slice(limits, &description)).await {
+            match self
+                .systemd
+                .start_slice(&unit, &properties::slice(limits, &description))
+                .await
+            {
                 Err(fault) if fault.is_unit_exists() => self.systemd.start(&unit).await?,
                 other => return other.map(|()| None),
             }
         }
-        let before = self.systemd.numbers(&unit, SLICE, &properties::LIVE).await?;
+        let before = self
+            .systemd
+            .numbers(&unit, SLICE, &properties::LIVE)
+            .await?;
         if before != wanted
             && let Err(fault) = self.systemd.set(&unit, &wanted).await
         {
@@ -121,16 +167,21 @@ impl Agent {
         if self.cgroups.populated(&self.cgroups.slice(project)) {
             return Err(refusal(
                 RefusalCode::Failed,
-                format!("The slice of project {project} still has processes; stop its runners first."),
+                format!(
+                    "The slice of project {project} still has processes; stop its runners first."
+                ),
             ));
         }
         let unit = project.slice();
         self.systemd.stop(&unit).await.map_err(|fault| {
-            refusal(RefusalCode::Failed, format!("The slice {unit} can't be stopped: {fault}."))
+            refusal(
+                RefusalCode::Failed,
+                format!("The slice {unit} can't be stopped: {fault}."),
+            )
         })?;
         self.drop_settings(&unit);
+        // The slot stays: somebody may wait for it, and a second one would be a second lock.
         *known = None;
-        self.slices.forget(project);
         Ok(())
     }
 

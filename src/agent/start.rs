@@ -19,14 +19,18 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::Semaphore;
 
 /// The account of the daemon.
 const DAEMON: &str = "stratavore";
 /// Connections the kernel accepts for us while we are restarted.
 const BACKLOG: i32 = 64;
-/// Threads for what may block: name service and spawning. They come when needed, and some may
-/// hang in a name service that does not answer.
-const BLOCKING: usize = 32;
+/// Threads for what may block: name service and spawning.
+const BLOCKING: usize = 8;
+/// How many of them may hang in the name service.
+const LOOK_UPS: usize = 6;
+/// Launches being prepared at a time.
+const LAUNCHES: usize = 128;
 
 /// The host's one hand on systemd: launches, stops and watches the runners that stratavored
 /// asks for, within the bounds of root's agent.toml.
@@ -118,7 +122,9 @@ fn prepare(args: Args) -> Result<Prepared, String> {
     match (&args.allow_uid[..], daemon) {
         ([], Some((daemon, _))) => allowed.extend([daemon]),
         ([], None) if !args.user => {
-            log::warning(format_args!("There is no user “{DAEMON}” (systemd-sysusers makes it): root alone may connect."));
+            log::warning(format_args!(
+                "There is no user “{DAEMON}” (systemd-sysusers makes it): root alone may connect."
+            ));
         }
         (uids, _) => allowed.extend(uids),
     }
@@ -136,12 +142,18 @@ fn prepare(args: Args) -> Result<Prepared, String> {
     let listener = listener(args.socket.as_deref())?;
     let shim = match args.shim {
         Some(path) => path,
-        None => std::env::current_exe().map_err(|e| e.to_string())?.with_file_name("stratavore-shim"),
+        None => std::env::current_exe()
+            .map_err(|e| e.to_string())?
+            .with_file_name("stratavore-shim"),
     };
     if !shim.exists() {
-        return Err(format!("There is no shim at {}; “make install” puts it beside the agent.", shim.display()));
+        return Err(format!(
+            "There is no shim at {}; “make install” puts it beside the agent.",
+            shim.display()
+        ));
     }
-    let boot_id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").map_err(|e| e.to_string())?;
+    let boot_id =
+        std::fs::read_to_string("/proc/sys/kernel/random/boot_id").map_err(|e| e.to_string())?;
     let prepared = Prepared {
         listener,
         allowed,
@@ -167,13 +179,24 @@ struct Folders {
 impl Folders {
     fn new(user: bool) -> Result<Self, String> {
         if !user {
-            return Ok(Self { runtime: "/run/stratavore".into(), state: "/var/lib/stratavore".into() });
+            return Ok(Self {
+                runtime: "/run/stratavore".into(),
+                state: "/var/lib/stratavore".into(),
+            });
         }
-        let from = |name: &str| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
-        let runtime = from("XDG_RUNTIME_DIR").ok_or("XDG_RUNTIME_DIR is not set: there is no user session.")?;
+        let from = |name: &str| {
+            std::env::var_os(name)
+                .filter(|v| !v.is_empty())
+                .map(PathBuf::from)
+        };
+        let runtime = from("XDG_RUNTIME_DIR")
+            .ok_or("XDG_RUNTIME_DIR is not set: there is no user session.")?;
         let state = from("XDG_STATE_HOME").or_else(|| Some(from("HOME")?.join(".local/state")));
         let state = state.ok_or("Neither XDG_STATE_HOME nor HOME is set.")?;
-        Ok(Self { runtime: runtime.join("stratavore"), state: state.join("stratavore") })
+        Ok(Self {
+            runtime: runtime.join("stratavore"),
+            state: state.join("stratavore"),
+        })
     }
 }
 
@@ -183,18 +206,28 @@ fn listener(path: Option<&Path>) -> Result<OwnedFd, String> {
     match (passed, path) {
         (Some(fd), _) => {
             // A copy of our own by number: this way nothing unsafe is needed.
-            let me = rustix::process::pidfd_open(rustix::process::getpid(), rustix::process::PidfdFlags::empty());
+            let me = rustix::process::pidfd_open(
+                rustix::process::getpid(),
+                rustix::process::PidfdFlags::empty(),
+            );
             let flags = rustix::process::PidfdGetfdFlags::empty();
             me.and_then(|me| rustix::process::pidfd_getfd(&me, fd, flags))
                 .map_err(|e| format!("The socket passed by systemd can't be taken: {e}."))
         }
         (None, Some(path)) => bind(path).map_err(|e| format!("{}: {e}.", path.display())),
-        (None, None) => Err("No socket was passed: start stratavore-agent.socket, or give --socket.".to_owned()),
+        (None, None) => {
+            Err("No socket was passed: start stratavore-agent.socket, or give --socket.".to_owned())
+        }
     }
 }
 
 fn bind(path: &Path) -> rustix::io::Result<OwnedFd> {
-    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
+    let socket = rustix::net::socket_with(
+        AddressFamily::UNIX,
+        SocketType::SEQPACKET,
+        SocketFlags::CLOEXEC,
+        None,
+    )?;
     let _ = std::fs::remove_file(path);
     rustix::net::bind(&socket, &SocketAddrUnix::new(path)?)?;
     rustix::fs::chmod(path, rustix::fs::Mode::from_raw_mode(0o660))?;
@@ -206,11 +239,17 @@ fn bind(path: &Path) -> rustix::io::Result<OwnedFd> {
 /// were: runners get those.
 fn raise_open_files() -> (u64, u64) {
     let before = getrlimit(Resource::Nofile);
-    let raised = Rlimit { current: before.maximum, maximum: before.maximum };
+    let raised = Rlimit {
+        current: before.maximum,
+        maximum: before.maximum,
+    };
     if setrlimit(Resource::Nofile, raised).is_err() {
         log::warning("The limit of open files can't be raised; some 400 runners will be the most.");
     }
-    (before.current.unwrap_or(u64::MAX), before.maximum.unwrap_or(u64::MAX))
+    (
+        before.current.unwrap_or(u64::MAX),
+        before.maximum.unwrap_or(u64::MAX),
+    )
 }
 
 /// Gives up what root may do and the agent need not. The bounding set stays: shims are exec'd
@@ -234,7 +273,9 @@ async fn run(prepared: Prepared) -> Result<(), String> {
     let mut terminate = signal(SignalKind::terminate()).map_err(|e| e.to_string())?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(|e| e.to_string())?;
     let bus = |e| format!("systemd can't be reached over D-Bus: {e}.");
-    let systemd = Systemd::connect(prepared.user.is_some()).await.map_err(bus)?;
+    let systemd = Systemd::connect(prepared.user.is_some())
+        .await
+        .map_err(bus)?;
     let base = systemd.control_group().await.map_err(bus)?;
     let cgroups = Cgroups::find(&base).map_err(|e| format!("{e}."))?;
     let agent = Arc::new(Agent {
@@ -250,11 +291,14 @@ async fn run(prepared: Prepared) -> Result<(), String> {
         shim: prepared.shim,
         nofile: prepared.nofile,
         slices: Slices::default(),
+        launching: Semaphore::new(LAUNCHES),
+        look_ups: Arc::new(Semaphore::new(LOOK_UPS)),
         runners: Default::default(),
         connections: Default::default(),
         failed_units: Default::default(),
     });
-    agent.adopt().await;
+    let unknown = |e| format!("What is there can't be found out: {e}.");
+    agent.adopt().await.map_err(unknown)?;
     let _ = sd_notify::notify(&[NotifyState::Ready]);
     let serving = serve::serve(agent.clone(), prepared.listener, prepared.allowed);
     tokio::select! {

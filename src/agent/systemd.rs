@@ -6,8 +6,7 @@ mod jobs;
 pub(super) use bus::Fault;
 
 use super::log;
-use super::properties::{Properties, Property, oom_policy};
-use crate::domain::limits::OomPolicy;
+use super::properties::{Properties, Property};
 use bus::ManagerProxy;
 use futures_util::StreamExt;
 use jobs::{Waiter, Waiters, tell};
@@ -42,14 +41,16 @@ pub(super) struct Systemd {
     pidfds: AtomicBool,
     /// Whether scopes have an OOM policy here.
     pub(super) knows_oom_policy: bool,
-    /// That of a scope without one of its own.
-    pub(super) default_oom_policy: Option<OomPolicy>,
 }
 
 impl Systemd {
     /// Connects and subscribes, before anything is asked for.
     pub(super) async fn connect(user: bool) -> Result<Self, Fault> {
-        let builder = if user { zbus::connection::Builder::session() } else { zbus::connection::Builder::system() };
+        let builder = if user {
+            zbus::connection::Builder::session()
+        } else {
+            zbus::connection::Builder::system()
+        };
         let connection = builder.method_timeout(CALL).build().await?;
         let manager = ManagerProxy::builder(&connection)
             .cache_properties(CacheProperties::No)
@@ -95,11 +96,11 @@ impl Systemd {
             calls: Semaphore::new(CALLS),
             pidfds: AtomicBool::new(true),
             knows_oom_policy: false,
-            default_oom_policy: None,
         };
-        let word = systemd.call(systemd.manager.default_oom_policy()).await;
-        systemd.default_oom_policy = word.ok().and_then(|w| oom_policy(&w));
-        systemd.knows_oom_policy = systemd.property::<String>("init.scope", SCOPE, "OOMPolicy").await.is_ok();
+        systemd.knows_oom_policy = systemd
+            .property::<String>("init.scope", SCOPE, "OOMPolicy")
+            .await
+            .is_ok();
         Ok(systemd)
     }
 
@@ -114,7 +115,12 @@ impl Systemd {
     }
 
     /// Runs a job of a unit to its end.
-    async fn job(&self, unit: &str, call: impl Future<Output = zbus::Result<OwnedObjectPath>>) -> Result<(), Fault> {
+    async fn job(
+        &self,
+        unit: &str,
+        call: impl Future<Output = zbus::Result<OwnedObjectPath>>,
+        most: Duration,
+    ) -> Result<(), Fault> {
         let mut waiter = Waiter::new(&self.waiters, unit);
         let job = self.call(call).await?;
         let ended = async {
@@ -128,10 +134,15 @@ impl Systemd {
                 }
             }
         };
-        match tokio::time::timeout(JOB, ended).await {
+        match tokio::time::timeout(most, ended).await {
             Ok(result) if result == "done" => Ok(()),
-            Ok(result) => Err(Fault::new(format!("systemd's job for {unit} ended with “{result}”"))),
-            Err(_) => Err(Fault::new(format!("systemd's job for {unit} did not end within {} s", JOB.as_secs()))),
+            Ok(result) => Err(Fault::new(format!(
+                "systemd's job for {unit} ended with “{result}”"
+            ))),
+            Err(_) => Err(Fault::new(format!(
+                "systemd's job for {unit} did not end within {} s",
+                most.as_secs()
+            ))),
         }
     }
 
@@ -153,7 +164,9 @@ impl Systemd {
         if self.pidfds.load(Ordering::Relaxed) {
             let process = ("PIDFDs", Variant::from(vec![Fd::from(pidfd)]));
             match self.start_transient(unit, properties, Some(process)).await {
-                Err(fault) if fault.is_unknown_property("PIDFDs") => self.pidfds.store(false, Ordering::Relaxed),
+                Err(fault) if fault.is_unknown_property("PIDFDs") => {
+                    self.pidfds.store(false, Ordering::Relaxed)
+                }
                 other => return other,
             }
         }
@@ -162,7 +175,11 @@ impl Systemd {
     }
 
     /// Makes a slice.
-    pub(super) async fn start_slice(&self, unit: &str, properties: &Properties) -> Result<(), Fault> {
+    pub(super) async fn start_slice(
+        &self,
+        unit: &str,
+        properties: &Properties,
+    ) -> Result<(), Fault> {
         self.start_transient(unit, properties, None).await
     }
 
@@ -174,17 +191,31 @@ impl Systemd {
     ) -> Result<(), Fault> {
         let mut all = variants(properties);
         all.extend(process);
-        self.job(unit, self.manager.start_transient_unit(unit, "fail", &all, &[])).await
+        self.job(
+            unit,
+            self.manager.start_transient_unit(unit, "fail", &all, &[]),
+            JOB,
+        )
+        .await
     }
 
     /// Starts a loaded unit.
     pub(super) async fn start(&self, unit: &str) -> Result<(), Fault> {
-        self.job(unit, self.manager.start_unit(unit, "fail")).await
+        self.job(unit, self.manager.start_unit(unit, "fail"), JOB)
+            .await
     }
 
     /// Stops a unit; one that is not loaded is stopped.
     pub(super) async fn stop(&self, unit: &str) -> Result<(), Fault> {
-        match self.job(unit, self.manager.stop_unit(unit, "replace")).await {
+        self.stop_within(unit, JOB).await
+    }
+
+    /// The same for a unit that may take so long to end.
+    pub(super) async fn stop_within(&self, unit: &str, most: Duration) -> Result<(), Fault> {
+        match self
+            .job(unit, self.manager.stop_unit(unit, "replace"), most)
+            .await
+        {
             Err(fault) if fault.is_no_such_unit() => Ok(()),
             other => other,
         }
@@ -203,7 +234,8 @@ impl Systemd {
     /// Changes properties until the next boot.
     pub(super) async fn set(&self, unit: &str, properties: &Properties) -> Result<(), Fault> {
         let all = variants(properties);
-        self.call(self.manager.set_unit_properties(unit, true, &all)).await
+        self.call(self.manager.set_unit_properties(unit, true, &all))
+            .await
     }
 
     /// Lets go of a failed unit. One that has not failed is fine.
@@ -217,7 +249,9 @@ impl Systemd {
     /// Names and active states of the loaded units that match.
     pub(super) async fn list(&self, pattern: &str) -> Result<Vec<(String, String)>, Fault> {
         let patterns = [pattern];
-        let all = self.call(self.manager.list_units_by_patterns(&[], &patterns)).await?;
+        let all = self
+            .call(self.manager.list_units_by_patterns(&[], &patterns))
+            .await?;
         Ok(all.into_iter().map(|u| (u.0, u.3)).collect())
     }
 
@@ -240,13 +274,24 @@ impl Systemd {
     ) -> Result<T, Fault> {
         let path = OwnedObjectPath::try_from(unit_path(unit))?;
         let value = self.get(&path, interface, name).await?;
-        T::try_from(value).map_err(|_| Fault::new(format!("{name} of {unit} has another type than expected")))
+        T::try_from(value)
+            .map_err(|_| Fault::new(format!("{name} of {unit} has another type than expected")))
     }
 
-    async fn get(&self, path: &OwnedObjectPath, interface: &str, name: &str) -> Result<OwnedVariant, Fault> {
+    async fn get(
+        &self,
+        path: &OwnedObjectPath,
+        interface: &str,
+        name: &str,
+    ) -> Result<OwnedVariant, Fault> {
         let _permit = self.calls.acquire().await;
-        let builder = PropertiesProxy::builder(&self.connection).destination("org.freedesktop.systemd1").path(path);
-        let proxy = builder.cache_properties(CacheProperties::No).build().await?;
+        let builder = PropertiesProxy::builder(&self.connection)
+            .destination("org.freedesktop.systemd1")
+            .path(path);
+        let proxy = builder
+            .cache_properties(CacheProperties::No)
+            .build()
+            .await?;
         let interface = zbus::names::InterfaceName::try_from(interface)?;
         Ok(proxy.get(interface, name).await?)
     }
@@ -260,7 +305,10 @@ impl Systemd {
     ) -> Result<Properties, Fault> {
         let mut all = Properties::new();
         for name in names {
-            all.push((name, Property::U64(self.property(unit, interface, name).await?)));
+            all.push((
+                name,
+                Property::U64(self.property(unit, interface, name).await?),
+            ));
         }
         Ok(all)
     }
@@ -279,7 +327,10 @@ fn variants(properties: &Properties) -> Vec<(&str, Variant<'_>)> {
         Property::I32(n) => Variant::from(*n),
         Property::Text(text) => Variant::from(text.clone()),
     };
-    properties.iter().map(|(name, p)| (*name, value(p))).collect()
+    properties
+        .iter()
+        .map(|(name, p)| (*name, value(p)))
+        .collect()
 }
 
 /// A unit's object path.
@@ -301,7 +352,13 @@ mod tests {
 
     #[test]
     fn object_paths_as_systemd_makes_them() {
-        assert_eq!(unit_path("init.scope"), "/org/freedesktop/systemd1/unit/init_2escope");
-        assert_eq!(unit_path("a-b@1.slice"), "/org/freedesktop/systemd1/unit/a_2db_401_2eslice");
+        assert_eq!(
+            unit_path("init.scope"),
+            "/org/freedesktop/systemd1/unit/init_2escope"
+        );
+        assert_eq!(
+            unit_path("a-b@1.slice"),
+            "/org/freedesktop/systemd1/unit/a_2db_401_2eslice"
+        );
     }
 }

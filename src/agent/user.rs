@@ -28,12 +28,20 @@ impl Account {
         let user = match User::from_uid(Uid::from_raw(uid)) {
             Ok(Some(user)) => user,
             Ok(None) => return Err(refuse(format!("This host knows no user with uid {uid}."))),
-            Err(e) => return Err(refuse(format!("The user with uid {uid} can't be looked up: {e}."))),
+            Err(e) => {
+                return Err(refuse(format!(
+                    "The user with uid {uid} can't be looked up: {e}."
+                )));
+            }
         };
         let name = CString::new(user.name.clone())
             .map_err(|_| refuse(format!("The name of uid {uid} has a NUL byte.")))?;
-        let groups = getgrouplist(&name, user.gid)
-            .map_err(|e| refuse(format!("The groups of {} can't be looked up: {e}.", user.name)))?;
+        let groups = getgrouplist(&name, user.gid).map_err(|e| {
+            refuse(format!(
+                "The groups of {} can't be looked up: {e}.",
+                user.name
+            ))
+        })?;
         Ok(Self {
             uid,
             gid: user.gid.as_raw(),
@@ -122,12 +130,15 @@ pub(super) struct HostEnvironment {
 impl HostEnvironment {
     /// As it is now: the agent's own locale, else that of /etc/locale.conf.
     pub(super) fn read() -> Self {
-        let own = std::env::vars_os().filter_map(|(n, v)| Some((n.into_string().ok()?, v.into_string().ok()?)));
+        let own = std::env::vars_os()
+            .filter_map(|(n, v)| Some((n.into_string().ok()?, v.into_string().ok()?)));
         let mut locale: BTreeMap<_, _> = own.filter(|(name, _)| is_locale(name)).collect();
         if locale.is_empty() {
             locale = parse_locale(&std::fs::read_to_string("/etc/locale.conf").unwrap_or_default());
         }
-        let nixos = ["/etc/NIXOS", "/run/current-system"].iter().any(|p| Path::new(p).exists());
+        let nixos = ["/etc/NIXOS", "/run/current-system"]
+            .iter()
+            .any(|p| Path::new(p).exists());
         Self { locale, nixos }
     }
 }
@@ -169,7 +180,9 @@ pub(super) fn environment(
     }
     set("STRATAVORE_RUNNER_ID", &id.to_string());
     set("STRATAVORE_PROJECT", project.as_str());
-    env.into_iter().map(|(name, value)| format!("{name}={value}")).collect()
+    env.into_iter()
+        .map(|(name, value)| format!("{name}={value}"))
+        .collect()
 }
 
 fn search_path(host: &HostEnvironment, account: &Account) -> String {
@@ -210,8 +223,17 @@ mod tests {
     }
 
     fn built(host: &HostEnvironment, setenv: &[(&str, &str)]) -> Option<Vec<String>> {
-        let setenv: Vec<_> = setenv.iter().map(|(n, v)| ((*n).to_owned(), (*v).to_owned())).collect();
-        Some(environment(host, &account(), id(), &"acme".parse().ok()?, &setenv))
+        let setenv: Vec<_> = setenv
+            .iter()
+            .map(|(n, v)| ((*n).to_owned(), (*v).to_owned()))
+            .collect();
+        Some(environment(
+            host,
+            &account(),
+            id(),
+            &"acme".parse().ok()?,
+            &setenv,
+        ))
     }
 
     #[test]
@@ -240,11 +262,25 @@ mod tests {
 
     #[test]
     fn the_caller_may_set_anything_but_who_the_runner_is() {
-        let host = HostEnvironment { nixos: true, ..HostEnvironment::default() };
-        let env = built(&host, &[("HOME", "/tmp"), ("KEY", "a=b"), ("STRATAVORE_PROJECT", "other")]).unwrap_or_default();
+        let host = HostEnvironment {
+            nixos: true,
+            ..HostEnvironment::default()
+        };
+        let env = built(
+            &host,
+            &[
+                ("HOME", "/tmp"),
+                ("KEY", "a=b"),
+                ("STRATAVORE_PROJECT", "other"),
+            ],
+        )
+        .unwrap_or_default();
         assert!(env.contains(&"HOME=/tmp".to_owned()) && env.contains(&"KEY=a=b".to_owned()));
         assert!(env.contains(&"STRATAVORE_PROJECT=acme".to_owned()));
-        assert!(env.iter().any(|e| e.starts_with("PATH=/run/wrappers/bin:/home/alice/.nix-profile/bin:")));
+        assert!(
+            env.iter()
+                .any(|e| e.starts_with("PATH=/run/wrappers/bin:/home/alice/.nix-profile/bin:"))
+        );
     }
 
     proptest! {

@@ -1,6 +1,7 @@
 //! Events: one per state change, written in the same transaction as the change.
 
 use super::runner::{Runner, State, Step};
+use super::signal;
 use super::time::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -113,7 +114,7 @@ pub struct Draft {
     pub at: Timestamp,
     /// Who.
     pub actor: Actor,
-    /// The particulars. Public: no command, environment or label value.
+    /// The particulars. Public: no command, folder, environment or label value.
     pub data: Value,
 }
 
@@ -127,7 +128,13 @@ pub struct Event {
 }
 
 /// The event of a runner that has just taken a step from `old`. `runner.seq` is already its number.
-pub fn of_runner(kind: EventType, runner: &Runner, old: Option<State>, actor: &Actor, at: Timestamp) -> Draft {
+pub fn of_runner(
+    kind: EventType,
+    runner: &Runner,
+    old: Option<State>,
+    actor: &Actor,
+    at: Timestamp,
+) -> Draft {
     let mut data = json!({
         "runner": runner.id.to_string(),
         "project": runner.spec.project.as_str(),
@@ -139,7 +146,13 @@ pub fn of_runner(kind: EventType, runner: &Runner, old: Option<State>, actor: &A
         "old_state": old.map(State::as_str),
     });
     if let Some(exit) = &runner.exit {
-        data["exit"] = json!(exit);
+        let exit = exit.public();
+        data["exit"] = json!({
+            "cause": exit.cause.as_str(),
+            "code": exit.code,
+            "signal": exit.signal.map(signal::name),
+            "message": exit.message,
+        });
         data["usage"] = json!(runner.usage);
     }
     if let (EventType::RunnerRunning, Some(placement)) = (kind, &runner.placement) {

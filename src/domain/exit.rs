@@ -86,6 +86,41 @@ pub struct Exit {
     pub message: String,
 }
 
+impl Exit {
+    /// What everybody may know of it. The full sentence may name the command or its folder;
+    /// this one tells cause, code and signal, and nothing else.
+    #[must_use]
+    pub fn public(&self) -> Self {
+        let how = match (self.signal, self.code) {
+            (Some(s), _) => format!("the main process was killed by {}", signal::name(s)),
+            (None, Some(c)) => format!("the main process exited with status {c}"),
+            (None, None) => String::new(),
+        };
+        let why = match self.cause {
+            Cause::LaunchFailed => "The command could not be started",
+            Cause::Timeout => "The runtime limit passed",
+            Cause::Stopped => "Stopped on request",
+            Cause::OomKill => "The memory limit was reached",
+            Cause::CoreDump => "Core was dumped",
+            Cause::Signal | Cause::ExitCode | Cause::Success => "",
+            Cause::HostShutdown => "The host was shut down",
+            Cause::HostRebooted => "The host has booted since and nobody witnessed the ending",
+            Cause::SupervisorLost => "The runner's supervisor was lost",
+            Cause::Unknown => "Nobody can tell how it ended",
+        };
+        let message = match (why, how.as_str()) {
+            ("", "") => "The main process ended.".to_owned(),
+            ("", how) => format!("The{}.", how.trim_start_matches("the")),
+            (why, "") => format!("{why}."),
+            (why, how) => format!("{why}; {how}."),
+        };
+        Self {
+            message,
+            ..self.clone()
+        }
+    }
+}
+
 /// What the whole tree used, exactly as the kernel counted it; `None` = this kernel does not say.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
@@ -212,9 +247,9 @@ impl Record {
 
     fn message(&self, cause: Cause) -> String {
         let how = match (self.signal, self.code) {
-            (Some(s), _) => format!("killed by {}", signal::name(s)),
+            (Some(s), _) => format!("was killed by {}", signal::name(s)),
             (None, Some(c)) => format!("exited with status {c}"),
-            (None, None) => "its status is unknown".to_owned(),
+            (None, None) => "ended in an unknown way".to_owned(),
         };
         let kills = self.usage.oom_kills.unwrap_or(0);
         let text = match cause {
@@ -234,9 +269,8 @@ impl Record {
             Cause::OomKill => format!(
                 "The kernel killed a process of the runner at the memory limit and the OOM policy stopped the rest; the main process {how}."
             ),
-            Cause::CoreDump => format!("The main process was {how} and dumped core."),
-            Cause::Signal => format!("The main process was {how}."),
-            Cause::ExitCode | Cause::Success => format!("The main process {how}."),
+            Cause::CoreDump => format!("The main process {how} and dumped core."),
+            Cause::Signal | Cause::ExitCode | Cause::Success => format!("The main process {how}."),
             _ => "The record of the ending tells no status.".to_owned(),
         };
         match (cause, kills) {
@@ -280,12 +314,30 @@ mod tests {
         assert_eq!(of(|r| r.code = Some(0)), Cause::Success);
         assert_eq!(of(|r| r.code = Some(3)), Cause::ExitCode);
         assert_eq!(of(|r| r.signal = Some(11)), Cause::Signal);
-        assert_eq!(of(|r| (r.signal, r.core_dumped) = (Some(6), true)), Cause::CoreDump);
-        assert_eq!(of(|r| (r.signal, r.oom_killed) = (Some(9), true)), Cause::OomKill);
-        assert_eq!(of(|r| (r.code, r.asked) = (Some(0), Some(Asked::Stop))), Cause::Stopped);
-        assert_eq!(of(|r| (r.code, r.asked) = (Some(0), Some(Asked::Manager))), Cause::Stopped);
-        assert_eq!(of(|r| (r.signal, r.asked) = (Some(9), Some(Asked::Timeout))), Cause::Timeout);
-        assert_eq!(of(|r| (r.signal, r.asked) = (Some(15), Some(Asked::Shutdown))), Cause::HostShutdown);
+        assert_eq!(
+            of(|r| (r.signal, r.core_dumped) = (Some(6), true)),
+            Cause::CoreDump
+        );
+        assert_eq!(
+            of(|r| (r.signal, r.oom_killed) = (Some(9), true)),
+            Cause::OomKill
+        );
+        assert_eq!(
+            of(|r| (r.code, r.asked) = (Some(0), Some(Asked::Stop))),
+            Cause::Stopped
+        );
+        assert_eq!(
+            of(|r| (r.code, r.asked) = (Some(0), Some(Asked::Manager))),
+            Cause::Stopped
+        );
+        assert_eq!(
+            of(|r| (r.signal, r.asked) = (Some(9), Some(Asked::Timeout))),
+            Cause::Timeout
+        );
+        assert_eq!(
+            of(|r| (r.signal, r.asked) = (Some(15), Some(Asked::Shutdown))),
+            Cause::HostShutdown
+        );
         assert_eq!(of(|r| r.never_started = true), Cause::LaunchFailed);
         assert_eq!(of(|_| ()), Cause::Unknown);
     }
@@ -295,6 +347,29 @@ mod tests {
         let text = r#"{"v":1,"id":"x","boot_id":"b","code":0,"some_later_field":[1]}"#;
         let record: Result<Record, _> = serde_json::from_str(text);
         assert!(matches!(record, Ok(r) if r.exit().cause == Cause::Success));
+    }
+
+    #[test]
+    fn the_public_sentence_names_neither_command_nor_folder() {
+        for cause in Cause::ALL {
+            let exit = Exit {
+                cause,
+                code: None,
+                signal: None,
+                message: "/home/a/secret: no such file".to_owned(),
+            };
+            let public = exit.public();
+            assert!(!public.message.contains("secret"), "{public:?}");
+            assert!(public.message.ends_with('.'), "{public:?}");
+            assert_eq!((public.cause, public.code), (cause, None));
+        }
+        let mut killed = record();
+        killed.signal = Some(15);
+        killed.asked = Some(Asked::Stop);
+        assert_eq!(killed.exit().public().message, killed.exit().message);
+        let mut exited = record();
+        exited.code = Some(7);
+        assert_eq!(exited.exit().public().message, exited.exit().message);
     }
 
     proptest! {

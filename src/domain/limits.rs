@@ -242,9 +242,10 @@ fn parse_number(key: &str, unit: Unit, value: Value<'_>) -> Result<u64, Error> {
         (Value::Text(t), Unit::CpuQuota) => units::parse_cpu_quota(t).map_err(|e| named(key, e))?,
         (Value::Text(t), Unit::Span) => units::parse_span(t).map_err(|e| named(key, e))?,
         (Value::Text("infinity"), Unit::Count) => INFINITY,
-        (Value::Text(t), Unit::Weight | Unit::Count) => t.trim().parse().map_err(|_| {
-            Error::invalid(format!("{key}: “{}” is not a number.", name::shown(t)))
-        })?,
+        (Value::Text(t), Unit::Weight | Unit::Count) => t
+            .trim()
+            .parse()
+            .map_err(|_| Error::invalid(format!("{key}: “{}” is not a number.", name::shown(t))))?,
     };
     let refuse = |why: &str| Err(Error::invalid(format!("{key}={number}: {why}")));
     match unit {

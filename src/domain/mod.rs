@@ -11,6 +11,7 @@ pub mod exit;
 pub mod id;
 pub mod limits;
 pub mod name;
+pub mod nearest;
 pub mod project;
 pub mod reconcile;
 pub mod runner;

@@ -89,16 +89,22 @@ impl From<ProjectName> for String {
 
 /// Checks the name of a runner: `[A-Za-z0-9][A-Za-z0-9._-]{0,62}`.
 pub fn check_runner_name(text: &str) -> Result<(), Error> {
-    check(text, "runner name", |c| c.is_ascii_alphanumeric(), |c| {
-        c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-')
-    })
+    check(
+        text,
+        "runner name",
+        |c| c.is_ascii_alphanumeric(),
+        |c| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-'),
+    )
 }
 
 /// Checks the key of a label: `[A-Za-z0-9][A-Za-z0-9._/-]{0,62}`.
 pub fn check_label_key(text: &str) -> Result<(), Error> {
-    check(text, "label", |c| c.is_ascii_alphanumeric(), |c| {
-        c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-' | '/')
-    })
+    check(
+        text,
+        "label",
+        |c| c.is_ascii_alphanumeric(),
+        |c| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-' | '/'),
+    )
 }
 
 /// Checks the value of a label: at most 255 bytes without control characters.

@@ -53,7 +53,10 @@ impl ProjectSettings {
     /// These settings with the change applied.
     pub fn with(&self, change: &ProjectChange) -> Self {
         Self {
-            description: change.description.clone().unwrap_or_else(|| self.description.clone()),
+            description: change
+                .description
+                .clone()
+                .unwrap_or_else(|| self.description.clone()),
             max_runners: change.max_runners.unwrap_or(self.max_runners),
             limits: change.limits.or(&self.limits),
         }

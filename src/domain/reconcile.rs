@@ -58,7 +58,11 @@ pub enum Todo {
 
 /// The plan. `rows` are the store's live rows of this host; `ended` tells of the other
 /// observed ids whether the store has them (as ended).
-pub fn plan(world: &World, rows: &BTreeMap<RunnerId, Runner>, ended: impl Fn(RunnerId) -> bool) -> Vec<Todo> {
+pub fn plan(
+    world: &World,
+    rows: &BTreeMap<RunnerId, Runner>,
+    ended: impl Fn(RunnerId) -> bool,
+) -> Vec<Todo> {
     let nothing = Observed::default();
     let mut todo = Vec::new();
     for (id, row) in rows {
@@ -70,7 +74,7 @@ pub fn plan(world: &World, rows: &BTreeMap<RunnerId, Runner>, ended: impl Fn(Run
             continue;
         }
         todo.push(match (ended(*id), seen.scope || seen.shim) {
-            (true, true) if seen.record.is_none() => Todo::StopZombie(*id),
+            (true, true) if record(seen).is_none() => Todo::StopZombie(*id),
             (true, _) => Todo::Forget(*id),
             (false, _) => Todo::Stranger(*id),
         });
@@ -78,13 +82,23 @@ pub fn plan(world: &World, rows: &BTreeMap<RunnerId, Runner>, ended: impl Fn(Run
     todo
 }
 
+/// The record, as far as it counts: a living shim is the authority on its runner, and has not
+/// written what can't be read.
+fn record(seen: &Observed) -> Option<&Option<Box<Record>>> {
+    seen.record.as_ref().filter(|r| r.is_some() || !seen.shim)
+}
+
 fn for_row(id: RunnerId, row: &Runner, seen: &Observed, boot_id: &str) -> Todo {
     // A record beats every guess, also one of an earlier boot.
-    if let Some(record) = &seen.record {
+    if let Some(record) = record(seen) {
         return match record {
             Some(record) => Todo::End(id, Box::new(record.exit()), record.usage),
-            None if seen.scope || seen.shim => Todo::StopScope(id),
-            None => end(id, Cause::Unknown, "The record of its ending can't be read."),
+            None if seen.scope => Todo::StopScope(id),
+            None => end(
+                id,
+                Cause::Unknown,
+                "The record of its ending can't be read.",
+            ),
         };
     }
     if seen.shim {
@@ -99,10 +113,7 @@ fn for_row(id: RunnerId, row: &Runner, seen: &Observed, boot_id: &str) -> Todo {
     if seen.scope {
         return Todo::StopScope(id);
     }
-    let rebooted = row
-        .placement
-        .as_ref()
-        .is_some_and(|p| p.boot_id != boot_id);
+    let rebooted = row.placement.as_ref().is_some_and(|p| p.boot_id != boot_id);
     match row.state() {
         State::Starting => end(
             id,
@@ -161,15 +172,24 @@ mod tests {
         };
         let mut runner = Runner::admitted(id(n), spec, "h".to_owned(), Timestamp(1));
         if state != State::Starting {
-            let placement = Placement { boot_id: boot_id.to_owned(), ..Placement::default() };
+            let placement = Placement {
+                boot_id: boot_id.to_owned(),
+                ..Placement::default()
+            };
             let _ = runner.apply(&Step::Run(placement), Timestamp(2));
         }
         runner.stored(state)
     }
 
     fn seen() -> impl Strategy<Value = Observed> {
-        (any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>(), 0u8..3).prop_map(
-            |(scope, shim, gated, frozen, record)| Observed {
+        (
+            any::<bool>(),
+            any::<bool>(),
+            any::<bool>(),
+            any::<bool>(),
+            0u8..3,
+        )
+            .prop_map(|(scope, shim, gated, frozen, record)| Observed {
                 scope,
                 shim,
                 gated,
@@ -177,10 +197,11 @@ mod tests {
                 record: match record {
                     0 => None,
                     1 => Some(None),
-                    _ => Some(serde_json::from_str(r#"{"v":1,"id":"","boot_id":"","code":0}"#).ok()),
+                    _ => {
+                        Some(serde_json::from_str(r#"{"v":1,"id":"","boot_id":"","code":0}"#).ok())
+                    }
                 },
-            },
-        )
+            })
     }
 
     fn live_state() -> impl Strategy<Value = State> {
@@ -206,7 +227,10 @@ mod tests {
             Todo::NoteThawed(id) => become_state(id, State::Running),
             Todo::StopAgain(id) | Todo::CloseGate(id) => {
                 let seen = world.runners.entry(*id).or_default();
-                *seen = Observed { record: Some(serde_json::from_str(quiet).ok()), ..Observed::default() };
+                *seen = Observed {
+                    record: Some(serde_json::from_str(quiet).ok()),
+                    ..Observed::default()
+                };
             }
             Todo::StopScope(id) | Todo::StopZombie(id) => {
                 if let Some(seen) = world.runners.get_mut(id) {
@@ -242,12 +266,22 @@ mod tests {
         }
 
         #[test]
+        fn what_has_a_shim_is_never_stopped_over_its_head(seen in seen(), state in live_state()) {
+            let seen = Observed { shim: true, record: seen.record.filter(Option::is_none), ..seen };
+            let world = World { boot_id: "now".to_owned(), runners: [(id(1), seen)].into() };
+            let rows = [(id(1), row(1, state, "now"))].into();
+            for todo in plan(&world, &rows, |_| false) {
+                prop_assert!(!matches!(todo, Todo::StopScope(_) | Todo::End(..)), "{todo:?}");
+            }
+        }
+
+        #[test]
         fn nothing_alive_is_ended_without_a_record(seen in seen(), state in live_state(), same: bool) {
             let world = World { boot_id: "now".to_owned(), runners: [(id(1), seen.clone())].into() };
             let rows = [(id(1), row(1, state, if same { "now" } else { "before" }))].into();
             for todo in plan(&world, &rows, |_| false) {
                 if let Todo::End(_, exit, _) = todo {
-                    prop_assert!(seen.record.is_some() || !(seen.scope || seen.shim));
+                    prop_assert!(matches!(seen.record, Some(Some(_))) || !(seen.scope || seen.shim));
                     if !matches!(seen.record, Some(Some(_))) {
                         prop_assert_eq!((exit.code, exit.signal), (None, None));
                     }
@@ -258,14 +292,31 @@ mod tests {
 
     #[test]
     fn a_record_beats_the_boot_id() {
-        let record = serde_json::from_str(r#"{"v":1,"id":"","boot_id":"before","asked":"shutdown","signal":15}"#);
-        let seen = Observed { record: Some(record.ok()), ..Observed::default() };
-        let world = World { boot_id: "now".to_owned(), runners: [(id(1), seen)].into() };
+        let record = serde_json::from_str(
+            r#"{"v":1,"id":"","boot_id":"before","asked":"shutdown","signal":15}"#,
+        );
+        let seen = Observed {
+            record: Some(record.ok()),
+            ..Observed::default()
+        };
+        let world = World {
+            boot_id: "now".to_owned(),
+            runners: [(id(1), seen)].into(),
+        };
         let rows = [(id(1), row(1, State::Running, "before"))].into();
         let todo = plan(&world, &rows, |_| false);
-        assert!(matches!(&todo[..], [Todo::End(_, exit, _)] if exit.cause == Cause::HostShutdown), "{todo:?}");
-        let gone = World { boot_id: "now".to_owned(), runners: BTreeMap::new() };
+        assert!(
+            matches!(&todo[..], [Todo::End(_, exit, _)] if exit.cause == Cause::HostShutdown),
+            "{todo:?}"
+        );
+        let gone = World {
+            boot_id: "now".to_owned(),
+            runners: BTreeMap::new(),
+        };
         let todo = plan(&gone, &rows, |_| false);
-        assert!(matches!(&todo[..], [Todo::End(_, exit, _)] if exit.cause == Cause::HostRebooted), "{todo:?}");
+        assert!(
+            matches!(&todo[..], [Todo::End(_, exit, _)] if exit.cause == Cause::HostRebooted),
+            "{todo:?}"
+        );
     }
 }

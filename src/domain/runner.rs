@@ -293,7 +293,10 @@ mod tests {
     fn nothing_leaves_ended() {
         for next in State::ALL {
             assert!(!State::Ended.may_become(next));
-            assert!(!next.may_become(next), "{next:?} to itself is no transition");
+            assert!(
+                !next.may_become(next),
+                "{next:?} to itself is no transition"
+            );
         }
     }
 }

@@ -65,7 +65,11 @@ impl std::fmt::Debug for Setenv {
 /// Checks argv: not empty, no NUL, bounded.
 pub fn check_command(command: &[String]) -> Result<(), Error> {
     match command.first() {
-        None => return Err(Error::invalid("The command is empty; give a program and its arguments.")),
+        None => {
+            return Err(Error::invalid(
+                "The command is empty; give a program and its arguments.",
+            ));
+        }
         Some(program) if program.is_empty() => {
             return Err(Error::invalid("The program's name is empty."));
         }
@@ -107,17 +111,25 @@ pub fn parse_setenv(entries: &[String]) -> Result<Vec<Setenv>, Error> {
     for (at, entry) in entries.iter().enumerate() {
         // The entry itself may be a secret, so it is named by its place.
         let (name, value) = entry.split_once('=').ok_or_else(|| {
-            Error::invalid(format!("setenv entry {} is not of the form NAME=VALUE.", at + 1))
+            Error::invalid(format!(
+                "setenv entry {} is not of the form NAME=VALUE.",
+                at + 1
+            ))
         })?;
         let legal = |c: char| c.is_ascii_alphanumeric() || c == '_';
-        if name.is_empty() || !name.chars().all(legal) || name.starts_with(|c: char| c.is_ascii_digit()) {
+        if name.is_empty()
+            || !name.chars().all(legal)
+            || name.starts_with(|c: char| c.is_ascii_digit())
+        {
             return Err(Error::invalid(format!(
                 "setenv entry {}: the variable's name must be letters, digits and “_”, and not begin with a digit.",
                 at + 1
             )));
         }
         if value.contains('\0') {
-            return Err(Error::invalid(format!("setenv {name}: the value has a NUL byte.")));
+            return Err(Error::invalid(format!(
+                "setenv {name}: the value has a NUL byte."
+            )));
         }
         out.retain(|e| e.name != name);
         out.push(Setenv {
@@ -185,9 +197,18 @@ mod tests {
 
     #[test]
     fn errors_of_setenv_never_show_the_value() {
-        for entry in ["sk-secret", "=sk-secret", "A B=sk-secret", "A=sk-secret\0", "1=sk-secret"] {
+        for entry in [
+            "sk-secret",
+            "=sk-secret",
+            "A B=sk-secret",
+            "A=sk-secret\0",
+            "1=sk-secret",
+        ] {
             let error = parse_setenv(&[entry.to_owned()]).map_err(|e| e.message);
-            assert!(matches!(&error, Err(m) if !m.contains("secret")), "{error:?}");
+            assert!(
+                matches!(&error, Err(m) if !m.contains("secret")),
+                "{error:?}"
+            );
         }
         let shown = format!("{:?}", parse_setenv(&["KEY=sk-secret".to_owned()]));
         assert!(!shown.contains("secret"), "{shown}");

@@ -42,7 +42,11 @@ pub fn parse_size(text: &str) -> Result<u64, Error> {
     };
     let (number, unit) = split_number(text.trim());
     let unit = unit.trim().trim_end_matches('B');
-    let factor = SIZES.iter().find(|(name, _)| *name == unit).ok_or_else(bad)?.1;
+    let factor = SIZES
+        .iter()
+        .find(|(name, _)| *name == unit)
+        .ok_or_else(bad)?
+        .1;
     scaled(number, factor).ok_or_else(bad)
 }
 
@@ -92,7 +96,10 @@ pub fn parse_span(text: &str) -> Result<u64, Error> {
             .ok_or_else(bad)?
             .1;
         let part = scaled(number, factor).ok_or_else(bad)?;
-        sum = sum.checked_add(part).filter(|s| *s != INFINITY).ok_or_else(bad)?;
+        sum = sum
+            .checked_add(part)
+            .filter(|s| *s != INFINITY)
+            .ok_or_else(bad)?;
         rest = tail[end..].trim_start();
     }
     Ok(sum)

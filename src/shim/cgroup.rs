@@ -12,8 +12,8 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-/// Pidfds held at a time in a sweep.
-const CHUNK: usize = 64;
+/// Pidfds held at a time in a sweep; the shim's own limit on open files is above it.
+const CHUNK: usize = 1_000;
 /// Rounds of one sweep: enough for any ordinary tree; what still appears is for the next sweep.
 const ROUNDS: usize = 50;
 /// Sub-cgroups looked at. Only root can make any in a scope that is not delegated.
@@ -140,6 +140,14 @@ fn pin(pid: i32) -> Option<(Pid, Option<OwnedFd>)> {
         Err(Errno::NOSYS | Errno::MFILE | Errno::NFILE | Errno::NOMEM) => Some((pid, None)),
         Err(_) => None,
     }
+}
+
+/// Our own children, zombies too. We are the subreaper: everybody's orphans are among them.
+/// Nobody where this kernel does not tell (CONFIG_PROC_CHILDREN).
+pub(super) fn children() -> Vec<i32> {
+    let text = std::fs::read_to_string("/proc/thread-self/children").unwrap_or_default();
+    let pids = text.split_ascii_whitespace();
+    pids.filter_map(|pid| pid.parse().ok()).collect()
 }
 
 /// Who started it and still lives; an orphan's is the shim.

@@ -1,14 +1,17 @@
 //! The child from fork to exec. Nothing of the shim is left in what it becomes: no descriptor
 //! but 0 to 2, no environment, no signal setting, no protection from the OOM killer.
 
-use super::{journal, sys};
+use super::{gate, journal, sys};
 use crate::crash;
 use crate::domain::exit::LaunchError;
 use crate::wire::{Identity, ShimOrder};
 use rustix::fs::{Mode, OFlags, open};
 use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, pipe_with};
-use rustix::process::{Resource, Rlimit, chdir, getrlimit, setrlimit, setsid, umask};
+use rustix::process::{
+    Resource, Rlimit, chdir, getpriority_process, getrlimit, setpriority_process, setrlimit,
+    setsid, umask,
+};
 use rustix::stdio::{dup2_stderr, dup2_stdin, dup2_stdout};
 use rustix::thread::{
     CapabilitySet, CapabilitySets, clear_ambient_capability_set, set_capabilities,
@@ -167,6 +170,10 @@ fn prepare(plan: &Plan, output: Option<OwnedFd>, oom_reset: bool) -> Result<(), 
         let errno = Errno::from_io_error(&error).unwrap_or(Errno::IO);
         return Err(step("oom-score", "/proc/self/oom_score_adj")(errno));
     }
+    if getpriority_process(None) == Ok(gate::NICE) {
+        setpriority_process(None, 0).map_err(step("priority", "priority"))?;
+    }
+    new_keyring(plan.identity.is_some()).map_err(step("session", "a new session keyring"))?;
     limit_files(plan.nofile).map_err(step("limits", "the limit on open files"))?;
     umask(Mode::WGRP | Mode::WOTH);
     if let Some(identity) = &plan.identity {
@@ -185,6 +192,17 @@ fn prepare(plan: &Plan, output: Option<OwnedFd>, oom_reset: bool) -> Result<(), 
         failed("working-directory", errno, &what)
     })?;
     sys::cloexec_from_3().map_err(step("stdio", "close-on-exec"))
+}
+
+/// The runner's keys are for itself: without this, all of the agent's runners would share its
+/// session keyring. It is made while we are root, as systemd does it: it counts to root's quota,
+/// a user's is 200 keys. A kernel without keyrings has nothing to share, and a container that
+/// forbids the call (EPERM) forbids the others, too.
+fn new_keyring(as_root: bool) -> Result<(), Errno> {
+    match sys::join_new_keyring() {
+        Err(errno) if as_root && !matches!(errno, Errno::NOSYS | Errno::PERM) => Err(errno),
+        _ => Ok(()),
+    }
 }
 
 /// Soft and hard. Where we may not raise the hard limit, it stays.

@@ -12,7 +12,8 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{Mode, OFlags, open};
 use rustix::io::{Errno, fcntl_dupfd_cloexec};
 use rustix::process::{
-    DumpableBehavior, chdir, getpid, set_child_subreaper, set_dumpable_behavior, setsid,
+    DumpableBehavior, Resource, Rlimit, chdir, getpid, getrlimit, set_child_subreaper,
+    set_dumpable_behavior, setpriority_process, setrlimit, setsid,
 };
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -22,6 +23,12 @@ const PATIENCE: Timespec = Timespec {
     tv_sec: 10,
     tv_nsec: 0,
 };
+
+/// Its own limit on open files, for the pidfds of a sweep.
+const FILES: u64 = 1_100;
+
+/// Our own priority, where we may have it; the child goes back to 0.
+pub(super) const NICE: i32 = -20;
 
 /// All that the supervisor starts with.
 pub(super) struct Ready {
@@ -45,9 +52,21 @@ pub(super) fn settle_in() -> io::Result<(OwnedFd, OwnedFd, bool)> {
     // Without CAP_SYS_RESOURCE (`--user`) this is refused: then the shim is as mortal as its
     // runner.
     let oom_reset = std::fs::write("/proc/self/oom_score_adj", "-1000").is_ok();
+    // Its runner may keep every processor of its share busy, and the shim must still come to
+    // its turn to end it.
+    let _ = setpriority_process(None, NICE);
     // In `--user` mode the runner has our uid: it shall not read what passes through here. Last,
     // because /proc/self belongs to root from now on.
     let _ = set_dumpable_behavior(DumpableBehavior::NotDumpable);
+    let files = getrlimit(Resource::Nofile);
+    let current = files.maximum.map_or(FILES, |most| most.min(FILES));
+    let _ = setrlimit(
+        Resource::Nofile,
+        Rlimit {
+            current: Some(current),
+            ..files
+        },
+    );
     let _ = setsid();
     let _ = chdir("/");
     let gate = fcntl_dupfd_cloexec(rustix::stdio::stdin(), 3)?;

@@ -23,6 +23,9 @@ pub(super) enum Input {
     MainEnded,
     /// A stop was asked for by the agent.
     Stop(Asked),
+    /// A process was killed for lack of memory and the OOM policy says to stop the rest, or to
+    /// kill it.
+    Oom { kill: bool },
     /// A stop signal came; who is behind it is not known yet. `spread` = everybody else in
     /// the scope got the stop signal from the sender.
     Signalled { spread: bool },
@@ -156,6 +159,15 @@ impl Life {
                 self.stop(now, None, true)
             }
             Input::Stop(asked) => self.stop(now, Some(Why::Known(asked)), true),
+            Input::Oom { kill } => {
+                let going = self.going();
+                let mut actions = self.stop(now, Some(Why::Known(Asked::Oom)), !kill);
+                if kill && going && self.phase != Phase::Killing {
+                    self.phase = Phase::Killing;
+                    actions.push(Action::Kill);
+                }
+                actions
+            }
             Input::Signalled { spread } => {
                 let first = self.why.is_none() && self.going();
                 let mut actions = self.stop(now, Some(Why::Signal), !spread);
@@ -224,6 +236,7 @@ mod tests {
             1 => Just(Input::MainEnded),
             1 => prop_oneof![Just(Asked::Stop), Just(Asked::Timeout)].prop_map(Input::Stop),
             1 => any::<bool>().prop_map(|spread| Input::Signalled { spread }),
+            1 => any::<bool>().prop_map(|kill| Input::Oom { kill }),
             1 => (span(), span()).prop_map(|(runtime_max, stop_timeout)| {
                 Input::Limits(Times { runtime_max, stop_timeout })
             }),
@@ -258,8 +271,8 @@ mod tests {
                 main_ended |= input == Input::MainEnded && life.launched();
                 // A started life finishes only when everybody is gone.
                 if count(&actions, Action::Finish) > 0 {
-                    let legal = if life.launched() { input == Input::Empty && main_ended } else { before.1 };
-                    prop_assert!(legal);
+                    let over = input == Input::Empty && main_ended;
+                    prop_assert!(over || (before.1 && !life.launched()));
                 }
                 // When a time is due, a tick settles it.
                 life.take(now, Input::Tick).into_iter().for_each(|a| all.push(a));

@@ -22,29 +22,31 @@ pub(super) struct OomWatch {
     accounted: u64,
     /// When to call [`OomWatch::settle`].
     pub(super) settle_at: Option<u64>,
-    first: u64,
 }
 
 impl OomWatch {
     pub(super) fn new(events: Option<File>) -> Self {
-        let first = events.as_ref().map_or(0, kills);
+        let first = events.as_ref().and_then(kills).unwrap_or(0);
         Self {
             events,
             accounted: first,
             settle_at: None,
-            first,
         }
     }
 
     /// The file has changed. Reading it arms the next notice.
     pub(super) fn changed(&mut self, now: u64) {
+        if self.events.as_ref().and_then(kills).is_none() {
+            // We were moved elsewhere and the cgroup is gone: it would report that for ever.
+            self.events = None;
+        }
         if self.now() > self.accounted && self.settle_at.is_none() {
             self.settle_at = Some(now.saturating_add(SETTLE));
         }
     }
 
-    /// The moment has passed.
-    pub(super) fn settle(&mut self, main: Option<i32>) {
+    /// The moment has passed: whether somebody other than the main process was killed.
+    pub(super) fn settle(&mut self, main: Option<i32>) -> bool {
         self.settle_at = None;
         let read = |name: &str| {
             let path = format!("/proc/{}/{name}", main.unwrap_or(0));
@@ -52,7 +54,9 @@ impl OomWatch {
         };
         if main.is_some() && !parse::dying(&read("stat"), &read("status")) {
             self.accounted = self.now();
+            return true;
         }
+        false
     }
 
     /// There is a kill that nobody else explains: whoever died by SIGKILL just now is it.
@@ -65,21 +69,15 @@ impl OomWatch {
         self.accounted += 1;
     }
 
-    /// Anybody in the scope has been killed for lack of memory.
-    pub(super) fn any(&self) -> bool {
-        self.now() > self.first
-    }
-
     fn now(&self) -> u64 {
-        self.events.as_ref().map_or(0, kills)
+        self.events.as_ref().and_then(kills).unwrap_or(0)
     }
 }
 
-fn kills(events: &File) -> u64 {
+fn kills(events: &File) -> Option<u64> {
     let mut text = [0; 512];
-    let read = events.read_at(&mut text, 0).unwrap_or(0);
-    let text = String::from_utf8_lossy(text.get(..read).unwrap_or(&[]));
-    parse::keyed(&text, "oom_kill").unwrap_or(0)
+    let read = events.read_at(&mut text, 0).ok()?;
+    parse::keyed(&String::from_utf8_lossy(text.get(..read)?), "oom_kill")
 }
 
 #[cfg(test)]
@@ -101,14 +99,13 @@ mod tests {
     #[test]
     fn a_childs_kill_does_not_explain_the_mains_death() -> Outcome {
         let (mut watch, file) = watch("oom-child")?;
-        assert!(!watch.any());
         file.write_all_at(b"oom 1\noom_kill 1\n", 0)?;
         watch.changed(1_000);
         assert_eq!(watch.settle_at, Some(1_000 + SETTLE));
         assert!(watch.unexplained());
         // The main process (this test) is well.
-        watch.settle(Some(std::process::id() as i32));
-        assert!(!watch.unexplained() && watch.any());
+        assert!(watch.settle(Some(std::process::id() as i32)));
+        assert!(!watch.unexplained());
         Ok(())
     }
 

@@ -15,11 +15,12 @@ pub(super) struct Arrived {
 }
 
 impl Arrived {
-    /// Whether it means that the scope shall stop: SIGTERM or the runner's stop signal, sent by
-    /// a process (not by the kernel: a stop signal of SIGCHLD would come with every death).
+    /// Whether it means that the scope shall stop: SIGTERM or the runner's stop signal (the
+    /// one at launch, which its scope keeps, or the one since), sent by a process (not by the kernel: a stop signal of SIGCHLD would come with every death).
     /// The kernel lets only root and our own user send us any.
-    pub(super) fn stops(&self, kill_signal: i32) -> bool {
-        self.code <= 0 && (self.number == Signal::TERM.as_raw() || self.number == kill_signal)
+    pub(super) fn stops(&self, kill_signals: &[i32]) -> bool {
+        self.code <= 0
+            && (self.number == Signal::TERM.as_raw() || kill_signals.contains(&self.number))
     }
 }
 
@@ -43,7 +44,7 @@ pub(super) fn read(signals: impl AsFd) -> Vec<Arrived> {
 }
 
 fn parse(info: &[u8]) -> Option<Arrived> {
-    let field = |n: usize| Some(<[u8; 4]>::try_from(info.get(n * 4..n * 4 + 4)?).ok()?);
+    let field = |n: usize| <[u8; 4]>::try_from(info.get(n * 4..n * 4 + 4)?).ok();
     Some(Arrived {
         number: i32::from_ne_bytes(field(0)?),
         code: i32::from_ne_bytes(field(2)?),
@@ -65,9 +66,16 @@ mod tests {
 
     #[test]
     fn what_stops() {
-        let stops =
-            |number, code, kill| arrived(number, code).is_some_and(|a| a.stops(kill) && a.pid == 7);
-        assert!(stops(15, 0, 15) && stops(15, 0, 2) && stops(2, 0, 2) && stops(15, -6, 2));
+        let stops = |number, code, kill| {
+            arrived(number, code).is_some_and(|a| a.stops(&[kill, 12]) && a.pid == 7)
+        };
+        assert!(
+            stops(15, 0, 15)
+                && stops(15, 0, 2)
+                && stops(2, 0, 2)
+                && stops(15, -6, 2)
+                && stops(12, 0, 2)
+        );
         assert!(!stops(1, 0, 15) && !stops(17, 1, 17) && !stops(2, 0, 15));
     }
 }

@@ -16,10 +16,12 @@ use super::record::Place;
 use super::{signals, sys};
 use crate::crash;
 use crate::domain::exit::Record;
+use crate::domain::limits::OomPolicy;
 use crate::wire::{self, ShimNotice};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use rustix::process::{Signal, WaitOptions, wait};
+use std::collections::BTreeSet;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 /// Between two looks at a scope that is being emptied, µs: at first, and at most.
@@ -47,6 +49,8 @@ pub(super) struct Supervisor {
     signals: OwnedFd,
     place: Place,
     order: wire::ShimOrder,
+    /// The stop signal at launch, which the scope keeps.
+    launch_signal: i32,
     record: Record,
     cgroup: Option<Cgroup>,
     oom: OomWatch,
@@ -59,6 +63,8 @@ pub(super) struct Supervisor {
     question: Option<Question>,
     going_down: bool,
     helper_ooms: u64,
+    /// Children outside the scope that got their stop signal; each until it is reaped.
+    told: BTreeSet<i32>,
     look_at: Option<u64>,
     look_gap: u64,
     accept_at: u64,
@@ -112,6 +118,7 @@ impl Supervisor {
             peers,
             signals,
             place,
+            launch_signal: order.kill_signal,
             order,
             record,
             cgroup: None,
@@ -124,6 +131,7 @@ impl Supervisor {
             question: None,
             going_down: false,
             helper_ooms: 0,
+            told: BTreeSet::new(),
             look_at: None,
             look_gap: LOOK_FIRST,
             accept_at: 0,
@@ -150,7 +158,15 @@ impl Supervisor {
         // that came with the thaw.
         self.take(Input::Tick);
         if self.oom.settle_at.is_some_and(|at| now >= at) {
-            self.oom.settle(self.main.filter(|_| self.main_alive));
+            let main = self.main.filter(|_| self.main_alive);
+            if self.oom.settle(main) {
+                match self.order.oom_policy {
+                    Some(OomPolicy::Stop) => self.take(Input::Oom { kill: false }),
+                    // Where the kernel has done it already nothing is left to kill.
+                    Some(OomPolicy::Kill) => self.take(Input::Oom { kill: true }),
+                    Some(OomPolicy::Continue) | None => {}
+                }
+            }
         }
         if let Some(question) = &mut self.question
             && now >= question.until
@@ -231,6 +247,7 @@ impl Supervisor {
                 Action::Terminate => {
                     crash::point("shim.stopping");
                     self.signal_all(&stop_signals(self.order.kill_signal));
+                    self.told.extend(self.main);
                     self.look_gap = LOOK_FIRST;
                     self.look_at = None;
                 }
@@ -251,7 +268,7 @@ impl Supervisor {
         let arrived = signals::read(&self.signals);
         // A stop before the deaths that it brought about.
         for signal in &arrived {
-            if signal.stops(self.order.kill_signal) {
+            if signal.stops(&[self.launch_signal, self.order.kill_signal]) {
                 let same = signal.number == self.order.kill_signal;
                 let spread = same && manager::is_manager(signal.pid);
                 self.take(Input::Signalled { spread });
@@ -265,6 +282,7 @@ impl Supervisor {
     fn reap(&mut self) {
         while let Ok(Some((pid, status))) = wait(WaitOptions::NOHANG) {
             let pid = pid.as_raw_nonzero().get();
+            self.told.remove(&pid);
             let by_kill = status.terminating_signal() == Some(Signal::KILL.as_raw());
             if self.main == Some(pid) && self.main_alive {
                 // What it had to say about its start is in the pipe by now.

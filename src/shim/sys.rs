@@ -24,6 +24,15 @@ const SYS_RT_SIGACTION: c_long = 13;
     target_arch = "loongarch64"
 ))]
 const SYS_RT_SIGACTION: c_long = 134;
+#[cfg(target_arch = "x86_64")]
+const SYS_KEYCTL: c_long = 250;
+#[cfg(any(
+    target_arch = "aarch64",
+    target_arch = "riscv64",
+    target_arch = "loongarch64"
+))]
+const SYS_KEYCTL: c_long = 219;
+const KEYCTL_JOIN_SESSION_KEYRING: c_int = 1;
 const SYS_CLOSE_RANGE: c_long = 436;
 const CLOSE_RANGE_CLOEXEC: c_uint = 4;
 
@@ -129,6 +138,16 @@ pub(super) fn cloexec_from_3() -> Result<(), Errno> {
             CLOSE_RANGE_CLOEXEC,
         )
     } {
+        -1 => Err(last()),
+        _ => Ok(()),
+    }
+}
+
+/// Joins a new session keyring, with no key in it.
+pub(super) fn join_new_keyring() -> Result<(), Errno> {
+    let no_name = std::ptr::null::<c_char>();
+    // SAFETY: without a name the kernel makes a keyring that nobody else can join.
+    match unsafe { syscall(SYS_KEYCTL, KEYCTL_JOIN_SESSION_KEYRING, no_name) } {
         -1 => Err(last()),
         _ => Ok(()),
     }

@@ -1,1 +1,24 @@
+//! Stratavore on real hosts: a systemd of its own for each test, and for limits a kernel of its own.
+//!
+//! What is asked of the product is asked through `stratavorectl` and `busctl`, as a user would; what must hold is read
+//! from outside: cgroups, units, files and SQL, never through the product's own API.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    unreachable_pub,
+    missing_debug_implementations
+)]
 
+mod support;
+
+mod access;
+mod crash;
+mod endings;
+mod fixture;
+mod input;
+mod launch;
+mod life;
+mod limits;
+mod projects;
+mod restart;
+mod scale;

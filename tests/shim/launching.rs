@@ -391,3 +391,15 @@ fn a_journald_that_hangs_does_not_hang_a_launch() {
     until("the output", || agent.work("out").exists());
     fs::remove_dir_all(folder).unwrap();
 }
+
+#[test]
+fn the_shim_goes_first_and_its_command_does_not() {
+    let agent = Agent::script(
+        "cut -d' ' -f19 /proc/$$/stat >nice; touch ready; sleep 1000",
+        |_| (),
+    );
+    assert_eq!(agent.read("nice").trim(), "0");
+    let stat = std::fs::read_to_string(format!("/proc/{}/stat", agent.shim.id())).unwrap();
+    let nice = stat.rsplit_once(") ").unwrap().1.split(' ').nth(16);
+    assert_eq!(nice, Some("-20"));
+}

@@ -3,7 +3,9 @@
 use crate::agent::{Agent, Link, NOBODY, until};
 use rustix::process::{Pid, Signal, kill_process};
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 use stratavore::domain::exit::{Asked, Cause};
 use stratavore::domain::units::INFINITY;
@@ -77,6 +79,7 @@ fn the_runners_own_stop_signal_and_a_new_one() {
         runtime_max: INFINITY,
         stop_timeout: 1_000_000,
         kill_signal: 12,
+        oom_policy: None,
     });
     agent.gate.say(&STOP);
     assert_eq!(agent.end().code, Some(4));
@@ -134,6 +137,29 @@ fn a_tree_that_grows_while_it_is_killed_goes() {
 }
 
 #[test]
+fn a_fork_bomb_goes() {
+    // Bounded for this machine's sake: 400 processes of a user of its own.
+    let bomb = "$SIG{TERM} = 'IGNORE'; fork while 1";
+    let command = ["prlimit", "--nproc=400", "perl", "-e", bomb];
+    let mut agent = Agent::running(&command, |o| {
+        o.identity = Some(Identity {
+            uid: 64_999,
+            gid: 64_999,
+            groups: vec![],
+        });
+        o.stop_timeout = 100_000;
+    });
+    let start = Instant::now();
+    agent.gate.say(&STOP);
+    assert_eq!(agent.end().asked, Some(Asked::Stop));
+    assert!(
+        start.elapsed() < Duration::from_secs(5),
+        "{:?}",
+        start.elapsed()
+    );
+}
+
+#[test]
 fn kill_reaches_the_tree_and_not_the_shim() {
     let script = "trap 'touch usr1' USR1; (trap 'touch usr1-below; exit' USR1; touch below-ready; while :; do sleep 0.02; done) & \
                   until [ -e below-ready ]; do sleep 0.02; done; touch ready; while :; do sleep 0.02; done";
@@ -174,6 +200,7 @@ fn the_runtime_limit_and_a_new_one() {
         runtime_max: 0,
         stop_timeout: 1_000_000,
         kill_signal: 15,
+        oom_policy: None,
     });
     assert_eq!(agent.end().asked, Some(Asked::Timeout));
 }
@@ -208,6 +235,64 @@ fn a_main_process_that_left_the_scope_is_stopped_all_the_same() {
 }
 
 #[test]
+fn whoever_left_the_scope_is_killed_when_the_time_is_up() {
+    // The main process ignores the stop signal, and so does its child, which left with it.
+    let script = "trap '' TERM; sleep 1000 & touch ready; sleep 1000; sleep 1000";
+    let mut agent = Agent::script(script, |o| o.stop_timeout = 300_000);
+    until("the tree", || agent.procs().len() == 4);
+    let elsewhere = agent.scope.with_extension("elsewhere");
+    fs::create_dir(&elsewhere).unwrap();
+    for pid in &agent.procs()[1..] {
+        fs::write(elsewhere.join("cgroup.procs"), pid.to_string()).unwrap();
+    }
+    assert_eq!(agent.procs().len(), 1);
+    let start = Instant::now();
+    agent.gate.say(&STOP);
+    let record = agent.end();
+    assert!(start.elapsed() >= Duration::from_millis(300));
+    assert_eq!((record.signal, record.asked), (Some(9), Some(Asked::Stop)));
+    assert_eq!(
+        fs::read_to_string(elsewhere.join("cgroup.procs")).unwrap(),
+        ""
+    );
+    fs::remove_dir(elsewhere).unwrap();
+}
+
+#[test]
+fn an_orphan_outside_the_scope_gets_the_stop_signal() {
+    let script = "(trap 'exit 0' TERM; touch ready; while :; do sleep 0.02; done) & wait";
+    let mut agent = Agent::script(script, |o| o.stop_timeout = INFINITY);
+    let elsewhere = agent.scope.with_extension("elsewhere");
+    fs::create_dir(&elsewhere).unwrap();
+    let orphan = agent.procs()[2];
+    fs::write(elsewhere.join("cgroup.procs"), orphan.to_string()).unwrap();
+    let main = Pid::from_raw(agent.procs()[1] as i32).unwrap();
+    kill_process(main, Signal::KILL).unwrap();
+    assert_eq!(agent.end().signal, Some(9));
+    until("the cgroup to be empty", || {
+        fs::remove_dir(&elsewhere).is_ok()
+    });
+}
+
+#[test]
+fn the_scopes_own_stop_signal_stays_one() {
+    let script =
+        "trap 'exit 3' USR1; trap 'exit 4' USR2; touch ready; while :; do sleep 0.02; done";
+    let mut agent = Agent::script(script, |o| o.kill_signal = 10);
+    agent.gate.say(&ShimRequest::Limits {
+        runtime_max: INFINITY,
+        stop_timeout: 1_000_000,
+        kill_signal: 12,
+        oom_policy: None,
+    });
+    agent.gate.say(&ShimRequest::Query);
+    agent.gate.state();
+    agent.signal_shim(Signal::USR1);
+    let record = agent.end();
+    assert_eq!((record.code, record.asked), (Some(4), Some(Asked::Manager)));
+}
+
+#[test]
 fn kill_9_of_the_main_process_is_a_signal() {
     let mut agent = Agent::script("touch ready; sleep 1000 & wait", |_| ());
     let main = Pid::from_raw(agent.procs()[1] as i32).unwrap();
@@ -222,14 +307,16 @@ fn kill_9_of_the_main_process_is_a_signal() {
 
 /// A shim whose `systemctl` is this script of sh.
 fn with_systemctl(script: &str, change: impl FnOnce(&mut ShimOrder)) -> (Agent, Link) {
-    let mount = "printf '%s' \"$SYSTEMCTL\" > fake && chmod +x fake && mount --bind fake \
-                 \"$(command -v systemctl)\" && exec \"$0\"";
-    let folder =
-        std::env::temp_dir().join(format!("systemctl-{}-{:p}", std::process::id(), script));
-    fs::create_dir_all(&folder).unwrap();
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    let n = COUNT.fetch_add(1, Ordering::Relaxed);
+    let folder = std::env::temp_dir().join(format!("systemctl-{}-{n}", std::process::id()));
+    fs::create_dir(&folder).unwrap();
+    let fake = folder.join("fake");
+    fs::write(&fake, format!("#!/bin/sh\n{script}\n")).unwrap();
+    fs::set_permissions(&fake, fs::Permissions::from_mode(0o755)).unwrap();
     let script = format!(
-        "export SYSTEMCTL='#!/bin/sh\n{script}'; cd {}; {mount}",
-        folder.display()
+        "set -e; mount --bind '{}' \"$(command -v systemctl)\"; exec \"$0\"",
+        fake.display()
     );
     let mut agent = Agent::bare(&["unshare", "--mount", "/bin/sh", "-c", &script], false);
     agent.give(&["/bin/sh", "-c", "touch ready; sleep 1000 & wait"], change);

@@ -167,3 +167,59 @@ fn last_words_arrive_even_if_the_agent_was_talking() {
         assert_eq!(agent.end().code, Some(0));
     }
 }
+
+/// `--user`: the shim and its runner are an ordinary user's.
+#[test]
+fn without_privileges() {
+    let reuid = format!("--reuid={NOBODY}");
+    let regid = format!("--regid={NOBODY}");
+    // From a folder that everybody can enter.
+    let copy = std::env::temp_dir().join(format!("stratavore-user-{}", std::process::id()));
+    std::fs::copy(crate::agent::SHIM, &copy).unwrap();
+    let script = format!("exec {}", copy.display());
+    let mut agent = Agent::bare(
+        &[
+            "setpriv",
+            &reuid,
+            &regid,
+            "--clear-groups",
+            "/bin/sh",
+            "-c",
+            &script,
+        ],
+        false,
+    );
+    for path in [
+        agent.folder.join("exits"),
+        agent.scope.clone(),
+        agent.scope.join("cgroup.procs"),
+    ] {
+        std::os::unix::fs::chown(path, Some(NOBODY), Some(NOBODY)).unwrap();
+    }
+    agent.give(
+        &[
+            "/bin/sh",
+            "-c",
+            "cp /proc/self/status . && touch ready && sleep 1000",
+        ],
+        |o| {
+            o.identity = None;
+            o.nofile = (1024, 1 << 30);
+        },
+    );
+    assert!(agent.gate.state().gated);
+    agent.gate.say(&ShimRequest::Go);
+    agent.gate.started();
+    crate::agent::until("the script", || agent.work("ready").exists());
+    std::fs::remove_file(copy).unwrap();
+    assert!(
+        agent
+            .read("status")
+            .contains(&format!("Uid:\t{NOBODY}\t{NOBODY}\t{NOBODY}"))
+    );
+    // What passed through the shim is not the runner's to read.
+    let environ = std::fs::metadata(format!("/proc/{}/environ", agent.shim.id())).unwrap();
+    assert_eq!(std::os::unix::fs::MetadataExt::uid(&environ), 0);
+    agent.signal_shim(rustix::process::Signal::TERM);
+    assert_eq!(agent.end().asked, Some(Asked::Manager));
+}

@@ -3,7 +3,9 @@
 use crate::domain::Error;
 use crate::ports::{HostError, HostNotice};
 use crate::seqpacket;
-use crate::wire::{Answer, FromAgent, Hello, Notice, Order, Refusal, Request, VERSION, decode, encode};
+use crate::wire::{
+    Answer, FromAgent, Hello, Notice, Order, Refusal, Request, VERSION, decode, encode,
+};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use std::collections::{HashMap, VecDeque};
 use std::io;
@@ -45,6 +47,8 @@ pub(super) struct Shared {
 struct State {
     next: u64,
     connected: bool,
+    /// Counts connections.
+    connection: u64,
     waiting: HashMap<u64, oneshot::Sender<Outcome>>,
     out: VecDeque<(Vec<u8>, Option<OwnedFd>)>,
     notices: VecDeque<HostNotice>,
@@ -57,8 +61,15 @@ pub(super) struct Waiting {
 }
 
 impl Waiting {
-    pub(super) fn new(client: Arc<Shared>, order: Order, payload: Option<OwnedFd>) -> Result<Self, HostError> {
-        Ok(Self { answer: client.queue(order, payload)?, client })
+    pub(super) fn new(
+        client: Arc<Shared>,
+        order: Order,
+        payload: Option<OwnedFd>,
+    ) -> Result<Self, HostError> {
+        Ok(Self {
+            answer: client.queue(order, payload)?,
+            client,
+        })
     }
 
     /// The answer; `None` = the connection is lost.
@@ -89,16 +100,28 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Tells one connection from the next.
+    pub(super) fn connection(&self) -> u64 {
+        self.state().connection
+    }
+
     /// Queues an order; the answer comes by the receiver.
-    pub(super) fn queue(&self, order: Order, payload: Option<OwnedFd>) -> Result<(u64, oneshot::Receiver<Outcome>), HostError> {
+    pub(super) fn queue(
+        &self,
+        order: Order,
+        payload: Option<OwnedFd>,
+    ) -> Result<(u64, oneshot::Receiver<Outcome>), HostError> {
         let (sender, receiver) = oneshot::channel();
         let mut state = self.state();
         if !state.connected {
-            return Err(HostError::Unavailable("stratavore-agent is not connected".to_owned()));
+            return Err(HostError::Unavailable(
+                "stratavore-agent is not connected".to_owned(),
+            ));
         }
         state.next += 1;
         let seq = state.next;
-        let bytes = encode(&Request { seq, order }).map_err(|e| HostError::Refused(Error::invalid(e.to_string())))?;
+        let bytes = encode(&Request { seq, order })
+            .map_err(|e| HostError::Refused(Error::invalid(e.to_string())))?;
         state.waiting.insert(seq, sender);
         state.out.push_back((bytes, payload));
         drop(state);
@@ -141,6 +164,8 @@ pub(super) async fn connect_for_ever(shared: Arc<Shared>) {
         let tried = match connect(&shared).await {
             Ok((socket, boot_id)) => {
                 pause = FIRST_PAUSE;
+                // First, so that nobody takes the new boot id for the old connection's.
+                shared.state().connection += 1;
                 shared.boot_id.send_replace(Some(boot_id));
                 shared.state().connected = true;
                 shared.notice(HostNotice::Connected);
@@ -170,10 +195,15 @@ async fn connect(shared: &Shared) -> io::Result<(UnixStream, String)> {
     // No stream, but tokio only tells when it is ready.
     let socket = UnixStream::from_std(std::os::unix::net::UnixStream::from(socket))?;
     let program = concat!("stratavored ", env!("CARGO_PKG_VERSION")).to_owned();
-    let order = Order::Hello(Hello { v: VERSION, program });
+    let order = Order::Hello(Hello {
+        v: VERSION,
+        program,
+    });
     let bytes = encode(&Request { seq: 0, order }).map_err(io::Error::other)?;
     let greeting = async {
-        socket.async_io(Interest::WRITABLE, || seqpacket::send(&socket, &bytes, &[])).await?;
+        socket
+            .async_io(Interest::WRITABLE, || seqpacket::send(&socket, &bytes, &[]))
+            .await?;
         loop {
             match receive(&socket).await? {
                 Some(FromAgent::Reply(reply)) if reply.seq == 0 => return Ok(reply.result),
@@ -184,7 +214,10 @@ async fn connect(shared: &Shared) -> io::Result<(UnixStream, String)> {
         }
     };
     let slow = |_| io::Error::from(io::ErrorKind::TimedOut);
-    match tokio::time::timeout(GREETING, greeting).await.map_err(slow)?? {
+    match tokio::time::timeout(GREETING, greeting)
+        .await
+        .map_err(slow)??
+    {
         Ok(Answer::Hello { boot_id, .. }) => Ok((socket, boot_id)),
         Ok(_) => Err(io::Error::other("it does not greet")),
         Err(refused) => Err(io::Error::other(refused.message)),
@@ -193,8 +226,12 @@ async fn connect(shared: &Shared) -> io::Result<(UnixStream, String)> {
 
 async fn receive(socket: &UnixStream) -> io::Result<Option<FromAgent>> {
     loop {
-        let packet = socket.async_io(Interest::READABLE, || seqpacket::recv(socket)).await?;
-        let Some(packet) = packet else { return Ok(None) };
+        let packet = socket
+            .async_io(Interest::READABLE, || seqpacket::recv(socket))
+            .await?;
+        let Some(packet) = packet else {
+            return Ok(None);
+        };
         match decode(&packet.bytes) {
             Ok(message) => return Ok(Some(message)),
             // A notice of a later version; an answer of one is waited for in vain.
@@ -217,7 +254,6 @@ async fn read(shared: &Shared, socket: &UnixStream) -> io::Result<()> {
                 Err(_) => tracing::warn!("the agent tells of a runner without an id"),
             },
             FromAgent::Notice(Notice::Lost { id }) => shared.notice(HostNotice::Lost(id)),
-            FromAgent::Notice(Notice::Frozen { id, frozen }) => shared.notice(HostNotice::Frozen(id, frozen)),
         }
     }
     Ok(())
@@ -229,7 +265,9 @@ async fn write(shared: &Shared, socket: &UnixStream) -> io::Result<()> {
         match next {
             Some((bytes, fd)) => {
                 let fds: Vec<_> = fd.iter().map(AsFd::as_fd).collect();
-                socket.async_io(Interest::WRITABLE, || seqpacket::send(socket, &bytes, &fds)).await?;
+                socket
+                    .async_io(Interest::WRITABLE, || seqpacket::send(socket, &bytes, &fds))
+                    .await?;
             }
             None => shared.queued.notified().await,
         }

@@ -5,7 +5,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::mpsc;
 use zbus::OwnedObjectPath;
 
-pub(super) type Waiters = Arc<Mutex<HashMap<String, Vec<mpsc::UnboundedSender<(OwnedObjectPath, String)>>>>>;
+pub(super) type Waiters =
+    Arc<Mutex<HashMap<String, Vec<mpsc::UnboundedSender<(OwnedObjectPath, String)>>>>>;
 
 /// Tells a job's end to those who wait for one of its unit.
 pub(super) fn tell(waiters: &Waiters, unit: &str, job: &OwnedObjectPath, result: &str) {
@@ -28,7 +29,11 @@ impl<'a> Waiter<'a> {
         let (sender, results) = mpsc::unbounded_channel();
         let mut map = waiters.lock().unwrap_or_else(PoisonError::into_inner);
         map.entry(unit.to_owned()).or_default().push(sender);
-        Self { waiters, unit: unit.to_owned(), results }
+        Self {
+            waiters,
+            unit: unit.to_owned(),
+            results,
+        }
     }
 }
 

@@ -1,10 +1,10 @@
 //! From the first stop signal to the record on disk.
 
+use super::super::cgroup::{self, stop_signals};
 use super::super::life::{Input, Why};
 use super::{AGAIN, LOOK_MOST, Supervisor, clock};
 use crate::crash;
 use crate::domain::exit::Asked;
-use crate::domain::limits::OomPolicy;
 use crate::wire::ShimNotice;
 use rustix::process::{Pid, Signal, kill_process};
 use std::collections::BTreeSet;
@@ -15,9 +15,6 @@ impl Supervisor {
         Some(match self.life.why()? {
             Why::Known(asked) => asked,
             Why::Signal if self.going_down => Asked::Shutdown,
-            Why::Signal if self.order.oom_policy == Some(OomPolicy::Stop) && self.oom.any() => {
-                Asked::Oom
-            }
             Why::Signal => Asked::Manager,
         })
     }
@@ -37,23 +34,30 @@ impl Supervisor {
         if let Some(main) = self
             .main
             .filter(|pid| self.main_alive && !done.contains(pid))
-            && let Some(pid) = Pid::from_raw(main)
         {
-            for signal in signals {
-                let _ = kill_process(pid, *signal);
-            }
+            signal_children(&[main], signals);
         }
     }
 
-    /// Is anybody left? If so and the time is up, SIGKILL.
+    /// Is anybody left, in the scope or a child of ours outside? If so and the time is up,
+    /// SIGKILL.
     pub(super) fn look(&mut self, now: u64) {
         let helper = self.helper();
-        let left = self.cgroup.as_ref().map(|c| c.members(helper));
-        match left {
-            None => self.take(Input::Empty),
-            Some(Ok(left)) if left.is_empty() => self.take(Input::Empty),
-            Some(_) if self.life.killing() => self.signal_all(&[Signal::KILL]),
-            Some(_) => {}
+        let cgroup = self.cgroup.as_ref();
+        let inside = cgroup.map_or(Ok(Vec::new()), |c| c.members(helper));
+        let known = inside.is_ok();
+        let inside: BTreeSet<i32> = inside.unwrap_or_default().into_iter().collect();
+        // Whoever was moved out of the scope is our child as soon as its parent is gone.
+        let mut strays = cgroup::children();
+        strays.retain(|pid| Some(*pid) != helper && !inside.contains(pid));
+        if known && inside.is_empty() && strays.is_empty() && !self.main_alive {
+            self.take(Input::Empty);
+        } else if self.life.killing() {
+            self.signal_all(&[Signal::KILL]);
+            signal_children(&strays, &[Signal::KILL]);
+        } else if known {
+            strays.retain(|pid| self.told.insert(*pid));
+            signal_children(&strays, &stop_signals(self.order.kill_signal));
         }
         self.look_at = Some(now.saturating_add(self.look_gap));
         self.look_gap = (self.look_gap * 2).min(LOOK_MOST);
@@ -92,6 +96,15 @@ impl Supervisor {
         ShimNotice::Ended {
             record: Box::new(self.record.clone()),
             written,
+        }
+    }
+}
+
+/// A child's number is its own until we reap it.
+fn signal_children(children: &[i32], signals: &[Signal]) {
+    for pid in children.iter().filter_map(|pid| Pid::from_raw(*pid)) {
+        for signal in signals {
+            let _ = kill_process(pid, *signal);
         }
     }
 }

@@ -58,7 +58,9 @@ impl Supervisor {
                 runtime_max,
                 stop_timeout,
                 kill_signal,
+                oom_policy,
             } => {
+                self.order.oom_policy = oom_policy;
                 if signal::check(kill_signal).is_err() {
                     return false;
                 }

@@ -1,0 +1,97 @@
+//! The store's refusals, as sentences for people.
+
+use super::fault::Fail;
+use crate::domain::nearest::nearest;
+use crate::domain::{Error, ErrorKind, ProjectName, RunnerId};
+use sqlx::SqliteConnection;
+
+/// There is no such project; says which one may have been meant.
+pub(super) async fn no_such_project(connection: &mut SqliteConnection, name: &ProjectName) -> Fail {
+    let names: Result<Vec<String>, _> =
+        sqlx::query_scalar("SELECT name FROM projects ORDER BY name LIMIT 1000")
+            .fetch_all(connection)
+            .await;
+    match names {
+        Ok(names) => Fail::Refused(unknown_project(name, &names)),
+        Err(error) => error.into(),
+    }
+}
+
+fn unknown_project(name: &ProjectName, names: &[String]) -> Error {
+    let meant = nearest(name.as_str(), names.iter().map(String::as_str))
+        .map(|near| format!(" Did you mean {near}?"))
+        .unwrap_or_default();
+    Error::new(
+        ErrorKind::NoSuchProject,
+        format!(
+            "Project {name} does not exist.{meant} Create it: stratavorectl project create {name}"
+        ),
+    )
+}
+
+pub(super) fn project_exists(name: &ProjectName) -> Error {
+    Error::new(
+        ErrorKind::AlreadyExists,
+        format!(
+            "Project {name} exists already. See it: stratavorectl project show {name}; change it: stratavorectl project set {name}"
+        ),
+    )
+}
+
+pub(super) fn project_in_use(name: &ProjectName, live: u32) -> Error {
+    let (runners, them) = if live == 1 {
+        ("runner", "it")
+    } else {
+        ("runners", "them")
+    };
+    Error::new(
+        ErrorKind::Conflict,
+        format!(
+            "Project {name} has {live} live {runners}. Stop {them} first: stratavorectl stop --project {name}"
+        ),
+    )
+}
+
+pub(super) fn request_differs(id: &str, runner: &str) -> Error {
+    Error::new(
+        ErrorKind::Conflict,
+        format!(
+            "Request id {id} was used before with other parameters, for runner {runner}. Use a new request id for a new launch."
+        ),
+    )
+}
+
+pub(super) fn id_taken(id: RunnerId) -> Error {
+    Error::new(
+        ErrorKind::Conflict,
+        format!("Runner {id} exists already. A new launch needs a new id."),
+    )
+}
+
+pub(super) fn no_such_runner(id: RunnerId) -> Error {
+    Error::new(
+        ErrorKind::NoSuchRunner,
+        format!(
+            "Runner {id} does not exist; ended runners are kept for as long as store.retention says. List them: stratavorectl list --all"
+        ),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn a_near_name_is_suggested() {
+        let names = ["web".to_owned(), "batch-jobs".to_owned(), "x".to_owned()];
+        let said = |name: &str| unknown_project(&name.parse().unwrap(), &names).message;
+        assert!(said("batch-jbos").contains("Did you mean batch-jobs?"));
+        assert!(
+            !said("y").contains("mean"),
+            "a one-letter name is not near another one"
+        );
+        assert!(!said("elsewhere").contains("mean"));
+        assert!(said("elsewhere").ends_with("stratavorectl project create elsewhere"));
+    }
+}

@@ -1,0 +1,126 @@
+//! Callers: whose connection a message came from, and how much of us each of them may take up.
+
+use crate::domain::{Error, ErrorKind};
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use zbus::Connection;
+use zbus::fdo::DBusProxy;
+use zbus::message::Header;
+use zbus::names::BusName;
+
+/// Calls of one connection that may be under way at a time.
+pub const CALLS_MAX: usize = 256;
+/// Callers whose uid is remembered.
+const CACHE_MAX: usize = 4_096;
+/// The bus answers at once, or something is very wrong.
+const BUS_MAX: Duration = Duration::from_secs(10);
+
+/// The uids behind unique names, and the calls under way.
+///
+/// The look-ups go over a connection of their own: property reads hold a lock of the object
+/// server meanwhile, and on the connection that serves, the answer could end up waiting behind
+/// the very calls that wait for the lock.
+#[derive(Debug)]
+pub(super) struct Callers {
+    bus: DBusProxy<'static>,
+    uids: Mutex<HashMap<String, u32>>,
+    calls: Arc<Mutex<HashMap<String, usize>>>,
+}
+
+/// One call under way; dropping it ends it.
+#[derive(Debug)]
+pub(super) struct Slot {
+    sender: String,
+    calls: Arc<Mutex<HashMap<String, usize>>>,
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        let mut calls = self.calls.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = calls.get_mut(&self.sender) {
+            *count -= 1;
+            if *count == 0 {
+                calls.remove(&self.sender);
+            }
+        }
+    }
+}
+
+impl Callers {
+    pub(super) async fn new(lookups: &Connection) -> zbus::Result<Self> {
+        Ok(Self {
+            bus: DBusProxy::new(lookups).await?,
+            uids: Mutex::default(),
+            calls: Arc::default(),
+        })
+    }
+
+    /// Counts a call in, or refuses it.
+    pub(super) fn enter(&self, header: &Header<'_>) -> Result<Slot, Error> {
+        let sender = sender(header)?.to_owned();
+        let mut calls = self.calls.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = calls.entry(sender.clone()).or_default();
+        if *count >= CALLS_MAX {
+            return Err(Error::new(
+                ErrorKind::LimitsExceeded,
+                format!(
+                    "This connection has {CALLS_MAX} calls under way, which is the most; await some answers first."
+                ),
+            ));
+        }
+        *count += 1;
+        drop(calls);
+        Ok(Slot {
+            sender,
+            calls: Arc::clone(&self.calls),
+        })
+    }
+
+    /// The uid of a message's sender, from the bus.
+    pub(super) async fn uid(&self, header: &Header<'_>) -> Result<u32, Error> {
+        let sender = sender(header)?;
+        if let Some(uid) = self.lock().get(sender) {
+            return Ok(*uid);
+        }
+        let name = BusName::try_from(sender).map_err(|e| unknown(sender, &e))?;
+        let asked = self.bus.get_connection_unix_user(name);
+        let uid = match tokio::time::timeout(BUS_MAX, asked).await {
+            Ok(Ok(uid)) => uid,
+            Ok(Err(error)) => return Err(unknown(sender, &error)),
+            Err(_) => return Err(unknown(sender, &"the bus does not answer")),
+        };
+        let mut uids = self.lock();
+        if uids.len() >= CACHE_MAX {
+            uids.clear();
+        }
+        uids.insert(sender.to_owned(), uid);
+        Ok(uid)
+    }
+
+    /// A connection is gone. Its name is never given out again.
+    pub(super) fn gone(&self, unique_name: &str) {
+        self.lock().remove(unique_name);
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<String, u32>> {
+        self.uids.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The unique name a message came from; the bus has put it there.
+pub(super) fn sender<'a>(header: &'a Header<'_>) -> Result<&'a str, Error> {
+    header.sender().map(|name| name.as_str()).ok_or_else(|| {
+        Error::new(
+            ErrorKind::NotPermitted,
+            "The message names no sender; calls come over a message bus.",
+        )
+    })
+}
+
+fn unknown(sender: &str, why: &dyn std::fmt::Display) -> Error {
+    Error::new(
+        ErrorKind::NotPermitted,
+        format!("The bus does not say which user {sender} belongs to: {why}."),
+    )
+}

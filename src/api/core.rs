@@ -1,0 +1,348 @@
+//! What the methods do: count the caller in, parse, authorise, ask the engine.
+
+use super::auth::{self, Decision, Details, Verb, decide};
+use super::callers::{Callers, Slot};
+use super::convert::{self, Dict};
+use super::errors::Result;
+use super::options;
+use super::polkit::Polkit;
+use super::tree::Garden;
+use super::users::Users;
+use super::values::Options;
+use super::{Bus, Identity};
+use crate::domain::event::Actor;
+use crate::domain::{Limits, ProjectName, Runner, RunnerId, RunnerSpec, Usage, signal, spec};
+use crate::engine::{Engine, LaunchRequest};
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+use zbus::Connection;
+use zbus::message::Header;
+
+/// For so long the usage of a live runner is taken for current: it costs a question to the agent.
+const USAGE_FRESH: Duration = Duration::from_millis(500);
+
+/// Everything the interfaces share; clones are the same.
+#[derive(Debug, Clone)]
+pub(super) struct Core(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    engine: Engine,
+    identity: Identity,
+    bus: Bus,
+    callers: Callers,
+    users: Users,
+    /// There is none on a session bus.
+    polkit: Option<Polkit>,
+    usage: Mutex<HashMap<RunnerId, (Usage, Instant)>>,
+    garden: Garden,
+}
+
+/// One call under way.
+#[derive(Debug)]
+pub(super) struct Call<'m> {
+    pub(super) header: &'m Header<'m>,
+    pub(super) uid: u32,
+    _slot: Slot,
+}
+
+impl Core {
+    pub(super) async fn new(
+        lookups: &Connection,
+        engine: Engine,
+        identity: Identity,
+        bus: Bus,
+    ) -> zbus::Result<Self> {
+        let polkit = match bus {
+            Bus::System => Some(Polkit::new(lookups).await?),
+            Bus::Session { .. } => None,
+        };
+        Ok(Self(Arc::new(Inner {
+            engine,
+            identity,
+            bus,
+            callers: Callers::new(lookups).await?,
+            users: Users::default(),
+            polkit,
+            usage: Mutex::default(),
+            garden: Garden::default(),
+        })))
+    }
+
+    pub(super) fn engine(&self) -> &Engine {
+        &self.0.engine
+    }
+
+    pub(super) fn garden(&self) -> &Garden {
+        &self.0.garden
+    }
+
+    pub(super) fn identity(&self) -> &Identity {
+        &self.0.identity
+    }
+
+    /// The store as `Store` has it: a daemon whose agent is away is degraded, too.
+    pub(super) fn store(&self) -> &'static str {
+        let health = self.0.engine.health();
+        let health = health.borrow();
+        match (&health.store, health.adopted) {
+            (Some(_), _) => "down",
+            (None, false) => "degraded",
+            (None, true) => "ok",
+        }
+    }
+
+    /// A connection is gone.
+    pub(super) fn gone(&self, unique_name: &str) {
+        self.0.callers.gone(unique_name);
+        if let Some(polkit) = &self.0.polkit {
+            polkit.gone(unique_name);
+        }
+    }
+
+    /// polkit's rules have changed.
+    pub(super) fn rules_changed(&self) {
+        if let Some(polkit) = &self.0.polkit {
+            polkit.changed();
+        }
+    }
+
+    /// A runner has ended.
+    pub(super) fn forget(&self, id: RunnerId) {
+        self.usages().remove(&id);
+    }
+
+    fn usages(&self) -> std::sync::MutexGuard<'_, HashMap<RunnerId, (Usage, Instant)>> {
+        self.0.usage.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Counts a call in and finds out whose it is.
+    pub(super) async fn enter<'m>(&self, header: &'m Header<'m>) -> Result<Call<'m>> {
+        let slot = self.0.callers.enter(header)?;
+        let uid = self.0.callers.uid(header).await?;
+        Ok(Call {
+            header,
+            uid,
+            _slot: slot,
+        })
+    }
+
+    /// Whether a property's reader may see everything without polkit being asked: it is not
+    /// asked for properties, as the object server holds a lock meanwhile.
+    pub(super) async fn owns(&self, header: Option<&Header<'_>>, owner: u32) -> bool {
+        let Some(header) = header else {
+            return false;
+        };
+        match self.0.callers.uid(header).await {
+            Ok(uid) => decide(self.0.bus, uid, Verb::View { owner }) == Decision::Allow,
+            Err(_) => false,
+        }
+    }
+
+    pub(super) async fn authorise(
+        &self,
+        call: &Call<'_>,
+        verb: Verb,
+        details: Details,
+    ) -> Result<()> {
+        match (decide(self.0.bus, call.uid, verb), &self.0.polkit) {
+            (Decision::Allow, _) => Ok(()),
+            (Decision::Ask(action), Some(polkit)) => {
+                Ok(polkit.check(call.header, action, &details).await?)
+            }
+            (Decision::Ask(_) | Decision::Refuse, _) => Err(auth::refused(verb).into()),
+        }
+    }
+
+    /// Whether the caller may see the private part of this runner.
+    pub(super) async fn may_view(&self, call: &Call<'_>, runner: &Runner) -> Result<bool> {
+        let owner = runner.spec.uid;
+        match (
+            decide(self.0.bus, call.uid, Verb::View { owner }),
+            &self.0.polkit,
+        ) {
+            (Decision::Allow, _) => Ok(true),
+            (Decision::Ask(action), Some(polkit)) => {
+                let details = Details {
+                    runner: String::new(),
+                    ..self.details(runner)
+                };
+                Ok(polkit.may_read(call.header, action, details).await?)
+            }
+            _ => Ok(false),
+        }
+    }
+
+    fn details(&self, runner: &Runner) -> Details {
+        Details {
+            project: runner.spec.project.to_string(),
+            owner: runner.spec.user.clone(),
+            runner: runner.id.to_string(),
+            host: self.0.identity.host_name.clone(),
+        }
+    }
+
+    pub(super) async fn actor(&self, call: &Call<'_>) -> Actor {
+        Actor {
+            uid: Some(call.uid),
+            user: self.0.users.name(call.uid).await,
+        }
+    }
+
+    /// The uid a filter means.
+    pub(super) async fn uid_of(&self, user: &super::values::User) -> Result<u32> {
+        match user {
+            // A uid without a name may still have had runners.
+            super::values::User::Uid(uid) => Ok(*uid),
+            name => Ok(self.0.users.find(name).await?.0),
+        }
+    }
+
+    pub(super) async fn launch(
+        &self,
+        call: Call<'_>,
+        project: &str,
+        command: Vec<String>,
+        options: &Options,
+    ) -> Result<RunnerId> {
+        let (request, owner) = self.request(&call, project, command, options).await?;
+        let details = Details {
+            project: project.to_owned(),
+            owner: request.spec.user.clone(),
+            runner: String::new(),
+            host: self.0.identity.host_name.clone(),
+        };
+        self.authorise(&call, Verb::Launch { owner }, details)
+            .await?;
+        let actor = self.actor(&call).await;
+        let launched = self.0.engine.launch(request, actor).await?;
+        if let Some(placement) = &launched.runner.placement {
+            for warning in &placement.warnings {
+                tracing::warn!(runner = %launched.runner.id, "{warning}");
+            }
+        }
+        Ok(launched.runner.id)
+    }
+
+    /// A launch, parsed; and the user it is for.
+    pub(super) async fn request(
+        &self,
+        call: &Call<'_>,
+        project: &str,
+        command: Vec<String>,
+        options: &Options,
+    ) -> Result<(LaunchRequest, u32)> {
+        let project: ProjectName = project.parse()?;
+        spec::check_command(&command)?;
+        let options = options::launch(options)?;
+        let user = options.user.unwrap_or(super::values::User::Uid(call.uid));
+        let (uid, user) = self.0.users.find(&user).await?;
+        let spec = RunnerSpec {
+            project,
+            command,
+            name: options.name,
+            uid,
+            user,
+            working_directory: options.working_directory,
+            labels: options.labels,
+            limits: options.limits,
+        };
+        let request = LaunchRequest {
+            spec,
+            setenv: options.setenv,
+            request_id: options.request_id,
+        };
+        Ok((request, uid))
+    }
+
+    /// The runner meant, once the caller may control it, and who the caller is.
+    async fn controlled(&self, call: &Call<'_>, runner: &str) -> Result<(RunnerId, Actor)> {
+        let runner = self.0.engine.resolve(runner).await?;
+        let owner = runner.spec.uid;
+        self.authorise(call, Verb::Control { owner }, self.details(&runner))
+            .await?;
+        Ok((runner.id, self.actor(call).await))
+    }
+
+    pub(super) async fn stop(&self, call: Call<'_>, runner: &str, options: &Options) -> Result<()> {
+        options::none(options)?;
+        let (id, actor) = self.controlled(&call, runner).await?;
+        Ok(self.0.engine.stop(id, actor).await?)
+    }
+
+    pub(super) async fn kill(
+        &self,
+        call: Call<'_>,
+        runner: &str,
+        number: i32,
+        options: &Options,
+    ) -> Result<()> {
+        options::none(options)?;
+        signal::check(number)?;
+        let (id, actor) = self.controlled(&call, runner).await?;
+        Ok(self.0.engine.kill(id, number, actor).await?)
+    }
+
+    pub(super) async fn freeze(
+        &self,
+        call: Call<'_>,
+        runner: &str,
+        options: &Options,
+    ) -> Result<()> {
+        options::none(options)?;
+        let (id, actor) = self.controlled(&call, runner).await?;
+        Ok(self.0.engine.freeze(id, actor).await?)
+    }
+
+    pub(super) async fn thaw(&self, call: Call<'_>, runner: &str, options: &Options) -> Result<()> {
+        options::none(options)?;
+        let (id, actor) = self.controlled(&call, runner).await?;
+        Ok(self.0.engine.thaw(id, actor).await?)
+    }
+
+    pub(super) async fn set_limits(
+        &self,
+        call: Call<'_>,
+        runner: &str,
+        limits: &Options,
+        options: &Options,
+    ) -> Result<()> {
+        options::none(options)?;
+        let limits: Limits = options::limits(limits)?;
+        let (id, actor) = self.controlled(&call, runner).await?;
+        for warning in self.0.engine.set_limits(id, limits, actor).await? {
+            tracing::warn!(runner = %id, "{warning}");
+        }
+        Ok(())
+    }
+
+    /// Everything the caller may know of a runner.
+    pub(super) async fn describe(&self, call: Call<'_>, runner: &str) -> Result<Dict> {
+        let runner = self.0.engine.resolve(runner).await?;
+        let mut dict = convert::public(&runner);
+        // Without polkit the public part is still public.
+        if self.may_view(&call, &runner).await.unwrap_or(false) {
+            convert::private(&mut dict, &runner);
+        }
+        if runner.state().is_live() {
+            let usage = self.usage(&runner).await;
+            convert::put(&mut dict, "usage", convert::usage(&usage));
+        }
+        Ok(dict)
+    }
+
+    /// What a live runner has used, at most half a second ago.
+    pub(super) async fn usage(&self, runner: &Runner) -> Usage {
+        if let Some((usage, at)) = self.usages().get(&runner.id)
+            && at.elapsed() < USAGE_FRESH
+        {
+            return *usage;
+        }
+        let usage = self.0.engine.usage(runner).await;
+        if self.0.engine.live_runner(runner.id).is_some() {
+            self.usages().insert(runner.id, (usage, Instant::now()));
+        }
+        usage
+    }
+}

@@ -1,0 +1,293 @@
+//! `org.stratavore1.Manager`: the interface and its documentation. The comments become the
+//! introspection's, so two hyphens may not stand together in them.
+
+use super::convert::Dict;
+use super::core::Core;
+use super::errors::Result;
+use super::tree;
+use super::values::Options;
+use zbus::message::Header;
+use zbus::object_server::SignalEmitter;
+use zbus::{OwnedObjectPath, interface};
+
+/// The object at `/org/stratavore1`.
+#[derive(Debug)]
+pub(super) struct Manager(pub(super) Core);
+
+#[interface(name = "org.stratavore1.Manager")]
+impl Manager {
+    /// Launches a command as a runner of a project and returns when it has been exec'd.
+    ///
+    /// Options, all of them optional. Sizes, times and numbers of type t may also be an s in
+    /// systemd's notation ("1G", "200%", "1h 30min"), and the highest t means infinity.
+    ///
+    /// name s: a name to use instead of the id, not unique.
+    /// uid s: the user to run as, by name or number; without it, the caller's.
+    /// working-directory s: an absolute path; without it, the user's home.
+    /// setenv as: NAME=VALUE; values are never stored, shown or logged.
+    /// label a{ss}: searchable labels.
+    /// memory-max, memory-high, memory-swap-max t: bytes.
+    /// cpu-quota t: microseconds of CPU time per second.
+    /// cpu-weight, io-weight t: 1 to 10000.
+    /// tasks-max t: processes and threads.
+    /// runtime-max, stop-timeout t: microseconds.
+    /// kill-signal i: the stop signal.
+    /// oom-policy s: continue, stop or kill.
+    /// request-id s: a repeated launch with the same id and the same parameters returns the
+    /// first one's runner; with other parameters it is a Conflict.
+    #[zbus(out_args("runner", "path"))]
+    async fn launch(
+        &self,
+        #[zbus(header)] header: Header<'_>,
+        project: &str,
+        command: Vec<String>,
+        options: Options,
+    ) -> Result<(String, OwnedObjectPath)> {
+        let call = self.0.enter(&header).await?;
+        let id = self.0.launch(call, project, command, &options).await?;
+        Ok((id.to_string(), tree::runner_path(id)))
+    }
+
+    /// Tells for every gate of such a launch how it stands, with its numbers: name, subject,
+    /// limit, used, requested, open, message. Nothing is launched.
+    #[zbus(out_args("admitted", "gates"))]
+    async fn explain(
+        &self,
+        #[zbus(header)] header: Header<'_>,
+        project: &str,
+        command: Vec<String>,
+        options: Options,
+    ) -> Result<(bool, Vec<Dict>)> {
+        let call = self.0.enter(&header).await?;
+        let (request, _) = self.0.request(&call, project, command, &options).await?;
+        let gates = self.0.engine().explain(&request.spec.project).await?;
+        let admitted = gates.iter().all(|g| g.open());
+        Ok((admitted, gates.iter().map(super::convert::gate).collect()))
+    }
+
+    /// Stops a runner: the stop signal to its whole tree, SIGKILL after the stop timeout.
+    /// Returns once "stopping" is recorded; RunnerEnded tells when it is over.
+    async fn stop(
+        &self,
+        #[zbus(header)] header: Header<'_>,
+        runner: &str,
+        options: Options,
+    ) -> Result<()> {
+        let call = self.0.enter(&header).await?;
+        self.0.stop(call, runner, &options).await
+    }
+
+    /// Sends a signal to every process of a runner.
+    async fn kill(
+        &self,
+        #[zbus(header)] header: Header<'_>,
+        runner: &str,
+        signal: i32,
+        options: Options,
+    ) -> Result<()> {
+        let call = self.0.enter(&header).await?;
+        self.0.kill(call, runner, signal, &options).await
+    }
+
+    /// Freezes a runner; returns when all its processes stand still.
+    async fn freeze(
+        &self,
+        #[zbus(header)] header: Header<'_>,
+        runner: &str,
+        options: Options,
+    ) -> Result<()> {
+        let call = self.0.enter(&header).await?;
+        self.0.freeze(call, runner, &options).await
+    }
+
+    /// Thaws a frozen runner.
+    async fn thaw(
+        &self,
+        #[zbus(header)] header: Header<'_>,
+        runner: &str,
+        options: Options,
+    ) -> Result<()> {
+        let call = self.0.enter(&header).await?;
+        self.0.thaw(call, runner, &options).await
+    }
+
+    /// Gives a live runner new values for some limits, with the keys of Launch; the others stay.
+    async fn set_limits(
+        &self,
+        #[zbus(header)] header: Header<'_>,
+        runner: &str,
+        limits: Options,
+        options: Options,
+    ) -> Result<()> {
+        let call = self.0.enter(&header).await?;
+        self.0.set_limits(call, runner, &limits, &options).await
+    }
+
+    /// Everything about a runner, live or ended, by id, unique prefix of the id, or name:
+    /// id, name, project, host, user, uid, state, unit, created_at, started_at, ended_at
+    /// (microseconds since 1970), limits, exit, usage, invocation_id, warnings; and command,
+    /// labels, working_directory and the full message of exit for its owner, root, and whoever
+    /// may view it. What does not apply is left out.
+    #[zbus(out_args("description"))]
+    async fn describe(&self, #[zbus(header)] header: Header<'_>, runner: &str) -> Result<Dict> {
+        let call = self.0.enter(&header).await?;
+        self.0.describe(call, runner).await
+    }
+
+    /// The object of a live runner.
+    #[zbus(out_args("path"))]
+    async fn get_runner(
+        &self,
+        #[zbus(header)] header: Header<'_>,
+        runner: &str,
+    ) -> Result<OwnedObjectPath> {
+        let _call = self.0.enter(&header).await?;
+        let runner = self.0.engine().resolve(runner).await?;
+        match runner.state().is_live() {
+            true => Ok(tree::runner_path(runner.id)),
+            false => Err(tree::not_live(runner.id).into()),
+        }
+    }
+
+    /// A page of runners, newest first, described as by Describe but without current usage.
+    ///
+    /// Filter, all optional and all holding at once: project s; state s or as, live ones
+    /// without it; all b, also ended ones; label a{ss}; uid s or u; name s; since and until t;
+    /// limit u, 100 without it, 1000 at most; after s, the last id of the page before.
+    #[zbus(out_args("runners"))]
+    async fn list_runners(
+        &self,
+        #[zbus(header)] header: Header<'_>,
+        filter: Options,
+    ) -> Result<Vec<Dict>> {
+        let call = self.0.enter(&header).await?;
+        self.0.list_runners(call, &filter).await
+    }
+
+    /// Makes a project. Settings: description s; max-runners u, the most live runners at a
+    /// time; and as limits of its slice, shared by all its runners: memory-max, memory-high,
+    /// memory-swap-max, cpu-quota, cpu-weight, io-weight, tasks-max.
+    #[zbus(out_args("path"))]
+    async fn create_project(
+        &self,
+        #[zbus(header)] header: Header<'_>,
+        name: &str,
+        settings: Options,
+    ) -> Result<OwnedObjectPath> {
+        let call = self.0.enter(&header).await?;
+        let name = self.0.create_project(call, name, &settings).await?;
+        Ok(tree::project_path(&name))
+    }
+
+    /// Changes some settings of a project; limits take effect at once. "infinity" lifts one.
+    async fn set_project(
+        &self,
+        #[zbus(header)] header: Header<'_>,
+        name: &str,
+        settings: Options,
+    ) -> Result<()> {
+        let call = self.0.enter(&header).await?;
+        self.0.set_project(call, name, &settings).await
+    }
+
+    /// Removes a project without live runners.
+    async fn remove_project(
+        &self,
+        #[zbus(header)] header: Header<'_>,
+        name: &str,
+        options: Options,
+    ) -> Result<()> {
+        let call = self.0.enter(&header).await?;
+        self.0.remove_project(call, name, &options).await
+    }
+
+    /// All projects by name: name, description, max_runners, live, limits, slice, created_at.
+    #[zbus(out_args("projects"))]
+    async fn list_projects(&self, #[zbus(header)] header: Header<'_>) -> Result<Vec<Dict>> {
+        let _call = self.0.enter(&header).await?;
+        self.0.list_projects().await
+    }
+
+    /// A page of events, oldest first, that come after a position (0 = from the beginning):
+    /// seq (the position), type, project, subject, runnerseq, time, actor, data.
+    /// Filter: project s, runner s, type s. The limit is 100 for 0, and 1000 at most.
+    #[zbus(out_args("events"))]
+    async fn list_events(
+        &self,
+        #[zbus(header)] header: Header<'_>,
+        after: u64,
+        limit: u32,
+        filter: Options,
+    ) -> Result<Vec<Dict>> {
+        let _call = self.0.enter(&header).await?;
+        self.0.list_events(after, limit, &filter).await
+    }
+
+    /// The version of stratavored.
+    #[zbus(property(emits_changed_signal = "const"))]
+    fn version(&self) -> String {
+        self.0.identity().version.clone()
+    }
+
+    /// The id of this host, derived from its machine id.
+    #[zbus(property(emits_changed_signal = "const"))]
+    fn host_id(&self) -> String {
+        self.0.identity().host_id.clone()
+    }
+
+    /// The name of this host.
+    #[zbus(property(emits_changed_signal = "const"))]
+    fn host_name(&self) -> String {
+        self.0.identity().host_name.clone()
+    }
+
+    /// "ok"; "degraded": not everything is taken over yet; "down": nothing can be launched,
+    /// running work goes on.
+    #[zbus(property)]
+    fn store(&self) -> String {
+        self.0.store().to_owned()
+    }
+
+    /// "ok", "down" or "unconfigured".
+    #[zbus(property)]
+    fn broker(&self) -> String {
+        "unconfigured".to_owned()
+    }
+
+    /// Live runners of this host.
+    #[zbus(property)]
+    fn live_runners(&self) -> u32 {
+        self.0.garden().count()
+    }
+
+    /// Queued runners of this host.
+    #[zbus(property)]
+    fn queued_runners(&self) -> u32 {
+        0
+    }
+
+    /// A runner has changed its state; "old" is empty for a new one. Details: name, user, host,
+    /// time, seq (the position of the event).
+    #[zbus(signal)]
+    pub(super) async fn runner_state_changed(
+        emitter: &SignalEmitter<'_>,
+        runner: &str,
+        project: &str,
+        old: &str,
+        new: &str,
+        details: Dict,
+    ) -> zbus::Result<()>;
+
+    /// A runner has ended. The status is its exit status, else the signal that killed it, else
+    /// -1 where nobody knows one. Details: those of RunnerStateChanged, and cause, code,
+    /// signal, message, usage; the message is derived from the others.
+    #[zbus(signal)]
+    pub(super) async fn runner_ended(
+        emitter: &SignalEmitter<'_>,
+        runner: &str,
+        project: &str,
+        cause: &str,
+        status: i32,
+        details: Dict,
+    ) -> zbus::Result<()>;
+}

@@ -1,0 +1,270 @@
+//! The `a{sv}` arguments: pure parsing, with sentences for whoever got one wrong.
+
+use super::values::{
+    Options, PAGE_MAX, User, bare, in_order, labels, limit, page, scalar, states, text, texts,
+    time, unknown, user, wrong,
+};
+use crate::domain::limits::Value;
+use crate::domain::name::{self, shown};
+use crate::domain::project::{DESCRIPTION_MAX, MAX_RUNNERS_MAX, ProjectChange};
+use crate::domain::spec::{self, Setenv};
+use crate::domain::units::INFINITY;
+use crate::domain::{Error, Limits, RunnerId, State};
+use crate::ports::{EventFilter, RunnerFilter};
+use std::collections::BTreeMap;
+use zbus::Variant;
+
+/// So many rows are in a page where the caller does not say.
+pub const PAGE_DEFAULT: u32 = 100;
+
+const LAUNCH_KEYS: [&str; 17] = [
+    "name",
+    "uid",
+    "working-directory",
+    "setenv",
+    "label",
+    "request-id",
+    "memory-max",
+    "memory-high",
+    "memory-swap-max",
+    "cpu-quota",
+    "cpu-weight",
+    "io-weight",
+    "tasks-max",
+    "runtime-max",
+    "stop-timeout",
+    "kill-signal",
+    "oom-policy",
+];
+/// In the interface's plan, but not in this release: refused, never ignored.
+const LATER_KEYS: [&str; 9] = [
+    "wait", "queue", "tokens", "session", "priority", "on", "stdin", "stdout", "stderr",
+];
+/// The limits that a slice can hold.
+const SLICE_KEYS: [&str; 7] = [
+    "memory-max",
+    "memory-high",
+    "memory-swap-max",
+    "cpu-quota",
+    "cpu-weight",
+    "io-weight",
+    "tasks-max",
+];
+
+/// The options of `Launch`.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Launch {
+    /// `name`.
+    pub name: Option<String>,
+    /// `uid`; `None` = the caller.
+    pub user: Option<User>,
+    /// `working-directory`.
+    pub working_directory: Option<String>,
+    /// `setenv`.
+    pub setenv: Vec<Setenv>,
+    /// `label`.
+    pub labels: BTreeMap<String, String>,
+    /// All limits.
+    pub limits: Limits,
+    /// `request-id`.
+    pub request_id: Option<String>,
+}
+
+/// Parses the options of `Launch` and `Explain`.
+pub fn launch(options: &Options) -> Result<Launch, Error> {
+    let mut out = Launch::default();
+    for (key, value) in in_order(options) {
+        match key {
+            "name" => {
+                let text = text(key, value)?;
+                name::check_runner_name(text)?;
+                out.name = Some(text.to_owned());
+            }
+            "uid" => out.user = Some(user(key, value)?),
+            "working-directory" => {
+                let text = text(key, value)?;
+                spec::check_path("The working directory", text)?;
+                out.working_directory = Some(text.to_owned());
+            }
+            "setenv" => out.setenv = spec::parse_setenv(&texts(key, value)?)?,
+            "label" => out.labels = labels(key, value)?,
+            "request-id" => {
+                let text = text(key, value)?;
+                spec::check_request_id(text)?;
+                out.request_id = Some(text.to_owned());
+            }
+            _ if Limits::is_key(key) => limit(&mut out.limits, key, value)?,
+            _ if LATER_KEYS.contains(&key) => {
+                return Err(Error::invalid(format!(
+                    "The option “{key}” does not exist in this release of Stratavore."
+                )));
+            }
+            _ => return Err(unknown(key, &LAUNCH_KEYS)),
+        }
+    }
+    Ok(out)
+}
+
+/// Parses the limits of `SetLimits`: at least one.
+pub fn limits(options: &Options) -> Result<Limits, Error> {
+    if options.is_empty() {
+        return Err(Error::invalid(
+            "No limit is given; give at least one, such as memory-max=1G.",
+        ));
+    }
+    let known: Vec<&str> = LAUNCH_KEYS
+        .into_iter()
+        .filter(|k| Limits::is_key(k))
+        .collect();
+    let mut out = Limits::default();
+    for (key, value) in in_order(options) {
+        if !Limits::is_key(key) {
+            return Err(unknown(key, &known));
+        }
+        limit(&mut out, key, value)?;
+    }
+    Ok(out)
+}
+
+/// Checks the options of a method that has none yet.
+pub fn none(options: &Options) -> Result<(), Error> {
+    match in_order(options).first() {
+        Some((key, _)) => Err(Error::invalid(format!(
+            "There is no option “{}”; this method has none in this release.",
+            shown(key)
+        ))),
+        None => Ok(()),
+    }
+}
+
+/// Parses the settings of `CreateProject` and `SetProject`.
+pub fn project(options: &Options) -> Result<ProjectChange, Error> {
+    let mut out = ProjectChange::default();
+    for (key, value) in in_order(options) {
+        match key {
+            "description" => {
+                let text = text(key, value)?;
+                if text.len() > DESCRIPTION_MAX || text.chars().any(char::is_control) {
+                    return Err(Error::invalid(format!(
+                        "A description has at most {DESCRIPTION_MAX} bytes and no control characters."
+                    )));
+                }
+                out.description = Some(text.to_owned());
+            }
+            "max-runners" => {
+                let number = match scalar(value) {
+                    Some(Value::Number(n)) => n,
+                    Some(Value::Text("infinity")) => INFINITY,
+                    Some(Value::Text(t)) => t.trim().parse().map_err(|_| {
+                        Error::invalid(format!("max-runners: “{}” is not a number.", shown(t)))
+                    })?,
+                    None => return Err(wrong(key, value, "a u (or an s such as “100”)")),
+                };
+                out.max_runners = Some(match number {
+                    INFINITY => None,
+                    0 => {
+                        return Err(Error::invalid(
+                            "max-runners=0 would admit no runner at all; give at least 1, or infinity for no cap.",
+                        ));
+                    }
+                    n => match u32::try_from(n) {
+                        Ok(n) if n <= MAX_RUNNERS_MAX => Some(n),
+                        _ => {
+                            return Err(Error::invalid(format!(
+                                "max-runners={n}: at most {MAX_RUNNERS_MAX} is allowed, or infinity for no cap."
+                            )));
+                        }
+                    },
+                });
+            }
+            _ if SLICE_KEYS.contains(&key) => limit(&mut out.limits, key, value)?,
+            _ if Limits::is_key(key) => {
+                return Err(Error::invalid(format!(
+                    "“{key}” is a limit of single runners; a project's slice can hold {}.",
+                    SLICE_KEYS.join(", ")
+                )));
+            }
+            _ => {
+                let known: Vec<_> = SLICE_KEYS
+                    .into_iter()
+                    .chain(["description", "max-runners"])
+                    .collect();
+                return Err(unknown(key, &known));
+            }
+        }
+    }
+    Ok(out)
+}
+
+/// The filter of `ListRunners`, with a user still to be looked up.
+pub fn runner_filter(options: &Options) -> Result<(RunnerFilter, Option<User>), Error> {
+    const KEYS: [&str; 10] = [
+        "project", "state", "all", "label", "uid", "name", "since", "until", "after", "limit",
+    ];
+    let mut out = RunnerFilter {
+        limit: PAGE_DEFAULT,
+        ..RunnerFilter::default()
+    };
+    let mut who = None;
+    let mut all = false;
+    for (key, value) in in_order(options) {
+        match key {
+            "project" => out.project = Some(text(key, value)?.parse()?),
+            "state" => out.states = states(key, value)?,
+            "all" => match bare(value) {
+                Variant::Bool(b) => all = *b,
+                _ => return Err(wrong(key, value, "a b")),
+            },
+            "label" => out.labels = labels(key, value)?,
+            "uid" => who = Some(user(key, value)?),
+            "name" => out.name = Some(text(key, value)?.to_owned()),
+            "since" => out.since = Some(time(key, value)?),
+            "until" => out.until = Some(time(key, value)?),
+            "after" => out.after = Some(text(key, value)?.parse::<RunnerId>()?),
+            "limit" => out.limit = page(key, value)?,
+            _ => return Err(unknown(key, &KEYS)),
+        }
+    }
+    if all && out.states.is_empty() {
+        out.states = State::ALL.to_vec();
+    }
+    Ok((out, who))
+}
+
+/// The filter of `ListEvents`.
+pub fn event_filter(after: u64, limit: u32, options: &Options) -> Result<EventFilter, Error> {
+    const KEYS: [&str; 3] = ["project", "runner", "type"];
+    let mut out = EventFilter {
+        after,
+        limit: match limit {
+            0 => PAGE_DEFAULT,
+            n => n.min(PAGE_MAX),
+        },
+        ..EventFilter::default()
+    };
+    for (key, value) in in_order(options) {
+        match key {
+            "project" => out.project = Some(text(key, value)?.parse()?),
+            "runner" => out.runner = Some(text(key, value)?.parse()?),
+            "type" => {
+                let text = text(key, value)?;
+                let short = text.strip_prefix("org.stratavore.").unwrap_or(text);
+                let known = crate::domain::event::EventType::ALL.map(|t| t.short());
+                let kind = crate::domain::event::EventType::parse(short).ok_or_else(|| {
+                    Error::invalid(format!(
+                        "“{}” is not a type of event; there are {}.",
+                        shown(text),
+                        known.join(", ")
+                    ))
+                })?;
+                out.kind = Some(kind);
+            }
+            _ => return Err(unknown(key, &KEYS)),
+        }
+    }
+    Ok(out)
+}
+
+#[cfg(test)]
+#[path = "options_tests.rs"]
+mod tests;

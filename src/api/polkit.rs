@@ -1,0 +1,154 @@
+//! polkit: asked about everybody but root and owners. Decisions about reading are remembered
+//! for a while; every other question is put anew.
+
+use super::auth::Details;
+use super::callers::sender;
+use crate::domain::{Error, ErrorKind};
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+use zbus::message::{Flags, Header};
+use zbus_polkit::policykit1::{AuthorityProxy, CheckAuthorizationFlags, Subject};
+
+/// An answer that needs nobody's password comes in milliseconds.
+const QUICK_MAX: Duration = Duration::from_secs(10);
+/// Somebody may have to find the password first.
+const INTERACTIVE_MAX: Duration = Duration::from_secs(600);
+/// How long a decision about reading holds at most: group memberships change without a signal.
+const REMEMBERED: Duration = Duration::from_secs(60);
+/// How many of them are remembered.
+const CACHE_MAX: usize = 4_096;
+
+/// (sender, action, details).
+type Question = (String, &'static str, Details);
+
+/// The authority and what it said about reading.
+#[derive(Debug)]
+pub(super) struct Polkit {
+    authority: AuthorityProxy<'static>,
+    decided: Mutex<HashMap<Question, (bool, Instant)>>,
+}
+
+impl Polkit {
+    pub(super) async fn new(lookups: &zbus::Connection) -> zbus::Result<Self> {
+        let authority = AuthorityProxy::builder(lookups)
+            .cache_properties(zbus::proxy::CacheProperties::No)
+            .build()
+            .await?;
+        Ok(Self {
+            authority,
+            decided: Mutex::default(),
+        })
+    }
+
+    /// Whether the caller may read this. Nobody is asked for a password for that.
+    pub(super) async fn may_read(
+        &self,
+        header: &Header<'_>,
+        action: &'static str,
+        details: Details,
+    ) -> Result<bool, Error> {
+        let question = (sender(header)?.to_owned(), action, details);
+        if let Some((yes, at)) = self.lock().get(&question)
+            && at.elapsed() < REMEMBERED
+        {
+            return Ok(*yes);
+        }
+        let yes = match self.ask(header, action, &question.2, false).await {
+            Ok(()) => true,
+            Err(error) if error.kind == ErrorKind::HostUnavailable => return Err(error),
+            Err(_) => false,
+        };
+        let mut decided = self.lock();
+        if decided.len() >= CACHE_MAX {
+            decided.clear();
+        }
+        decided.insert(question, (yes, Instant::now()));
+        Ok(yes)
+    }
+
+    /// Whether the caller may do this; the person there is asked if the caller lets us.
+    pub(super) async fn check(
+        &self,
+        header: &Header<'_>,
+        action: &'static str,
+        details: &Details,
+    ) -> Result<(), Error> {
+        let flags = header.primary().flags();
+        let interactive = flags.contains(Flags::ALLOW_INTERACTIVE_AUTH);
+        self.ask(header, action, details, interactive)
+            .await
+            .map_err(|error| match error.kind {
+                ErrorKind::HostUnavailable => Error::new(ErrorKind::NotPermitted, error.message),
+                _ => error,
+            })
+    }
+
+    async fn ask(
+        &self,
+        header: &Header<'_>,
+        action: &'static str,
+        details: &Details,
+        interactive: bool,
+    ) -> Result<(), Error> {
+        let refuse = |message: String| Err(Error::new(ErrorKind::NotPermitted, message));
+        let Ok(subject) = Subject::new_for_message_header(header) else {
+            return refuse("The message names no sender.".to_owned());
+        };
+        let all = [
+            ("project", details.project.as_str()),
+            ("owner", details.owner.as_str()),
+            ("runner", details.runner.as_str()),
+            ("host", details.host.as_str()),
+        ];
+        let details: HashMap<&str, &str> = all
+            .into_iter()
+            .filter(|(_, text)| !text.is_empty())
+            .collect();
+        let (flags, within) = match interactive {
+            true => (
+                CheckAuthorizationFlags::ALLOW_USER_INTERACTION,
+                INTERACTIVE_MAX,
+            ),
+            false => (CheckAuthorizationFlags::empty(), QUICK_MAX),
+        };
+        let asked = self
+            .authority
+            .check_authorization(&subject, action, &details, flags, "");
+        match tokio::time::timeout(within, asked).await {
+            Ok(Ok(answer)) if answer.is_authorized => Ok(()),
+            Ok(Ok(answer)) if answer.is_challenge && !interactive => Err(Error::new(
+                ErrorKind::InteractiveAuthorizationRequired,
+                format!("Interactive authentication is required for the polkit action {action}."),
+            )),
+            Ok(Ok(_)) => refuse(format!(
+                "You are not permitted to do this (polkit action {action})."
+            )),
+            Ok(Err(error)) => Err(unavailable(action, &error)),
+            Err(_) => Err(unavailable(action, &"it does not answer")),
+        }
+    }
+
+    /// Rules or actions have changed: nothing that was decided still holds.
+    pub(super) fn changed(&self) {
+        self.lock().clear();
+    }
+
+    /// A connection is gone. Its name is never given out again.
+    pub(super) fn gone(&self, unique_name: &str) {
+        self.lock().retain(|(sender, ..), _| sender != unique_name);
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<Question, (bool, Instant)>> {
+        self.decided.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn unavailable(action: &str, why: &dyn std::fmt::Display) -> Error {
+    Error::new(
+        ErrorKind::HostUnavailable,
+        format!(
+            "polkit can't be asked about {action} ({why}); without it only root, and owners for their own runners, are permitted."
+        ),
+    )
+}

@@ -1,0 +1,143 @@
+//! The client's side, generated: what `stratavorectl` and other Rust programs talk through.
+
+pub use super::convert::Dict;
+use std::collections::HashMap;
+use zbus::{OwnedObjectPath, Variant, proxy};
+
+/// Options for a call, `a{sv}`.
+pub type Given<'a> = HashMap<&'a str, Variant<'a>>;
+
+/// This host's stratavored.
+#[proxy(
+    interface = "org.stratavore1.Manager",
+    default_service = "org.stratavore1",
+    default_path = "/org/stratavore1",
+    async_name = "ManagerProxy"
+)]
+pub trait Manager {
+    /// Launches a command as a runner of a project.
+    fn launch(
+        &self,
+        project: &str,
+        command: &[&str],
+        options: &Given<'_>,
+    ) -> zbus::Result<(String, OwnedObjectPath)>;
+    /// Tells how every gate of such a launch stands.
+    fn explain(
+        &self,
+        project: &str,
+        command: &[&str],
+        options: &Given<'_>,
+    ) -> zbus::Result<(bool, Vec<Dict>)>;
+    /// Stops a runner.
+    fn stop(&self, runner: &str, options: &Given<'_>) -> zbus::Result<()>;
+    /// Sends a signal to every process of a runner.
+    fn kill(&self, runner: &str, signal: i32, options: &Given<'_>) -> zbus::Result<()>;
+    /// Freezes a runner.
+    fn freeze(&self, runner: &str, options: &Given<'_>) -> zbus::Result<()>;
+    /// Thaws a runner.
+    fn thaw(&self, runner: &str, options: &Given<'_>) -> zbus::Result<()>;
+    /// Gives a runner new limits.
+    fn set_limits(&self, runner: &str, limits: &Given<'_>, options: &Given<'_>)
+    -> zbus::Result<()>;
+    /// Everything about a runner.
+    fn describe(&self, runner: &str) -> zbus::Result<Dict>;
+    /// The object of a live runner.
+    fn get_runner(&self, runner: &str) -> zbus::Result<OwnedObjectPath>;
+    /// A page of runners.
+    fn list_runners(&self, filter: &Given<'_>) -> zbus::Result<Vec<Dict>>;
+    /// Makes a project.
+    fn create_project(&self, name: &str, settings: &Given<'_>) -> zbus::Result<OwnedObjectPath>;
+    /// Changes a project.
+    fn set_project(&self, name: &str, settings: &Given<'_>) -> zbus::Result<()>;
+    /// Removes a project.
+    fn remove_project(&self, name: &str, options: &Given<'_>) -> zbus::Result<()>;
+    /// All projects.
+    fn list_projects(&self) -> zbus::Result<Vec<Dict>>;
+    /// A page of events.
+    fn list_events(&self, after: u64, limit: u32, filter: &Given<'_>) -> zbus::Result<Vec<Dict>>;
+
+    /// The version of stratavored.
+    #[zbus(property(emits_changed_signal = "const"))]
+    fn version(&self) -> zbus::Result<String>;
+    /// The id of the host.
+    #[zbus(property(emits_changed_signal = "const"))]
+    fn host_id(&self) -> zbus::Result<String>;
+    /// The name of the host.
+    #[zbus(property(emits_changed_signal = "const"))]
+    fn host_name(&self) -> zbus::Result<String>;
+    /// How the store is.
+    #[zbus(property)]
+    fn store(&self) -> zbus::Result<String>;
+    /// How the broker is.
+    #[zbus(property)]
+    fn broker(&self) -> zbus::Result<String>;
+    /// Live runners.
+    #[zbus(property)]
+    fn live_runners(&self) -> zbus::Result<u32>;
+    /// Queued runners.
+    #[zbus(property)]
+    fn queued_runners(&self) -> zbus::Result<u32>;
+
+    /// A runner has changed its state.
+    #[zbus(signal)]
+    fn runner_state_changed(
+        &self,
+        runner: &str,
+        project: &str,
+        old: &str,
+        new: &str,
+        details: Dict,
+    ) -> zbus::Result<()>;
+    /// A runner has ended.
+    #[zbus(signal)]
+    fn runner_ended(
+        &self,
+        runner: &str,
+        project: &str,
+        cause: &str,
+        status: i32,
+        details: Dict,
+    ) -> zbus::Result<()>;
+}
+
+/// A live runner.
+#[proxy(
+    interface = "org.stratavore1.Runner",
+    default_service = "org.stratavore1",
+    async_name = "RunnerProxy"
+)]
+pub trait Runner {
+    /// Stops it.
+    fn stop(&self, options: &Given<'_>) -> zbus::Result<()>;
+    /// Sends a signal to every process of it.
+    fn kill(&self, signal: i32, options: &Given<'_>) -> zbus::Result<()>;
+    /// Freezes it.
+    fn freeze(&self, options: &Given<'_>) -> zbus::Result<()>;
+    /// Thaws it.
+    fn thaw(&self, options: &Given<'_>) -> zbus::Result<()>;
+    /// Gives it new limits.
+    fn set_limits(&self, limits: &Given<'_>, options: &Given<'_>) -> zbus::Result<()>;
+
+    /// Its id.
+    #[zbus(property(emits_changed_signal = "const"))]
+    fn id(&self) -> zbus::Result<String>;
+    /// Its state.
+    #[zbus(property)]
+    fn state(&self) -> zbus::Result<String>;
+    /// Its command.
+    #[zbus(property(emits_changed_signal = "const"))]
+    fn command(&self) -> zbus::Result<Vec<String>>;
+    /// Its unit.
+    #[zbus(property(emits_changed_signal = "const"))]
+    fn unit(&self) -> zbus::Result<String>;
+    /// Its limits.
+    #[zbus(property)]
+    fn limits(&self) -> zbus::Result<Dict>;
+    /// How it ended.
+    #[zbus(property)]
+    fn exit(&self) -> zbus::Result<Dict>;
+    /// What it has used.
+    #[zbus(property(emits_changed_signal = "false"))]
+    fn usage(&self) -> zbus::Result<Dict>;
+}

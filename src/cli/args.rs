@@ -1,0 +1,347 @@
+//! The command line. What is written here is what `--help` says.
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Where options stand that every command has.
+const GENERAL: &str = "General options";
+
+/// Launch, see and control the runners of this host.
+#[derive(Debug, Parser)]
+#[command(
+    name = "stratavorectl",
+    version = crate::VERSION_TEXT,
+    max_term_width = 100,
+    disable_help_subcommand = true,
+    after_help = "Exit status: 0 done, 1 failed, 2 usage, 3 refused by a quota, 4 not permitted, 5 no such thing.\n\
+                  “run --wait” exits with the command's own status, 128+n for a signal."
+)]
+pub struct Cli {
+    /// What holds for every command.
+    #[command(flatten)]
+    pub global: Global,
+    /// The command.
+    #[command(subcommand)]
+    pub verb: Verb,
+}
+
+/// Options of every command.
+#[derive(Debug, Clone, Args)]
+pub struct Global {
+    /// How to print
+    #[arg(short, long, global = true, help_heading = GENERAL, value_enum, default_value_t, value_name = "FORMAT")]
+    pub output: Format,
+    /// Print ids alone, or nothing
+    #[arg(short, long, global = true, help_heading = GENERAL)]
+    pub quiet: bool,
+    /// Never ask for a password
+    #[arg(long, global = true, help_heading = GENERAL)]
+    pub no_ask_password: bool,
+}
+
+/// Output formats: for people, one JSON document, one JSON object a line.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    #[default]
+    Table,
+    Json,
+    Jsonl,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Verb {
+    /// Launch a command as a runner of a project, and print its id
+    Run(Box<Run>),
+    /// List live runners, newest first
+    List(List),
+    /// Show everything about one runner
+    Show(One),
+    /// Stop runners with all their processes, and wait until they have ended
+    Stop(Stop),
+    /// Send a signal to every process of runners
+    Kill(Kill),
+    /// Freeze runners: all their processes stand still
+    Freeze(Many),
+    /// Thaw frozen runners
+    Thaw(Many),
+    /// Change limits of live runners, as in: set ID memory-max=2G cpu-quota=infinity
+    Set(Set),
+    /// Wait until runners have ended, and tell how
+    Wait(Wait),
+    /// List events, oldest first
+    Events(Events),
+    /// Create, change, show and remove projects
+    #[command(subcommand)]
+    Project(Project),
+    /// Show how stratavored is
+    Status,
+}
+
+/// `run`.
+#[derive(Debug, Args)]
+#[command(override_usage = "stratavorectl run [OPTIONS] PROJECT -- COMMAND…")]
+pub struct Run {
+    /// The project it belongs to
+    #[arg(value_name = "PROJECT")]
+    pub project: String,
+    /// The command and its arguments
+    #[arg(last = true, required = true, value_name = "COMMAND")]
+    pub command: Vec<String>,
+    /// A name to use instead of the id
+    #[arg(long)]
+    pub name: Option<String>,
+    /// Run as this user (name or number) instead of yourself
+    #[arg(long, value_name = "USER")]
+    pub uid: Option<String>,
+    /// Run in this directory instead of the current one
+    #[arg(long, value_name = "PATH")]
+    pub working_directory: Option<String>,
+    /// Set an environment variable; NAME alone takes it from your own environment
+    #[arg(short = 'E', long, value_name = "NAME[=VALUE]")]
+    pub setenv: Vec<String>,
+    /// Attach a label
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub label: Vec<String>,
+    /// Make a repeated launch with this id return the first one's runner
+    #[arg(long, value_name = "ID")]
+    pub request_id: Option<String>,
+    /// Wait until it has ended, and exit with its status
+    #[arg(long)]
+    pub wait: bool,
+    /// Launch nothing: tell how every quota stands
+    #[arg(long, conflicts_with = "wait")]
+    pub explain: bool,
+    /// Its limits.
+    #[command(flatten)]
+    pub shared: SharedLimits,
+    /// The runner's own limits.
+    #[command(flatten)]
+    pub own: OwnLimits,
+}
+
+/// Limits that runners and projects have.
+#[derive(Debug, Clone, Default, Args)]
+#[command(next_help_heading = "Limits")]
+pub struct SharedLimits {
+    /// Memory it may never exceed, as in 1G
+    #[arg(long, value_name = "BYTES")]
+    pub memory_max: Option<String>,
+    /// Memory above which it is slowed down
+    #[arg(long, value_name = "BYTES")]
+    pub memory_high: Option<String>,
+    /// Swap it may use
+    #[arg(long, value_name = "BYTES")]
+    pub memory_swap_max: Option<String>,
+    /// CPU time, as in 150% (of one CPU)
+    #[arg(long, value_name = "PERCENT")]
+    pub cpu_quota: Option<String>,
+    /// Share of CPU time among equals, 1 to 10000
+    #[arg(long, value_name = "WEIGHT")]
+    pub cpu_weight: Option<String>,
+    /// Share of IO among equals, 1 to 10000
+    #[arg(long, value_name = "WEIGHT")]
+    pub io_weight: Option<String>,
+    /// Processes and threads
+    #[arg(long, value_name = "N")]
+    pub tasks_max: Option<String>,
+}
+
+/// Limits that only runners have.
+#[derive(Debug, Clone, Default, Args)]
+#[command(next_help_heading = "Limits")]
+pub struct OwnLimits {
+    /// Time after which it is stopped, as in 1h 30min
+    #[arg(long, value_name = "TIME")]
+    pub runtime_max: Option<String>,
+    /// Time between the stop signal and SIGKILL
+    #[arg(long, value_name = "TIME")]
+    pub stop_timeout: Option<String>,
+    /// The stop signal
+    #[arg(long, value_name = "SIGNAL")]
+    pub kill_signal: Option<String>,
+    /// What an OOM kill does to the rest of it: continue, stop or kill
+    #[arg(long, value_name = "POLICY")]
+    pub oom_policy: Option<String>,
+}
+
+impl SharedLimits {
+    /// Keys and values that were given.
+    pub fn given(&self) -> impl Iterator<Item = (&'static str, &str)> {
+        [
+            ("memory-max", &self.memory_max),
+            ("memory-high", &self.memory_high),
+            ("memory-swap-max", &self.memory_swap_max),
+            ("cpu-quota", &self.cpu_quota),
+            ("cpu-weight", &self.cpu_weight),
+            ("io-weight", &self.io_weight),
+            ("tasks-max", &self.tasks_max),
+        ]
+        .into_iter()
+        .filter_map(|(key, value)| Some((key, value.as_deref()?)))
+    }
+}
+
+impl OwnLimits {
+    /// Keys and values that were given.
+    pub fn given(&self) -> impl Iterator<Item = (&'static str, &str)> {
+        [
+            ("runtime-max", &self.runtime_max),
+            ("stop-timeout", &self.stop_timeout),
+            ("kill-signal", &self.kill_signal),
+            ("oom-policy", &self.oom_policy),
+        ]
+        .into_iter()
+        .filter_map(|(key, value)| Some((key, value.as_deref()?)))
+    }
+}
+
+/// `list`.
+#[derive(Debug, Args)]
+pub struct List {
+    /// Only of this project
+    #[arg(long)]
+    pub project: Option<String>,
+    /// Only in this state: starting, running, frozen, stopping or ended
+    #[arg(long)]
+    pub state: Vec<String>,
+    /// Only with this label
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub label: Vec<String>,
+    /// Also those that have ended
+    #[arg(long)]
+    pub all: bool,
+    /// Only made at or after this time, as in 2026-11-22 10:00, yesterday, or -2h
+    #[arg(long, value_name = "TIME", allow_hyphen_values = true)]
+    pub since: Option<String>,
+    /// Only made before this time
+    #[arg(long, value_name = "TIME", allow_hyphen_values = true)]
+    pub until: Option<String>,
+    /// At most so many
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub limit: Option<u32>,
+}
+
+/// One runner.
+#[derive(Debug, Args)]
+pub struct One {
+    /// The id, a unique prefix of it, or the name
+    #[arg(value_name = "ID")]
+    pub id: String,
+}
+
+/// Some runners.
+#[derive(Debug, Clone, Args)]
+pub struct Many {
+    /// Ids, unique prefixes of them, or names
+    #[arg(value_name = "ID")]
+    pub ids: Vec<String>,
+    /// Choose.
+    #[command(flatten)]
+    pub choice: Choice,
+}
+
+/// Live runners by what they have in common.
+#[derive(Debug, Clone, Default, Args)]
+#[command(next_help_heading = "Instead of ids")]
+pub struct Choice {
+    /// All live runners of this project
+    #[arg(long)]
+    pub project: Option<String>,
+    /// All live runners with this label
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub label: Vec<String>,
+    /// All live runners
+    #[arg(long)]
+    pub all: bool,
+}
+
+/// `stop`.
+#[derive(Debug, Args)]
+pub struct Stop {
+    /// Which.
+    #[command(flatten)]
+    pub which: Many,
+    /// Return as soon as the stop is recorded
+    #[arg(long)]
+    pub no_block: bool,
+}
+
+/// `kill`.
+#[derive(Debug, Args)]
+pub struct Kill {
+    /// The signal, by name or number
+    #[arg(short, long, default_value = "SIGTERM")]
+    pub signal: String,
+    /// Which.
+    #[command(flatten)]
+    pub which: Many,
+}
+
+/// `set`.
+#[derive(Debug, Args)]
+#[command(override_usage = "stratavorectl set [OPTIONS] ID… KEY=VALUE…")]
+pub struct Set {
+    /// Ids, and limits such as memory-max=2G
+    #[arg(value_name = "ID… KEY=VALUE", required = true)]
+    pub words: Vec<String>,
+    /// Choose.
+    #[command(flatten)]
+    pub choice: Choice,
+}
+
+/// `wait`.
+#[derive(Debug, Args)]
+pub struct Wait {
+    /// Ids, unique prefixes of them, or names
+    #[arg(value_name = "ID", required = true)]
+    pub ids: Vec<String>,
+}
+
+/// `events`.
+#[derive(Debug, Args)]
+pub struct Events {
+    /// Go on printing events as they happen
+    #[arg(short, long)]
+    pub follow: bool,
+    /// Only those after this position; 0 = all. Following begins at the last ten without it
+    #[arg(long, value_name = "SEQ")]
+    pub after: Option<u64>,
+}
+
+/// `project`.
+#[derive(Debug, Subcommand)]
+pub enum Project {
+    /// Make a project
+    Create(Box<ProjectSettings>),
+    /// Change settings of a project; infinity lifts a limit
+    Set(Box<ProjectSettings>),
+    /// Show a project
+    Show {
+        /// Its name
+        name: String,
+    },
+    /// List all projects
+    List,
+    /// Remove projects without live runners
+    Remove {
+        /// Their names
+        #[arg(required = true)]
+        name: Vec<String>,
+    },
+}
+
+/// Settings of a project.
+#[derive(Debug, Args)]
+pub struct ProjectSettings {
+    /// Its name
+    pub name: String,
+    /// What people call it
+    #[arg(long)]
+    pub description: Option<String>,
+    /// Most live runners at a time
+    #[arg(long, value_name = "N")]
+    pub max_runners: Option<String>,
+    /// What all its runners share.
+    #[command(flatten)]
+    pub limits: SharedLimits,
+}

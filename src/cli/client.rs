@@ -1,0 +1,204 @@
+//! The connection to stratavored.
+
+use super::args::Global;
+use super::failure::{Failure, Result};
+use super::password::Agent;
+use crate::api::errors::INTERACTIVE;
+use crate::api::proxy::{Dict, Given, ManagerProxy};
+use crate::domain::nearest::nearest;
+use futures_util::StreamExt;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+use tokio::sync::{OnceCell, mpsc};
+use zbus::proxy::{CacheProperties, MethodFlags};
+use zbus::wire::{DynamicDeserialize, DynamicType};
+use zbus::{Connection, Variant};
+
+/// Rows in one page.
+pub(super) const PAGE: u32 = 500;
+/// A bus that is started again is back by then.
+const BUS_BACK: Duration = Duration::from_secs(30);
+/// How often is looked whether it is.
+const LOOK: Duration = Duration::from_millis(500);
+
+/// The connection, and how to use it.
+#[derive(Debug)]
+pub(super) struct Client {
+    /// The bus may be started again while something is waited for: then there is a new one.
+    manager: Mutex<ManagerProxy<'static>>,
+    ask_password: bool,
+    /// One for the whole program, from the first call that needs it to the end.
+    agent: OnceCell<Option<Agent>>,
+}
+
+async fn link() -> Result<ManagerProxy<'static>> {
+    let connection = Connection::system()
+        .await
+        .map_err(|e| Failure::no_bus(&e))?;
+    ManagerProxy::builder(&connection)
+        .cache_properties(CacheProperties::No)
+        .build()
+        .await
+        .map_err(|e| Failure::of_call(&e))
+}
+
+impl Client {
+    pub(super) async fn connect(global: &Global) -> Result<Self> {
+        Ok(Self {
+            manager: Mutex::new(link().await?),
+            ask_password: !global.no_ask_password,
+            agent: OnceCell::new(),
+        })
+    }
+
+    /// The other end.
+    pub(super) fn manager(&self) -> ManagerProxy<'static> {
+        let manager = self.manager.lock();
+        manager.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// After the connection was lost: a new one within half a minute. What was subscribed to
+    /// has to be subscribed to again.
+    pub(super) async fn reconnect(&self) -> Result<()> {
+        let until = tokio::time::Instant::now() + BUS_BACK;
+        loop {
+            tokio::time::sleep(LOOK).await;
+            let failure = match tokio::time::timeout_at(until, link()).await {
+                Ok(Ok(manager)) => {
+                    *self.manager.lock().unwrap_or_else(PoisonError::into_inner) = manager;
+                    return Ok(());
+                }
+                Ok(Err(failure)) => failure,
+                Err(_) => Failure::lost("the bus does not answer"),
+            };
+            if tokio::time::Instant::now() + LOOK >= until {
+                return Err(Failure::new(
+                    super::failure::FAILED,
+                    format!(
+                        "The connection to the bus was lost and did not come back. {}",
+                        failure.message
+                    ),
+                ));
+            }
+        }
+    }
+
+    /// A call that may need a password: only when it does, somebody is asked.
+    pub(super) async fn call<B, R>(&self, method: &str, body: &B) -> Result<R>
+    where
+        B: serde::Serialize + DynamicType,
+        R: for<'d> DynamicDeserialize<'d>,
+    {
+        match self.once(method, MethodFlags::empty(), body).await {
+            Err(failure) if failure.is(INTERACTIVE) && self.ask_password => {
+                self.agent.get_or_init(Agent::start).await;
+                self.once(method, MethodFlags::ALLOW_INTERACTIVE_AUTH, body)
+                    .await
+            }
+            other => other,
+        }
+    }
+
+    async fn once<B, R>(&self, method: &str, flags: MethodFlags, body: &B) -> Result<R>
+    where
+        B: serde::Serialize + DynamicType,
+        R: for<'d> DynamicDeserialize<'d>,
+    {
+        let manager = self.manager();
+        match manager.inner().call_with_flags(method, flags, body).await {
+            Ok(Some(reply)) => Ok(reply),
+            Ok(None) => Err(Failure::new(super::failure::FAILED, "There was no reply.")),
+            Err(error) => Err(Failure::of_call(&error)),
+        }
+    }
+
+    /// Everything about a runner.
+    pub(super) async fn describe(&self, runner: &str) -> Result<Dict> {
+        let described = self.manager().describe(runner).await;
+        described.map_err(|e| Failure::of_call(&e))
+    }
+
+    /// All runners that fit, page by page, newest first.
+    pub(super) async fn runners(
+        &self,
+        mut filter: Given<'_>,
+        limit: Option<u32>,
+    ) -> Result<Vec<Dict>> {
+        let mut out = Vec::new();
+        loop {
+            let left = limit.map_or(u32::MAX, |l| l.saturating_sub(out.len() as u32));
+            filter.insert("limit", left.min(PAGE).into());
+            let page = self.manager().list_runners(&filter).await;
+            let page = page.map_err(|e| Failure::of_call(&e))?;
+            if let Some(last) = page.last() {
+                filter.insert("after", text(last, "id").to_owned().into());
+            }
+            let last = page.len() < left.min(PAGE) as usize;
+            out.extend(page);
+            if last || limit.is_some_and(|l| out.len() >= l as usize) {
+                return Ok(out);
+            }
+        }
+    }
+
+    /// Says which project may have been meant, if this was about one that is not there.
+    pub(super) async fn suggest(&self, mut failure: Failure, project: &str) -> Failure {
+        if failure.is("NoSuchProject")
+            && let Ok(projects) = self.manager().list_projects().await
+            && let Some(near) = nearest(project, projects.iter().map(|p| text(p, "name")))
+        {
+            failure.message = format!("{} Did you mean “{near}”?", failure.message);
+        }
+        failure
+    }
+
+    /// Ids of runners as they end. The signals are taken off the connection as they come: what
+    /// is not taken holds up the answers behind it. They end with the connection.
+    pub(super) async fn endings(&self) -> Result<mpsc::UnboundedReceiver<String>> {
+        let signals = self.manager().receive_runner_ended().await;
+        let mut signals = signals.map_err(|e| Failure::of_call(&e))?;
+        let (sender, receiver) = mpsc::unbounded_channel();
+        tokio::spawn(async move {
+            while let Some(signal) = signals.next().await {
+                if let Ok(args) = signal.args()
+                    && sender.send((*args.runner()).to_owned()).is_err()
+                {
+                    return;
+                }
+            }
+        });
+        Ok(receiver)
+    }
+}
+
+/// The text of a key; empty if there is none.
+pub(super) fn text<'a>(dict: &'a Dict, key: &str) -> &'a str {
+    match dict.get(key).map(|v| &**v) {
+        Some(Variant::Str(text)) => text.as_str(),
+        _ => "",
+    }
+}
+
+/// The number of a key.
+pub(super) fn number(dict: &Dict, key: &str) -> Option<u64> {
+    match dict.get(key).map(|v| &**v)? {
+        Variant::U64(n) => Some(*n),
+        Variant::U32(n) => Some((*n).into()),
+        Variant::I32(n) => u64::try_from(*n).ok(),
+        _ => None,
+    }
+}
+
+/// The dictionary of a key; empty if there is none.
+pub(super) fn dict(of: &Dict, key: &str) -> Dict {
+    let found = of.get(key).and_then(|v| v.try_clone().ok());
+    found
+        .and_then(|v| Dict::try_from(v).ok())
+        .unwrap_or_default()
+}
+
+/// The list of texts of a key; `None` if there is none.
+pub(super) fn texts(of: &Dict, key: &str) -> Option<Vec<String>> {
+    let found = of.get(key)?.try_clone().ok()?;
+    Vec::<String>::try_from(found).ok()
+}

@@ -1,0 +1,204 @@
+//! `stop`, `kill`, `freeze`, `thaw`, `set`: the same for one runner and for many.
+
+use super::args::{Choice, Kill, Many, Set, Stop};
+use super::client::{Client, text};
+use super::failure::{Failure, Result, USAGE};
+use super::wait::{Endings, told};
+use super::{Global, labels};
+use crate::api::proxy::Given;
+use futures_util::StreamExt;
+use std::collections::BTreeSet;
+use zbus::Variant;
+
+/// Calls under way at a time.
+const AT_ONCE: usize = 32;
+
+/// What is done to each.
+#[derive(Debug, Clone)]
+enum Deed {
+    Stop,
+    Kill(i32),
+    Freeze,
+    Thaw,
+    Set(Vec<(String, String)>),
+}
+
+/// `stop`. What has ended already is stopped, as for systemctl.
+pub(super) async fn stop(client: &Client, global: &Global, args: &Stop) -> Result<u8> {
+    let mut endings = match args.no_block {
+        true => None,
+        false => Some(Endings::subscribe(client).await?),
+    };
+    let given = chosen(client, global, &args.which.ids, &args.which.choice).await?;
+    let one = given.len() == 1;
+    let (ids, unknown) = match by_choice(&args.which.choice) {
+        true => (given, 0),
+        // By id from here on: a name may mean another one by the time this one has ended.
+        false => live_ids(client, &given).await?,
+    };
+    let (status, failed) = each(client, &ids, &Deed::Stop, true).await?;
+    if let Some(endings) = &mut endings {
+        let waited = ids.into_iter().filter(|id| !failed.contains(id));
+        endings
+            .of(client, waited.collect(), |described| {
+                if one && !global.quiet {
+                    eprintln!("{}", told(described));
+                }
+                Ok(())
+            })
+            .await?;
+    }
+    Ok(if unknown == 0 { status } else { unknown })
+}
+
+/// The ids of those that live still. What can't be found out is said and gives the status.
+async fn live_ids(client: &Client, given: &[String]) -> Result<(Vec<String>, u8)> {
+    let (mut ids, mut status) = (Vec::new(), 0);
+    for text_of in given {
+        match client.describe(text_of).await {
+            Ok(described) => {
+                let id = text(&described, "id").to_owned();
+                if text(&described, "state") != "ended" && !ids.contains(&id) {
+                    ids.push(id);
+                }
+            }
+            Err(failure) if failure.is("Away") || failure.is_lost() => return Err(failure),
+            Err(failure) => {
+                super::complain(&failure);
+                status = if status == 0 { failure.status } else { status };
+            }
+        }
+    }
+    Ok((ids, status))
+}
+
+/// `kill`.
+pub(super) async fn kill(client: &Client, global: &Global, args: &Kill) -> Result<u8> {
+    let number =
+        crate::domain::signal::parse(&args.signal).map_err(|e| Failure::new(USAGE, e.message))?;
+    many(client, global, &args.which, &Deed::Kill(number)).await
+}
+
+/// `freeze`.
+pub(super) async fn freeze(client: &Client, global: &Global, args: &Many) -> Result<u8> {
+    many(client, global, args, &Deed::Freeze).await
+}
+
+/// `thaw`.
+pub(super) async fn thaw(client: &Client, global: &Global, args: &Many) -> Result<u8> {
+    many(client, global, args, &Deed::Thaw).await
+}
+
+/// `set`.
+pub(super) async fn set(client: &Client, global: &Global, args: &Set) -> Result<u8> {
+    let (limits, ids): (Vec<&String>, Vec<&String>) =
+        args.words.iter().partition(|word| word.contains('='));
+    if limits.is_empty() {
+        return Err(Failure::new(
+            USAGE,
+            "No limit is given; give at least one, as in: stratavorectl set ID memory-max=2G.",
+        ));
+    }
+    // The names of a limit in JSON and in the configuration are as good as those of an option.
+    let limits = limits
+        .iter()
+        .filter_map(|word| word.split_once('='))
+        .map(|(key, value)| (key.replace('_', "-"), value.to_owned()))
+        .collect();
+    let which = Many {
+        ids: ids.into_iter().cloned().collect(),
+        choice: args.choice.clone(),
+    };
+    many(client, global, &which, &Deed::Set(limits)).await
+}
+
+async fn many(client: &Client, global: &Global, args: &Many, deed: &Deed) -> Result<u8> {
+    let ids = chosen(client, global, &args.ids, &args.choice).await?;
+    Ok(each(client, &ids, deed, by_choice(&args.choice)).await?.0)
+}
+
+/// The runners meant.
+async fn chosen(
+    client: &Client,
+    global: &Global,
+    ids: &[String],
+    choice: &Choice,
+) -> Result<Vec<String>> {
+    let by_choice = by_choice(choice);
+    if by_choice != ids.is_empty() {
+        return Err(Failure::new(
+            USAGE,
+            "Give either runners (ids or names), or --project, --label or --all.",
+        ));
+    }
+    if !by_choice {
+        return Ok(ids.to_vec());
+    }
+    let mut filter = Given::new();
+    if let Some(project) = &choice.project {
+        filter.insert("project", project.clone().into());
+    }
+    if !choice.label.is_empty() {
+        filter.insert("label", labels(&choice.label)?);
+    }
+    let runners = client.runners(filter, None).await?;
+    if runners.is_empty() && !global.quiet {
+        eprintln!("No live runner fits.");
+    }
+    Ok(runners.iter().map(|r| text(r, "id").to_owned()).collect())
+}
+
+/// Whether runners are chosen by what they are.
+fn by_choice(choice: &Choice) -> bool {
+    choice.all || choice.project.is_some() || !choice.label.is_empty()
+}
+
+/// Does it to each, says what went wrong, and returns the first failure's status and whom it
+/// concerned. Where it may have ended meanwhile, having ended is no failure.
+async fn each(
+    client: &Client,
+    ids: &[String],
+    deed: &Deed,
+    may_have_ended: bool,
+) -> Result<(u8, BTreeSet<String>)> {
+    let calls = ids
+        .iter()
+        .map(|id| async move { (id, one(client, id, deed).await) });
+    let mut results = futures_util::stream::iter(calls).buffered(AT_ONCE);
+    let (mut status, mut failed) = (0, BTreeSet::new());
+    while let Some((id, result)) = results.next().await {
+        let Err(failure) = result else { continue };
+        if failure.is("Away") || failure.is_lost() {
+            return Err(failure);
+        }
+        failed.insert(id.clone());
+        if may_have_ended && failure.is("WrongState") {
+            let described = client.describe(id).await?;
+            if text(&described, "state") == "ended" {
+                continue;
+            }
+        }
+        super::complain(&failure);
+        if status == 0 {
+            status = failure.status;
+        }
+    }
+    Ok((status, failed))
+}
+
+async fn one(client: &Client, id: &str, deed: &Deed) -> Result<()> {
+    let none = Given::new();
+    match deed {
+        Deed::Stop => client.call("Stop", &(id, &none)).await,
+        Deed::Kill(number) => client.call("Kill", &(id, *number, &none)).await,
+        Deed::Freeze => client.call("Freeze", &(id, &none)).await,
+        Deed::Thaw => client.call("Thaw", &(id, &none)).await,
+        Deed::Set(limits) => {
+            let limits: Given<'_> = limits
+                .iter()
+                .map(|(key, value)| (key.as_str(), Variant::from(value.as_str())))
+                .collect();
+            client.call("SetLimits", &(id, &limits, &none)).await
+        }
+    }
+}

@@ -1,0 +1,162 @@
+//! `events`.
+
+use super::args::Events;
+use super::client::{Client, dict, number, text};
+use super::failure::{Failure, Result};
+use super::render::{self, Out};
+use super::{Global, json};
+use crate::api::proxy::{Dict, Given};
+use futures_util::StreamExt;
+use std::time::Duration;
+use tokio::sync::mpsc;
+use tokio::sync::mpsc::error::TrySendError;
+
+/// Rows in one page.
+const PAGE: u32 = 500;
+/// How many past events `-f` begins with.
+const TAIL: u64 = 10;
+/// Signals only wake us up; what has none of its own is found by looking so often.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// Lists, and follows.
+pub(super) async fn events(client: &Client, global: &Global, args: &Events) -> Result<u8> {
+    let out = Out::new(global.output);
+    // Subscribe first: what happens during the first page wakes us up after it.
+    let mut wake = match args.follow {
+        true => Some(wake_ups(client).await?),
+        false => None,
+    };
+    let mut after = match (args.after, args.follow) {
+        (Some(after), _) => after,
+        (None, false) => 0,
+        (None, true) => last(client).await?.saturating_sub(TAIL),
+    };
+    let mut all = Vec::new();
+    let mut away = false;
+    loop {
+        match page(client, after).await {
+            Ok(events) => {
+                away = false;
+                if let Some(seq) = events.last().and_then(|e| number(e, "seq")) {
+                    after = seq;
+                }
+                let full = events.len() == PAGE as usize;
+                match (
+                    out.is_json(),
+                    global.output == super::args::Format::Json && !args.follow,
+                ) {
+                    (true, true) => all.extend(events.iter().map(json::event)),
+                    (true, false) => {
+                        let lines: String = events
+                            .iter()
+                            .map(|e| format!("{}\n", json::event(e)))
+                            .collect();
+                        out.text(&lines)?;
+                    }
+                    (false, _) => {
+                        let lines: String = events.iter().map(line).collect();
+                        out.text(&lines)?;
+                    }
+                }
+                if full {
+                    continue;
+                }
+            }
+            // It may be starting again; nothing is missed, as we know where we were.
+            Err(failure) if args.follow && (failure.passes() || failure.is_lost()) => {
+                if !away && !global.quiet {
+                    eprintln!("{} Waiting.", failure.message);
+                }
+                away = true;
+                if failure.is_lost() {
+                    wake = Some(again(client).await?);
+                    continue;
+                }
+            }
+            Err(failure) => return Err(failure),
+        }
+        let Some(signals) = &mut wake else { break };
+        // Their end means that the connection is gone: the next page says so.
+        let _ = tokio::time::timeout(LOOK, signals.recv()).await;
+    }
+    if global.output == super::args::Format::Json {
+        out.objects(all)?;
+    }
+    Ok(0)
+}
+
+async fn page(client: &Client, after: u64) -> Result<Vec<Dict>> {
+    let page = client
+        .manager()
+        .list_events(after, PAGE, &Given::new())
+        .await;
+    page.map_err(|e| Failure::of_call(&e))
+}
+
+/// The position of the last event, by halving.
+async fn last(client: &Client) -> Result<u64> {
+    let manager = client.manager();
+    let (mut low, mut high) = (0u64, u64::MAX >> 1);
+    while low < high {
+        let middle = low + (high - low) / 2;
+        let found = manager.list_events(middle, 1, &Given::new()).await;
+        match found.map_err(|e| Failure::of_call(&e))?.first() {
+            Some(event) => low = number(event, "seq").unwrap_or(middle).max(middle + 1),
+            None => high = middle,
+        }
+    }
+    Ok(low)
+}
+
+/// Connects and subscribes anew.
+async fn again(client: &Client) -> Result<mpsc::Receiver<()>> {
+    loop {
+        client.reconnect().await?;
+        match wake_ups(client).await {
+            Err(failure) if failure.is_lost() => {}
+            other => return other,
+        }
+    }
+}
+
+/// Something for every burst of signals.
+async fn wake_ups(client: &Client) -> Result<mpsc::Receiver<()>> {
+    let signals = client.manager().inner().receive_all_signals().await;
+    let mut signals = signals.map_err(|e| Failure::of_call(&e))?;
+    let (sender, receiver) = mpsc::channel(1);
+    tokio::spawn(async move {
+        while signals.next().await.is_some() {
+            if let Err(TrySendError::Closed(())) = sender.try_send(()) {
+                return;
+            }
+        }
+    });
+    Ok(receiver)
+}
+
+/// `12  Sun 2026-11-22 10:00:00 CET  runner.ended  runner/…  alice  success`
+fn line(event: &Dict) -> String {
+    let (actor, data) = (dict(event, "actor"), dict(event, "data"));
+    let kind = text(event, "type");
+    let kind = kind.strip_prefix("org.stratavore.").unwrap_or(kind);
+    let by = match text(&actor, "user") {
+        "" => number(&actor, "uid").map_or_else(|| "-".to_owned(), |uid| uid.to_string()),
+        user => user.to_owned(),
+    };
+    let exit = dict(&data, "exit");
+    let more = [
+        text(&data, "name"),
+        text(&exit, "cause"),
+        text(&data, "gate"),
+    ];
+    let more: Vec<&str> = more.into_iter().filter(|t| !t.is_empty()).collect();
+    let text = format!(
+        "{:>6}  {}  {kind:<16}  {:<12}  {}  by {by}  {}",
+        number(event, "seq").unwrap_or_default(),
+        render::time(number(event, "time").unwrap_or_default()),
+        text(event, "project"),
+        text(event, "subject"),
+        more.join(" "),
+    );
+    format!("{}\n", render::clean(text.trim_end()))
+}

@@ -1,0 +1,190 @@
+//! What can go wrong, with the sentence for the person and the status for the shell.
+
+use crate::api::errors::{INTERACTIVE, PREFIX};
+use zbus::DBusError;
+
+/// The exit statuses of the contract.
+pub const FAILED: u8 = 1;
+/// Wrong usage.
+pub const USAGE: u8 = 2;
+/// Refused by a quota.
+pub const REFUSED: u8 = 3;
+/// Not permitted.
+pub const NOT_PERMITTED: u8 = 4;
+/// No such thing.
+pub const NO_SUCH: u8 = 5;
+
+/// A failure.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failure {
+    /// For the shell.
+    pub status: u8,
+    /// The error's name without prefix, where it came over the bus.
+    pub name: Option<String>,
+    /// For the person.
+    pub message: String,
+}
+
+/// The result of a command.
+pub type Result<T> = std::result::Result<T, Failure>;
+
+impl Failure {
+    /// A failure of our own.
+    pub fn new(status: u8, message: impl Into<String>) -> Self {
+        Self {
+            status,
+            name: None,
+            message: message.into(),
+        }
+    }
+
+    /// Whether it has this name.
+    pub fn is(&self, name: &str) -> bool {
+        self.name.as_deref() == Some(name)
+    }
+
+    /// What a call came back with.
+    pub fn of_call(error: &zbus::Error) -> Self {
+        match error {
+            zbus::Error::MethodError(name, message, _) => {
+                let message = message.clone().unwrap_or_default();
+                Self::named(name.as_str(), message)
+            }
+            zbus::Error::FDO(error) => {
+                let name = error.name().to_string();
+                let message = error.description().unwrap_or_default().to_owned();
+                match name.rsplit('.').next().unwrap_or_default() {
+                    "Disconnected" => Self::lost(&message),
+                    "ServiceUnknown" | "NameHasNoOwner" | "NoReply" | "TimedOut" | "Timeout" => {
+                        Self::away(&message)
+                    }
+                    _ if name.contains(".Spawn.") => Self::away(&message),
+                    _ => Self::named(&name, message),
+                }
+            }
+            // The bus is another matter than the daemon on it.
+            zbus::Error::InputOutput(error) => Self::lost(&error.to_string()),
+            other => Self::new(FAILED, format!("The call failed: {other}")),
+        }
+    }
+
+    fn named(name: &str, message: String) -> Self {
+        let short = name.strip_prefix(PREFIX);
+        let status = match short {
+            Some("QuotaExceeded" | "BudgetExceeded" | "QueueFull" | "Held" | "Cordoned") => REFUSED,
+            Some("NotPermitted") => NOT_PERMITTED,
+            Some(other) if other.starts_with("NoSuch") => NO_SUCH,
+            Some(_) => FAILED,
+            None if name == INTERACTIVE || name.ends_with(".AccessDenied") => NOT_PERMITTED,
+            // The bus asked systemd to start us.
+            None if name.starts_with("org.freedesktop.systemd1.") || name.contains(".Spawn.") => {
+                return Self::away(&message);
+            }
+            None => FAILED,
+        };
+        let message = match message.is_empty() {
+            true => name.to_owned(),
+            false => message,
+        };
+        Self {
+            status,
+            name: Some(short.unwrap_or(name).to_owned()),
+            message,
+        }
+    }
+
+    /// The daemon is not there.
+    pub fn away(why: &str) -> Self {
+        let why = match why.trim().trim_end_matches('.') {
+            "" => String::new(),
+            why => format!(" ({why})"),
+        };
+        Self {
+            status: FAILED,
+            name: Some("Away".to_owned()),
+            message: format!(
+                "stratavored does not answer{why}. Start it with: systemctl start stratavored. See why it is not running with: systemctl status stratavored."
+            ),
+        }
+    }
+
+    /// The connection to the bus is gone, and with it every subscription.
+    pub fn lost(why: &str) -> Self {
+        Self {
+            status: FAILED,
+            name: Some("Disconnected".to_owned()),
+            message: format!(
+                "The connection to the system bus is lost ({}). See: systemctl status dbus.",
+                why.trim().trim_end_matches('.')
+            ),
+        }
+    }
+
+    /// There is no bus.
+    pub fn no_bus(error: &zbus::Error) -> Self {
+        Self::new(
+            FAILED,
+            format!(
+                "The system bus can't be reached: {error}. Is this a systemd host? See: systemctl status dbus."
+            ),
+        )
+    }
+
+    /// Whether waiting may help: the daemon is starting again, or its store is away.
+    pub fn passes(&self) -> bool {
+        self.is("Away") || self.is("StoreUnavailable")
+    }
+
+    /// Whether the connection itself is gone.
+    pub fn is_lost(&self) -> bool {
+        self.is("Disconnected")
+    }
+}
+
+impl From<crate::domain::Error> for Failure {
+    fn from(error: crate::domain::Error) -> Self {
+        Self::named(&format!("{PREFIX}{}", error.kind.name()), error.message)
+    }
+}
+
+impl From<std::io::Error> for Failure {
+    fn from(error: std::io::Error) -> Self {
+        Self::new(FAILED, format!("Can't write: {error}"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::{Error, ErrorKind};
+
+    #[test]
+    fn statuses_of_the_contract() {
+        for (kind, status) in [
+            (ErrorKind::InvalidArgument, FAILED),
+            (ErrorKind::QuotaExceeded, REFUSED),
+            (ErrorKind::NotPermitted, NOT_PERMITTED),
+            (ErrorKind::NoSuchProject, NO_SUCH),
+            (ErrorKind::NoSuchRunner, NO_SUCH),
+            (ErrorKind::AmbiguousName, FAILED),
+        ] {
+            assert_eq!(Failure::from(Error::new(kind, "m")).status, status);
+        }
+        assert_eq!(
+            Failure::named(INTERACTIVE, String::new()).status,
+            NOT_PERMITTED
+        );
+    }
+
+    #[test]
+    fn a_daemon_that_is_away_says_how_to_start_it() {
+        let unknown = zbus::fdo::Error::ServiceUnknown("gone".to_owned());
+        let failure = Failure::of_call(&zbus::Error::FDO(Box::new(unknown)));
+        assert!(failure.message.contains("systemctl start"), "{failure:?}");
+        assert!(failure.passes() && !failure.is_lost());
+        let pipe = std::io::Error::from(std::io::ErrorKind::BrokenPipe);
+        let failure = Failure::of_call(&zbus::Error::from(pipe));
+        assert!(!failure.message.contains("stratavored"), "{failure:?}");
+        assert!(failure.is_lost() && !failure.passes());
+    }
+}

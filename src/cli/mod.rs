@@ -1,0 +1,94 @@
+//! `stratavorectl`: a program on the bus as any other. One file per verb.
+
+pub mod args;
+mod client;
+mod control;
+mod events;
+pub mod failure;
+mod json;
+mod list;
+mod password;
+mod project;
+mod render;
+mod run;
+mod show;
+mod status;
+mod wait;
+
+use args::{Cli, Global, Verb};
+use clap::Parser;
+use client::Client;
+use failure::{Failure, Result, USAGE};
+use std::collections::HashMap;
+use zbus::Variant;
+
+/// The whole program; returns the exit status.
+pub async fn main() -> u8 {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // --help and --version are no errors, and go to standard output.
+            let _ = error.print();
+            return if error.use_stderr() { USAGE } else { 0 };
+        }
+    };
+    match obey(&cli).await {
+        Ok(status) => status,
+        Err(failure) => {
+            complain(&failure);
+            failure.status
+        }
+    }
+}
+
+async fn obey(cli: &Cli) -> Result<u8> {
+    let global = &cli.global;
+    let client = match Client::connect(global).await {
+        Ok(client) => client,
+        Err(mut failure) => {
+            if let Verb::Run(run) = &cli.verb
+                && run.wait
+            {
+                failure.status = 125;
+            }
+            return Err(failure);
+        }
+    };
+    match &cli.verb {
+        Verb::Run(args) => run::run(&client, global, args).await,
+        Verb::List(args) => list::list(&client, global, args).await,
+        Verb::Show(args) => show::show(&client, global, args).await,
+        Verb::Stop(args) => control::stop(&client, global, args).await,
+        Verb::Kill(args) => control::kill(&client, global, args).await,
+        Verb::Freeze(args) => control::freeze(&client, global, args).await,
+        Verb::Thaw(args) => control::thaw(&client, global, args).await,
+        Verb::Set(args) => control::set(&client, global, args).await,
+        Verb::Wait(args) => wait::wait(&client, global, args).await,
+        Verb::Events(args) => events::events(&client, global, args).await,
+        Verb::Project(args) => project::project(&client, global, args).await,
+        Verb::Status => status::status(&client, global).await,
+    }
+}
+
+/// Says on standard error what went wrong.
+pub(crate) fn complain(failure: &Failure) {
+    let clean: String = failure
+        .message
+        .chars()
+        .map(|c| if c.is_control() { '\u{fffd}' } else { c })
+        .collect();
+    eprintln!("{clean}");
+}
+
+/// `KEY=VALUE` words as `a{ss}`.
+fn labels(words: &[String]) -> Result<Variant<'static>> {
+    let mut out = HashMap::new();
+    for word in words {
+        let (key, value) = word.split_once('=').ok_or_else(|| {
+            let shown = crate::domain::name::shown(word);
+            Failure::new(USAGE, format!("“{shown}” is not of the form KEY=VALUE."))
+        })?;
+        out.insert(key.to_owned(), value.to_owned());
+    }
+    Ok(out.into())
+}

@@ -1,0 +1,136 @@
+//! `project`.
+
+use super::args::{Project, ProjectSettings};
+use super::client::{Client, dict, number, text};
+use super::failure::{Failure, NO_SUCH, Result, USAGE};
+use super::render::{self, Out};
+use super::{Global, json};
+use crate::api::proxy::{Dict, Given};
+use crate::domain::name::shown;
+use zbus::OwnedObjectPath;
+
+/// Does what is asked of projects.
+pub(super) async fn project(client: &Client, global: &Global, args: &Project) -> Result<u8> {
+    let out = Out::new(global.output);
+    match args {
+        Project::Create(settings) => {
+            let body = (settings.name.as_str(), &given(settings));
+            let _path: OwnedObjectPath = client.call("CreateProject", &body).await?;
+        }
+        Project::Set(settings) => {
+            let given = given(settings);
+            if given.is_empty() {
+                return Err(Failure::new(
+                    USAGE,
+                    "No setting is given, such as --max-runners=10 or --memory-max=infinity.",
+                ));
+            }
+            let body = (settings.name.as_str(), &given);
+            if let Err(failure) = client.call::<_, ()>("SetProject", &body).await {
+                return Err(client.suggest(failure, &settings.name).await);
+            }
+        }
+        Project::Remove { name } => {
+            let mut status = 0;
+            for name in name {
+                let body = (name.as_str(), &Given::new());
+                if let Err(failure) = client.call::<_, ()>("RemoveProject", &body).await {
+                    let failure = client.suggest(failure, name).await;
+                    super::complain(&failure);
+                    status = if status == 0 { failure.status } else { status };
+                }
+            }
+            return Ok(status);
+        }
+        Project::Show { name } => show(client, &out, name).await?,
+        Project::List => list(client, global, &out).await?,
+    }
+    Ok(0)
+}
+
+fn given(settings: &ProjectSettings) -> Given<'static> {
+    let mut out = Given::new();
+    if let Some(text) = &settings.description {
+        out.insert("description", text.clone().into());
+    }
+    if let Some(number) = &settings.max_runners {
+        out.insert("max-runners", number.clone().into());
+    }
+    for (key, value) in settings.limits.given() {
+        out.insert(key, value.to_owned().into());
+    }
+    out
+}
+
+async fn all(client: &Client) -> Result<Vec<Dict>> {
+    let projects = client.manager().list_projects().await;
+    projects.map_err(|e| Failure::of_call(&e))
+}
+
+async fn show(client: &Client, out: &Out, name: &str) -> Result<()> {
+    let projects = all(client).await?;
+    let Some(project) = projects.iter().find(|p| text(p, "name") == name) else {
+        let failure = Failure {
+            status: NO_SUCH,
+            name: Some("NoSuchProject".to_owned()),
+            message: format!("There is no project “{}”.", shown(name)),
+        };
+        return Err(client.suggest(failure, name).await);
+    };
+    if out.is_json() {
+        return out.object(&json::project(project));
+    }
+    let limits = dict(project, "limits");
+    let said: Vec<String> = super::show::said(&limits);
+    let slice = text(project, "slice");
+    out.text(&render::block(&[
+        ("Project", text(project, "name").to_owned()),
+        ("Description", render::clean(text(project, "description"))),
+        (
+            "Live",
+            number(project, "live").unwrap_or_default().to_string(),
+        ),
+        ("Max runners", max(project)),
+        ("Limits", said.join(" ")),
+        ("Slice", slice.to_owned()),
+        (
+            "Created",
+            render::time(number(project, "created_at").unwrap_or_default()),
+        ),
+        ("Output", format!("journalctl '_SYSTEMD_SLICE={slice}'")),
+    ]))
+}
+
+async fn list(client: &Client, global: &Global, out: &Out) -> Result<()> {
+    let projects = all(client).await?;
+    if out.is_json() {
+        return out.objects(projects.iter().map(json::project).collect());
+    }
+    if global.quiet {
+        let names: String = projects
+            .iter()
+            .map(|p| format!("{}\n", text(p, "name")))
+            .collect();
+        return out.text(&names);
+    }
+    if projects.is_empty() {
+        eprintln!("There is no project yet. Make one with: stratavorectl project create NAME");
+        return Ok(());
+    }
+    let rows: Vec<Vec<String>> = projects
+        .iter()
+        .map(|project| {
+            vec![
+                text(project, "name").to_owned(),
+                number(project, "live").unwrap_or_default().to_string(),
+                max(project),
+                render::clean(text(project, "description")),
+            ]
+        })
+        .collect();
+    out.table(&["NAME", "LIVE", "MAX", "DESCRIPTION"], &rows)
+}
+
+fn max(project: &Dict) -> String {
+    number(project, "max_runners").map_or_else(|| "infinity".to_owned(), |n| n.to_string())
+}

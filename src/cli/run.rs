@@ -1,0 +1,362 @@
+//! `run`.
+
+use super::args::Run;
+use super::client::{Client, texts};
+use super::failure::{FAILED, Failure, REFUSED, Result, USAGE};
+use super::render::Out;
+use super::wait::{Endings, status, told};
+use super::{Global, json, labels};
+use crate::api::proxy::{Dict, Given};
+use rustix::io::Errno;
+use std::collections::BTreeSet;
+use zbus::{OwnedObjectPath, Variant};
+
+/// What `run --wait` exits with when the command was never run: as env(1) and timeout(1) do.
+const NOT_RUN: u8 = 125;
+const NOT_EXECUTABLE: u8 = 126;
+const NOT_FOUND: u8 = 127;
+
+/// Launches.
+pub(super) async fn run(client: &Client, global: &Global, args: &Run) -> Result<u8> {
+    match launch(client, global, args).await {
+        Err(mut failure) if args.wait => {
+            let name = failure.name.clone().unwrap_or_default();
+            failure.status = if failure.is("LaunchFailed") {
+                exec_status(
+                    &failure.message,
+                    args.command.first().map_or("", String::as_str),
+                    &directory(args).unwrap_or_default(),
+                )
+            } else {
+                NOT_RUN
+            };
+            if !name.is_empty() {
+                failure.message = format!("{name}: {}", failure.message);
+            }
+            Err(failure)
+        }
+        other => other,
+    }
+}
+
+/// 126 or 127, as shells have it, from the sentence about a failed launch of this command in
+/// this directory: its beginning and its end are fixed, what is between them is the user's.
+fn exec_status(message: &str, command: &str, directory: &str) -> u8 {
+    let message = match message.rsplit_once(" (runner ") {
+        Some((head, id)) if id.len() == 37 && id.ends_with(')') => head,
+        _ => message,
+    };
+    let (name, slash) = (clip(command), command.contains('/'));
+    if !slash && message.starts_with(&format!("{name}: not found in PATH")) {
+        return NOT_FOUND;
+    }
+    let message = HINTS
+        .iter()
+        .find_map(|hint| message.strip_suffix(hint))
+        .unwrap_or(message);
+    // `<file>: <text> (errno <n>)`, and the kernel's texts have neither a colon nor a bracket.
+    let Some((file, errno)) = message
+        .strip_suffix(')')
+        .and_then(|rest| rest.rsplit_once(" (errno "))
+        .and_then(|(rest, n)| Some((rest.rsplit_once(": ")?.0, n.parse::<i32>().ok()?)))
+    else {
+        return NOT_RUN;
+    };
+    let exec = match slash {
+        true => file == name,
+        false => file.ends_with(&format!("/{command}")) || file.ends_with('…'),
+    };
+    if !exec || file == format!("working directory {}", clip(directory)) {
+        return NOT_RUN;
+    }
+    match Errno::from_raw_os_error(errno) {
+        Errno::NOENT => NOT_FOUND,
+        Errno::ACCESS | Errno::NOEXEC | Errno::NOTDIR | Errno::ISDIR | Errno::PERM => {
+            NOT_EXECUTABLE
+        }
+        _ => NOT_RUN,
+    }
+}
+
+/// What the shim may say after the kernel's text.
+const HINTS: [&str; 5] = [
+    ": the interpreter that it names is missing",
+    ": it is a directory",
+    ": is it executable?",
+    ": a script needs a first line such as “#!/bin/sh”",
+    ": the command and its environment are too large",
+];
+
+/// Long words as the shim shortens them.
+fn clip(text: &str) -> String {
+    match text.char_indices().nth(300) {
+        None => text.to_owned(),
+        Some((end, _)) => format!("{}…", &text[..end]),
+    }
+}
+
+async fn launch(client: &Client, global: &Global, args: &Run) -> Result<u8> {
+    let out = Out::new(global.output);
+    let options = options(args)?;
+    let command: Vec<&str> = args.command.iter().map(String::as_str).collect();
+    if args.explain {
+        return explain(client, &out, args, &command, &options).await;
+    }
+    let mut endings = match args.wait {
+        true => Some(Endings::subscribe(client).await?),
+        false => None,
+    };
+    let body = (args.project.as_str(), &command[..], &options);
+    let launched: Result<(String, OwnedObjectPath)> = client.call("Launch", &body).await;
+    let (id, _) = match launched {
+        Ok(launched) => launched,
+        Err(failure) => return Err(client.suggest(failure, &args.project).await),
+    };
+    if args.wait {
+        eprintln_unless(global.quiet, &format!("Running as {id}."));
+    } else if out.is_json() {
+        out.object(&json::shown(&client.describe(&id).await?))?;
+    } else {
+        out.line(&id)?;
+    }
+    if args.shared.given().chain(args.own.given()).next().is_some() {
+        warn(client, &id).await;
+    }
+    let Some(endings) = &mut endings else {
+        return Ok(0);
+    };
+    let mut code = NOT_RUN;
+    let wait = endings.of(client, BTreeSet::from([id.clone()]), |described| {
+        code = status(described);
+        if out.is_json() {
+            out.object(&json::shown(described))?;
+        } else if code != 0 {
+            eprintln_unless(global.quiet, &told(described));
+        }
+        Ok(())
+    });
+    tokio::select! {
+        done = wait => done?,
+        _ = tokio::signal::ctrl_c() => {
+            eprintln_unless(
+                global.quiet,
+                &format!("Runner {id} goes on. Stop it with: stratavorectl stop {id}"),
+            );
+            return Ok(130);
+        }
+    }
+    Ok(code)
+}
+
+/// What the host does not hold although it was asked for.
+async fn warn(client: &Client, id: &str) {
+    if let Ok(described) = client.describe(id).await {
+        for warning in texts(&described, "warnings").unwrap_or_default() {
+            eprintln!("Warning: {}", super::render::clean(&warning));
+        }
+    }
+}
+
+fn eprintln_unless(quiet: bool, text: &str) {
+    if !quiet {
+        eprintln!("{text}");
+    }
+}
+
+fn options(args: &Run) -> Result<Given<'static>> {
+    let mut options = Given::new();
+    let mut put = |key, value: &Option<String>| {
+        if let Some(value) = value {
+            options.insert(key, Variant::from(value.clone()));
+        }
+    };
+    put("name", &args.name);
+    put("uid", &args.uid);
+    put("request-id", &args.request_id);
+    put("working-directory", &Some(directory(args)?));
+    for (key, value) in args.shared.given().chain(args.own.given()) {
+        options.insert(key, value.to_owned().into());
+    }
+    if !args.setenv.is_empty() {
+        let entries = args.setenv.iter().map(|e| setenv(e));
+        let entries: Vec<String> = entries.collect::<Result<_>>()?;
+        options.insert("setenv", entries.into());
+    }
+    if !args.label.is_empty() {
+        options.insert("label", labels(&args.label)?);
+    }
+    Ok(options)
+}
+
+/// The directory that the command is run in.
+fn directory(args: &Run) -> Result<String> {
+    match &args.working_directory {
+        Some(given) => absolute(given),
+        None => here(),
+    }
+}
+
+fn here() -> Result<String> {
+    let dir = std::env::current_dir()
+        .map_err(|e| Failure::new(FAILED, format!("The current directory is not known: {e}")))?;
+    dir.into_os_string().into_string().map_err(|_| {
+        Failure::new(
+            FAILED,
+            "The current directory's name is not UTF-8; name another with --working-directory=.",
+        )
+    })
+}
+
+/// `~` is the shell's affair; a relative path is meant from here.
+fn absolute(path: &str) -> Result<String> {
+    match path.starts_with('/') {
+        true => Ok(path.to_owned()),
+        false => Ok(format!("{}/{path}", here()?.trim_end_matches('/'))),
+    }
+}
+
+/// `NAME` alone takes the value from here, as systemd-run does it.
+fn setenv(entry: &str) -> Result<String> {
+    if entry.contains('=') {
+        return Ok(entry.to_owned());
+    }
+    let name = crate::domain::name::shown(entry);
+    match std::env::var(entry) {
+        Ok(value) => Ok(format!("{entry}={value}")),
+        Err(std::env::VarError::NotPresent) => Err(Failure::new(
+            USAGE,
+            format!("The environment has no variable {name}; give a value with -E {name}=VALUE."),
+        )),
+        Err(_) => Err(Failure::new(
+            USAGE,
+            format!("The value of the variable {name} is not UTF-8."),
+        )),
+    }
+}
+
+async fn explain(
+    client: &Client,
+    out: &Out,
+    args: &Run,
+    command: &[&str],
+    options: &Given<'_>,
+) -> Result<u8> {
+    let body = (args.project.as_str(), command, options);
+    let explained: Result<(bool, Vec<Dict>)> = client.call("Explain", &body).await;
+    let (admitted, gates) = match explained {
+        Ok(explained) => explained,
+        Err(failure) => return Err(client.suggest(failure, &args.project).await),
+    };
+    let gates: Vec<_> = gates.iter().map(json::gate).collect();
+    if out.is_json() {
+        out.object(&serde_json::json!({"admitted": admitted, "gates": gates}))?;
+    } else {
+        let word = |value: &serde_json::Value| match value {
+            serde_json::Value::Null => "-".to_owned(),
+            serde_json::Value::String(text) => text.clone(),
+            other => other.to_string(),
+        };
+        let rows: Vec<Vec<String>> = gates
+            .iter()
+            .map(|gate| {
+                let open = if gate["open"] == true { "yes" } else { "no" };
+                vec![
+                    word(&gate["name"]),
+                    word(&gate["subject"]),
+                    word(&gate["used"]),
+                    word(&gate["limit"]),
+                    open.to_owned(),
+                ]
+            })
+            .collect();
+        out.table(&["GATE", "OF", "USED", "LIMIT", "OPEN"], &rows)?;
+    }
+    Ok(if admitted { 0 } else { REFUSED })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn statuses_of_shells() {
+        const ID: &str = " (runner 0193c1d2-0000-7000-8000-000000000001)";
+        let of = |command: &str, message: &str| {
+            let bare = exec_status(message, command, "/srv/x");
+            let told = exec_status(&format!("{message}{ID}"), command, "/srv/x");
+            assert_eq!(bare, told, "{message}");
+            told
+        };
+        for (command, message, status) in [
+            ("x", "x: not found in PATH=/bin", 127),
+            ("x", "x: not found in PATH=/a (errno 13)", 127),
+            ("/x", "/x: No such file or directory (errno 2)", 127),
+            (
+                "/x",
+                "/x: No such file or directory (errno 2): the interpreter that it names is missing",
+                127,
+            ),
+            (
+                "/tmp/user x",
+                "/tmp/user x: No such file or directory (errno 2)",
+                127,
+            ),
+            (
+                "/working directory ",
+                "/working directory : No such file or directory (errno 2)",
+                127,
+            ),
+            (
+                "/x",
+                "/x: Permission denied (errno 13): is it executable?",
+                126,
+            ),
+            (
+                "x",
+                "/bin/x: Permission denied (errno 13): is it executable?",
+                126,
+            ),
+            (
+                "/x",
+                "/x: Permission denied (errno 13): it is a directory",
+                126,
+            ),
+            (
+                "/x",
+                "/x: Exec format error (errno 8): a script needs a first line such as “#!/bin/sh”",
+                126,
+            ),
+            (
+                "/x",
+                "/x: Argument list too long (errno 7): the command and its environment are too large",
+                125,
+            ),
+            (
+                "/x",
+                "working directory /srv/x: No such file or directory (errno 2)",
+                125,
+            ),
+            (
+                "x",
+                "working directory /srv/x: No such file or directory (errno 2)",
+                125,
+            ),
+            ("/x", "user 1000: Operation not permitted (errno 1)", 125),
+            ("(errno 2)", "the agent refused (errno 2)", 125),
+            ("x", "not found in PATH", 125),
+        ] {
+            assert_eq!(of(command, message), status, "{command}: {message}");
+        }
+        let long = "/".repeat(400);
+        let message = format!("{}: No such file or directory (errno 2)", clip(&long));
+        assert_eq!(of(&long, &message), 127);
+    }
+
+    #[test]
+    fn relative_directories_are_meant_from_here() {
+        assert_eq!(absolute("/srv").ok().as_deref(), Some("/srv"));
+        assert!(absolute("x").is_ok_and(|p| p.starts_with('/') && p.ends_with("/x")));
+        assert!(setenv("NO_SUCH_VARIABLE_HERE").is_err());
+        assert_eq!(setenv("A=b=c").ok().as_deref(), Some("A=b=c"));
+    }
+}

@@ -1,0 +1,50 @@
+//! `status`.
+
+use super::Global;
+use super::client::Client;
+use super::failure::{FAILED, Failure, Result};
+use super::render::{self, Out};
+
+/// Shows how stratavored is; 1 if nothing can be launched.
+pub(super) async fn status(client: &Client, global: &Global) -> Result<u8> {
+    let out = Out::new(global.output);
+    let manager = client.manager();
+    let get = async || -> zbus::Result<_> {
+        Ok((
+            manager.version().await?,
+            manager.host_name().await?,
+            manager.host_id().await?,
+            manager.store().await?,
+            manager.broker().await?,
+            manager.live_runners().await?,
+            manager.queued_runners().await?,
+        ))
+    };
+    let (version, name, id, store, broker, live, queued) =
+        get().await.map_err(|e| Failure::of_call(&e))?;
+    let down = store == "down";
+    if out.is_json() {
+        out.object(&serde_json::json!({
+            "version": version,
+            "host_name": name,
+            "host_id": id,
+            "store": store,
+            "broker": broker,
+            "live_runners": live,
+            "queued_runners": queued,
+        }))?;
+    } else if !global.quiet {
+        let store = match store.as_str() {
+            "down" => "down: nothing can be launched, running work goes on. See: journalctl -u stratavored".to_owned(),
+            "degraded" => "degraded: not everything is taken over yet".to_owned(),
+            other => other.to_owned(),
+        };
+        out.text(&render::block(&[
+            ("Host", format!("{name} ({id})")),
+            ("Version", version),
+            ("Store", store),
+            ("Live runners", live.to_string()),
+        ]))?;
+    }
+    Ok(if down { FAILED } else { 0 })
+}

@@ -1,0 +1,203 @@
+//! The composition root of `stratavored`: the only file that names every concrete type.
+
+use crate::adapters::agent_client::AgentClient;
+use crate::adapters::sqlite::SqliteStore;
+use crate::api;
+use crate::config::Config;
+use crate::engine::{Engine, Health, Settings};
+use crate::ports::{Store, StoreError};
+use crate::service;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+/// Between two attempts to open the store.
+const REOPEN: Duration = Duration::from_secs(2);
+/// How long a clean stop waits for launches under way.
+const LAST_LAUNCHES: Duration = Duration::from_secs(10);
+/// A hub or bus that has not come round for so long is wedged.
+const WEDGED: Duration = Duration::from_secs(20);
+/// Between two looks at bus and engine.
+const LOOK: Duration = Duration::from_secs(2);
+
+/// Why the daemon ended otherwise than by being asked.
+#[derive(Debug, thiserror::Error)]
+pub enum Fatal {
+    /// No bus, or our name is taken.
+    #[error("D-Bus: {0}")]
+    Bus(String),
+    /// The bus went away; systemd starts us again and we adopt.
+    #[error("the connection to the bus was closed; the daemon starts again and adopts its runners")]
+    BusClosed,
+    /// The store refuses this daemon for good.
+    #[error("store: {0}")]
+    Store(String),
+    /// The machine lacks something.
+    #[error("{0}")]
+    Machine(String),
+}
+
+/// Where things are.
+#[derive(Debug, Clone)]
+pub struct Paths {
+    /// The agent's socket.
+    pub agent: PathBuf,
+}
+
+/// Runs until SIGTERM, or until something breaks that a new start mends.
+pub async fn run(config: Config, paths: Paths) -> Result<(), Fatal> {
+    let (mut term, mut int) = (on(SignalKind::terminate())?, on(SignalKind::interrupt())?);
+    let host_id = host_id()?;
+    let host_name = if config.host_name.is_empty() {
+        host_name()
+    } else {
+        config.host_name.clone()
+    };
+
+    let store: Arc<dyn Store> = tokio::select! {
+        store = open_store(&config) => Arc::new(store?),
+        _ = term.recv() => return Ok(()),
+        _ = int.recv() => return Ok(()),
+    };
+    let (host, notices) = AgentClient::start(&paths.agent, config.unenforced);
+    let settings = Settings {
+        host: host_id.clone(),
+        host_name: host_name.clone(),
+        sole_host: true,
+        host_max: config.host_max_runners,
+        limits: config.limits,
+        retention: config.retention,
+    };
+    let engine = Engine::start(settings, Arc::clone(&store), host, notices);
+    let connection = zbus::Connection::system()
+        .await
+        .map_err(|e| Fatal::Bus(e.to_string()))?;
+    let identity = api::Identity {
+        version: crate::VERSION.to_owned(),
+        host_id,
+        host_name,
+    };
+    api::serve(&connection, engine.clone(), identity, api::Bus::System)
+        .await
+        .map_err(|e| Fatal::Bus(e.to_string()))?;
+
+    let mut health = engine.health();
+    service::status("Waiting for stratavore-agent to tell what runs");
+    tokio::select! {
+        _ = health.wait_for(|h| h.adopted) => {}
+        _ = term.recv() => return Ok(()),
+        _ = int.recv() => return Ok(()),
+    }
+    // Nobody can reach us before we know what runs.
+    api::own_name(&connection)
+        .await
+        .map_err(|e| Fatal::Bus(e.to_string()))?;
+    service::ready(&status_line(&engine, &health.borrow()));
+    tracing::info!(
+        version = crate::VERSION_TEXT,
+        live = engine.live_count(),
+        "Ready"
+    );
+
+    let outcome = tokio::select! {
+        _ = term.recv() => Ok(()),
+        _ = int.recv() => Ok(()),
+        () = connection.closed() => Err(Fatal::BusClosed),
+        () = look_after(&connection, &engine, health) => Ok(()),
+    };
+    service::stopping();
+    // Refuse calls, finish transactions, close the store.
+    engine.shutdown(LAST_LAUNCHES).await;
+    store.close().await;
+    outcome
+}
+
+/// A store that can't be opened now may be there later (a full disk, a folder not mounted yet);
+/// one that refuses us won't.
+async fn open_store(config: &Config) -> Result<SqliteStore, Fatal> {
+    loop {
+        match SqliteStore::open(&config.store_path, config.max_connections).await {
+            Ok(store) => return Ok(store),
+            Err(StoreError::Refused(error)) => return Err(Fatal::Store(error.message)),
+            Err(StoreError::Unavailable(why)) => {
+                tracing::error!(%why, "The store can't be opened; trying again");
+                service::status(&format!("Waiting for the store: {why}"));
+                tokio::time::sleep(REOPEN).await;
+            }
+        }
+    }
+}
+
+/// Tells systemd how we are, and that we are alive only while hub and bus come round.
+async fn look_after(
+    connection: &zbus::Connection,
+    engine: &Engine,
+    health: watch::Receiver<Health>,
+) {
+    let interval = service::watchdog_interval();
+    let mut tick = tokio::time::interval(interval.map_or(LOOK, |i| i.min(LOOK)));
+    let mut bus_seen = Instant::now();
+    let mut shown = String::new();
+    loop {
+        tick.tick().await;
+        if matches!(
+            tokio::time::timeout(WEDGED, api::heartbeat(connection)).await,
+            Ok(Ok(()))
+        ) {
+            bus_seen = Instant::now();
+        }
+        let wedged = bus_seen.elapsed() > WEDGED || engine.since_progress() > WEDGED;
+        if interval.is_some() && !wedged {
+            service::ping();
+        } else if wedged {
+            tracing::error!("Engine or bus make no progress; systemd will start the daemon again");
+        }
+        let line = status_line(engine, &health.borrow());
+        if line != shown {
+            service::status(&line);
+            shown = line;
+        }
+    }
+}
+
+fn status_line(engine: &Engine, health: &Health) -> String {
+    let mut line = match engine.live_count() {
+        1 => "1 live runner".to_owned(),
+        n => format!("{n} live runners"),
+    };
+    if !health.agent {
+        line.push_str("; the agent does not answer");
+    }
+    if let Some(why) = &health.store {
+        line.push_str(&format!("; the store does not answer: {why}"));
+    }
+    line
+}
+
+fn on(kind: SignalKind) -> Result<Signal, Fatal> {
+    signal(kind).map_err(|e| Fatal::Machine(format!("signals: {e}")))
+}
+
+/// An id of this host that says nothing about its machine-id (machine-id(5)).
+fn host_id() -> Result<String, Fatal> {
+    // Of Stratavore's own making, as machine-id(5) asks of each application.
+    const APP: &str = "6b1f0c2de7a44d0ab53f0a6c8e2d9471";
+    libsystemd::id128::Id128::parse_str(APP)
+        .and_then(|app| libsystemd::id128::get_machine_app_specific(&app))
+        .map(|id| id.lower_hex())
+        .map_err(|e| {
+            Fatal::Machine(format!(
+                "/etc/machine-id can't be read ({e}); make it with systemd-machine-id-setup"
+            ))
+        })
+}
+
+fn host_name() -> String {
+    rustix::system::uname()
+        .nodename()
+        .to_string_lossy()
+        .into_owned()
+}

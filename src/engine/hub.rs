@@ -1,0 +1,216 @@
+//! The hub: hears what the agent tells, hands it to the lanes, and reconciles.
+
+use super::lane::Command;
+use super::{Loop, Shared};
+use crate::crash;
+use crate::domain::reconcile::{self, Todo, World};
+use crate::domain::{Runner, RunnerId};
+use crate::ports::{HostNotice, RunnerFilter, StoreError};
+use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+/// The hub comes round at least so often, which is what the watchdog looks at.
+const TURN: Duration = Duration::from_secs(1);
+/// Between two reconciliations that have no other reason: what no message told shows then.
+const SWEEP: Duration = Duration::from_secs(60);
+/// Rows read at a time.
+const PAGE: u32 = 500;
+/// Pause after a reconciliation that failed.
+const AGAIN: Duration = Duration::from_millis(500);
+
+pub(super) async fn run(shared: Arc<Shared>, mut notices: mpsc::Receiver<HostNotice>) {
+    let mut strangers = HashSet::new();
+    let mut next = None::<Instant>;
+    let mut turn = tokio::time::interval(TURN);
+    loop {
+        shared.note_progress(Loop::Hub);
+        tokio::select! {
+            notice = notices.recv() => match notice {
+                None => return,
+                Some(HostNotice::Connected) => {
+                    shared.health.send_modify(|h| h.agent = true);
+                    next = Some(Instant::now());
+                }
+                Some(HostNotice::Disconnected) => {
+                    shared.health.send_modify(|h| h.agent = false);
+                    next = None;
+                }
+                Some(HostNotice::Ended(id, record)) => tell(&shared, id, Command::Ended(record)),
+                Some(HostNotice::Lost(id)) => tell(&shared, id, Command::Lost),
+            },
+            () = shared.recheck.notified() => {
+                if shared.health.borrow().agent {
+                    next = Some(Instant::now());
+                }
+            }
+            _ = turn.tick() => {}
+        }
+        if next.is_none_or(|at| at > Instant::now()) {
+            continue;
+        }
+        let done = {
+            let work = reconcile(&shared, &mut strangers);
+            tokio::pin!(work);
+            loop {
+                // A slow agent is no wedged engine.
+                tokio::select! {
+                    done = &mut work => break done,
+                    _ = turn.tick() => shared.note_progress(Loop::Hub),
+                }
+            }
+        };
+        let pause = match done {
+            Ok(()) => {
+                shared
+                    .health
+                    .send_if_modified(|h| !std::mem::replace(&mut h.adopted, true));
+                SWEEP
+            }
+            Err(why) => {
+                tracing::warn!(%why, "Rows and runners could not be compared; trying again");
+                AGAIN
+            }
+        };
+        next = Some(Instant::now() + pause);
+    }
+}
+
+/// Compares rows with the host and sets right what differs.
+///
+/// Order matters. The rows are taken before the host is looked at: what the look does not show
+/// of them has ended. What is newer than the rows has a lane by then, and is left out.
+async fn reconcile(shared: &Arc<Shared>, strangers: &mut HashSet<RunnerId>) -> Result<(), String> {
+    let first = !shared.health.borrow().adopted;
+    let rows: BTreeMap<RunnerId, Runner> = if first {
+        let live = shared.store.live(&shared.settings.host).await;
+        let live = live.map_err(|error| {
+            if let StoreError::Unavailable(why) = &error {
+                shared.note_store(Some(why.clone()));
+            }
+            error.to_string()
+        })?;
+        let others = if shared.settings.sole_host {
+            of_former_ids(shared).await?
+        } else {
+            Vec::new()
+        };
+        live.into_iter().chain(others).map(|r| (r.id, r)).collect()
+    } else {
+        // From then on the lanes are what is live; they also know steps the store still lacks.
+        shared.read(|live| {
+            let settled = live.iter().filter(|(_, e)| !e.launching);
+            settled
+                .map(|(id, e)| (*id, e.runner.as_ref().clone()))
+                .filter(|(_, r)| r.state().is_live())
+                .collect()
+        })
+    };
+    let mut world = shared.host.inventory().await.map_err(|e| e.to_string())?;
+    shared.read(|live| {
+        world
+            .runners
+            .retain(|id, _| rows.contains_key(id) || !live.contains_key(id))
+    });
+    let (mut ended, mut unknown) = (HashSet::new(), HashSet::new());
+    for id in world.runners.keys().filter(|id| !rows.contains_key(id)) {
+        match shared.store.runner(*id).await {
+            Ok(Some(row)) if !row.state().is_live() => {
+                ended.insert(*id);
+            }
+            Ok(_) => {}
+            Err(_) => {
+                unknown.insert(*id);
+            }
+        }
+    }
+    // What the store can't tell about now is left for the next time; the rest goes on.
+    world.runners.retain(|id, _| !unknown.contains(id));
+    strangers.retain(|id| world.runners.contains_key(id));
+    if first {
+        for row in rows.values() {
+            if let Some(lane) = shared.open_lane(row.clone(), false) {
+                tokio::spawn(lane.run());
+            }
+        }
+    }
+    crash::point("daemon.adopting");
+    for todo in reconcile::plan(&world, &rows, |id| ended.contains(&id)) {
+        execute(shared, &world, todo, strangers);
+    }
+    Ok(())
+}
+
+/// The live rows that carry another host's id in a store that is this host's alone: its
+/// machine-id has changed, or the store was moved here. Nobody else will end them.
+async fn of_former_ids(shared: &Shared) -> Result<Vec<Runner>, String> {
+    let mut found = Vec::new();
+    let mut after = None;
+    loop {
+        let filter = RunnerFilter {
+            after,
+            limit: PAGE,
+            ..RunnerFilter::default()
+        };
+        let page = shared
+            .store
+            .runners(filter)
+            .await
+            .map_err(|e| e.to_string())?;
+        let more = page.len() == PAGE as usize;
+        after = page.last().map(|r| r.id);
+        found.extend(page.into_iter().filter(|r| r.host != shared.settings.host));
+        if !more {
+            return Ok(found);
+        }
+    }
+}
+
+fn execute(shared: &Arc<Shared>, world: &World, todo: Todo, strangers: &mut HashSet<RunnerId>) {
+    let (id, command) = match todo {
+        Todo::Adopt(id) => (id, Command::Adopted),
+        Todo::NoteFrozen(id) => (id, Command::Frozen(true)),
+        Todo::NoteThawed(id) => (id, Command::Frozen(false)),
+        Todo::StopAgain(id) => (id, Command::StopAgain),
+        Todo::CloseGate(id) => (id, Command::CloseGate),
+        Todo::StopScope(id) => (id, Command::StopScope),
+        Todo::End(id, exit, usage) => (id, Command::End(exit, usage)),
+        Todo::Forget(id) => {
+            let host = Arc::clone(&shared.host);
+            tokio::spawn(async move { host.forget(id).await });
+            return;
+        }
+        Todo::StopZombie(id) => {
+            tracing::warn!(runner = %id, "A scope whose runner has ended is alive: it is stopped");
+            let host = Arc::clone(&shared.host);
+            tokio::spawn(async move {
+                if host.stop_scope(id).await.is_ok() {
+                    let _ = host.forget(id).await;
+                }
+            });
+            return;
+        }
+        Todo::Stranger(id) => {
+            let alive = world
+                .runners
+                .get(&id)
+                .is_some_and(|seen| seen.scope || seen.shim);
+            if alive && strangers.insert(id) {
+                tracing::warn!(runner = %id, "A runner is alive that the store knows nothing about; it is left alone. See: systemctl status {}", id.unit());
+            }
+            return;
+        }
+    };
+    tell(shared, id, command);
+}
+
+/// A runner without a lane has ended, or is not adopted yet: then the reconciliation finds it.
+fn tell(shared: &Shared, id: RunnerId, command: Command) {
+    shared.read(|live| {
+        if let Some(entry) = live.get(&id) {
+            let _ = entry.lane.send(command);
+        }
+    });
+}

@@ -1,0 +1,473 @@
+//! A lane: the one task that does everything about one live runner, in order.
+
+use super::launch::Launched;
+use super::{Shared, host_error, now};
+use crate::crash;
+use crate::domain::event::Actor;
+use crate::domain::exit::{Asked, Cause, Exit, Record, Usage};
+use crate::domain::runner::{Change, Step};
+use crate::domain::units::INFINITY;
+use crate::domain::{Error, ErrorKind, Limits, Runner, State};
+use crate::ports::{Applied, HostError, StoreError};
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
+
+/// Where an answer goes.
+pub(super) type Answer<T> = oneshot::Sender<Result<T, Error>>;
+
+/// Steps a lane keeps while the store is away; more are refused, endings never.
+const BACKLOG_MAX: usize = 64;
+/// First pause before a step is written again, doubled up to [`RETRY_MAX`].
+const RETRY_MIN: Duration = Duration::from_millis(200);
+const RETRY_MAX: Duration = Duration::from_secs(5);
+
+/// What a lane is told.
+#[derive(Debug)]
+pub(super) enum Command {
+    Stop {
+        actor: Actor,
+        reply: Answer<()>,
+    },
+    Kill {
+        signal: i32,
+        actor: Actor,
+        reply: Answer<()>,
+    },
+    Freeze {
+        actor: Actor,
+        reply: Answer<()>,
+    },
+    Thaw {
+        actor: Actor,
+        reply: Answer<()>,
+    },
+    Limit {
+        change: Limits,
+        actor: Actor,
+        reply: Answer<Vec<String>>,
+    },
+    /// The shim's own word on the ending.
+    Ended(Box<Record>),
+    /// The ending by reconciliation.
+    End(Box<Exit>, Usage),
+    /// The shim is gone without a record, the scope is empty.
+    Lost,
+    /// The cgroup is frozen, or not, whoever did it.
+    Frozen(bool),
+    /// Reconciliation found it alive and well.
+    Adopted,
+    /// It should be stopping; the order may have been lost.
+    StopAgain,
+    /// Its shim waits at a gate that must not be opened any more.
+    CloseGate,
+    /// Its scope lives without a shim.
+    StopScope,
+}
+
+/// The caller of a launch whose outcome is to be told later.
+#[derive(Debug)]
+pub(super) struct Pending {
+    pub(super) reply: Answer<Launched>,
+    /// Then it is told what is known.
+    pub(super) until: Instant,
+    /// The exec failed; `None` = nobody knows yet whether it was tried.
+    pub(super) error: Option<Error>,
+}
+
+#[derive(Debug)]
+pub(super) struct Lane {
+    pub(super) shared: Arc<Shared>,
+    pub(super) runner: Runner,
+    inbox: mpsc::UnboundedReceiver<Command>,
+    /// Steps taken and not yet in the store, oldest first.
+    backlog: VecDeque<Change>,
+    retry_at: Option<Instant>,
+    pause: Duration,
+    pub(super) pending: Option<Pending>,
+    /// When the command started, on a clock that is not set: known as well as the wall clock
+    /// was when this lane was opened.
+    started: Option<Instant>,
+    /// The runtime limit was enforced on a frozen runner already.
+    overtime: bool,
+}
+
+impl Lane {
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        runner: Runner,
+        inbox: mpsc::UnboundedReceiver<Command>,
+    ) -> Self {
+        let ago = now().0.saturating_sub(runner.started_at.0);
+        let started = runner
+            .started_at
+            .set()
+            .and_then(|_| Instant::now().checked_sub(Duration::from_micros(ago)));
+        Self {
+            shared,
+            runner,
+            inbox,
+            backlog: VecDeque::new(),
+            retry_at: None,
+            pause: RETRY_MIN,
+            pending: None,
+            started,
+            overtime: false,
+        }
+    }
+
+    /// Lives until the ending is in the store.
+    pub(super) async fn run(mut self) {
+        while self.runner.state().is_live() || !self.backlog.is_empty() {
+            let overtime_at = self.overtime_at();
+            tokio::select! {
+                command = self.inbox.recv() => match command {
+                    Some(command) => self.obey(command).await,
+                    None => break,
+                },
+                () = until(self.retry_at) => self.flush().await,
+                () = until(self.pending.as_ref().map(|p| p.until)) => self.uncertain(),
+                () = until(overtime_at) => self.stop_overtime().await,
+            }
+        }
+        let id = self.runner.id;
+        crash::point("daemon.after-t3");
+        self.shared.write(|live| live.remove(&id));
+        // Should this fail, the next reconciliation forgets it.
+        if let Err(error) = self.shared.host.forget(id).await {
+            tracing::debug!(runner = %id, %error, "What an ended runner left stays until the next reconciliation");
+        }
+    }
+
+    async fn obey(&mut self, command: Command) {
+        match command {
+            Command::Stop { actor, reply } => {
+                let result = self.stop(actor).await;
+                let _ = reply.send(result);
+            }
+            Command::Kill {
+                signal,
+                actor,
+                reply,
+            } => {
+                let result = self.kill(signal, actor).await;
+                let _ = reply.send(result);
+            }
+            Command::Freeze { actor, reply } => {
+                let result = self.freeze(true, actor).await;
+                let _ = reply.send(result);
+            }
+            Command::Thaw { actor, reply } => {
+                let result = self.freeze(false, actor).await;
+                let _ = reply.send(result);
+            }
+            Command::Limit {
+                change,
+                actor,
+                reply,
+            } => {
+                let result = self.limit(change, actor).await;
+                let _ = reply.send(result);
+            }
+            Command::Ended(record) => {
+                crash::point("daemon.before-t3");
+                self.end(record.exit(), record.usage).await;
+            }
+            Command::End(exit, usage) => self.end(*exit, usage).await,
+            Command::Lost => {
+                let exit = Exit {
+                    cause: Cause::SupervisorLost,
+                    code: None,
+                    signal: None,
+                    message: "Its shim was killed, so nobody saw how the command ended; its processes were stopped.".to_owned(),
+                };
+                self.end(exit, Usage::default()).await;
+            }
+            Command::Frozen(true) if self.runner.state() == State::Running => {
+                self.step(Step::Freeze, Actor::host()).await;
+            }
+            Command::Frozen(false) if self.runner.state() == State::Frozen => {
+                self.step(Step::Thaw, Actor::host()).await;
+            }
+            Command::Frozen(_) => {}
+            Command::Adopted => {
+                // Alive past its gate: whoever still waits for the launch has it.
+                if self.pending.as_ref().is_some_and(|p| p.error.is_none()) {
+                    self.answer(Ok(self.runner.clone()));
+                }
+            }
+            Command::StopAgain => {
+                self.note(self.shared.host.stop(self.runner.id, Asked::Stop).await)
+            }
+            Command::CloseGate => self.note(self.shared.host.abort(self.runner.id).await),
+            Command::StopScope => {
+                self.note(self.shared.host.stop_scope(self.runner.id).await);
+                // The next plan sees an empty scope, or a record, and ends the runner.
+                self.shared.recheck.notify_one();
+            }
+        }
+    }
+
+    /// Takes a step here and writes it, now or when the store is back. `false` = it was not legal.
+    pub(super) async fn step(&mut self, step: Step, actor: Actor) -> bool {
+        let at = now();
+        if self.runner.apply(&step, at).is_err() {
+            return false;
+        }
+        self.show();
+        self.backlog.push_back(Change {
+            id: self.runner.id,
+            step,
+            actor,
+            at,
+        });
+        if self.retry_at.is_none() {
+            self.flush().await;
+        }
+        true
+    }
+
+    /// Writes what waits, in order, until the store fails.
+    async fn flush(&mut self) {
+        while let Some(change) = self.backlog.front() {
+            match self.shared.store.apply(change.clone()).await {
+                Ok(applied) => {
+                    self.backlog.pop_front();
+                    self.pause = RETRY_MIN;
+                    self.retry_at = None;
+                    self.publish(applied);
+                }
+                Err(StoreError::Unavailable(why)) => {
+                    self.shared.note_store(Some(why));
+                    self.retry_at = Some(Instant::now() + self.pause);
+                    self.pause = (self.pause * 2).min(RETRY_MAX);
+                    return;
+                }
+                Err(StoreError::Refused(error)) => {
+                    // Lane and row agree on every state, so this is a defect or a meddled store:
+                    // the row is right, and the rest of the lane's steps would be refused too.
+                    tracing::error!(runner = %self.runner.id, %error, "A step was refused by the store");
+                    self.backlog.clear();
+                    self.retry_at = None;
+                    match self.shared.store.runner(self.runner.id).await {
+                        Ok(Some(row)) => self.runner = row,
+                        _ => return,
+                    }
+                    self.show();
+                }
+            }
+        }
+    }
+
+    /// T2 was written: the row is the runner.
+    pub(super) fn take_over(&mut self, applied: Applied) {
+        self.runner = applied.runner.clone();
+        self.started = Some(Instant::now());
+        self.show();
+        self.publish(applied);
+    }
+
+    fn publish(&mut self, applied: Applied) {
+        self.runner.seq = applied.runner.seq;
+        if applied.runner.state() == State::Ended {
+            tell_ending(&applied.runner);
+        }
+        self.shared.publish(
+            applied.event,
+            Some(Arc::new(applied.runner)),
+            Some(applied.old),
+        );
+    }
+
+    /// Puts the lane's copy where everybody sees it.
+    fn show(&self) {
+        let runner = Arc::new(self.runner.clone());
+        self.shared.write(|live| {
+            if let Some(entry) = live.get_mut(&runner.id) {
+                entry.runner = runner;
+            }
+        });
+    }
+
+    async fn end(&mut self, exit: Exit, usage: Usage) {
+        let launched = match exit.cause {
+            Cause::LaunchFailed => Err(Error::new(
+                ErrorKind::LaunchFailed,
+                format!("{} (runner {})", exit.message, self.runner.id),
+            )),
+            _ => Ok(self.runner.clone()),
+        };
+        self.step(Step::End(exit, usage), Actor::host()).await;
+        self.answer(launched);
+    }
+
+    fn uncertain(&mut self) {
+        self.answer(Err(Error::new(
+            ErrorKind::HostUnavailable,
+            format!("The agent broke off while starting runner {0}; whether it runs will be known when the agent is back. See: stratavorectl show {0}.", self.runner.id),
+        )));
+    }
+
+    /// Tells a launch's caller, if it still waits. A failed exec stays what it is.
+    fn answer(&mut self, launched: Result<Runner, Error>) {
+        if let Some(pending) = self.pending.take() {
+            let result = match pending.error {
+                Some(error) => Err(error),
+                None => launched.map(|runner| Launched {
+                    runner,
+                    repeated: false,
+                }),
+            };
+            let _ = pending.reply.send(result);
+        }
+    }
+
+    async fn stop(&mut self, actor: Actor) -> Result<(), Error> {
+        match self.runner.state() {
+            State::Ended => return Err(self.ended()),
+            State::Stopping => {}
+            _ => {
+                self.room()?;
+                self.step(Step::Stop, actor).await;
+            }
+        }
+        crash::point("daemon.stop-recorded");
+        match self.shared.host.stop(self.runner.id, Asked::Stop).await {
+            Ok(()) => Ok(()),
+            // Recorded: the order is given again when the agent is back.
+            Err(HostError::Unavailable(_)) if self.backlog.is_empty() => Ok(()),
+            Err(error) => Err(host_error(error)),
+        }
+    }
+
+    async fn kill(&mut self, signal: i32, actor: Actor) -> Result<(), Error> {
+        if self.runner.state() == State::Ended {
+            return Err(self.ended());
+        }
+        let id = self.runner.id;
+        self.shared
+            .host
+            .kill(id, signal)
+            .await
+            .map_err(host_error)?;
+        tracing::info!(runner = %id, signal, uid = actor.uid, user = actor.user, "Signal sent to a runner");
+        Ok(())
+    }
+
+    async fn freeze(&mut self, freeze: bool, actor: Actor) -> Result<(), Error> {
+        let step = if freeze { Step::Freeze } else { Step::Thaw };
+        // Somebody else may have frozen or thawed it meanwhile: the host is asked in any case.
+        let already = matches!(
+            (self.runner.state(), freeze),
+            (State::Frozen, true) | (State::Running, false)
+        );
+        if !already {
+            self.runner.clone().apply(&step, now())?;
+        }
+        self.room()?;
+        let id = self.runner.id;
+        let done = match freeze {
+            true => self.shared.host.freeze(id).await,
+            false => self.shared.host.thaw(id).await,
+        };
+        done.map_err(host_error)?;
+        crash::point("daemon.frozen");
+        if !already {
+            self.step(step, actor).await;
+        }
+        Ok(())
+    }
+
+    async fn limit(&mut self, change: Limits, actor: Actor) -> Result<Vec<String>, Error> {
+        if self.runner.state() == State::Ended {
+            return Err(self.ended());
+        }
+        self.room()?;
+        let limits = change.or(&self.runner.spec.limits);
+        let warnings = self
+            .shared
+            .host
+            .set_limits(self.runner.id, limits.clone())
+            .await
+            .map_err(host_error)?;
+        self.overtime = false;
+        self.step(Step::Limit(limits), actor).await;
+        Ok(warnings)
+    }
+
+    /// The shim keeps the runtime limit, but it is frozen with its runner, and frozen time
+    /// counts: then it is ours to keep.
+    fn overtime_at(&self) -> Option<Instant> {
+        let max = self
+            .runner
+            .spec
+            .limits
+            .runtime_max
+            .filter(|m| *m != INFINITY)?;
+        if self.runner.state() != State::Frozen || self.overtime {
+            return None;
+        }
+        self.started?.checked_add(Duration::from_micros(max))
+    }
+
+    async fn stop_overtime(&mut self) {
+        match self.shared.host.stop(self.runner.id, Asked::Timeout).await {
+            Ok(()) => {
+                self.overtime = true;
+                self.step(Step::Stop, Actor::host()).await;
+            }
+            Err(error) => {
+                tracing::warn!(runner = %self.runner.id, %error, "A frozen runner is past its runtime limit and can't be stopped yet");
+                tokio::time::sleep(RETRY_MAX).await;
+            }
+        }
+    }
+
+    fn ended(&self) -> Error {
+        Error::new(
+            ErrorKind::WrongState,
+            format!("Runner {} has ended.", self.runner.id),
+        )
+    }
+
+    /// While the store is away only so many steps are kept.
+    fn room(&self) -> Result<(), Error> {
+        if self.backlog.len() < BACKLOG_MAX {
+            return Ok(());
+        }
+        Err(Error::new(
+            ErrorKind::StoreUnavailable,
+            format!(
+                "The store has been away for {BACKLOG_MAX} steps of this runner; try again when it is back."
+            ),
+        ))
+    }
+
+    fn note(&self, result: Result<(), HostError>) {
+        if let Err(error) = result {
+            tracing::warn!(runner = %self.runner.id, %error, "An order of the reconciliation failed; it is given again when the agent is back");
+        }
+    }
+}
+
+fn tell_ending(runner: &Runner) {
+    if let Some(exit) = &runner.exit {
+        tracing::info!(
+            runner = %runner.id,
+            project = %runner.spec.project,
+            cause = exit.cause.as_str(),
+            "Runner ended: {}",
+            exit.message
+        );
+    }
+}
+
+/// Sleeps until then, or for ever.
+async fn until(when: Option<Instant>) {
+    match when {
+        Some(when) => tokio::time::sleep_until(when).await,
+        None => std::future::pending().await,
+    }
+}

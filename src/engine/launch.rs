@@ -1,0 +1,343 @@
+//! The launch saga: T1, scope, T2, gate. Each step has its undo; wherever it is cut off, at
+//! most one exec has happened.
+//!
+//! | cut off after | what is left | who clears it up |
+//! |---|---|---|
+//! | T1 | row `starting` | reconciliation: nothing is there → `launch-failed` |
+//! | the scope | shim at its gate | its gate closes with our connection: it writes `never_started` |
+//! | T2 | row `running`, shim at its gate | the same |
+//! | the gate | a running command | reconciliation adopts it |
+
+use super::lane::{self, Lane, Pending};
+use super::{Engine, LAUNCHES_MAX, LaunchRequest, host_error, now, store_error};
+use crate::crash;
+use crate::domain::event::Actor;
+use crate::domain::exit::{Cause, Exit, Usage};
+use crate::domain::runner::{Change, Step};
+use crate::domain::{Error, ErrorKind, Runner, RunnerId};
+use crate::ports::{Admitted, HostError, LaunchOrder, NewRunner, RequestKey, StoreError};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+use tokio::sync::oneshot;
+
+/// How long a caller waits for the store to admit its launch.
+const ADMIT_MAX: Duration = Duration::from_secs(15);
+/// How long a caller waits to learn how its command fared when the agent broke off at the very
+/// moment the gate was to be opened, or until the ending of a failed exec is in the store.
+const ANSWER_MAX: Duration = Duration::from_secs(20);
+
+/// What a launch came to.
+#[derive(Debug, Clone)]
+pub struct Launched {
+    /// The runner as it was when its command had started.
+    pub runner: Runner,
+    /// The request id was used before: this is the first launch's runner, as it is now.
+    pub repeated: bool,
+}
+
+impl Engine {
+    /// Launches a runner; returns when its command has been exec'd. The launch goes on if the
+    /// caller goes away.
+    pub async fn launch(&self, request: LaunchRequest, actor: Actor) -> Result<Launched, Error> {
+        let (reply, answer) = oneshot::channel();
+        let engine = self.clone();
+        tokio::spawn(async move { engine.saga(request, actor, reply).await });
+        answer.await.unwrap_or_else(|_| Err(closing()))
+    }
+
+    async fn saga(
+        self,
+        mut request: LaunchRequest,
+        actor: Actor,
+        mut reply: lane::Answer<Launched>,
+    ) {
+        let shared = Arc::clone(&self.0);
+        if let Err(error) = self.ready() {
+            let _ = reply.send(Err(error));
+            return;
+        }
+        let turn = Arc::clone(&shared.launches).acquire_owned();
+        let Ok(Ok(permit)) = tokio::time::timeout(ADMIT_MAX, turn).await else {
+            let _ = reply.send(Err(busy()));
+            return;
+        };
+        if reply.is_closed() {
+            // Its caller has gone, and may be asking again.
+            return;
+        }
+        if shared.closing.load(Ordering::SeqCst) {
+            let _ = reply.send(Err(closing()));
+            return;
+        }
+        if let Err(error) = self.ready() {
+            let _ = reply.send(Err(error));
+            return;
+        }
+        let project_changes = shared.project_changes.load(Ordering::SeqCst);
+        let request_key = request.request_id.as_ref().map(|id| RequestKey {
+            uid: actor.uid.unwrap_or(request.spec.uid),
+            id: id.clone(),
+            digest: digest(&request),
+        });
+        request.spec.limits = request.spec.limits.or(&shared.settings.limits);
+        let new = NewRunner {
+            id: RunnerId::from_uuid(uuid::Uuid::now_v7()),
+            spec: request.spec,
+            host: shared.settings.host.clone(),
+            host_max: shared.settings.host_max,
+            request: request_key,
+            actor: actor.clone(),
+            at: now(),
+        };
+        crash::point("daemon.before-t1");
+        // A transaction may not be cancelled, but a caller needn't wait for ever.
+        let store = Arc::clone(&shared.store);
+        let mut admission = tokio::spawn(async move { store.admit(new).await });
+        let mut late = false;
+        let admitted = match tokio::time::timeout(ADMIT_MAX, &mut admission).await {
+            Ok(admitted) => admitted,
+            Err(_) => {
+                late = true;
+                shared.note_store(Some("it hangs".to_owned()));
+                let error =
+                    StoreError::Unavailable(format!("no answer within {} s", ADMIT_MAX.as_secs()));
+                let _ = std::mem::replace(&mut reply, oneshot::channel().0)
+                    .send(Err(store_error(error)));
+                admission.await
+            }
+        };
+        let admitted =
+            admitted.unwrap_or_else(|_| Err(StoreError::Unavailable("its task ended".to_owned())));
+        let (runner, project_limits) = match admitted {
+            Err(error) => {
+                if let StoreError::Unavailable(why) = &error {
+                    shared.note_store(Some(why.clone()));
+                }
+                let _ = reply.send(Err(store_error(error)));
+                return;
+            }
+            Ok(Admitted::Repeated(runner)) => {
+                let runner = shared
+                    .read(|live| live.get(&runner.id).map(|e| e.runner.as_ref().clone()))
+                    .unwrap_or(runner);
+                // A launch that failed has failed: the same request is not tried again.
+                let failed = runner
+                    .exit
+                    .as_ref()
+                    .filter(|e| e.cause == Cause::LaunchFailed);
+                let answer = match failed {
+                    Some(exit) => Err(Error::new(
+                        ErrorKind::LaunchFailed,
+                        format!(
+                            "{} (runner {}, launched before with this request id; use another one to try again)",
+                            exit.message, runner.id
+                        ),
+                    )),
+                    None => Ok(Launched {
+                        runner,
+                        repeated: true,
+                    }),
+                };
+                let _ = reply.send(answer);
+                return;
+            }
+            Ok(Admitted::Denied { error, event, .. }) => {
+                shared.publish(Some(event), None, None);
+                let _ = reply.send(Err(error));
+                return;
+            }
+            Ok(Admitted::New {
+                runner,
+                project_limits,
+                event,
+            }) => {
+                shared.publish(Some(event), Some(Arc::new(runner.clone())), None);
+                (runner, project_limits)
+            }
+        };
+        crash::point("daemon.after-t1");
+
+        let order = LaunchOrder {
+            id: runner.id,
+            spec: runner.spec.clone(),
+            setenv: request.setenv,
+            project_limits,
+        };
+        let Some(mut lane) = shared.open_lane(runner, true) else {
+            return;
+        };
+        let recheck = if late {
+            // Its caller was told that nothing came of it.
+            let error = Error::new(
+                ErrorKind::StoreUnavailable,
+                "The store admitted it after its caller had been sent away; nothing ran.",
+            );
+            lane.give_up(&error).await;
+            false
+        } else {
+            lane.start(order, project_changes, actor, reply).await
+        };
+        lane.shared.write(|live| {
+            if let Some(entry) = live.get_mut(&lane.runner.id) {
+                entry.launching = false;
+            }
+        });
+        if recheck {
+            // Whatever a reconciliation saw while this runner looked after itself is stale.
+            lane.shared.recheck.notify_one();
+        }
+        drop(permit);
+        lane.run().await;
+    }
+
+    /// Launches need store and agent at once; say so before anything is written.
+    fn ready(&self) -> Result<(), Error> {
+        let health = self.0.health.borrow();
+        if !health.agent || !health.adopted {
+            return Err(host_error(HostError::Unavailable(
+                "it is not connected".to_owned(),
+            )));
+        }
+        match &health.store {
+            Some(why) => Err(store_error(StoreError::Unavailable(why.clone()))),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Lane {
+    /// Brings the runner from T1 through its gate; whether how it fared is to be looked up again.
+    async fn start(
+        &mut self,
+        order: LaunchOrder,
+        project_changes: u64,
+        actor: Actor,
+        reply: lane::Answer<Launched>,
+    ) -> bool {
+        let id = order.id;
+        let placement = match self.shared.host.prepare(order).await {
+            Ok(placement) => placement,
+            Err(error) => {
+                if matches!(error, HostError::Unavailable(_)) {
+                    // It may yet come up at its gate; nobody will open it.
+                    let _ = self.shared.host.abort(id).await;
+                }
+                let error = host_error(error);
+                self.give_up(&error).await;
+                let _ = reply.send(Err(about(id, error)));
+                return false;
+            }
+        };
+        crash::point("daemon.prepared");
+        if self.shared.project_changes.load(Ordering::SeqCst) != project_changes {
+            self.set_slice_again().await;
+        }
+
+        // T2 is not deferred as other steps are: a row that does not say `running` must not run.
+        let change = Change {
+            id,
+            step: Step::Run(placement),
+            actor,
+            at: now(),
+        };
+        match self.shared.store.apply(change).await {
+            Ok(applied) => self.take_over(applied),
+            Err(error) => {
+                if let StoreError::Unavailable(why) = &error {
+                    self.shared.note_store(Some(why.clone()));
+                }
+                let _ = self.shared.host.abort(id).await;
+                let error = store_error(error);
+                self.give_up(&error).await;
+                let _ = reply.send(Err(error));
+                return false;
+            }
+        }
+        crash::point("daemon.after-t2");
+
+        match self.shared.host.go(id).await {
+            Ok(()) => {
+                crash::point("daemon.after-go");
+                let runner = self.runner.clone();
+                let _ = reply.send(Ok(Launched {
+                    runner,
+                    repeated: false,
+                }));
+                false
+            }
+            Err(error) => {
+                let uncertain = matches!(error, HostError::Unavailable(_));
+                // The shim's record follows and becomes the ending; who then looks sees it.
+                self.pending = Some(Pending {
+                    reply,
+                    until: tokio::time::Instant::now() + ANSWER_MAX,
+                    error: (!uncertain).then(|| about(id, host_error(error))),
+                });
+                true
+            }
+        }
+    }
+
+    /// The project was changed while this launch was under way, and its slice may have got the
+    /// former limits from it.
+    async fn set_slice_again(&self) {
+        let _changing = self.shared.projects.lock().await;
+        let name = &self.runner.spec.project;
+        if let Ok(Some(project)) = self.shared.store.project(name).await
+            && let Err(error) = self
+                .shared
+                .host
+                .set_slice(name, project.settings.limits)
+                .await
+        {
+            tracing::warn!(project = %name, %error, "The slice of a changed project could not be set again");
+        }
+    }
+
+    /// Nothing ran and nothing will.
+    async fn give_up(&mut self, why: &Error) {
+        let exit = Exit {
+            cause: Cause::LaunchFailed,
+            code: None,
+            signal: None,
+            message: why.message.clone(),
+        };
+        self.step(Step::End(exit, Usage::default()), Actor::host())
+            .await;
+    }
+}
+
+fn about(id: RunnerId, error: Error) -> Error {
+    Error::new(error.kind, format!("{} (runner {id})", error.message))
+}
+
+fn busy() -> Error {
+    Error::new(
+        ErrorKind::StoreUnavailable,
+        format!(
+            "{LAUNCHES_MAX} launches before this one have not been decided for {} s; nothing was changed.",
+            ADMIT_MAX.as_secs()
+        ),
+    )
+}
+
+fn closing() -> Error {
+    Error::new(
+        ErrorKind::HostUnavailable,
+        "stratavored is being stopped and launches nothing more; try again when it is back.",
+    )
+}
+
+/// SHA-256 over everything a launch asks for. The values of its environment are in it too, so
+/// that the same request id with another value is noticed; they can't be had back from it.
+fn digest(request: &LaunchRequest) -> String {
+    use sha2::{Digest, Sha256};
+    let setenv: Vec<_> = request.setenv.iter().map(|e| (&e.name, &e.value)).collect();
+    // Serialising plain data can't fail; an empty text would only make repetitions conflict.
+    let text = serde_json::to_vec(&(&request.spec, setenv)).unwrap_or_default();
+    Sha256::digest(&text)
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
+}

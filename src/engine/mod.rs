@@ -1,0 +1,488 @@
+//! The engine: the one owner of live state.
+//!
+//! Every live runner has a **lane**, a task that does everything about this runner one after
+//! the other: its launch, stops, freezes, its ending. The **hub** listens to the agent, and when
+//! a connection to it is made it reconciles: rows against what is really there, by the pure
+//! `domain::reconcile::plan`. Nothing else changes a runner.
+//!
+//! A step is taken in the lane's own copy first, then written to the store. While the store is
+//! away the steps wait in the lane, in order, and running work goes on; only launches need the
+//! store at once.
+
+mod hub;
+mod lane;
+mod launch;
+mod queries;
+mod upkeep;
+
+pub use launch::Launched;
+
+use crate::domain::admission::Gate;
+use crate::domain::event::{Actor, Event};
+use crate::domain::exit::Usage;
+use crate::domain::project::{ProjectChange, ProjectSettings};
+use crate::domain::spec::Setenv;
+use crate::domain::{
+    Error, ErrorKind, Limits, Project, ProjectName, Runner, RunnerId, RunnerSpec, State, Timestamp,
+};
+use crate::ports::{Host, HostError, HostNotice, Store, StoreError};
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+use tokio::sync::{Notify, Semaphore, broadcast, mpsc, watch};
+
+/// Launches that may be under way at a time; more wait their turn.
+const LAUNCHES_MAX: usize = 64;
+/// How many notices a slow subscriber may be behind before it has to look again.
+const NOTICES_MAX: usize = 8_192;
+
+/// What the engine is told once.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// This host's id.
+    pub host: String,
+    /// Its name, for messages.
+    pub host_name: String,
+    /// The store is this host's alone.
+    pub sole_host: bool,
+    /// Its cap on live runners.
+    pub host_max: Option<u32>,
+    /// Limits where a launch says nothing.
+    pub limits: Limits,
+    /// How long ended runners, request ids and events are kept.
+    pub retention: Duration,
+}
+
+/// A launch, parsed and authorised.
+#[derive(Debug, Clone)]
+pub struct LaunchRequest {
+    /// What to run; its limits are those asked for.
+    pub spec: RunnerSpec,
+    /// Its environment beyond the ordinary.
+    pub setenv: Vec<Setenv>,
+    /// Makes a repetition return the first runner.
+    pub request_id: Option<String>,
+}
+
+/// Something that happened and is in the store.
+#[derive(Debug, Clone)]
+pub struct Happening {
+    /// The event as stored; `None` for a change of limits, which is none.
+    pub event: Option<Event>,
+    /// The runner after it, if it is about one.
+    pub runner: Option<Arc<Runner>>,
+    /// That runner's state before.
+    pub old: Option<State>,
+}
+
+/// How the parts below are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Health {
+    /// `None` = the store answers; else why not.
+    pub store: Option<String>,
+    /// Whether the agent is connected.
+    pub agent: bool,
+    /// Whether the first reconciliation is done.
+    pub adopted: bool,
+}
+
+/// The engine's handle; clones are the same engine.
+#[derive(Debug, Clone)]
+pub struct Engine(Arc<Shared>);
+
+/// What lanes, hub and handle share.
+#[derive(Debug)]
+struct Shared {
+    settings: Settings,
+    store: Arc<dyn Store>,
+    host: Arc<dyn Host>,
+    live: RwLock<HashMap<RunnerId, Entry>>,
+    happenings: broadcast::Sender<Arc<Happening>>,
+    health: watch::Sender<Health>,
+    launches: Arc<Semaphore>,
+    /// One change of a project at a time: its slice and its row must tell the same.
+    projects: tokio::sync::Mutex<()>,
+    project_changes: AtomicU64,
+    closing: AtomicBool,
+    recheck: Notify,
+    /// Monotonic milliseconds of the last turn of hub and store loop, for the watchdog.
+    progress: [AtomicU64; 2],
+    started: tokio::time::Instant,
+}
+
+/// A live runner as everybody may see it.
+#[derive(Debug)]
+struct Entry {
+    runner: Arc<Runner>,
+    lane: mpsc::UnboundedSender<lane::Command>,
+    /// The launch is still under way and looks after itself.
+    launching: bool,
+}
+
+impl Engine {
+    /// Starts hub and upkeep. Nothing is adopted before the agent has connected.
+    pub fn start(
+        settings: Settings,
+        store: Arc<dyn Store>,
+        host: Arc<dyn Host>,
+        notices: mpsc::Receiver<HostNotice>,
+    ) -> Self {
+        let health = Health {
+            store: None,
+            agent: false,
+            adopted: false,
+        };
+        let shared = Arc::new(Shared {
+            settings,
+            store,
+            host,
+            live: RwLock::default(),
+            happenings: broadcast::Sender::new(NOTICES_MAX),
+            health: watch::Sender::new(health),
+            launches: Arc::new(Semaphore::new(LAUNCHES_MAX)),
+            projects: tokio::sync::Mutex::new(()),
+            project_changes: AtomicU64::new(0),
+            closing: AtomicBool::new(false),
+            recheck: Notify::new(),
+            progress: [AtomicU64::new(0), AtomicU64::new(0)],
+            started: tokio::time::Instant::now(),
+        });
+        tokio::spawn(hub::run(Arc::clone(&shared), notices));
+        tokio::spawn(upkeep::watch_store(Arc::clone(&shared)));
+        tokio::spawn(upkeep::prune(Arc::clone(&shared)));
+        Self(shared)
+    }
+
+    /// Follows the health of store and agent.
+    pub fn health(&self) -> watch::Receiver<Health> {
+        self.0.health.subscribe()
+    }
+
+    /// Follows everything that happens from now on. Who falls behind by thousands loses the
+    /// oldest and has to look again.
+    pub fn subscribe(&self) -> broadcast::Receiver<Arc<Happening>> {
+        self.0.happenings.subscribe()
+    }
+
+    /// This host's live runners, in no order.
+    pub fn live(&self) -> Vec<Arc<Runner>> {
+        self.0
+            .read(|live| live.values().map(|e| Arc::clone(&e.runner)).collect())
+    }
+
+    /// How many live runners there are.
+    pub fn live_count(&self) -> usize {
+        self.0.read(HashMap::len)
+    }
+
+    /// A live runner of this host.
+    pub fn live_runner(&self, id: RunnerId) -> Option<Arc<Runner>> {
+        self.0
+            .read(|live| live.get(&id).map(|e| Arc::clone(&e.runner)))
+    }
+
+    /// How long ago the slower of hub and store loop came round: what the watchdog looks at. Both
+    /// come round whatever the store does.
+    pub fn since_progress(&self) -> Duration {
+        let slowest = self
+            .0
+            .progress
+            .iter()
+            .map(|p| p.load(Ordering::Relaxed))
+            .min();
+        let last = Duration::from_millis(slowest.unwrap_or(0));
+        self.0.started.elapsed().saturating_sub(last)
+    }
+
+    /// Stops a runner: returns once `stopping` is recorded.
+    pub async fn stop(&self, id: RunnerId, actor: Actor) -> Result<(), Error> {
+        self.0
+            .ask(id, |reply| lane::Command::Stop { actor, reply })
+            .await
+    }
+
+    /// Sends a signal to every process of a runner.
+    pub async fn kill(&self, id: RunnerId, signal: i32, actor: Actor) -> Result<(), Error> {
+        self.0
+            .ask(id, |reply| lane::Command::Kill {
+                signal,
+                actor,
+                reply,
+            })
+            .await
+    }
+
+    /// Freezes a runner; returns when all its processes stand still.
+    pub async fn freeze(&self, id: RunnerId, actor: Actor) -> Result<(), Error> {
+        self.0
+            .ask(id, |reply| lane::Command::Freeze { actor, reply })
+            .await
+    }
+
+    /// Thaws a runner.
+    pub async fn thaw(&self, id: RunnerId, actor: Actor) -> Result<(), Error> {
+        self.0
+            .ask(id, |reply| lane::Command::Thaw { actor, reply })
+            .await
+    }
+
+    /// Puts new values of some limits in force; the others stay. Returns warnings.
+    pub async fn set_limits(
+        &self,
+        id: RunnerId,
+        change: Limits,
+        actor: Actor,
+    ) -> Result<Vec<String>, Error> {
+        self.0
+            .ask(id, |reply| lane::Command::Limit {
+                change,
+                actor,
+                reply,
+            })
+            .await
+    }
+
+    /// Makes a project. A limit that does not hold is refused before anything is written.
+    pub async fn create_project(
+        &self,
+        name: ProjectName,
+        settings: ProjectSettings,
+        actor: Actor,
+    ) -> Result<Project, Error> {
+        let _changing = self.0.projects.lock().await;
+        let there = self
+            .0
+            .store
+            .project(&name)
+            .await
+            .map_err(store_error)?
+            .is_some();
+        let limited = !there && settings.limits != Limits::default();
+        if limited {
+            let set = self.0.host.set_slice(&name, settings.limits.clone()).await;
+            set.map_err(host_error)?;
+        }
+        match self
+            .0
+            .store
+            .create_project(name.clone(), settings, actor, now())
+            .await
+        {
+            Ok((project, event)) => {
+                self.0.publish(Some(event), None, None);
+                Ok(project)
+            }
+            Err(error) => {
+                if limited {
+                    let _ = self.0.host.remove_slice(&name).await;
+                }
+                Err(store_error(error))
+            }
+        }
+    }
+
+    /// Changes a project's settings; limits take effect on its slice at once. Returns warnings.
+    pub async fn set_project(
+        &self,
+        name: ProjectName,
+        change: ProjectChange,
+        actor: Actor,
+    ) -> Result<Vec<String>, Error> {
+        let _changing = self.0.projects.lock().await;
+        let project = self.project(&name).await?;
+        let limited = change.limits != Limits::default();
+        let mut warnings = Vec::new();
+        if limited {
+            let limits = project.settings.with(&change).limits;
+            warnings = self
+                .0
+                .host
+                .set_slice(&name, limits)
+                .await
+                .map_err(host_error)?;
+        }
+        match self
+            .0
+            .store
+            .set_project(name.clone(), change, actor, now())
+            .await
+        {
+            Ok((_, event)) => {
+                // A launch that has read the former limits sets the slice once more.
+                self.0.project_changes.fetch_add(1, Ordering::SeqCst);
+                self.0.publish(Some(event), None, None);
+                Ok(warnings)
+            }
+            Err(error) => {
+                // What is not written must not be in force.
+                if limited {
+                    let _ = self.0.host.set_slice(&name, project.settings.limits).await;
+                }
+                Err(store_error(error))
+            }
+        }
+    }
+
+    /// Removes a project without live runners, and its slice.
+    pub async fn remove_project(&self, name: ProjectName, actor: Actor) -> Result<(), Error> {
+        let _changing = self.0.projects.lock().await;
+        let event = self
+            .0
+            .store
+            .remove_project(name.clone(), actor, now())
+            .await
+            .map_err(store_error)?;
+        self.0.publish(Some(event), None, None);
+        if let Err(error) = self.0.host.remove_slice(&name).await {
+            tracing::warn!(project = %name, %error, "The slice of a removed project stays until the next boot");
+        }
+        Ok(())
+    }
+
+    /// Every gate of a launch with its numbers; nothing is launched.
+    pub async fn explain(&self, project: &ProjectName) -> Result<Vec<Gate>, Error> {
+        let settings = &self.0.settings;
+        self.0
+            .store
+            .gates(project, &settings.host, settings.host_max)
+            .await
+            .map_err(store_error)
+    }
+
+    /// What a live runner has used up to now, or an ended one in all.
+    pub async fn usage(&self, runner: &Runner) -> Usage {
+        match runner.usage {
+            Some(usage) => usage,
+            None => self.0.host.usage(runner.id).await.unwrap_or_default(),
+        }
+    }
+
+    /// Refuses launches from now on and waits, within the given time, for those under way.
+    pub async fn shutdown(&self, within: Duration) {
+        self.0.closing.store(true, Ordering::SeqCst);
+        let all = self.0.launches.acquire_many(LAUNCHES_MAX as u32);
+        if tokio::time::timeout(within, all).await.is_err() {
+            tracing::warn!(
+                "Launches were still under way at shutdown; their gates close, nothing runs twice"
+            );
+        }
+    }
+}
+
+/// A loop the watchdog looks at.
+#[derive(Debug, Clone, Copy)]
+enum Loop {
+    Hub = 0,
+    Store = 1,
+}
+
+impl Shared {
+    fn note_progress(&self, of: Loop) {
+        let elapsed = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.progress[of as usize].store(elapsed, Ordering::Relaxed);
+    }
+
+    fn read<T>(&self, f: impl FnOnce(&HashMap<RunnerId, Entry>) -> T) -> T {
+        f(&self.live.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn write<T>(&self, f: impl FnOnce(&mut HashMap<RunnerId, Entry>) -> T) -> T {
+        f(&mut self.live.write().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Hands a command to a runner's lane and waits for its answer.
+    async fn ask<T>(
+        &self,
+        id: RunnerId,
+        command: impl FnOnce(lane::Answer<T>) -> lane::Command,
+    ) -> Result<T, Error> {
+        let (reply, answer) = tokio::sync::oneshot::channel();
+        let gone = || Error::new(ErrorKind::WrongState, format!("Runner {id} has ended."));
+        let sent = self.read(|live| live.get(&id).map(|e| e.lane.send(command(reply)).is_ok()));
+        match sent {
+            Some(true) => answer.await.unwrap_or_else(|_| Err(gone())),
+            _ => match self.store.runner(id).await.map_err(store_error)? {
+                Some(row) if row.state().is_live() => Err(Error::new(
+                    ErrorKind::HostUnavailable,
+                    format!("Runner {id} is not adopted yet; try again in a moment."),
+                )),
+                Some(_) => Err(gone()),
+                None => Err(Error::new(
+                    ErrorKind::NoSuchRunner,
+                    format!("There is no runner {id}."),
+                )),
+            },
+        }
+    }
+
+    /// A new lane for a runner, with its entry; `None` if it has one.
+    fn open_lane(self: &Arc<Self>, runner: Runner, launching: bool) -> Option<lane::Lane> {
+        let (sender, inbox) = mpsc::unbounded_channel();
+        let entry = Entry {
+            runner: Arc::new(runner.clone()),
+            lane: sender,
+            launching,
+        };
+        self.write(|live| {
+            if live.contains_key(&runner.id) {
+                return None;
+            }
+            live.insert(runner.id, entry);
+            Some(lane::Lane::new(Arc::clone(self), runner, inbox))
+        })
+    }
+
+    fn publish(&self, event: Option<Event>, runner: Option<Arc<Runner>>, old: Option<State>) {
+        // No subscriber is not an error.
+        let _ = self
+            .happenings
+            .send(Arc::new(Happening { event, runner, old }));
+    }
+
+    fn note_store(&self, problem: Option<String>) {
+        self.health.send_if_modified(|health| {
+            let changed = health.store.is_some() != problem.is_some();
+            if changed {
+                match &problem {
+                    Some(why) => tracing::error!(%why, "The store does not answer: nothing can be launched, running work goes on"),
+                    None => tracing::info!("The store answers again"),
+                }
+            }
+            health.store = problem;
+            changed
+        });
+    }
+}
+
+/// The wall clock, in µs.
+fn now() -> Timestamp {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    Timestamp(since.map_or(0, |d| u64::try_from(d.as_micros()).unwrap_or(u64::MAX)))
+}
+
+/// A store's answer as the caller gets it.
+fn store_error(error: StoreError) -> Error {
+    match error {
+        StoreError::Refused(error) => error,
+        StoreError::Unavailable(why) => Error::new(
+            ErrorKind::StoreUnavailable,
+            format!(
+                "The store does not answer ({why}). Nothing was changed; running work goes on. See: journalctl -u stratavored."
+            ),
+        ),
+    }
+}
+
+/// The agent's answer as the caller gets it.
+fn host_error(error: HostError) -> Error {
+    match error {
+        HostError::Refused(error) => error,
+        HostError::Unavailable(why) => Error::new(
+            ErrorKind::HostUnavailable,
+            format!(
+                "The agent of this host does not answer ({why}). See: systemctl status stratavore-agent."
+            ),
+        ),
+    }
+}

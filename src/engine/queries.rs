@@ -1,0 +1,128 @@
+//! Looking things up: by id, unique prefix, name, project or label.
+
+use super::{Engine, store_error};
+use crate::domain::event::Event;
+use crate::domain::name::shown;
+use crate::domain::{Error, ErrorKind, Project, ProjectName, Runner, RunnerId, State};
+use crate::ports::{EventFilter, RunnerFilter};
+
+/// The shortest prefix of an id that is looked up: the first digits of ids made in the same
+/// months are the same.
+const PREFIX_MIN: usize = 4;
+
+impl Engine {
+    /// The runner that `text` means: its id; else the live runner of this name; else a unique
+    /// prefix of an id, live ones first; else the newest ended runner of this name.
+    pub async fn resolve(&self, text: &str) -> Result<Runner, Error> {
+        if let Ok(id) = text.parse::<RunnerId>() {
+            return self.runner(id).await;
+        }
+        let live = self.live();
+        let all = || live.iter().map(AsRef::as_ref);
+        if let Some(found) = only(text, all().filter(|r| r.spec.name.as_deref() == Some(text)))? {
+            return Ok(found);
+        }
+        let is_prefix = text.len() >= PREFIX_MIN
+            && text
+                .bytes()
+                .all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b) || b == b'-');
+        if is_prefix {
+            if let Some(found) = only(text, all().filter(|r| r.id.to_string().starts_with(text)))? {
+                return Ok(found);
+            }
+            let filter = RunnerFilter {
+                id_prefix: Some(text.to_owned()),
+                states: State::ALL.to_vec(),
+                limit: 2,
+                ..RunnerFilter::default()
+            };
+            if let Some(found) = only(text, self.runners(filter).await?.iter())? {
+                return Ok(found);
+            }
+        }
+        let filter = RunnerFilter {
+            name: Some(text.to_owned()),
+            states: State::ALL.to_vec(),
+            limit: 1,
+            ..RunnerFilter::default()
+        };
+        self.runners(filter)
+            .await?
+            .into_iter()
+            .next()
+            .ok_or_else(|| {
+                Error::new(
+                    ErrorKind::NoSuchRunner,
+                    format!(
+                        "No runner has the id, prefix or name “{}”. See: stratavorectl list --all.",
+                        shown(text)
+                    ),
+                )
+            })
+    }
+
+    /// A runner by its id, ended ones included.
+    pub async fn runner(&self, id: RunnerId) -> Result<Runner, Error> {
+        if let Some(runner) = self.live_runner(id) {
+            return Ok(runner.as_ref().clone());
+        }
+        self.0
+            .store
+            .runner(id)
+            .await
+            .map_err(store_error)?
+            .ok_or_else(|| {
+                Error::new(
+                    ErrorKind::NoSuchRunner,
+                    format!(
+                        "There is no runner {id}; ended ones are kept for the configured retention."
+                    ),
+                )
+            })
+    }
+
+    /// A page of runners.
+    pub async fn runners(&self, filter: RunnerFilter) -> Result<Vec<Runner>, Error> {
+        self.0.store.runners(filter).await.map_err(store_error)
+    }
+
+    /// A page of events.
+    pub async fn events(&self, filter: EventFilter) -> Result<Vec<Event>, Error> {
+        self.0.store.events(filter).await.map_err(store_error)
+    }
+
+    /// One project.
+    pub async fn project(&self, name: &ProjectName) -> Result<Project, Error> {
+        self.0.store.project(name).await.map_err(store_error)?.ok_or_else(|| {
+            Error::new(
+                ErrorKind::NoSuchProject,
+                format!("There is no project “{name}”. Make it with: stratavorectl project create {name}."),
+            )
+        })
+    }
+
+    /// All projects, by name.
+    pub async fn projects(&self) -> Result<Vec<Project>, Error> {
+        self.0.store.projects().await.map_err(store_error)
+    }
+}
+
+/// The only one of these; an error if there are several.
+fn only<'a>(text: &str, found: impl Iterator<Item = &'a Runner>) -> Result<Option<Runner>, Error> {
+    let found: Vec<_> = found.take(3).collect();
+    match found[..] {
+        [] => Ok(None),
+        [one] => Ok(Some(one.clone())),
+        _ => {
+            let ids: Vec<_> = found.iter().map(|r| r.id.to_string()).collect();
+            Err(Error::new(
+                ErrorKind::AmbiguousName,
+                format!(
+                    "“{}” means several runners, among them {}. Give an id.",
+                    shown(text),
+                    ids.join(", ")
+                ),
+            ))
+        }
+    }
+}

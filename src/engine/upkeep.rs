@@ -1,0 +1,85 @@
+//! What has to be done now and then: looking after the store, throwing away what is too old.
+
+use super::{Loop, Shared, now};
+use crate::ports::StoreError;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+
+/// How often the loop comes round.
+const TURN: Duration = Duration::from_millis(500);
+/// How often a store that is well is asked whether it can be written: a question is a write.
+const CHECK: Duration = Duration::from_secs(60);
+/// How often one that is away is asked whether it is back.
+const CHECK_AWAY: Duration = Duration::from_secs(2);
+/// An answer later than this is none.
+const CHECK_MAX: Duration = Duration::from_secs(5);
+/// How often old rows are looked for.
+const PRUNE: Duration = Duration::from_secs(600);
+/// How many rows go at a time, so that a launch never waits long behind it.
+const PRUNE_BATCH: u32 = 500;
+
+/// Keeps [`super::Health::store`] true. A store that hangs is as good as none; the question is
+/// left to finish by itself, as nothing at the store may be cancelled half-way, and this loop
+/// goes on, which is what the watchdog looks at.
+pub(super) async fn watch_store(shared: Arc<Shared>) {
+    let mut turn = tokio::time::interval(TURN);
+    let mut asked: Option<(Instant, JoinHandle<Result<(), StoreError>>)> = None;
+    let mut answered = Instant::now();
+    loop {
+        turn.tick().await;
+        shared.note_progress(Loop::Store);
+        match &mut asked {
+            Some((_, question)) if question.is_finished() => {
+                let problem = match question.await {
+                    Ok(Ok(())) => None,
+                    Ok(Err(StoreError::Unavailable(why))) => Some(why),
+                    Ok(Err(StoreError::Refused(error))) => Some(error.message),
+                    Err(_) => Some("its task ended".to_owned()),
+                };
+                shared.note_store(problem);
+                asked = None;
+                answered = Instant::now();
+            }
+            Some((since, _)) if since.elapsed() > CHECK_MAX => {
+                shared.note_store(Some("it hangs".to_owned()));
+            }
+            Some(_) => {}
+            None => {
+                let away = shared.health.borrow().store.is_some();
+                if answered.elapsed() >= if away { CHECK_AWAY } else { CHECK } {
+                    let store = Arc::clone(&shared.store);
+                    let question = tokio::spawn(async move { store.check().await });
+                    asked = Some((Instant::now(), question));
+                }
+            }
+        }
+    }
+}
+
+/// Removes ended runners, request ids and events past the retention.
+pub(super) async fn prune(shared: Arc<Shared>) {
+    let retention = u64::try_from(shared.settings.retention.as_micros()).unwrap_or(u64::MAX);
+    // Not at once: a clock that is wrong at boot has time to be set.
+    let mut tick = tokio::time::interval_at(Instant::now() + PRUNE, PRUNE);
+    loop {
+        tick.tick().await;
+        while !shared.closing.load(Ordering::SeqCst) {
+            match shared
+                .store
+                .prune(now().minus_usec(retention), PRUNE_BATCH)
+                .await
+            {
+                Ok(pruned) if pruned.runners == 0 && pruned.events == 0 => break,
+                Ok(pruned) => tracing::debug!(pruned.runners, pruned.events, "Old rows removed"),
+                Err(error) => {
+                    tracing::debug!(%error, "Old rows stay for now");
+                    break;
+                }
+            }
+            tokio::task::yield_now().await;
+        }
+    }
+}

@@ -1,0 +1,34 @@
+//! What systemd wants to hear of a service (sd_notify(3)), and what it may take as a sign of life.
+
+use sd_notify::NotifyState;
+use std::time::Duration;
+
+/// The service is up.
+pub fn ready(status: &str) {
+    notify(&[NotifyState::Ready, NotifyState::Status(status)]);
+}
+
+/// One line for `systemctl status`.
+pub fn status(status: &str) {
+    notify(&[NotifyState::Status(status)]);
+}
+
+/// The service is going down.
+pub fn stopping() {
+    notify(&[NotifyState::Stopping]);
+}
+
+/// A sign of life.
+pub fn ping() {
+    notify(&[NotifyState::Watchdog]);
+}
+
+/// How often a sign of life is due, if systemd watches: half of WatchdogSec=.
+pub fn watchdog_interval() -> Option<Duration> {
+    sd_notify::watchdog_enabled().map(|full| full / 2)
+}
+
+fn notify(states: &[NotifyState<'_>]) {
+    // Without systemd there is nobody to tell.
+    let _ = sd_notify::notify(states);
+}

@@ -1,0 +1,395 @@
+//! The control tool against the real interface.
+
+use super::bus::World;
+use serde_json::Value;
+use std::io::{BufRead, BufReader};
+use std::process::{Command, Output, Stdio};
+use std::time::Duration;
+
+/// The bus is started again under everybody who waits: they connect and subscribe anew.
+#[tokio::test(flavor = "multi_thread")]
+async fn waiting_outlives_the_bus() {
+    let mut world = World::new().await;
+    ok(&world, &["project", "create", "p"]).await;
+    let id = ok(&world, &["run", "--name=w", "p", "--", "sleep"]).await;
+    let start = |arguments: &[&str]| {
+        let mut tool = tool(&world, arguments);
+        tool.stdout(Stdio::piped()).stderr(Stdio::piped());
+        tool.spawn().unwrap()
+    };
+    let waits = start(&["wait", "w"]);
+    let runs = start(&["run", "--wait", "p", "--", "sleep"]);
+    let mut follows = start(&["events", "-f", "--after=0", "-o", "jsonl"]);
+    for _ in 0..200 {
+        if world.host.count() == 2 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    world.restart_bus().await;
+    // It is back before anybody has given up, and then both end.
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    for runner in world.engine.live() {
+        world.host.end(runner.id, |r| r.code = Some(7)).await;
+    }
+    let done = tokio::task::spawn_blocking(move || {
+        (
+            waits.wait_with_output().unwrap(),
+            runs.wait_with_output().unwrap(),
+        )
+    });
+    let (waits, runs) = tokio::time::timeout(Duration::from_secs(30), done)
+        .await
+        .expect("nobody waits for ever")
+        .unwrap();
+    assert_eq!(waits.status.code(), Some(0), "{waits:?}");
+    assert!(String::from_utf8_lossy(&waits.stdout).contains(id.trim()));
+    assert_eq!(runs.status.code(), Some(7), "{runs:?}");
+    let lines = BufReader::new(follows.stdout.take().unwrap()).lines();
+    let seqs = tokio::task::spawn_blocking(move || -> Vec<u64> {
+        let seqs = lines.map(|line| json(&line.unwrap())["seq"].as_u64().unwrap());
+        seqs.take(1 + 3 * 2).collect()
+    });
+    let seqs = tokio::time::timeout(Duration::from_secs(30), seqs)
+        .await
+        .expect("all events are told")
+        .unwrap();
+    follows.kill().unwrap();
+    follows.wait().unwrap();
+    assert_eq!(seqs, (1..=1 + 3 * 2).collect::<Vec<u64>>());
+}
+
+/// Runs the tool; a thread of its own, as the bus is served by this process.
+async fn ctl(world: &World, arguments: &[&str]) -> (i32, String, String) {
+    let mut command = tool(world, arguments);
+    let output: Output = tokio::task::spawn_blocking(move || command.output().unwrap())
+        .await
+        .unwrap();
+    (
+        output.status.code().unwrap_or(-1),
+        String::from_utf8(output.stdout).unwrap(),
+        String::from_utf8(output.stderr).unwrap(),
+    )
+}
+
+fn tool(world: &World, arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_stratavorectl"));
+    command
+        .args(arguments)
+        .env("DBUS_SYSTEM_BUS_ADDRESS", &world.address)
+        .env("TZ", "UTC")
+        .stdin(Stdio::null());
+    command
+}
+
+async fn ok(world: &World, arguments: &[&str]) -> String {
+    let (code, out, err) = ctl(world, arguments).await;
+    assert_eq!(code, 0, "{arguments:?}: {out}{err}");
+    out
+}
+
+async fn refused(world: &World, arguments: &[&str], status: i32, words: &str) {
+    let (code, out, err) = ctl(world, arguments).await;
+    assert_eq!(code, status, "{arguments:?}: {out}{err}");
+    assert!(err.contains(words), "{arguments:?}: {words} in {err}");
+}
+
+fn json(text: &str) -> Value {
+    serde_json::from_str(text).unwrap_or_else(|e| panic!("{e}: {text}"))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_day_with_the_tool() {
+    let world = World::new().await;
+    let status = ok(&world, &["status"]).await;
+    assert!(
+        status.contains("testhost") && status.contains("1.2.3"),
+        "{status}"
+    );
+    ok(
+        &world,
+        &[
+            "project",
+            "create",
+            "acme",
+            "--max-runners=2",
+            "--memory-max=4G",
+            "--description",
+            "All of it",
+        ],
+    )
+    .await;
+    let id = ok(
+        &world,
+        &[
+            "run",
+            "--name=web",
+            "--label",
+            "tier=gold",
+            "--memory-max=1G",
+            "-E",
+            "A=b",
+            "acme",
+            "--",
+            "sleep",
+            "1 h",
+        ],
+    )
+    .await;
+    let id = id.trim();
+    assert_eq!(id.len(), 36);
+
+    let list = ok(&world, &["list"]).await;
+    assert!(
+        list.contains(id) && list.contains("web") && list.contains("sleep '1 h'"),
+        "{list}"
+    );
+    let listed = json(&ok(&world, &["list", "-o", "json", "--label=tier=gold"]).await);
+    assert_eq!(listed[0]["id"], id);
+    assert_eq!(listed[0]["limits"]["memory_max"], 1u64 << 30);
+    assert_eq!(listed[0]["command"][1], "1 h");
+    assert_eq!(listed[0]["exit"], Value::Null);
+    assert_eq!(ok(&world, &["list", "-q"]).await.trim(), id);
+    assert_eq!(ok(&world, &["list", "-q", "--label", "tier=tin"]).await, "");
+
+    ok(&world, &["freeze", "web"]).await;
+    assert_eq!(
+        json(&ok(&world, &["show", "-o", "json", "web"]).await)["state"],
+        "frozen"
+    );
+    ok(&world, &["thaw", &id[..18]]).await;
+    ok(&world, &["set", "web", "memory_max=2G", "cpu-quota=150%"]).await;
+    let shown = ok(&world, &["show", "web"]).await;
+    for part in [
+        "max 2G",
+        "quota 150%",
+        "tier=gold",
+        "journalctl -u",
+        "started ",
+    ] {
+        assert!(shown.contains(part), "{part}: {shown}");
+    }
+    let (code, out, err) = ctl(&world, &["stop", "web"]).await;
+    assert_eq!((code, out.as_str()), (0, ""), "{err}");
+    assert!(err.contains("stopped"), "{err}");
+    let ended = json(&ok(&world, &["show", "-o", "json", "web"]).await);
+    assert_eq!(ended["state"], "ended");
+    assert_eq!(ended["exit"]["cause"], "stopped");
+    assert_eq!(ended["exit"]["signal"], "SIGTERM");
+    assert_eq!(ended["usage"]["cpu_usec"], 1_500);
+    let all = ok(&world, &["list", "--all"]).await;
+    assert!(
+        all.contains("EXIT") && all.contains("stopped SIGTERM"),
+        "{all}"
+    );
+    ok(&world, &["stop", "web"]).await;
+    let told = ok(&world, &["wait", "web"]).await;
+    assert!(told.contains("stopped. "), "{told}");
+    // As systemctl has it: what is stopped is stopped. Other verbs need a live one.
+    let (code, out, err) = ctl(&world, &["stop", "web"]).await;
+    assert_eq!((code, out.as_str(), err.as_str()), (0, "", ""));
+    refused(&world, &["freeze", "web"], 1, "ended").await;
+    let (code, out, err) = ctl(&world, &["wait", "-o", "jsonl", "web", "nobody", id]).await;
+    assert_eq!(code, 5, "{err}");
+    assert!(err.contains("nobody"), "{err}");
+    assert_eq!(json(&out)["id"], id);
+
+    let events = ok(&world, &["events"]).await;
+    assert_eq!(events.lines().count(), 7, "{events}");
+    let after = json(&ok(&world, &["events", "--after", "5", "-o", "json"]).await);
+    assert_eq!(after[0]["seq"], 6);
+    assert_eq!(after.as_array().unwrap().len(), 2);
+
+    ok(
+        &world,
+        &["project", "set", "acme", "--max-runners=infinity"],
+    )
+    .await;
+    let project = json(&ok(&world, &["project", "show", "-o", "json", "acme"]).await);
+    assert_eq!(project["max_runners"], Value::Null);
+    assert_eq!(project["description"], "All of it");
+    assert!(ok(&world, &["project", "list"]).await.contains("acme"));
+    assert!(
+        ok(&world, &["project", "show", "acme"])
+            .await
+            .contains("memory-max=4G")
+    );
+    ok(&world, &["project", "remove", "acme"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn statuses_and_sentences() {
+    let world = World::new().await;
+    ok(
+        &world,
+        &["project", "create", "web-1.x", "--max-runners", "1"],
+    )
+    .await;
+    refused(&world, &["run", "web-1.y", "--", "x"], 5, "web-1.x").await;
+    refused(
+        &world,
+        &["run", "--memory-max=lots", "web-1.x", "--", "x"],
+        1,
+        "lots",
+    )
+    .await;
+    refused(
+        &world,
+        &["run", "--queue", "web-1.x", "--", "x"],
+        2,
+        "--queue",
+    )
+    .await;
+    refused(&world, &["--user", "list"], 2, "--user").await;
+    refused(&world, &["--system", "list"], 2, "--system").await;
+    refused(&world, &["run", "web-1.x"], 2, "COMMAND").await;
+    refused(
+        &world,
+        &["run", "-E", "NOT_THERE_AT_ALL", "web-1.x", "--", "x"],
+        2,
+        "NOT_THERE_AT_ALL",
+    )
+    .await;
+    refused(
+        &world,
+        &["run", "--uid=nobody", "web-1.x", "--", "x"],
+        4,
+        "session bus",
+    )
+    .await;
+    refused(&world, &["show", "0000"], 5, "0000").await;
+    refused(&world, &["stop"], 2, "--all").await;
+    refused(&world, &["stop", "x", "--all"], 2, "either").await;
+    refused(&world, &["stop", "x"], 5, "x").await;
+    refused(&world, &["kill", "-s", "NOSUCH", "x"], 2, "NOSUCH").await;
+    refused(&world, &["list", "--state=dead"], 2, "starting").await;
+    refused(&world, &["list", "--since=someday"], 2, "someday").await;
+    refused(&world, &["set", "x"], 2, "No limit").await;
+    refused(&world, &["project", "create", "web-1.x"], 1, "already").await;
+    refused(&world, &["project", "set", "web-1.x"], 2, "No setting").await;
+    refused(&world, &["project", "show", "web-1"], 5, "web-1.x").await;
+    ok(&world, &["run", "web-1.x", "--", "sleep"]).await;
+    refused(&world, &["run", "web-1.x", "--", "sleep"], 3, "1 of 1").await;
+    let (code, out, _) = ctl(&world, &["run", "--explain", "web-1.x", "--", "sleep"]).await;
+    assert_eq!(code, 3);
+    assert!(out.contains("project-runners"), "{out}");
+    refused(&world, &["project", "remove", "web-1.x"], 1, "live").await;
+    ok(&world, &["stop", "--project=web-1.x"]).await;
+    assert_eq!(world.host.count(), 0);
+
+    let nowhere = tool(&world, &["list"])
+        .env("DBUS_SYSTEM_BUS_ADDRESS", "unix:path=/nonexistent/bus")
+        .output()
+        .unwrap();
+    assert_eq!(nowhere.status.code(), Some(1));
+    world.served.clone().close().await.unwrap();
+    refused(&world, &["list"], 1, "systemctl start").await;
+    refused(&world, &["run", "--wait", "p", "--", "x"], 125, "systemctl").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn run_and_wait_is_the_commands_own_status() {
+    let world = World::new().await;
+    ok(&world, &["project", "create", "p"]).await;
+    for (command, status) in [
+        (&["exit", "0"][..], 0),
+        (&["exit", "7"], 7),
+        (&["fail"], 127),
+    ] {
+        let arguments = [&["run", "--wait", "p", "--"][..], command].concat();
+        let (code, out, err) = ctl(&world, &arguments).await;
+        assert_eq!(code, status, "{command:?}: {err}");
+        assert_eq!(out, "");
+    }
+    let waiting = tool(&world, &["run", "--wait", "--name=w", "p", "--", "sleep"])
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    for _ in 0..200 {
+        if world.host.count() == 1 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    ok(&world, &["kill", "-s", "KILL", "w"]).await;
+    let output = tokio::task::spawn_blocking(|| waiting.wait_with_output().unwrap())
+        .await
+        .unwrap();
+    assert_eq!(output.status.code(), Some(137));
+
+    // An interrupted wait leaves the runner alone and says how to stop it.
+    let waiting = tool(&world, &["run", "--wait", "--name=v", "p", "--", "sleep"])
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    for _ in 0..200 {
+        if world.host.count() == 1 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    let pid = rustix::process::Pid::from_raw(waiting.id().cast_signed()).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+    let output = tokio::task::spawn_blocking(|| waiting.wait_with_output().unwrap())
+        .await
+        .unwrap();
+    assert_eq!(output.status.code(), Some(130));
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(said.contains("stratavorectl stop"), "{said}");
+    assert_eq!(world.host.count(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_are_stopped_at_once_and_followed_without_loss() {
+    let world = World::new().await;
+    ok(&world, &["project", "create", "p"]).await;
+    let manager = world.manager().await;
+    let mut follow = tool(&world, &["events", "-f", "--after", "0", "-o", "jsonl"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let lines = BufReader::new(follow.stdout.take().unwrap()).lines();
+    let mut tasks = tokio::task::JoinSet::new();
+    for _ in 0..200 {
+        let manager = manager.clone();
+        tasks.spawn(async move {
+            manager
+                .launch("p", &["sleep"], &Default::default())
+                .await
+                .unwrap()
+        });
+    }
+    while tasks.join_next().await.is_some() {}
+    ok(&world, &["stop", "--all"]).await;
+    assert_eq!(world.host.count(), 0);
+    let seqs = tokio::task::spawn_blocking(move || -> Vec<u64> {
+        let seqs = lines.map(|line| json(&line.unwrap())["seq"].as_u64().unwrap());
+        seqs.take(1 + 4 * 200).collect()
+    });
+    let seqs = tokio::time::timeout(Duration::from_secs(60), seqs)
+        .await
+        .expect("all events are told")
+        .unwrap();
+    follow.kill().unwrap();
+    follow.wait().unwrap();
+    assert_eq!(seqs, (1..=1 + 4 * 200).collect::<Vec<u64>>());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reader_who_goes_away_is_no_failure() {
+    let world = World::new().await;
+    ok(&world, &["project", "create", "p"]).await;
+    let mut head = tool(&world, &["events", "-f", "--after", "0"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(head.stdout.take());
+    let output = tokio::task::spawn_blocking(|| head.wait_with_output().unwrap())
+        .await
+        .unwrap();
+    assert_eq!(output.status.code(), Some(0));
+    assert!(output.stderr.is_empty());
+}

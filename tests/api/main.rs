@@ -1,0 +1,13 @@
+//! The D-Bus interface over a real bus: a dbus-daemon of the test's own, the real engine, and
+//! store and host in memory.
+#![allow(unreachable_pub, clippy::unwrap_used, clippy::expect_used)]
+
+#[path = "../fakes/mod.rs"]
+mod fakes;
+
+mod bus;
+mod cli;
+mod hostile;
+mod introspection;
+mod life;
+mod rights;

@@ -1,0 +1,197 @@
+//! A host without systemd: runners that exist as entries of a map.
+
+use std::collections::BTreeMap;
+use std::sync::Mutex;
+use stratavore::domain::exit::{Asked, LaunchError, Record, Usage};
+use stratavore::domain::reconcile::{Observed, World};
+use stratavore::domain::runner::Placement;
+use stratavore::domain::{Error, ErrorKind, Limits, ProjectName, RunnerId};
+use stratavore::ports::{Host, HostError, HostNotice, LaunchOrder};
+use tokio::sync::mpsc;
+
+const BOOT: &str = "00000000-0000-0000-0000-00000000b007";
+
+/// The command `fail` cannot be exec'd, `exit N` ends at once with N, everything else runs
+/// until it is stopped.
+#[derive(Debug)]
+pub struct FakeHost {
+    running: Mutex<BTreeMap<RunnerId, (LaunchOrder, bool)>>,
+    notices: mpsc::Sender<HostNotice>,
+}
+
+impl FakeHost {
+    /// A host, and what it tells. It is connected from the start.
+    pub fn new() -> (Self, mpsc::Receiver<HostNotice>) {
+        let (notices, receiver) = mpsc::channel(10_000);
+        notices.try_send(HostNotice::Connected).expect("room");
+        let host = Self {
+            running: Mutex::default(),
+            notices,
+        };
+        (host, receiver)
+    }
+
+    /// How many runners it has.
+    pub fn count(&self) -> usize {
+        self.running.lock().expect("no panic in here").len()
+    }
+
+    fn take(&self, id: RunnerId) -> Result<LaunchOrder, HostError> {
+        let mut running = self.running.lock().expect("no panic in here");
+        let missing = || Error::new(ErrorKind::NoSuchRunner, "No such scope.");
+        Ok(running.remove(&id).ok_or_else(missing)?.0)
+    }
+
+    fn has(&self, id: RunnerId) -> Result<(), HostError> {
+        let running = self.running.lock().expect("no panic in here");
+        match running.contains_key(&id) {
+            true => Ok(()),
+            false => Err(Error::new(ErrorKind::NoSuchRunner, "No such scope.").into()),
+        }
+    }
+
+    /// A runner's main process ends.
+    pub async fn end(&self, id: RunnerId, f: impl FnOnce(&mut Record)) {
+        let _ = self.take(id);
+        let mut record = Record {
+            v: 1,
+            id: id.to_string(),
+            boot_id: BOOT.to_owned(),
+            never_started: false,
+            launch_error: None,
+            code: None,
+            signal: None,
+            core_dumped: false,
+            asked: None,
+            oom_killed: false,
+            oom_policy: None,
+            started_at: 1,
+            ended_at: 2,
+            usage: Usage {
+                cpu_usec: Some(1_500),
+                ..Usage::default()
+            },
+        };
+        f(&mut record);
+        let notice = HostNotice::Ended(id, Box::new(record));
+        let _ = self.notices.send(notice).await;
+    }
+}
+
+#[async_trait::async_trait]
+impl Host for FakeHost {
+    async fn prepare(&self, order: LaunchOrder) -> Result<Placement, HostError> {
+        let id = order.id;
+        let mut running = self.running.lock().expect("no panic in here");
+        running.insert(id, (order, false));
+        Ok(Placement {
+            invocation_id: id.to_string().replace('-', ""),
+            boot_id: BOOT.to_owned(),
+            shim_pid: 1,
+            shim_start: 1,
+            warnings: Vec::new(),
+        })
+    }
+
+    async fn go(&self, id: RunnerId) -> Result<(), HostError> {
+        self.has(id)?;
+        let command = {
+            let running = self.running.lock().expect("no panic in here");
+            running[&id].0.spec.command.clone()
+        };
+        match &command[..] {
+            [fail] if fail == "fail" => {
+                let message = "fail: not found in PATH".to_owned();
+                let error = LaunchError {
+                    step: "exec".to_owned(),
+                    errno: 2,
+                    message: message.clone(),
+                };
+                self.end(id, |r| r.launch_error = Some(error)).await;
+                Err(Error::new(ErrorKind::LaunchFailed, message).into())
+            }
+            [exit, code] if exit == "exit" => {
+                let code = code.parse().unwrap_or(255);
+                self.end(id, |r| r.code = Some(code)).await;
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    async fn abort(&self, id: RunnerId) -> Result<(), HostError> {
+        self.end(id, |r| r.never_started = true).await;
+        Ok(())
+    }
+
+    async fn stop(&self, id: RunnerId, asked: Asked) -> Result<(), HostError> {
+        if self.has(id).is_ok() {
+            self.end(id, |r| (r.signal, r.asked) = (Some(15), Some(asked)))
+                .await;
+        }
+        Ok(())
+    }
+
+    async fn kill(&self, id: RunnerId, signal: i32) -> Result<(), HostError> {
+        self.has(id)?;
+        if signal == 9 {
+            self.end(id, |r| r.signal = Some(9)).await;
+        }
+        Ok(())
+    }
+
+    async fn freeze(&self, id: RunnerId) -> Result<(), HostError> {
+        self.has(id)
+    }
+
+    async fn thaw(&self, id: RunnerId) -> Result<(), HostError> {
+        self.has(id)
+    }
+
+    async fn set_limits(&self, id: RunnerId, _limits: Limits) -> Result<Vec<String>, HostError> {
+        self.has(id)?;
+        Ok(Vec::new())
+    }
+
+    async fn set_slice(
+        &self,
+        _project: &ProjectName,
+        _limits: Limits,
+    ) -> Result<Vec<String>, HostError> {
+        Ok(Vec::new())
+    }
+
+    async fn remove_slice(&self, _project: &ProjectName) -> Result<(), HostError> {
+        Ok(())
+    }
+
+    async fn inventory(&self) -> Result<World, HostError> {
+        let running = self.running.lock().expect("no panic in here");
+        let observed = Observed {
+            scope: true,
+            shim: true,
+            ..Observed::default()
+        };
+        Ok(World {
+            boot_id: BOOT.to_owned(),
+            runners: running.keys().map(|id| (*id, observed.clone())).collect(),
+        })
+    }
+
+    async fn stop_scope(&self, id: RunnerId) -> Result<(), HostError> {
+        self.take(id).map(drop)
+    }
+
+    async fn forget(&self, _id: RunnerId) -> Result<(), HostError> {
+        Ok(())
+    }
+
+    async fn usage(&self, id: RunnerId) -> Result<Usage, HostError> {
+        self.has(id)?;
+        Ok(Usage {
+            cpu_usec: Some(1_000),
+            tasks_peak: Some(1),
+            ..Usage::default()
+        })
+    }
+}

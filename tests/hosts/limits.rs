@@ -1,0 +1,72 @@
+//! Limits: refused where the kernel does not hold them, held where it does.
+
+use crate::fixture::{Plan, Site};
+use crate::support::{Uml, project};
+use std::time::Duration;
+
+fn memory_here(site: &Site) -> bool {
+    site.file("/sys/fs/cgroup/cgroup.controllers")
+        .contains("memory")
+}
+
+#[test]
+fn a_limit_the_kernel_does_not_hold_is_refused() {
+    let site = Site::boot("refused");
+    if memory_here(&site) {
+        // A machine with every controller holds them all: see the test on a kernel of its own.
+        site.ctl("alice", "run --memory-max=64M p -- true").ok();
+        return;
+    }
+    let out = site
+        .ctl("alice", "run --memory-max=64M p -- touch /tmp/ran")
+        .code(1);
+    assert!(
+        out.err().contains("memory-max") && out.err().contains("memory"),
+        "{out}"
+    );
+    assert!(!site.host.path("/tmp/ran").exists());
+    let out = site.root("busctl call org.stratavore1 /org/stratavore1 org.stratavore1.Manager Launch 'sasa{sv}' p 1 true 1 memory-max t 67108864");
+    assert!(!out.success(), "{out}");
+    let id = site.run("-- sleep 1000");
+    let out = site
+        .ctl("alice", &format!("set {id} memory-max=64M"))
+        .code(1);
+    assert!(out.err().contains("memory-max"), "{out}");
+    assert!(site.show(&id)["limits"]["memory_max"].is_null());
+    site.ctl("root", "project set p --memory-max 1G").code(1);
+    site.clear();
+}
+
+#[test]
+fn or_runs_with_a_warning_where_that_is_configured() {
+    let site = Site::with(Plan {
+        name: "warned",
+        config: "[limits]\nunenforced = \"warn\"\n",
+        ..Plan::default()
+    });
+    if memory_here(&site) {
+        return;
+    }
+    let out = site
+        .ctl("alice", "run --memory-max=64M p -- sleep 1000")
+        .ok();
+    assert!(
+        out.err().contains("memory-max"),
+        "a warning in the reply: {out}"
+    );
+    let shown = site.ctl("alice", &format!("show {}", out.out())).ok();
+    assert!(shown.out().contains("memory-max"), "and in show: {shown}");
+    site.clear();
+}
+
+/// On a kernel with every controller of cgroup v2: one boot, all of it.
+#[test]
+fn limits_hold_on_a_kernel_with_every_controller() {
+    let out = Uml::new()
+        .payload(project().join("target/test-payload"))
+        .want("polkit.service")
+        .want("stratavored.service")
+        .limit(Duration::from_secs(420))
+        .run(include_str!("limits.sh"));
+    assert!(out.success() && out.out().contains("ALL HELD"), "{out}");
+}

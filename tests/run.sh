@@ -1,0 +1,30 @@
+#!/usr/bin/env bash
+# Everything that is tested, one step after the other, with how long each took.
+# Usage: tests/run.sh [STEP…]: all steps, or those named.
+set -u
+cd "$(dirname "$0")/.."
+export CARGO_TERM_COLOR=${CARGO_TERM_COLOR:-never} CARGO_INCREMENTAL=0
+cargo="${CARGO:-cargo}"
+# One set of features for every step, so that nothing is built twice.
+with="--locked --features crash-points"
+began=$SECONDS failed=0 passed=0 report=
+
+step() { # NAME COMMAND…
+  local name=$1 at=$SECONDS; shift
+  [ ${#wanted[@]} -eq 0 ] || [[ " ${wanted[*]} " == *" $name "* ]] || return 0
+  printf '\n=== %s: %s\n' "$name" "$*"
+  if "$@"; then passed=$((passed + 1)) verdict=ok; else failed=$((failed + 1)) verdict=FAILED; fi
+  report+=$(printf '%-10s %-7s %4d s' "$name" "$verdict" $((SECONDS - at)))$'\n'
+  [ $verdict = ok ]
+}
+wanted=("$@")
+
+step setup tests/setup.sh test || exit 1
+step format $cargo fmt --check
+step lint $cargo clippy $with --all-targets --quiet -- -D warnings
+step unit $cargo test $with --lib --bins --quiet
+step parts $cargo test $with --quiet --test rules --test shim --test api --test engine
+step hosts tests/hosts/run.sh
+
+printf '\n%sall %d s\nsteps: %d passed, %d failed\n' "$report" $((SECONDS - began)) $passed $failed
+[ $failed -eq 0 ]
