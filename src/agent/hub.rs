@@ -9,7 +9,7 @@ use super::serve::Outbox;
 use super::shim::{self, Found, Link};
 use super::slices::Slices;
 use super::systemd::Systemd;
-use super::user::HostEnvironment;
+use super::user::{Accounts, HostEnvironment};
 use super::{cgroup, log, readback};
 use crate::domain::exit::Record;
 use crate::domain::{Limits, RunnerId};
@@ -33,6 +33,7 @@ pub(super) struct Agent {
     pub(super) exits: Arc<Folder>,
     pub(super) sockets: Arc<Folder>,
     pub(super) config: Config,
+    pub(super) accounts: Arc<Accounts>,
     pub(super) environment: HostEnvironment,
     pub(super) boot_id: String,
     /// `--user`: all runs as this uid, which is the agent's own.

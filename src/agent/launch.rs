@@ -237,6 +237,7 @@ impl Agent {
         let (uid, id) = (launch.uid, launch.id);
         let config = self.config.clone();
         let (user, sockets, shim) = (self.user, self.sockets.clone(), self.shim.clone());
+        let accounts = self.accounts.clone();
         // Whoever waits for the answer holds one end.
         let waiter = Arc::new(());
         let waited_for = Arc::downgrade(&waiter);
@@ -253,7 +254,7 @@ impl Agent {
         let mut work = tokio::task::spawn_blocking(move || {
             // Held by a look-up that hangs, too: the other threads are for other work.
             let _permit = permit;
-            let account = Account::look_up(uid)?;
+            let account = accounts.find(uid)?;
             if waited_for.strong_count() == 0 {
                 return Err(failed("Nobody waits for this launch any more."));
             }

@@ -15,7 +15,6 @@ const NO_WEIGHT: u64 = u64::MAX;
 pub(super) enum Property {
     U64(u64),
     I32(i32),
-    Bool(bool),
     Text(String),
 }
 
@@ -43,9 +42,11 @@ pub(super) fn scope(
             "TimeoutStopUSec",
             Property::U64(limits.stop_timeout_usec() + STOP_MARGIN),
         ),
-        ("KillSignal", Property::I32(scope_signal(limits))),
-        ("SendSIGHUP", Property::Bool(false)),
     ];
+    // Each property costs PID 1 some time: what is its default anyway is not said.
+    if scope_signal(limits) != signal::TERM {
+        all.push(("KillSignal", Property::I32(scope_signal(limits))));
+    }
     all.extend(said(&of_scope(limits)));
     if knows_oom_policy {
         all.push(("OOMPolicy", text(OomPolicy::Continue.as_str())));
@@ -169,7 +170,13 @@ mod tests {
         assert_eq!(find(&all, "MemoryMax"), Some(Property::U64(1 << 30)));
         assert_eq!(find(&all, "TasksMax"), Some(Property::U64(65)));
         assert_eq!(find(&all, "MemoryHigh"), None);
-        assert_eq!(find(&all, "KillSignal"), Some(Property::I32(signal::TERM)));
+        assert_eq!(find(&all, "KillSignal"), None);
+        let int = Limits {
+            kill_signal: Some(2),
+            ..Limits::default()
+        };
+        let all_int = scope(&int, "s", "x", false);
+        assert_eq!(find(&all_int, "KillSignal"), Some(Property::I32(2)));
         assert_eq!(
             find(&all, "TimeoutStopUSec"),
             Some(Property::U64(20_000_000))

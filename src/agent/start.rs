@@ -284,6 +284,7 @@ async fn run(prepared: Prepared) -> Result<(), String> {
         exits: Arc::new(prepared.exits),
         sockets: Arc::new(prepared.sockets),
         config: prepared.config,
+        accounts: Default::default(),
         environment: HostEnvironment::read(),
         boot_id: prepared.boot_id,
         user: prepared.user,

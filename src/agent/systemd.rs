@@ -325,7 +325,6 @@ fn variants(properties: &Properties) -> Vec<(&str, Variant<'_>)> {
     let value = |property: &Property| match property {
         Property::U64(n) => Variant::from(*n),
         Property::I32(n) => Variant::from(*n),
-        Property::Bool(b) => Variant::from(*b),
         Property::Text(text) => Variant::from(text.clone()),
     };
     properties

@@ -3,9 +3,12 @@
 use crate::domain::{ProjectName, RunnerId};
 use crate::wire::{Identity, Refusal, RefusalCode};
 use nix::unistd::{Uid, User, getgrouplist};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::ffi::CString;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 /// One account.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -57,6 +60,49 @@ impl Account {
             groups: self.groups.clone(),
         }
     }
+}
+
+/// Accounts looked up a moment ago. A look-up costs milliseconds, and often PID 1's (it is
+/// asked for groups of dynamic users), which has enough to do when many runners are launched.
+#[derive(Debug, Default)]
+pub(super) struct Accounts(Mutex<HashMap<u32, (Instant, Stamp, Account)>>);
+
+/// How long an account is believed. Changes of the local files count at once.
+const BELIEVED: Duration = Duration::from_secs(5);
+/// Accounts kept.
+const KEPT: usize = 256;
+
+type Stamp = [Option<(u64, u64, i64, i64)>; 3];
+
+impl Accounts {
+    /// The account; blocks as [`Account::look_up`] does.
+    pub(super) fn find(&self, uid: u32) -> Result<Account, Refusal> {
+        let stamp = stamp();
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((at, then, account)) = known.get(&uid)
+            && at.elapsed() < BELIEVED
+            && *then == stamp
+        {
+            return Ok(account.clone());
+        }
+        // One name service that hangs must not stop the others.
+        drop(known);
+        let account = Account::look_up(uid)?;
+        known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.len() >= KEPT {
+            known.clear();
+        }
+        known.insert(uid, (Instant::now(), stamp, account.clone()));
+        Ok(account)
+    }
+}
+
+/// Changes whenever one of the local files does.
+fn stamp() -> Stamp {
+    ["/etc/passwd", "/etc/group", "/etc/nsswitch.conf"].map(|path| {
+        let meta = std::fs::metadata(path).ok()?;
+        Some((meta.ino(), meta.size(), meta.mtime(), meta.mtime_nsec()))
+    })
 }
 
 /// The uid of a named account, and its group.
