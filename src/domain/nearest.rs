@@ -17,7 +17,7 @@ pub fn nearest<'a>(text: &str, words: impl Iterator<Item = &'a str>) -> Option<&
         .collect();
     words
         .map(|word| (distance(&text, word), word))
-        .filter(|(d, word)| *d <= 1 + word.len() / 4)
+        .filter(|(d, word)| *d <= 1 + word.len() / 4 && *d < word.len())
         .min()
         .map(|(_, word)| word)
 }
