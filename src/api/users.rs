@@ -19,11 +19,14 @@ const ANSWER_MAX: Duration = Duration::from_secs(10);
 /// How many questions are put at a time.
 const AT_ONCE: usize = 8;
 
+/// Answers of the name service (`None` = there is no such user) and when they came.
+type Known<K, V> = HashMap<K, (Option<V>, Instant)>;
+
 /// Names by uid, and users by name.
 #[derive(Debug)]
 pub(super) struct Users {
-    names: Mutex<HashMap<u32, (Option<String>, Instant)>>,
-    users: Mutex<HashMap<String, (Option<(u32, String)>, Instant)>>,
+    names: Mutex<Known<u32, String>>,
+    users: Mutex<Known<String, (u32, String)>>,
     questions: Arc<Semaphore>,
 }
 
