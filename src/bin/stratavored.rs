@@ -19,8 +19,8 @@ struct Args {
     #[arg(long, value_name = "FILE", default_value = FILE)]
     config: PathBuf,
     /// Check the configuration and exit: 0 if it is right, 1 with file, line and key if not
-    #[arg(long, value_name = "FILE", num_args = 0..=1, default_missing_value = "")]
-    check_config: Option<PathBuf>,
+    #[arg(long, value_name = "FILE")]
+    check_config: Option<Option<PathBuf>>,
     /// Show every value with where it came from, and exit
     #[arg(long, conflicts_with = "check_config")]
     print_config: bool,
@@ -36,7 +36,7 @@ struct Args {
 fn main() -> ExitCode {
     let args = Args::parse();
     let loaded = match &args.check_config {
-        Some(file) if !file.as_os_str().is_empty() => {
+        Some(Some(file)) => {
             let mut config = Config::default();
             config.read(file).map(|()| config)
         }
