@@ -23,9 +23,9 @@ pub(super) type Properties = Vec<(&'static str, Property)>;
 
 /// What a new runner's scope gets, without its processes.
 ///
-/// Where systemd knows an OOM policy for scopes it is told `continue`, whatever ours is: at the
-/// second kill it would send SIGKILL to the whole scope, shim and all, and nobody could tell the
-/// ending. `stop` is the shim's to carry out, `kill` the kernel's (`memory.oom.group`).
+/// Where systemd knows an OOM policy for scopes it is told `continue`, whatever ours is: told
+/// `kill` it sent SIGKILL to the whole scope (seen on 257), shim and all, and nobody could tell
+/// the ending. `stop` is the shim's to carry out, `kill` the kernel's (`memory.oom.group`).
 pub(super) fn scope(
     limits: &Limits,
     slice: &str,
