@@ -4,6 +4,7 @@ use crate::domain::{Error, ErrorKind};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
+use tokio::sync::Semaphore;
 use zbus::Connection;
 use zbus::fdo::DBusProxy;
 use zbus::message::Header;
@@ -15,6 +16,8 @@ pub const CALLS_MAX: usize = 256;
 pub(super) const USER_CALLS_MAX: usize = 1_024;
 /// Callers whose uid is remembered.
 const CACHE_MAX: usize = 4_096;
+/// Look-ups under way: with [polkit's](super::polkit) questions fewer than the 128 dbus-daemon allows a connection.
+const LOOK_UPS_AT_ONCE: usize = 32;
 /// The bus answers at once, or something is very wrong.
 const BUS_MAX: Duration = Duration::from_secs(10);
 
@@ -26,6 +29,7 @@ const BUS_MAX: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub(super) struct Callers {
     bus: DBusProxy<'static>,
+    look_ups: Semaphore,
     uids: Mutex<HashMap<String, u32>>,
     calls: Calls,
 }
@@ -62,6 +66,7 @@ impl Callers {
     pub(super) async fn new(lookups: &Connection) -> zbus::Result<Self> {
         Ok(Self {
             bus: DBusProxy::new(lookups).await?,
+            look_ups: Semaphore::new(LOOK_UPS_AT_ONCE),
             uids: Mutex::default(),
             calls: Arc::default(),
         })
@@ -103,6 +108,7 @@ impl Callers {
             return Ok(*uid);
         }
         let name = BusName::try_from(sender).map_err(|e| unknown(sender, &e))?;
+        let _turn = self.look_ups.acquire().await;
         let asked = self.bus.get_connection_unix_user(name);
         let uid = match tokio::time::timeout(BUS_MAX, asked).await {
             Ok(Ok(uid)) => uid,

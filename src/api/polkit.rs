@@ -7,17 +7,24 @@ use crate::domain::{Error, ErrorKind};
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
+use tokio::sync::Semaphore;
 use zbus::message::{Flags, Header};
 use zbus_polkit::policykit1::{AuthorityProxy, CheckAuthorizationFlags, Subject};
 
-/// An answer that needs nobody's password comes in milliseconds.
-const QUICK_MAX: Duration = Duration::from_secs(10);
+/// An answer that needs nobody's password comes in milliseconds; on a busy host polkit was once seen silent for more
+/// than ten seconds. As long as D-Bus waits for any reply by default.
+const QUICK_MAX: Duration = Duration::from_secs(25);
 /// Somebody may have to find the password first.
 const INTERACTIVE_MAX: Duration = Duration::from_secs(600);
 /// How long a decision about reading holds at most: group memberships change without a signal.
 const REMEMBERED: Duration = Duration::from_secs(60);
 /// How many of them are remembered.
 const CACHE_MAX: usize = 4_096;
+/// Questions without an answer yet. dbus-daemon allows a connection 128 (`max_replies_per_connection`), password
+/// prompts and [the look-ups](super::callers) included; more wait for their turn: polkit is one thread anyway.
+const QUICK_AT_ONCE: usize = 16;
+/// Passwords asked for at a time. They may take minutes, so more are refused.
+const INTERACTIVE_AT_ONCE: usize = 24;
 
 /// (sender, action, details).
 type Question = (String, &'static str, Details);
@@ -27,6 +34,8 @@ type Question = (String, &'static str, Details);
 pub(super) struct Polkit {
     authority: AuthorityProxy<'static>,
     decided: Mutex<HashMap<Question, (bool, Instant)>>,
+    quick: Semaphore,
+    interactive: Semaphore,
 }
 
 impl Polkit {
@@ -38,6 +47,8 @@ impl Polkit {
         Ok(Self {
             authority,
             decided: Mutex::default(),
+            quick: Semaphore::new(QUICK_AT_ONCE),
+            interactive: Semaphore::new(INTERACTIVE_AT_ONCE),
         })
     }
 
@@ -111,6 +122,17 @@ impl Polkit {
                 INTERACTIVE_MAX,
             ),
             false => (CheckAuthorizationFlags::empty(), QUICK_MAX),
+        };
+        let _turn = match interactive {
+            false => self.quick.acquire().await,
+            true => match self.interactive.try_acquire() {
+                Ok(turn) => Ok(turn),
+                Err(_) => {
+                    return refuse(format!(
+                        "{INTERACTIVE_AT_ONCE} passwords are being asked for on this host, which is the most; answer one or try again later."
+                    ));
+                }
+            },
         };
         let asked = self
             .authority

@@ -31,10 +31,35 @@ pub(super) struct Client {
     agent: OnceCell<Option<Agent>>,
 }
 
+/// A bus gives one user so many connections (dbus-daemon: 256): who comes later waits for the others to finish.
+const BUS_FULL: Duration = Duration::from_secs(60);
+
+async fn connection() -> Result<Connection> {
+    let until = tokio::time::Instant::now() + BUS_FULL;
+    // Not all at the same moment: each has its own pace.
+    let pace = LOOK / 5 + Duration::from_millis(u64::from(std::process::id() % 100));
+    loop {
+        match Connection::system().await {
+            Ok(connection) => return Ok(connection),
+            Err(error) if !is_full(&error) => return Err(Failure::no_bus(&error)),
+            Err(error) if tokio::time::Instant::now() + pace >= until => {
+                return Err(Failure::full_bus(&error));
+            }
+            Err(_) => tokio::time::sleep(pace).await,
+        }
+    }
+}
+
+fn is_full(error: &zbus::Error) -> bool {
+    match error {
+        zbus::Error::FDO(error) => matches!(**error, zbus::fdo::Error::LimitsExceeded(_)),
+        zbus::Error::MethodError(name, ..) => name.ends_with(".LimitsExceeded"),
+        _ => false,
+    }
+}
+
 async fn link() -> Result<ManagerProxy<'static>> {
-    let connection = Connection::system()
-        .await
-        .map_err(|e| Failure::no_bus(&e))?;
+    let connection = connection().await?;
     ManagerProxy::builder(&connection)
         .cache_properties(CacheProperties::No)
         .build()

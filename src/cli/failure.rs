@@ -130,6 +130,16 @@ impl Failure {
         )
     }
 
+    /// The bus has no connection left for this user.
+    pub fn full_bus(error: &zbus::Error) -> Self {
+        Self::new(
+            FAILED,
+            format!(
+                "The system bus has no connection left for this user, and none became free for a minute: {error}. End programs that keep one open, or raise max_connections_per_user in /etc/dbus-1/system-local.conf (dbus-broker: see dbus-broker-launch(1))."
+            ),
+        )
+    }
+
     /// Whether waiting may help: the daemon is starting again, or its store is away.
     pub fn passes(&self) -> bool {
         self.is("Away") || self.is("StoreUnavailable")

@@ -136,7 +136,8 @@ async fn a_failed_exec_is_told_to_the_caller() {
     let described = manager.describe("broken").await.unwrap();
     assert_eq!(text(&described, "state"), "ended");
     // The owner may read the sentence again; events are for everybody.
-    assert!(format!("{described:?}").contains("not found"));
+    let described = format!("{described:?}");
+    assert!(described.contains("not found"), "{described}");
     let events = manager.list_events(0, 0, &none()).await.unwrap();
     let events = format!("{events:?}");
     assert!(

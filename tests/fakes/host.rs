@@ -15,7 +15,9 @@ const BOOT: &str = "00000000-0000-0000-0000-00000000b007";
 /// until it is stopped.
 #[derive(Debug)]
 pub struct FakeHost {
-    running: Mutex<BTreeMap<RunnerId, (LaunchOrder, bool)>>,
+    running: Mutex<BTreeMap<RunnerId, LaunchOrder>>,
+    /// Until they are forgotten: an inventory between an ending and its notice shows them.
+    records: Mutex<BTreeMap<RunnerId, Record>>,
     notices: mpsc::Sender<HostNotice>,
 }
 
@@ -26,6 +28,7 @@ impl FakeHost {
         notices.try_send(HostNotice::Connected).expect("room");
         let host = Self {
             running: Mutex::default(),
+            records: Mutex::default(),
             notices,
         };
         (host, receiver)
@@ -39,7 +42,11 @@ impl FakeHost {
     fn take(&self, id: RunnerId) -> Result<LaunchOrder, HostError> {
         let mut running = self.running.lock().expect("no panic in here");
         let missing = || Error::new(ErrorKind::NoSuchRunner, "No such scope.");
-        Ok(running.remove(&id).ok_or_else(missing)?.0)
+        Ok(running.remove(&id).ok_or_else(missing)?)
+    }
+
+    fn records(&self) -> std::sync::MutexGuard<'_, BTreeMap<RunnerId, Record>> {
+        self.records.lock().expect("no panic in here")
     }
 
     fn has(&self, id: RunnerId) -> Result<(), HostError> {
@@ -52,7 +59,6 @@ impl FakeHost {
 
     /// A runner's main process ends.
     pub async fn end(&self, id: RunnerId, f: impl FnOnce(&mut Record)) {
-        let _ = self.take(id);
         let mut record = Record {
             v: 1,
             id: id.to_string(),
@@ -73,6 +79,8 @@ impl FakeHost {
             },
         };
         f(&mut record);
+        self.records().insert(id, record.clone());
+        let _ = self.take(id);
         let notice = HostNotice::Ended(id, Box::new(record));
         let _ = self.notices.send(notice).await;
     }
@@ -83,7 +91,7 @@ impl Host for FakeHost {
     async fn prepare(&self, order: LaunchOrder) -> Result<Placement, HostError> {
         let id = order.id;
         let mut running = self.running.lock().expect("no panic in here");
-        running.insert(id, (order, false));
+        running.insert(id, order);
         Ok(Placement {
             invocation_id: id.to_string().replace('-', ""),
             boot_id: BOOT.to_owned(),
@@ -97,7 +105,7 @@ impl Host for FakeHost {
         self.has(id)?;
         let command = {
             let running = self.running.lock().expect("no panic in here");
-            running[&id].0.spec.command.clone()
+            running[&id].spec.command.clone()
         };
         match &command[..] {
             [fail] if fail == "fail" => {
@@ -167,14 +175,17 @@ impl Host for FakeHost {
 
     async fn inventory(&self) -> Result<World, HostError> {
         let running = self.running.lock().expect("no panic in here");
-        let observed = Observed {
-            scope: true,
-            shim: true,
-            ..Observed::default()
-        };
+        let mut runners: BTreeMap<RunnerId, Observed> = BTreeMap::new();
+        for id in running.keys() {
+            let seen = runners.entry(*id).or_default();
+            (seen.scope, seen.shim) = (true, true);
+        }
+        for (id, record) in &*self.records() {
+            runners.entry(*id).or_default().record = Some(Some(Box::new(record.clone())));
+        }
         Ok(World {
             boot_id: BOOT.to_owned(),
-            runners: running.keys().map(|id| (*id, observed.clone())).collect(),
+            runners,
         })
     }
 
@@ -182,7 +193,8 @@ impl Host for FakeHost {
         self.take(id).map(drop)
     }
 
-    async fn forget(&self, _id: RunnerId) -> Result<(), HostError> {
+    async fn forget(&self, id: RunnerId) -> Result<(), HostError> {
+        self.records().remove(&id);
         Ok(())
     }
 

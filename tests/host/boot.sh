@@ -9,6 +9,7 @@
 #     --files DIR      copied onto the disk before the boot: units, configuration
 #     --want UNIT      starts this unit, too (repeatable)
 #     --bind FROM:TO   shows a folder of this machine inside (repeatable)
+#     --without NAME   it lacks this cgroup controller, whatever this machine has
 #     --lease          stop the host when standard input ends (so that it goes when its test does)
 # Prints "ready PID" when it is up, then stays until the host is off or this is killed (both clean up).
 # Killing PID is the host stopping dead; run again with the same folder, it boots again on its disk, with a new boot id.
@@ -21,7 +22,7 @@ here=$(cd "$(dirname "$0")" && pwd)
 
 usage() { sed -n '/^# *tests\/host\/boot.sh/,/^set/{/^#/s/^# \{0,1\}//p}' "$0" >&2; exit 2; }
 all=("$@")
-root=machine bus=dbus-daemon work= disk_mb=512 payload= files= lease= wants=() binds=()
+root=machine bus=dbus-daemon work= disk_mb=512 payload= files= lease= without= wants=() binds=()
 while [ $# -gt 0 ]; do
     case $1 in
     --root) root=$2; shift ;;
@@ -32,6 +33,7 @@ while [ $# -gt 0 ]; do
     --files) files=$2; shift ;;
     --want) wants+=("$2"); shift ;;
     --bind) binds+=("$2"); shift ;;
+    --without) without=$2; shift ;;
     --lease) lease=yes ;;
     -*) usage ;;
     *) break ;;
@@ -107,10 +109,21 @@ else
     base=$mount2
     cgroup=$base/stratavore-test-$name-$$
 fi
-for controller in $(cat "$base/cgroup.controllers"); do
-    echo "+$controller" >"$base/cgroup.subtree_control" 2>/dev/null || true
-done
+hand_down() { # FOLDER: its controllers, to what is below it
+    local controller
+    for controller in $(cat "$1/cgroup.controllers"); do
+        [ "$controller" = "${2:-}" ] || echo "+$controller" >"$1/cgroup.subtree_control" 2>/dev/null || true
+    done
+}
+hand_down "$base"
 mkdir "$cgroup"
+outer=$cgroup
+if [ -n "$without" ]; then
+    # Other hosts share what is above: it is left out in a level of this host's own.
+    hand_down "$outer" "$without"
+    cgroup=$outer/host
+    mkdir "$cgroup"
+fi
 echo "$cgroup" >"$work/cgroup"
 
 namespaces=
@@ -119,7 +132,7 @@ finish() {
     trap '' EXIT INT TERM HUP
     if [ -n "$namespaces" ]; then kill -KILL "$namespaces" 2>/dev/null || true; wait "$namespaces" 2>/dev/null || true; fi
     [ -z "$watcher" ] || kill "$watcher" 2>/dev/null || true
-    remove_cgroup "$cgroup" || true
+    remove_cgroup "$outer" || true
     rm -f "$work/init" "$work/supervisor"
 }
 trap finish EXIT

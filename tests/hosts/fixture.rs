@@ -25,6 +25,8 @@ pub struct Plan {
     pub payload: Option<PathBuf>,
     /// A folder of this machine and where it is to be seen.
     pub bind: Option<(PathBuf, &'static str)>,
+    /// A cgroup controller it lacks.
+    pub without: Option<&'static str>,
 }
 
 impl Default for Plan {
@@ -38,6 +40,7 @@ impl Default for Plan {
             agent_config: "",
             payload: None,
             bind: None,
+            without: None,
         }
     }
 }
@@ -77,6 +80,9 @@ impl Site {
             if !text.is_empty() {
                 builder = builder.file(path, text);
             }
+        }
+        if let Some(controller) = plan.without {
+            builder = builder.without(controller);
         }
         if let Some((from, to)) = plan.bind {
             builder = builder.bind(from, to);

@@ -54,6 +54,7 @@ pub struct HostBuilder {
     pub(super) files: Vec<(String, Vec<u8>, u32)>,
     pub(super) wants: Vec<String>,
     pub(super) binds: Vec<String>,
+    pub(super) without: Option<&'static str>,
 }
 
 impl HostBuilder {
@@ -110,6 +111,12 @@ impl HostBuilder {
         self
     }
 
+    /// It lacks this cgroup controller, whatever this machine has.
+    pub fn without(mut self, controller: &'static str) -> Self {
+        self.without = Some(controller);
+        self
+    }
+
     /// Boots it, and returns when systemd says that it is running.
     #[track_caller]
     pub fn boot(self) -> Host {
@@ -141,6 +148,7 @@ impl Host {
             files: Vec::new(),
             wants: Vec::new(),
             binds: Vec::new(),
+            without: None,
         }
     }
 }

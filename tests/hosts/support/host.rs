@@ -82,6 +82,7 @@ impl Host {
         }
         command.args(builder.wants.iter().flat_map(|unit| ["--want", unit]));
         command.args(builder.binds.iter().flat_map(|bind| ["--bind", bind]));
+        command.args(builder.without.iter().flat_map(|name| ["--without", name]));
         command.arg(&builder.name);
         command
             .stdin(Stdio::piped())

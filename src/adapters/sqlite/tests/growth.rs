@@ -31,10 +31,13 @@ fn size(folder: &Folder) -> u64 {
 }
 
 /// In a process of its own, so that its memory is the store's.
-#[test]
-fn file_and_memory_stay_flat() {
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn file_and_memory_stay_flat() {
+    if part().is_some() {
+        return many_lives().await;
+    }
     let folder = Folder::new();
-    let words = this("growth::many_lives", &folder.0);
+    let words = this("growth::file_and_memory_stay_flat", &folder.0);
     let output = std::process::Command::new(&words[0])
         .args(&words[1..])
         .output()
@@ -45,12 +48,7 @@ fn file_and_memory_stay_flat() {
     assert!(passed, "{}", String::from_utf8_lossy(&output.stderr));
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "a part of file_and_memory_stay_flat"]
 async fn many_lives() {
-    if part().is_none() {
-        return;
-    }
     let lives: u64 = std::env::var("STRATAVORE_LIVES").map_or(16_000, |n| n.parse().unwrap());
     let (folder, store) = empty().await;
     let store = Arc::new(store);

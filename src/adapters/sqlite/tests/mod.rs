@@ -53,13 +53,7 @@ const PART: &str = "STRATAVORE_TEST_FOLDER";
 fn this(test: &str, folder: &Path) -> Vec<String> {
     let me = std::env::current_exe().unwrap();
     let name = format!("adapters::sqlite::tests::{test}");
-    let words = [
-        me.to_str().unwrap(),
-        "--exact",
-        &name,
-        "--include-ignored",
-        "--nocapture",
-    ];
+    let words = [me.to_str().unwrap(), "--exact", &name, "--nocapture"];
     let mut all = vec!["env".to_owned(), format!("{PART}={}", folder.display())];
     all.extend(words.map(str::to_owned));
     all
