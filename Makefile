@@ -1,4 +1,5 @@
 # make demo, make test: the two commands of README. make install DESTDIR=… PREFIX=/usr for packagers.
+# make install-user, make uninstall-user: for yourself alone, without root.
 PREFIX ?= /usr
 DESTDIR ?=
 CARGO ?= cargo
@@ -10,29 +11,60 @@ bin = $(DESTDIR)$(PREFIX)/bin
 libexec = $(DESTDIR)$(PREFIX)/libexec/stratavore
 lib = $(DESTDIR)$(PREFIX)/lib
 share = $(DESTDIR)$(PREFIX)/share
+units = stratavored.service stratavore-agent.service stratavore-agent.socket stratavore.slice
 # Shipped units name programs below /usr.
 unit = sed 's|/usr/bin/stratavore|$(PREFIX)/bin/stratavore|g; s|/usr/libexec/stratavore|$(PREFIX)/libexec/stratavore|g'
 
-.PHONY: build install demo test clean
+.PHONY: build install programs install-user uninstall-user demo test clean
 
 build:
 	$(CARGO) build --release --locked
 
-install:
+programs:
 	$(INSTALL) 755 $(BUILT)/stratavored $(bin)/stratavored
 	$(INSTALL) 755 $(BUILT)/stratavorectl $(bin)/stratavorectl
 	$(INSTALL) 755 $(BUILT)/stratavore-agent $(libexec)/stratavore-agent
 	$(INSTALL) 755 $(BUILT)/stratavore-shim $(libexec)/stratavore-shim
-	install -d $(lib)/systemd/system
-	for u in stratavored.service stratavore-agent.service stratavore-agent.socket stratavore.slice; do \
-	  $(unit) systemd/$$u > $(lib)/systemd/system/$$u && chmod 644 $(lib)/systemd/system/$$u || exit 1; done
+
+install: programs
+	install -d $(lib)/systemd/system $(lib)/systemd/user
+	for u in $(units); do for at in system:systemd user:systemd/user; do \
+	  to=$(lib)/systemd/$${at%%:*}/$$u; $(unit) $${at#*:}/$$u > $$to && chmod 644 $$to || exit 1; done; done
 	$(INSTALL) 644 systemd/stratavore.sysusers $(lib)/sysusers.d/stratavore.conf
 	$(INSTALL) 644 systemd/stratavore.tmpfiles $(lib)/tmpfiles.d/stratavore.conf
 	$(INSTALL) 644 systemd/dbus/org.stratavore1.conf $(share)/dbus-1/system.d/org.stratavore1.conf
 	$(INSTALL) 644 systemd/dbus/org.stratavore1.service $(share)/dbus-1/system-services/org.stratavore1.service
+	$(INSTALL) 644 systemd/dbus/org.stratavore1.user.service $(share)/dbus-1/services/org.stratavore1.service
 	for x in systemd/dbus/interfaces/*.xml; do $(INSTALL) 644 $$x $(share)/dbus-1/interfaces/$${x##*/} || exit 1; done
 	$(INSTALL) 644 systemd/dbus/org.stratavore1.policy $(share)/polkit-1/actions/org.stratavore1.policy
 	$(INSTALL) 644 systemd/dbus/stratavore.rules $(share)/polkit-1/rules.d/50-stratavore.rules
+
+# For yourself alone, on your own systemd and session bus, without root.
+mine = $${XDG_DATA_HOME:-$$HOME/.local/share}
+install-user: $(if $(filter target/release,$(BUILT)),build)
+	@[ "$$(id -u)" != 0 ] || { echo "install-user is for an ordinary user; root: make install" >&2; exit 1; }
+	@systemctl --user show-environment >/dev/null || { echo "Your systemd does not answer: log in as yourself (not by su or sudo), then again" >&2; exit 1; }
+	@$(MAKE) --no-print-directory programs PREFIX="$$HOME/.local" DESTDIR=
+	@install -d "$(mine)/systemd/user" "$(mine)/dbus-1/services"
+	@for u in $(units); do sed "s|/usr/bin/|$$HOME/.local/bin/|; s|/usr/libexec/|$$HOME/.local/libexec/|" systemd/user/$$u > "$(mine)/systemd/user/$$u" || exit 1; done
+	@install -m 644 systemd/dbus/org.stratavore1.user.service "$(mine)/dbus-1/services/org.stratavore1.service"
+	@systemctl --user daemon-reload
+	@busctl --user --quiet call org.freedesktop.DBus /org/freedesktop/DBus org.freedesktop.DBus ReloadConfig
+	@systemctl --user enable --quiet stratavore-agent.socket stratavored.service
+	@systemctl --user restart stratavore-agent.service stratavored.service
+	@echo "Stratavore runs for $$(id -un). Try: $$HOME/.local/bin/stratavorectl --user status"
+
+# Leaves your runners' history and your configuration.
+uninstall-user:
+	@[ -z "$$(systemctl --user list-units --plain --no-legend 'stratavore-*.scope')" ] || \
+	  { echo "Runners live; stop them first: stratavorectl --user stop --all" >&2; exit 1; }
+	@systemctl --user disable --quiet --now stratavored.service stratavore-agent.socket stratavore-agent.service stratavore.slice
+	@for u in $(units); do rm -f "$(mine)/systemd/user/$$u"; done
+	@rm -f "$(mine)/dbus-1/services/org.stratavore1.service"
+	@rm -rf "$$HOME/.local/libexec/stratavore"
+	@rm -f "$$HOME/.local/bin/stratavored" "$$HOME/.local/bin/stratavorectl"
+	@systemctl --user daemon-reload
+	@echo "Gone, but for $${XDG_STATE_HOME:-$$HOME/.local/state}/stratavore and $${XDG_CONFIG_HOME:-$$HOME/.config}/stratavore."
 
 demo:
 	@tests/setup.sh demo

@@ -5,6 +5,7 @@
 
 use crate::domain::limits::{self, Limits, Value};
 use crate::domain::units;
+use crate::places::Places;
 use crate::wire::Unenforced;
 use std::collections::BTreeMap;
 use std::fmt;
@@ -14,9 +15,6 @@ use toml::de::{DeTable, DeValue};
 
 /// The shortest `store.retention`, in µs.
 const RETENTION_MIN: u64 = 3_600_000_000;
-
-/// Where the configuration is looked for.
-pub const FILE: &str = "/etc/stratavore/stratavored.toml";
 
 /// Everything that can be configured.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,10 +37,11 @@ pub struct Config {
     origins: BTreeMap<String, String>,
 }
 
-impl Default for Config {
-    fn default() -> Self {
+impl Config {
+    /// The defaults.
+    pub fn new(places: &Places) -> Self {
         Self {
-            store_path: "/var/lib/stratavore/stratavore.db".into(),
+            store_path: places.state.join("stratavore.db"),
             max_connections: 4,
             retention: Duration::from_secs(90 * 86_400),
             host_name: String::new(),
@@ -239,13 +238,16 @@ impl fmt::Display for ConfigError {
 impl std::error::Error for ConfigError {}
 
 impl Config {
-    /// The configuration of this host: `file`, if it is there, and its drop-ins.
-    pub fn load(file: &Path) -> Result<Self, ConfigError> {
-        let mut config = Self::default();
+    /// The configuration of this instance: `file`, else the usual one if it is there; and its
+    /// drop-ins.
+    pub fn load(places: &Places, file: Option<&Path>) -> Result<Self, ConfigError> {
+        let mut config = Self::new(places);
+        let usual = places.config.join("stratavored.toml");
         // Only the usual file may be absent: one that was named is meant to be there.
-        if file != Path::new(FILE) || file.exists() {
-            config.read(file)?;
+        if file.is_some() || usual.exists() {
+            config.read(file.unwrap_or(&usual))?;
         }
+        let file = file.unwrap_or(&usual);
         let mut folder = file.as_os_str().to_owned();
         folder.push(".d");
         for drop_in in drop_ins(Path::new(&folder))? {
@@ -397,7 +399,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn parse(text: &str) -> Result<Config, String> {
-        let mut config = Config::default();
+        let mut config = Config::new(&Places::system());
         config
             .parse(Path::new("f.toml"), text)
             .map_err(|e| e.to_string())?;

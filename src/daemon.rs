@@ -5,6 +5,7 @@ use crate::adapters::sqlite::SqliteStore;
 use crate::api;
 use crate::config::Config;
 use crate::engine::{Engine, Health, Settings};
+use crate::places::Places;
 use crate::ports::{Store, StoreError};
 use crate::service;
 use std::path::PathBuf;
@@ -40,15 +41,19 @@ pub enum Fatal {
     Machine(String),
 }
 
-/// Where things are.
+/// How it was started.
 #[derive(Debug, Clone)]
-pub struct Paths {
+pub struct Start {
+    /// `--user`: for the user's own manager, on its session bus.
+    pub user: bool,
+    /// Where things are.
+    pub places: Places,
     /// The agent's socket.
     pub agent: PathBuf,
 }
 
 /// Runs until SIGTERM, or until something breaks that a new start mends.
-pub async fn run(config: Config, paths: Paths) -> Result<(), Fatal> {
+pub async fn run(config: Config, start: Start) -> Result<(), Fatal> {
     let (mut term, mut int) = (on(SignalKind::terminate())?, on(SignalKind::interrupt())?);
     let host_id = host_id()?;
     let host_name = if config.host_name.is_empty() {
@@ -57,12 +62,20 @@ pub async fn run(config: Config, paths: Paths) -> Result<(), Fatal> {
         config.host_name.clone()
     };
 
+    if start.user {
+        start.places.make_state().map_err(|e| {
+            Fatal::Machine(format!(
+                "{} can't be made: {e}",
+                start.places.state.display()
+            ))
+        })?;
+    }
     let store: Arc<dyn Store> = tokio::select! {
         store = open_store(&config) => Arc::new(store?),
         _ = term.recv() => return Ok(()),
         _ = int.recv() => return Ok(()),
     };
-    let (host, notices) = AgentClient::start(&paths.agent, config.unenforced);
+    let (host, notices) = AgentClient::start(&start.agent, config.unenforced);
     let settings = Settings {
         host: host_id.clone(),
         host_name: host_name.clone(),
@@ -72,15 +85,23 @@ pub async fn run(config: Config, paths: Paths) -> Result<(), Fatal> {
         retention: config.retention,
     };
     let engine = Engine::start(settings, Arc::clone(&store), host, notices);
-    let connection = zbus::Connection::system()
-        .await
-        .map_err(|e| Fatal::Bus(e.to_string()))?;
+    let bus = match start.user {
+        false => api::Bus::System,
+        true => api::Bus::Session {
+            uid: rustix::process::geteuid().as_raw(),
+        },
+    };
+    let connection = match bus {
+        api::Bus::System => zbus::Connection::system().await,
+        api::Bus::Session { .. } => zbus::Connection::session().await,
+    };
+    let connection = connection.map_err(|e| Fatal::Bus(e.to_string()))?;
     let identity = api::Identity {
         version: crate::VERSION.to_owned(),
         host_id,
         host_name,
     };
-    api::serve(&connection, engine.clone(), identity, api::Bus::System)
+    api::serve(&connection, engine.clone(), identity, bus)
         .await
         .map_err(|e| Fatal::Bus(e.to_string()))?;
 

@@ -15,7 +15,7 @@
 //!
 //! Where do I change …? A limit: `domain::limits`, then `agent::properties` and `agent::readback`.
 //! What an ending is called: `domain::exit`. What happens after a crash: `domain::reconcile`. A key
-//! of the configuration: `config::KEYS`. A method on the bus: `api`, then `systemd/dbus`.
+//! of the configuration: `config::KEYS`. Where files are: `places`. A method on the bus: `api`, then `systemd/dbus`.
 //!
 //! `tests/rules.rs` keeps the imports one-way.
 
@@ -28,6 +28,7 @@ pub mod crash;
 pub mod daemon;
 pub mod domain;
 pub mod engine;
+pub mod places;
 pub mod ports;
 pub mod seqpacket;
 pub mod service;

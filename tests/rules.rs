@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// A folder or file of `src` and what of ours it may use.
-const LAYERS: [(&str, &[&str], &str); 13] = [
+const LAYERS: [(&str, &[&str], &str); 14] = [
     (
         "domain",
         &["domain"],
@@ -38,6 +38,7 @@ const LAYERS: [(&str, &[&str], &str); 13] = [
             "wire",
             "seqpacket",
             "crash",
+            "places",
             "service",
             "VERSION",
             "VERSION_TEXT",
@@ -67,7 +68,12 @@ const LAYERS: [(&str, &[&str], &str); 13] = [
         &["cli", "api", "domain", "VERSION", "VERSION_TEXT"],
         "the control tool speaks D-Bus as everybody else does",
     ),
-    ("config", &["domain", "wire"], "the configuration is a leaf"),
+    (
+        "config",
+        &["domain", "places", "wire"],
+        "the configuration is a leaf",
+    ),
+    ("places", &[], "where things are is a leaf"),
     ("service", &[], "sd_notify is a leaf"),
 ];
 

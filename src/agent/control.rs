@@ -7,7 +7,7 @@ use super::systemd::SCOPE;
 use super::{log, properties, readback};
 use crate::crash::point;
 use crate::domain::exit::Asked;
-use crate::domain::limits::{MAX_STOP_TIMEOUT, OomPolicy};
+use crate::domain::limits::MAX_STOP_TIMEOUT;
 use crate::domain::{Limits, RunnerId, signal};
 use crate::wire::{Answer, Refusal, RefusalCode, ShimRequest, Unenforced};
 use rustix::process::Signal;
@@ -236,7 +236,10 @@ impl Agent {
                 if before != wanted {
                     self.systemd.set(&unit, &wanted).await.map_err(bus)?;
                 }
-                let as_one = limits.oom_policy.map_or(as_one, |p| p == OomPolicy::Kill);
+                let as_one = match limits.oom_policy {
+                    Some(_) => self.kills_as_one(&limits),
+                    None => as_one,
+                };
                 let wanted = properties::wanted(&limits);
                 let unheld = self
                     .unheld_at_last(&runner.cgroup, &wanted, Some(as_one))

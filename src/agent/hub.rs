@@ -12,6 +12,7 @@ use super::systemd::Systemd;
 use super::user::{Accounts, HostEnvironment};
 use super::{cgroup, log, readback};
 use crate::domain::exit::Record;
+use crate::domain::limits::OomPolicy;
 use crate::domain::{Limits, RunnerId};
 use crate::wire::{FromAgent, Notice, Refusal, RefusalCode, ShimNotice, ShimState, decode};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -41,6 +42,8 @@ pub(super) struct Agent {
     pub(super) shim: PathBuf,
     /// Soft and hard limit of open files, before the agent raised its own.
     pub(super) nofile: (u64, u64),
+    /// Of the machine's root cgroup, when the agent started.
+    pub(super) machine_controllers: String,
     pub(super) slices: Slices,
     /// Launches being prepared at a time; each has a payload in memory.
     pub(super) launching: Semaphore,
@@ -83,6 +86,7 @@ impl Agent {
             page,
             swap: cgroup::has_swap(),
             shim,
+            user: self.machine(),
         };
         readback::unheld(limits, host, |file| self.cgroups.read(cgroup, file))
     }
@@ -127,7 +131,19 @@ impl Agent {
 
     /// The limits whose controllers this host lacks altogether.
     pub(super) fn lacking(&self, limits: &Limits) -> Vec<readback::Unheld> {
-        readback::lacking(limits, &self.cgroups.controllers())
+        readback::lacking(limits, &self.cgroups.controllers(), self.machine())
+    }
+
+    /// With `--user`, the controllers the machine has, whoever may use them.
+    fn machine(&self) -> Option<&str> {
+        self.user.map(|_| self.machine_controllers.as_str())
+    }
+
+    /// Whether the kernel is to kill all of a runner at once when it kills one. It would kill the
+    /// shim of a user as well, who can't be protected from it, and nobody could tell the ending:
+    /// there the shim kills the rest.
+    pub(super) fn kills_as_one(&self, limits: &Limits) -> bool {
+        limits.oom_policy == Some(OomPolicy::Kill) && self.user.is_none()
     }
 
     /// Tells every daemon.

@@ -9,7 +9,6 @@ use super::user::{Account, environment};
 use super::{log, properties, readback};
 use crate::crash::point;
 use crate::domain::Limits;
-use crate::domain::limits::OomPolicy;
 use crate::domain::runner::Placement;
 use crate::seqpacket::{read_sealed, sealed_memfd};
 use crate::wire::{Answer, Launch, Payload, Refusal, RefusalCode, ShimOrder, ShimRequest, VERSION};
@@ -238,6 +237,7 @@ impl Agent {
         let config = self.config.clone();
         let (user, sockets, shim) = (self.user, self.sockets.clone(), self.shim.clone());
         let accounts = self.accounts.clone();
+        let env = self.environment.of_shim();
         // Whoever waits for the answer holds one end.
         let waiter = Arc::new(());
         let waited_for = Arc::downgrade(&waiter);
@@ -269,7 +269,7 @@ impl Agent {
                 }
                 None => policy::check_user(&config, &account)?,
             }
-            let raw = shim::spawn(&shim, sockets.as_fd(), id);
+            let raw = shim::spawn(&shim, env, sockets.as_fd(), id);
             Ok((
                 account,
                 raw.map_err(|e| failed(format!("The shim can't be started: {e}.")))?,
@@ -293,7 +293,7 @@ impl Agent {
         limits: &Limits,
         launch: &Launch,
     ) -> Result<Vec<String>, Refusal> {
-        let as_one = limits.oom_policy == Some(OomPolicy::Kill);
+        let as_one = self.kills_as_one(limits);
         let unheld = self
             .unheld_at_last(&runner.cgroup, limits, Some(as_one))
             .await;

@@ -18,6 +18,8 @@ pub(super) struct Unheld {
     file: &'static str,
     /// What the file says; `None` = there is no such file.
     found: Option<String>,
+    /// The machine has the controller, and does not give it to users.
+    undelegated: bool,
 }
 
 impl Unheld {
@@ -31,6 +33,9 @@ impl Unheld {
             ..
         } = self;
         match &self.found {
+            None if self.undelegated => format!(
+                "{key}={value} is not held here: the {controller} controller of cgroup v2 is not delegated to users, so there is no {file}."
+            ),
             None => format!(
                 "{key}={value} is not held on this host: the {controller} controller of cgroup v2 does not offer {file} here."
             ),
@@ -43,6 +48,9 @@ impl Unheld {
     /// What to do about it.
     fn advice(&self) -> String {
         let first = match &self.found {
+            None if self.undelegated => {
+                "Have it delegated (as root: systemctl edit user@.service, with [Service] Delegate=cpu io memory pids; then log in anew)"
+            }
             None => "Boot with cgroup_no_v1=all (and the controller not disabled)",
             Some(_) => "Look into the journal of PID 1",
         };
@@ -76,22 +84,25 @@ pub(super) fn judge(
 
 /// What the limits are held against.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Host {
+pub(super) struct Host<'a> {
     /// Bytes of a page.
     pub(super) page: u64,
     /// The kernel can count swap at all; without, a limit on it is always held.
     pub(super) swap: bool,
     /// The cgroup has the shim's one task beside the runner's.
     pub(super) shim: bool,
+    /// Where the manager is a user's own (and the shim is mortal): the machine's controllers.
+    pub(super) user: Option<&'a str>,
 }
 
 /// Holds the files of a cgroup against the limits it shall have. `read` gives a file's text.
 pub(super) fn unheld(
     limits: &Limits,
-    host: Host,
+    host: Host<'_>,
     read: impl Fn(&str) -> Option<String>,
 ) -> Vec<Unheld> {
     let mut all = Vec::new();
+    let undelegated = |controller| host.user.is_some_and(|machine| has(machine, controller));
     let mut check = |key: &'static str,
                      wanted: Option<u64>,
                      controller,
@@ -111,6 +122,7 @@ pub(super) fn unheld(
                 controller,
                 file,
                 found,
+                undelegated: undelegated(controller),
             });
         }
     };
@@ -175,9 +187,10 @@ pub(super) fn unheld(
     }
     check("tasks-max", limits.tasks_max, "pids", "pids.max", &count);
     if let Some(policy) = limits.oom_policy {
-        // How systemd learns of a kill, and how the kernel kills all.
+        // How the shim learns of a kill, and how the kernel kills all.
         let (file, needed) = match policy {
             OomPolicy::Continue => ("", None),
+            OomPolicy::Kill if host.user.is_some() => ("memory.events", Some("")),
             OomPolicy::Stop => ("memory.events", Some("")),
             OomPolicy::Kill => ("memory.oom.group", Some("1")),
         };
@@ -192,6 +205,7 @@ pub(super) fn unheld(
                 controller: "memory",
                 file,
                 found,
+                undelegated: undelegated("memory"),
             });
         }
     }
@@ -199,21 +213,24 @@ pub(super) fn unheld(
 }
 
 /// The limits whose controllers the host does not have at all, before anything is tried.
-pub(super) fn lacking(limits: &Limits, controllers: &str) -> Vec<Unheld> {
-    let offered = |file: &str| {
-        let controller = file.split('.').next().unwrap_or_default();
-        controllers
-            .split_ascii_whitespace()
-            .any(|c| c == controller)
-    };
+pub(super) fn lacking(limits: &Limits, controllers: &str, user: Option<&str>) -> Vec<Unheld> {
+    let offered = |file: &str| has(controllers, file.split('.').next().unwrap_or_default());
     let host = Host {
         page: 1,
         swap: true,
         shim: false,
+        user,
     };
     let mut all = unheld(limits, host, |file| offered(file).then(String::new));
     all.retain(|u| u.found.is_none());
     all
+}
+
+/// Whether a controller is in a `cgroup.controllers`.
+fn has(controllers: &str, controller: &str) -> bool {
+    controllers
+        .split_ascii_whitespace()
+        .any(|c| c == controller)
 }
 
 fn controller_weight(key: &str) -> bool {
@@ -282,10 +299,11 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    const HOST: Host = Host {
+    const HOST: Host<'_> = Host {
         page: 4096,
         swap: true,
         shim: true,
+        user: None,
     };
 
     fn limits() -> Limits {
@@ -359,7 +377,7 @@ mod tests {
     #[test]
     fn missing_controllers_are_known_beforehand() {
         let keys = |controllers| {
-            lacking(&limits(), controllers)
+            lacking(&limits(), controllers, None)
                 .iter()
                 .map(|u| u.key)
                 .collect::<Vec<_>>()

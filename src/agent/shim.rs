@@ -110,11 +110,17 @@ impl Raw {
 
 /// Spawns a shim that waits at its gate, with the socket it will listen on. No `pre_exec`:
 /// that would fork this whole process instead of using posix_spawn.
-pub(super) fn spawn(shim: &Path, sockets: BorrowedFd<'_>, id: RunnerId) -> io::Result<Raw> {
+pub(super) fn spawn(
+    shim: &Path,
+    env: Vec<(String, String)>,
+    sockets: BorrowedFd<'_>,
+    id: RunnerId,
+) -> io::Result<Raw> {
     let (gate, other) = seqpacket::pair()?;
     let socket = listen(sockets, id)?;
     let child = Command::new(shim)
         .env_clear()
+        .envs(env)
         .stdin(Stdio::from(other))
         .stdout(Stdio::null())
         .stderr(Stdio::null())

@@ -8,6 +8,7 @@ use super::slices::Slices;
 use super::systemd::Systemd;
 use super::user::{self, HostEnvironment};
 use super::{log, serve};
+use crate::places::Places;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustix::thread::{CapabilitySet, CapabilitySets};
@@ -37,11 +38,12 @@ const LAUNCHES: usize = 128;
 #[derive(Debug, clap::Parser)]
 #[command(name = "stratavore-agent", version)]
 pub struct Args {
-    /// Run under the user's own service manager, without any privilege.
+    /// Serve the user's own service manager, without any privilege: every runner is the user's, and
+    /// there is no agent.toml.
     #[arg(long)]
     user: bool,
     /// Root's bounds; no such file = the defaults.
-    #[arg(long, value_name = "FILE", default_value = config::PATH)]
+    #[arg(long, value_name = "FILE", default_value = config::PATH, conflicts_with = "user")]
     config: PathBuf,
     /// Listen here, where not socket-activated.
     #[arg(long, value_name = "PATH")]
@@ -110,6 +112,9 @@ fn prepare(args: Args) -> Result<Prepared, String> {
     if !args.user && uid != 0 {
         return Err("The agent of the system needs root; with --user it serves the user's own service manager.".to_owned());
     }
+    if args.user && uid == 0 {
+        return Err("--user is for ordinary users; root has the system's agent.".to_owned());
+    }
     let config = match args.user {
         true => Config::default(),
         false => config::load(&args.config)?,
@@ -128,17 +133,28 @@ fn prepare(args: Args) -> Result<Prepared, String> {
         }
         (uids, _) => allowed.extend(uids),
     }
-    let home = Folders::new(args.user)?;
+    let places = match args.user {
+        true => Places::user()?,
+        false => Places::system(),
+    };
+    if args.user {
+        let made = places
+            .make_state()
+            .and_then(|()| std::fs::create_dir_all(&places.runtime));
+        made.map_err(|e| {
+            format!(
+                "{} or {} can't be made: {e}.",
+                places.state.display(),
+                places.runtime.display()
+            )
+        })?;
+    }
     let group = daemon.map(|(_, gid)| gid);
     let folder = |given: Option<PathBuf>, usual: PathBuf, mode, group| {
-        let path = given.unwrap_or(usual);
-        if let (true, Some(parent)) = (args.user, path.parent()) {
-            let _ = std::fs::create_dir_all(parent);
-        }
-        Folder::open(&path, mode, group).map_err(|e| format!("{e}."))
+        Folder::open(&given.unwrap_or(usual), mode, group).map_err(|e| format!("{e}."))
     };
-    let exits = folder(args.exits, home.state.join("exits"), 0o750, group)?;
-    let sockets = folder(args.shims, home.runtime.join("shims"), 0o700, None)?;
+    let exits = folder(args.exits, places.state.join("exits"), 0o750, group)?;
+    let sockets = folder(args.shims, places.runtime.join("shims"), 0o700, None)?;
     let listener = listener(args.socket.as_deref())?;
     let shim = match args.shim {
         Some(path) => path,
@@ -169,35 +185,6 @@ fn prepare(args: Args) -> Result<Prepared, String> {
         drop_capabilities().map_err(|e| format!("Capabilities can't be given up: {e}."))?;
     }
     Ok(prepared)
-}
-
-struct Folders {
-    runtime: PathBuf,
-    state: PathBuf,
-}
-
-impl Folders {
-    fn new(user: bool) -> Result<Self, String> {
-        if !user {
-            return Ok(Self {
-                runtime: "/run/stratavore".into(),
-                state: "/var/lib/stratavore".into(),
-            });
-        }
-        let from = |name: &str| {
-            std::env::var_os(name)
-                .filter(|v| !v.is_empty())
-                .map(PathBuf::from)
-        };
-        let runtime = from("XDG_RUNTIME_DIR")
-            .ok_or("XDG_RUNTIME_DIR is not set: there is no user session.")?;
-        let state = from("XDG_STATE_HOME").or_else(|| Some(from("HOME")?.join(".local/state")));
-        let state = state.ok_or("Neither XDG_STATE_HOME nor HOME is set.")?;
-        Ok(Self {
-            runtime: runtime.join("stratavore"),
-            state: state.join("stratavore"),
-        })
-    }
 }
 
 /// The socket systemd listens on for us, else one of our own.
@@ -278,6 +265,7 @@ async fn run(prepared: Prepared) -> Result<(), String> {
         .map_err(bus)?;
     let base = systemd.control_group().await.map_err(bus)?;
     let cgroups = Cgroups::find(&base).map_err(|e| format!("{e}."))?;
+    let machine_controllers = cgroups.read("", "cgroup.controllers").unwrap_or_default();
     let agent = Arc::new(Agent {
         systemd,
         cgroups,
@@ -285,11 +273,12 @@ async fn run(prepared: Prepared) -> Result<(), String> {
         sockets: Arc::new(prepared.sockets),
         config: prepared.config,
         accounts: Default::default(),
-        environment: HostEnvironment::read(),
+        environment: HostEnvironment::read(prepared.user.is_some()),
         boot_id: prepared.boot_id,
         user: prepared.user,
         shim: prepared.shim,
         nofile: prepared.nofile,
+        machine_controllers,
         slices: Slices::default(),
         launching: Semaphore::new(LAUNCHES),
         look_ups: Arc::new(Semaphore::new(LOOK_UPS)),

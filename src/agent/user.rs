@@ -125,21 +125,43 @@ pub(super) struct HostEnvironment {
     pub(super) locale: BTreeMap<String, String>,
     /// Programs are where NixOS puts them.
     pub(super) nixos: bool,
+    /// With `--user`: what else the user's own manager gives its units.
+    pub(super) session: BTreeMap<String, String>,
 }
 
+/// Of a user manager's environment: where programs are, and the way to manager and bus.
+const SESSION: [&str; 3] = ["PATH", "XDG_RUNTIME_DIR", "DBUS_SESSION_BUS_ADDRESS"];
+
 impl HostEnvironment {
-    /// As it is now: the agent's own locale, else that of /etc/locale.conf.
-    pub(super) fn read() -> Self {
-        let own = std::env::vars_os()
-            .filter_map(|(n, v)| Some((n.into_string().ok()?, v.into_string().ok()?)));
-        let mut locale: BTreeMap<_, _> = own.filter(|(name, _)| is_locale(name)).collect();
+    /// As it is now: the agent's own locale, else that of /etc/locale.conf. `user`: under a
+    /// user's own manager.
+    pub(super) fn read(user: bool) -> Self {
+        let own: BTreeMap<_, _> = std::env::vars_os()
+            .filter_map(|(n, v)| Some((n.into_string().ok()?, v.into_string().ok()?)))
+            .collect();
+        let only = |wanted: &dyn Fn(&str) -> bool| {
+            let found = own.iter().filter(|(name, _)| wanted(name));
+            found.map(|(n, v)| (n.clone(), v.clone())).collect()
+        };
+        let session = only(&|name| user && SESSION.contains(&name));
+        let mut locale: BTreeMap<_, _> = only(&is_locale);
         if locale.is_empty() {
             locale = parse_locale(&std::fs::read_to_string("/etc/locale.conf").unwrap_or_default());
         }
         let nixos = ["/etc/NIXOS", "/run/current-system"]
             .iter()
             .any(|p| Path::new(p).exists());
-        Self { locale, nixos }
+        Self {
+            locale,
+            nixos,
+            session,
+        }
+    }
+
+    /// What a shim needs to ask the user's manager.
+    pub(super) fn of_shim(&self) -> Vec<(String, String)> {
+        let session = self.session.iter().filter(|(name, _)| *name != "PATH");
+        session.map(|(n, v)| (n.clone(), v.clone())).collect()
     }
 }
 
@@ -175,6 +197,9 @@ pub(super) fn environment(
     set("USER", &account.name);
     set("LOGNAME", &account.name);
     set("SHELL", &account.shell);
+    for (name, value) in &host.session {
+        set(name, value);
+    }
     for (name, value) in setenv {
         set(name, value);
     }
@@ -240,7 +265,7 @@ mod tests {
     fn nothing_but_the_list() {
         let host = HostEnvironment {
             locale: parse_locale("LANG=\"C.UTF-8\"\n# LC_ALL=x\nPATH=/evil\nLC_TIME=de_DE.UTF-8\n"),
-            nixos: false,
+            ..HostEnvironment::default()
         };
         let mut env = built(&host, &[]).unwrap_or_default();
         env.sort();
@@ -280,6 +305,26 @@ mod tests {
         assert!(
             env.iter()
                 .any(|e| e.starts_with("PATH=/run/wrappers/bin:/home/alice/.nix-profile/bin:"))
+        );
+    }
+
+    #[test]
+    fn a_users_own_manager_gives_path_and_bus() {
+        let session = [
+            ("PATH", "/home/alice/.local/bin:/bin"),
+            ("XDG_RUNTIME_DIR", "/run/user/7"),
+        ];
+        let host = HostEnvironment {
+            session: session.map(|(n, v)| (n.to_owned(), v.to_owned())).into(),
+            ..HostEnvironment::default()
+        };
+        let env = built(&host, &[]).unwrap_or_default();
+        for (name, value) in session {
+            assert!(env.contains(&format!("{name}={value}")), "{env:?}");
+        }
+        assert_eq!(
+            host.of_shim(),
+            [("XDG_RUNTIME_DIR".to_owned(), "/run/user/7".to_owned())]
         );
     }
 

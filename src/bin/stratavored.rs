@@ -3,8 +3,9 @@
 use clap::Parser;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use stratavore::config::{Config, FILE};
-use stratavore::daemon::Fatal;
+use stratavore::config::Config;
+use stratavore::daemon::{Fatal, Start};
+use stratavore::places::Places;
 use stratavore::{daemon, telemetry};
 
 /// EX_CONFIG of sysexits.h: a new start won't help, so stratavored.service is not started again.
@@ -15,32 +16,40 @@ const CONFIG: u8 = 78;
 #[derive(Debug, Parser)]
 #[command(name = "stratavored", version = stratavore::VERSION_TEXT)]
 struct Args {
-    /// Configuration file; FILE.d/*.toml is read after it
-    #[arg(long, value_name = "FILE", default_value = FILE)]
-    config: PathBuf,
+    /// Serve the calling user's own service manager, on its session bus
+    #[arg(long)]
+    user: bool,
+    /// Configuration file instead of /etc/stratavore/stratavored.toml (with --user:
+    /// $XDG_CONFIG_HOME/stratavore/stratavored.toml); FILE.d/*.toml is read after it
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
     /// Check the configuration and exit: 0 if it is right, 1 with file, line and key if not
     #[arg(long, value_name = "FILE")]
     check_config: Option<Option<PathBuf>>,
     /// Show every value with where it came from, and exit
     #[arg(long, conflicts_with = "check_config")]
     print_config: bool,
-    /// The agent's socket
-    #[arg(
-        long,
-        value_name = "PATH",
-        default_value = "/run/stratavore/agent.sock"
-    )]
-    agent_socket: PathBuf,
+    /// The agent's socket, if it is not agent.sock in /run/stratavore (with --user:
+    /// $XDG_RUNTIME_DIR/stratavore)
+    #[arg(long, value_name = "PATH")]
+    agent_socket: Option<PathBuf>,
 }
 
 fn main() -> ExitCode {
     let args = Args::parse();
+    let places = match places(args.user) {
+        Ok(places) => places,
+        Err(why) => {
+            eprintln!("{why}");
+            return ExitCode::FAILURE;
+        }
+    };
     let loaded = match &args.check_config {
         Some(Some(file)) => {
-            let mut config = Config::default();
+            let mut config = Config::new(&places);
             config.read(file).map(|()| config)
         }
-        _ => Config::load(&args.config),
+        _ => Config::load(&places, args.config.as_deref()),
     };
     let config = match loaded {
         Ok(config) => config,
@@ -71,10 +80,13 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let paths = daemon::Paths {
-        agent: args.agent_socket,
+    let agent = args.agent_socket;
+    let start = Start {
+        user: args.user,
+        agent: agent.unwrap_or_else(|| places.runtime.join("agent.sock")),
+        places,
     };
-    match runtime.block_on(daemon::run(config, paths)) {
+    match runtime.block_on(daemon::run(config, start)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!(%error, "stratavored ends");
@@ -83,5 +95,15 @@ fn main() -> ExitCode {
                 _ => ExitCode::FAILURE,
             }
         }
+    }
+}
+
+fn places(user: bool) -> Result<Places, String> {
+    match user {
+        false => Ok(Places::system()),
+        true if rustix::process::geteuid().is_root() => {
+            Err("--user is for ordinary users; root has the system's stratavored.".to_owned())
+        }
+        true => Places::user(),
     }
 }

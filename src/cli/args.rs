@@ -27,6 +27,12 @@ pub struct Cli {
 /// Options of every command.
 #[derive(Debug, Clone, Args)]
 pub struct Global {
+    /// Talk to your own stratavored, of your session and its systemd
+    #[arg(long, global = true, help_heading = GENERAL, conflicts_with = "system")]
+    pub user: bool,
+    /// Talk to the system's stratavored (the default)
+    #[arg(long, global = true, help_heading = GENERAL)]
+    pub system: bool,
     /// How to print
     #[arg(short, long, global = true, help_heading = GENERAL, value_enum, default_value_t, value_name = "FORMAT")]
     pub output: Format,

@@ -1,6 +1,7 @@
 //! The connection to stratavored.
 
 use super::args::Global;
+use super::bus;
 use super::failure::{Failure, Result};
 use super::password::Agent;
 use crate::api::errors::INTERACTIVE;
@@ -39,7 +40,7 @@ async fn connection() -> Result<Connection> {
     // Not all at the same moment: each has its own pace.
     let pace = LOOK / 5 + Duration::from_millis(u64::from(std::process::id() % 100));
     loop {
-        match Connection::system().await {
+        match bus::connect().await {
             Ok(connection) => return Ok(connection),
             Err(error) if !is_full(&error) => return Err(Failure::no_bus(&error)),
             Err(error) if tokio::time::Instant::now() + pace >= until => {

@@ -1,5 +1,6 @@
 //! What can go wrong, with the sentence for the person and the status for the shell.
 
+use super::bus::{either, is_user, systemctl};
 use crate::api::errors::{INTERACTIVE, PREFIX};
 use zbus::DBusError;
 
@@ -103,7 +104,8 @@ impl Failure {
             status: FAILED,
             name: Some("Away".to_owned()),
             message: format!(
-                "stratavored does not answer{why}. Start it with: systemctl start stratavored. See why it is not running with: systemctl status stratavored."
+                "stratavored does not answer{why}. Start it with: {systemctl} start stratavored. See why it is not running with: {systemctl} status stratavored.",
+                systemctl = systemctl(),
             ),
         }
     }
@@ -114,14 +116,24 @@ impl Failure {
             status: FAILED,
             name: Some("Disconnected".to_owned()),
             message: format!(
-                "The connection to the system bus is lost ({}). See: systemctl status dbus.",
-                why.trim().trim_end_matches('.')
+                "The connection to the {} bus is lost ({}). See: {} status dbus.",
+                either("system", "session"),
+                why.trim().trim_end_matches('.'),
+                systemctl()
             ),
         }
     }
 
     /// There is no bus.
     pub fn no_bus(error: &zbus::Error) -> Self {
+        if is_user() {
+            return Self::new(
+                FAILED,
+                format!(
+                    "The session bus can't be reached: {error}. Is this a session of your own? After su or sudo it is not; “machinectl shell USER@” makes one. See: systemctl --user status dbus."
+                ),
+            );
+        }
         Self::new(
             FAILED,
             format!(

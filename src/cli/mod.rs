@@ -1,6 +1,7 @@
 //! `stratavorectl`: a program on the bus as any other. One file per verb.
 
 pub mod args;
+mod bus;
 mod client;
 mod control;
 mod events;
@@ -32,6 +33,7 @@ pub async fn main() -> u8 {
             return if error.use_stderr() { USAGE } else { 0 };
         }
     };
+    bus::choose(cli.global.user);
     match obey(&cli).await {
         Ok(status) => status,
         Err(failure) => {

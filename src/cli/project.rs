@@ -4,7 +4,7 @@ use super::args::{Project, ProjectSettings};
 use super::client::{Client, dict, number, text};
 use super::failure::{Failure, NO_SUCH, Result, USAGE};
 use super::render::{self, Out};
-use super::{Global, json};
+use super::{Global, bus, json};
 use crate::api::proxy::{Dict, Given};
 use crate::domain::name::shown;
 use zbus::OwnedObjectPath;
@@ -97,7 +97,13 @@ async fn show(client: &Client, out: &Out, name: &str) -> Result<()> {
             "Created",
             render::time(number(project, "created_at").unwrap_or_default()),
         ),
-        ("Output", format!("journalctl '_SYSTEMD_SLICE={slice}'")),
+        (
+            "Output",
+            format!(
+                "journalctl '{}={slice}'",
+                bus::either("_SYSTEMD_SLICE", "_SYSTEMD_USER_SLICE")
+            ),
+        ),
     ]))
 }
 

@@ -4,7 +4,7 @@ use super::args::One;
 use super::client::{Client, dict, number, text, texts};
 use super::failure::Result;
 use super::render::{self, Out};
-use super::{Global, json};
+use super::{Global, bus, json};
 use crate::api::proxy::Dict;
 use crate::domain::limits::{KEYS, Unit};
 use crate::domain::signal;
@@ -64,7 +64,7 @@ fn block(of: &Dict) -> String {
             "Warnings",
             texts(of, "warnings").unwrap_or_default().join(" "),
         ),
-        ("Output", format!("journalctl -u '{unit}'")),
+        ("Output", format!("{} '{unit}'", bus::journalctl_unit())),
     ])
 }
 

@@ -1,6 +1,7 @@
 //! `status`.
 
 use super::Global;
+use super::bus;
 use super::client::Client;
 use super::failure::{FAILED, Failure, Result};
 use super::render::{self, Out};
@@ -35,16 +36,28 @@ pub(super) async fn status(client: &Client, global: &Global) -> Result<u8> {
         }))?;
     } else if !global.quiet {
         let store = match store.as_str() {
-            "down" => "down: nothing can be launched, running work goes on. See: journalctl -u stratavored".to_owned(),
+            "down" => format!(
+                "down: nothing can be launched, running work goes on. See: {} stratavored",
+                bus::journalctl_unit()
+            ),
             "degraded" => "degraded: not everything is taken over yet".to_owned(),
             other => other.to_owned(),
         };
-        out.text(&render::block(&[
+        let mut rows = vec![
             ("Host", format!("{name} ({id})")),
             ("Version", version),
             ("Store", store),
             ("Live runners", live.to_string()),
-        ]))?;
+        ];
+        if bus::is_user() {
+            let after_logout = match bus::lingers().await {
+                Some(true) => "runners go on: you linger",
+                Some(false) => "all is stopped. To let it go on: loginctl enable-linger",
+                None => "unknown: logind does not answer",
+            };
+            rows.push(("After logout", after_logout.to_owned()));
+        }
+        out.text(&render::block(&rows))?;
     }
     Ok(if down { FAILED } else { 0 })
 }

@@ -24,7 +24,7 @@ pub enum Cause {
     ExitCode,
     /// The main process exited with 0.
     Success,
-    /// The host was shut down in an orderly way.
+    /// The host, or with `--user` the user's service manager, was shut down in an orderly way.
     HostShutdown,
     /// The host has booted since and nobody witnessed the ending.
     HostRebooted,
@@ -103,7 +103,7 @@ impl Exit {
             Cause::OomKill => "The memory limit was reached",
             Cause::CoreDump => "Core was dumped",
             Cause::Signal | Cause::ExitCode | Cause::Success => "",
-            Cause::HostShutdown => "The host was shut down",
+            Cause::HostShutdown => "The host or its user's service manager was shut down",
             Cause::HostRebooted => "The host has booted since and nobody witnessed the ending",
             Cause::SupervisorLost => "The runner's supervisor was lost",
             Cause::Unknown => "Nobody can tell how it ended",
@@ -201,6 +201,9 @@ pub struct Record {
     /// The runner's OOM policy, to explain the ending.
     #[serde(default)]
     pub oom_policy: Option<OomPolicy>,
+    /// It ran under a user's own service manager.
+    #[serde(default)]
+    pub user: bool,
     /// When the main process started, µs CLOCK_REALTIME.
     #[serde(default)]
     pub started_at: u64,
@@ -262,6 +265,9 @@ impl Record {
                 format!("systemd was told to stop the scope; the main process {how}.")
             }
             Cause::Stopped => format!("Stopped on request; the main process {how}."),
+            Cause::HostShutdown if self.user => format!(
+                "The user's service manager was shut down, by the last logout of a user who does not linger or with the host; the main process {how}."
+            ),
             Cause::HostShutdown => format!("The host was shut down; the main process {how}."),
             Cause::OomKill if self.oom_killed => {
                 "The kernel killed the main process: the memory limit was reached.".to_owned()
@@ -298,6 +304,7 @@ mod tests {
             asked: None,
             oom_killed: false,
             oom_policy: None,
+            user: false,
             started_at: 1,
             ended_at: 2,
             usage: Usage::default(),

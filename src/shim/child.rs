@@ -9,8 +9,8 @@ use rustix::fs::{Mode, OFlags, open};
 use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{
-    Resource, Rlimit, chdir, getpriority_process, getrlimit, setpriority_process, setrlimit,
-    setsid, umask,
+    DumpableBehavior, Resource, Rlimit, chdir, getpriority_process, getrlimit,
+    set_dumpable_behavior, setpriority_process, setrlimit, setsid, umask,
 };
 use rustix::stdio::{dup2_stderr, dup2_stdin, dup2_stdout};
 use rustix::thread::{
@@ -120,7 +120,7 @@ pub(super) fn launch(
     plan: &Plan,
     identifier: &str,
     cgroup: &str,
-    oom_reset: bool,
+    oom_score: i32,
 ) -> Result<(i32, Launching), LaunchError> {
     let fail =
         |what: &str, errno: Errno| failed("fork", errno, &format!("{what}: {}", text(errno)));
@@ -140,7 +140,7 @@ pub(super) fn launch(
         }
         sys::Side::Child => {
             let mut pipe = File::from(theirs);
-            let error = match prepare(plan, output, oom_reset) {
+            let error = match prepare(plan, output, oom_score) {
                 Ok(()) => {
                     let _ = pipe.write_all(&[READY]);
                     exec(plan)
@@ -153,7 +153,7 @@ pub(super) fn launch(
     }
 }
 
-fn prepare(plan: &Plan, output: Option<OwnedFd>, oom_reset: bool) -> Result<(), LaunchError> {
+fn prepare(plan: &Plan, output: Option<OwnedFd>, oom_score: i32) -> Result<(), LaunchError> {
     let step = |step: &'static str, what: &'static str| {
         move |errno: Errno| failed(step, errno, &format!("{what}: {}", text(errno)))
     };
@@ -165,8 +165,13 @@ fn prepare(plan: &Plan, output: Option<OwnedFd>, oom_reset: bool) -> Result<(), 
     dup2_stdin(&null).map_err(step("stdio", "standard input"))?;
     dup2_stdout(output).map_err(step("stdio", "standard output"))?;
     dup2_stderr(output).map_err(step("stdio", "standard error"))?;
-    let reset = std::fs::write("/proc/self/oom_score_adj", "0");
-    if let (true, Err(error)) = (oom_reset, reset) {
+    if plan.identity.is_none() {
+        // Else the file below belongs to root. What the shim does not show (its order), the
+        // child has as its environment in a moment anyway.
+        let _ = set_dumpable_behavior(DumpableBehavior::Dumpable);
+    }
+    let set = std::fs::write("/proc/self/oom_score_adj", oom_score.to_string());
+    if let (0, Err(error)) = (oom_score, set) {
         let errno = Errno::from_io_error(&error).unwrap_or(Errno::IO);
         return Err(step("oom-score", "/proc/self/oom_score_adj")(errno));
     }

@@ -2,7 +2,7 @@
 
 use super::child::{self, Plan};
 use super::record::Place;
-use super::sys;
+use super::{oom, sys};
 use crate::crash;
 use crate::domain::exit::LaunchError;
 use crate::domain::signal;
@@ -38,20 +38,20 @@ pub(super) struct Ready {
     pub(super) gate: OwnedFd,
     pub(super) listener: OwnedFd,
     pub(super) signals: OwnedFd,
-    /// The shim is protected from the OOM killer, and its child is not to be.
-    pub(super) oom_reset: bool,
+    /// The `oom_score_adj` of its child.
+    pub(super) oom_score: i32,
 }
 
 /// Makes the process independent of how it was started. `Err`: this is not a gate.
-pub(super) fn settle_in() -> io::Result<(OwnedFd, OwnedFd, bool)> {
+pub(super) fn settle_in() -> io::Result<(OwnedFd, OwnedFd, i32)> {
     sys::close_from_3();
     sys::reset_signals();
     let signals = sys::block_signals()?;
     crash::point("shim.start");
     set_child_subreaper(Some(getpid()))?;
-    // Without CAP_SYS_RESOURCE (`--user`) this is refused: then the shim is as mortal as its
-    // runner.
-    let oom_reset = std::fs::write("/proc/self/oom_score_adj", "-1000").is_ok();
+    // Without CAP_SYS_RESOURCE (`--user`) this is refused: then the shim is mortal, and its
+    // runner is made to be chosen before it.
+    let oom_score = oom::protect();
     // Its runner may keep every processor of its share busy, and the shim must still come to
     // its turn to end it.
     let _ = setpriority_process(None, NICE);
@@ -72,12 +72,12 @@ pub(super) fn settle_in() -> io::Result<(OwnedFd, OwnedFd, bool)> {
     let gate = fcntl_dupfd_cloexec(rustix::stdio::stdin(), 3)?;
     let null = open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
     rustix::stdio::dup2_stdin(null)?;
-    Ok((gate, signals, oom_reset))
+    Ok((gate, signals, oom_score))
 }
 
 /// Waits for the order and takes it. `None`: there is nothing to do and nothing to record; if
 /// the order itself was wrong, the agent has been told so.
-pub(super) fn take_order(gate: OwnedFd, signals: OwnedFd, oom_reset: bool) -> Option<Ready> {
+pub(super) fn take_order(gate: OwnedFd, signals: OwnedFd, oom_score: i32) -> Option<Ready> {
     let mut fds = [
         PollFd::new(&gate, PollFlags::IN),
         PollFd::new(&signals, PollFlags::IN),
@@ -101,7 +101,7 @@ pub(super) fn take_order(gate: OwnedFd, signals: OwnedFd, oom_reset: bool) -> Op
                 gate,
                 listener,
                 signals,
-                oom_reset,
+                oom_score,
             })
         }
         Err(error) => {

@@ -69,7 +69,7 @@ use std::process::ExitCode;
 /// The whole program.
 pub fn run() -> ExitCode {
     let ready = match gate::settle_in() {
-        Ok((gate, signals, oom_reset)) => gate::take_order(gate, signals, oom_reset),
+        Ok((gate, signals, oom_score)) => gate::take_order(gate, signals, oom_score),
         Err(_) => None,
     };
     let Some(ready) = ready else {

@@ -7,12 +7,28 @@
 //! else's.
 
 use super::parse;
+use rustix::process::geteuid;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 
 /// From the count to the look at the main process, µs: far longer than the kernel takes from
 /// counting a kill to sending its signal.
 const SETTLE: u64 = 100_000;
+
+/// Protects this process from the OOM killer, where it may. Returns the `oom_score_adj` of its
+/// child: none; or the shim's own where root may not protect it (a container); or with `--user` a
+/// step above that, as systemd puts one between a user's manager and its units.
+pub(super) fn protect() -> i32 {
+    const FILE: &str = "/proc/self/oom_score_adj";
+    const MOST: i32 = 1_000;
+    let step = if geteuid().is_root() { 0 } else { 100 };
+    if std::fs::write(FILE, "-1000").is_ok() {
+        return 0;
+    }
+    let own = std::fs::read_to_string(FILE).ok();
+    let own = own.and_then(|text| text.trim().parse().ok()).unwrap_or(0);
+    MOST.min(own + step)
+}
 
 /// Watches `memory.events`.
 #[derive(Debug)]

@@ -71,6 +71,7 @@ impl FakeHost {
             asked: None,
             oom_killed: false,
             oom_policy: None,
+            user: false,
             started_at: 1,
             ended_at: 2,
             usage: Usage {

@@ -269,7 +269,7 @@ impl Site {
                     .cloned()
                     .collect();
                 let shims = self
-                    .root("pgrep -xc stratavore-shim || true")
+                    .root("pgrep -u root -xc stratavore-shim || true")
                     .out()
                     .parse()
                     .unwrap_or(usize::MAX);

@@ -22,3 +22,4 @@ mod limits;
 mod projects;
 mod restart;
 mod scale;
+mod user;

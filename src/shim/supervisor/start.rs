@@ -28,7 +28,7 @@ impl Supervisor {
             match &self.plan {
                 Some(plan) => {
                     let order = &self.order;
-                    child::launch(plan, &order.identifier, &order.cgroup, self.oom_reset)
+                    child::launch(plan, &order.identifier, &order.cgroup, self.oom_score)
                 }
                 None => Err(child::failed("start", Errno::ALREADY, "launched already")),
             }
