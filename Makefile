@@ -32,6 +32,7 @@ install: programs
 	  to=$(lib)/systemd/$${at%%:*}/$$u; $(unit) $${at#*:}/$$u > $$to && chmod 644 $$to || exit 1; done; done
 	$(INSTALL) 644 systemd/stratavore.sysusers $(lib)/sysusers.d/stratavore.conf
 	$(INSTALL) 644 systemd/stratavore.tmpfiles $(lib)/tmpfiles.d/stratavore.conf
+	$(INSTALL) 644 systemd/stratavore.catalog $(lib)/systemd/catalog/stratavore.catalog
 	$(INSTALL) 644 systemd/dbus/org.stratavore1.conf $(share)/dbus-1/system.d/org.stratavore1.conf
 	$(INSTALL) 644 systemd/dbus/org.stratavore1.service $(share)/dbus-1/system-services/org.stratavore1.service
 	$(INSTALL) 644 systemd/dbus/org.stratavore1.user.service $(share)/dbus-1/services/org.stratavore1.service

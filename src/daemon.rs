@@ -4,6 +4,7 @@ use crate::adapters::agent_client::AgentClient;
 use crate::adapters::sqlite::SqliteStore;
 use crate::api;
 use crate::config::Config;
+use crate::domain::kinds;
 use crate::engine::{Engine, Health, Settings};
 use crate::places::Places;
 use crate::ports::{Store, StoreError};
@@ -118,6 +119,7 @@ pub async fn run(config: Config, start: Start) -> Result<(), Fatal> {
         .map_err(|e| Fatal::Bus(e.to_string()))?;
     service::ready(&status_line(&engine, &health.borrow()));
     tracing::info!(
+        message_id = kinds::READY.id,
         version = crate::VERSION_TEXT,
         live = engine.live_count(),
         "Ready"
@@ -130,6 +132,7 @@ pub async fn run(config: Config, start: Start) -> Result<(), Fatal> {
         () = look_after(&connection, &engine, health) => Ok(()),
     };
     service::stopping();
+    tracing::info!(message_id = kinds::STOPPING.id, "Stopping; runners go on");
     // Refuse calls, finish transactions, close the store.
     engine.shutdown(LAST_LAUNCHES).await;
     store.close().await;
@@ -144,7 +147,7 @@ async fn open_store(config: &Config) -> Result<SqliteStore, Fatal> {
             Ok(store) => return Ok(store),
             Err(StoreError::Refused(error)) => return Err(Fatal::Store(error.message)),
             Err(StoreError::Unavailable(why)) => {
-                tracing::error!(%why, "The store can't be opened; trying again");
+                tracing::error!(message_id = kinds::STORE_AWAY.id, %why, "The store can't be opened; trying again");
                 service::status(&format!("Waiting for the store: {why}"));
                 tokio::time::sleep(REOPEN).await;
             }
@@ -174,7 +177,10 @@ async fn look_after(
         if interval.is_some() && !wedged {
             service::ping();
         } else if wedged {
-            tracing::error!("Engine or bus make no progress; systemd will start the daemon again");
+            tracing::error!(
+                message_id = kinds::WEDGED.id,
+                "Engine or bus make no progress; systemd will start the daemon again"
+            );
         }
         let line = status_line(engine, &health.borrow());
         if line != shown {

@@ -17,6 +17,8 @@
 //! What an ending is called: `domain::exit`. What happens after a crash: `domain::reconcile`. A key
 //! of the configuration: `config::KEYS`. Where files are: `places`. A method on the bus: `api`, then `systemd/dbus`.
 //!
+//! [`journal`] and [`telemetry`] write our own lines; what is said in them is `domain::kinds`.
+//!
 //! `tests/rules.rs` keeps the imports one-way.
 
 pub mod adapters;
@@ -28,6 +30,7 @@ pub mod crash;
 pub mod daemon;
 pub mod domain;
 pub mod engine;
+pub mod journal;
 pub mod places;
 pub mod ports;
 pub mod seqpacket;

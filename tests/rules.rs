@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// A folder or file of `src` and what of ours it may use.
-const LAYERS: [(&str, &[&str], &str); 14] = [
+const LAYERS: &[(&str, &[&str], &str)] = &[
     (
         "domain",
         &["domain"],
@@ -38,6 +38,7 @@ const LAYERS: [(&str, &[&str], &str); 14] = [
             "wire",
             "seqpacket",
             "crash",
+            "journal",
             "places",
             "service",
             "VERSION",
@@ -75,6 +76,8 @@ const LAYERS: [(&str, &[&str], &str); 14] = [
     ),
     ("places", &[], "where things are is a leaf"),
     ("service", &[], "sd_notify is a leaf"),
+    ("journal", &["domain"], "the way to the journal is a leaf"),
+    ("telemetry", &["journal"], "the daemon's log is a leaf"),
 ];
 
 /// Crates a layer must not touch.
@@ -236,6 +239,45 @@ fn every_file_says_what_it_is_for() {
             path.display()
         );
     }
+}
+
+/// Every line of ours says what kind of happening it is, and each kind is said by somebody. The
+/// agent's `log` takes a kind by its type.
+#[test]
+fn every_line_for_the_journal_has_its_kind() {
+    let all: String = sources(Path::new("src"))
+        .iter()
+        .filter(|p| !p.ends_with("kinds.rs"))
+        .map(|p| code(p))
+        .collect();
+    for level in ["info", "warn", "error"] {
+        for line in all.split(&format!("tracing::{level}!(")).skip(1) {
+            assert!(
+                line.trim_start().starts_with("message_id = "),
+                "begin with message_id = kinds::X.id; see src/domain/kinds.rs: {}",
+                line.chars().take(120).collect::<String>()
+            );
+        }
+    }
+    let endings = stratavore::domain::Cause::ALL.map(stratavore::domain::kinds::Kind::ended);
+    for kind in stratavore::domain::kinds::ALL {
+        let said = all.contains(&format!("kinds::{}", kind.name)) || endings.contains(kind);
+        assert!(said || kind.name == "LINES_DROPPED", "nobody says {kind:?}");
+    }
+}
+
+#[test]
+fn the_catalog_is_the_sources() {
+    let path = "systemd/stratavore.catalog";
+    let catalog = stratavore::domain::kinds::catalog();
+    if std::env::var_os("UPDATE_GOLDEN").is_some() {
+        fs::write(path, &catalog).unwrap();
+    }
+    assert_eq!(
+        fs::read_to_string(path).unwrap_or_default(),
+        catalog,
+        "{path} is old: UPDATE_GOLDEN=1 cargo test --test rules"
+    );
 }
 
 #[test]

@@ -4,6 +4,7 @@
 mod connection;
 
 use crate::domain::exit::{Asked, Usage};
+use crate::domain::kinds;
 use crate::domain::reconcile::{Observed, World};
 use crate::domain::runner::Placement;
 use crate::domain::{Error, ErrorKind, Limits, ProjectName, RunnerId};
@@ -126,7 +127,10 @@ fn error(refusal: Refusal) -> Error {
 }
 
 fn strange(answer: &Answer) -> HostError {
-    tracing::warn!("the agent answers what was not asked: {answer:?}");
+    tracing::warn!(
+        message_id = kinds::PEER_TROUBLE.id,
+        "the agent answers what was not asked: {answer:?}"
+    );
     HostError::Unavailable("it answers what was not asked".to_owned())
 }
 

@@ -5,6 +5,7 @@ use super::log;
 use super::shim::{self, Found};
 use crate::crash::point;
 use crate::domain::RunnerId;
+use crate::domain::kinds;
 use futures_util::StreamExt;
 use std::collections::BTreeMap;
 use std::io;
@@ -46,7 +47,10 @@ impl Agent {
             .await;
         if all > 0 {
             let alive = adopted.into_iter().filter(|alive| *alive).count();
-            log::info(format_args!("Adopted {alive} runners of {all} found."));
+            log::info(
+                kinds::ADOPTED,
+                format_args!("Adopted {alive} runners of {all} found."),
+            );
         }
         Ok(())
     }

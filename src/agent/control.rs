@@ -4,9 +4,10 @@ use super::hub::{Agent, Phase, Runner, lock};
 use super::policy::{self, refusal};
 use super::shim;
 use super::systemd::SCOPE;
-use super::{log, properties, readback};
+use super::{properties, readback};
 use crate::crash::point;
 use crate::domain::exit::Asked;
+use crate::domain::kinds;
 use crate::domain::limits::MAX_STOP_TIMEOUT;
 use crate::domain::{Limits, RunnerId, signal};
 use crate::wire::{Answer, Refusal, RefusalCode, ShimRequest, Unenforced};
@@ -84,7 +85,7 @@ impl Agent {
     /// Kills all of a scope but its shim, which should have done so by now.
     async fn finish_off(&self, runner: &Runner) {
         let _changing = runner.changing.lock().await;
-        let (id, cgroup) = (runner.id, &runner.cgroup);
+        let cgroup = &runner.cgroup;
         // Frozen by somebody: then the shim's time stands still, too.
         if self.cgroups.freezing(cgroup) || self.cgroups.frozen(cgroup) {
             return;
@@ -109,9 +110,10 @@ impl Agent {
                 return;
             }
         }
-        log::warning(format_args!(
-            "Runner {id}: its shim does not come to its turn; the agent kills the rest of the scope"
-        ));
+        runner.warning(
+            kinds::SHIM_UNREACHABLE,
+            "its shim does not come to its turn; the agent kills the rest of the scope",
+        );
         // Frozen, nobody can fork away.
         let killed = async {
             self.cgroups.freeze(cgroup, true)?;
@@ -124,7 +126,10 @@ impl Agent {
         let killed = killed.await;
         let thawed = self.cgroups.freeze(cgroup, false);
         if let Err(e) = killed.and(thawed) {
-            log::error(format_args!("Runner {id}: it can't be finished off: {e}"));
+            runner.error(
+                kinds::SCOPE_NOT_EMPTY,
+                format_args!("it can't be finished off: {e}"),
+            );
         }
     }
 
@@ -259,9 +264,10 @@ impl Agent {
                 if before != wanted
                     && let Err(fault) = self.systemd.set(&unit, &before).await
                 {
-                    log::error(format_args!(
-                        "Runner {id}: its former limits can't be put back: {fault}"
-                    ));
+                    runner.error(
+                        kinds::LIMITS_NOT_RESTORED,
+                        format_args!("its former limits can't be put back: {fault}"),
+                    );
                 }
                 let nothing = Limits::default();
                 self.unheld_at_last(&runner.cgroup, &nothing, Some(as_one))
@@ -329,10 +335,10 @@ impl Agent {
         let mut pause = Duration::from_millis(2);
         while self.cgroups.populated(&runner.cgroup) && Instant::now() < deadline {
             if kill && let Err(e) = self.cgroups.kill(&runner.cgroup) {
-                log::warning(format_args!(
-                    "Runner {}: its scope can't be killed: {e}",
-                    runner.id
-                ));
+                runner.warning(
+                    kinds::SCOPE_NOT_EMPTY,
+                    format_args!("its scope can't be killed: {e}"),
+                );
             }
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(Duration::from_millis(250));

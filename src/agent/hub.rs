@@ -10,8 +10,9 @@ use super::shim::{self, Found, Link};
 use super::slices::Slices;
 use super::systemd::Systemd;
 use super::user::{Accounts, HostEnvironment};
-use super::{cgroup, log, readback};
+use super::{cgroup, readback};
 use crate::domain::exit::Record;
+use crate::domain::kinds;
 use crate::domain::limits::OomPolicy;
 use crate::domain::{Limits, RunnerId};
 use crate::wire::{FromAgent, Notice, Refusal, RefusalCode, ShimNotice, ShimState, decode};
@@ -166,14 +167,14 @@ impl Agent {
                 match link.receive().await {
                     Ok(Some(packet)) => match decode::<ShimNotice>(&packet.bytes) {
                         Ok(notice) => agent.heard(&runner, notice),
-                        Err(e) => log::warning(format_args!(
-                            "Runner {}: its shim says what is not understood: {e}",
-                            runner.id
-                        )),
+                        Err(e) => runner.warning(
+                            kinds::SHIM_UNREACHABLE,
+                            format_args!("its shim says what is not understood: {e}"),
+                        ),
                     },
                     Ok(None) => break,
                     Err(e) => {
-                        log::warning(format_args!("Runner {}: {e}", runner.id));
+                        runner.warning(kinds::SHIM_UNREACHABLE, format_args!("{e}"));
                         break;
                     }
                 }
@@ -188,33 +189,35 @@ impl Agent {
             ShimNotice::Started { .. } => runner.becomes(Phase::Started),
             ShimNotice::LaunchFailed(error) => runner.becomes(Phase::Failed(error)),
             ShimNotice::Ended { record, .. } if record.id != runner.id.to_string() => {
-                log::error(format_args!(
-                    "Runner {}: its shim tells of another runner",
-                    runner.id
-                ));
+                runner.error(kinds::SHIM_UNREACHABLE, "its shim tells of another runner");
             }
             ShimNotice::Ended {
                 record,
                 written: true,
             } => {
                 crate::crash::point("agent.ended-seen");
-                self.ended(runner, || self.notify(&Notice::Ended { record }));
+                self.ended(runner, record);
             }
             ShimNotice::Ended { written: false, .. } => {
-                log::error(format_args!(
-                    "Runner {}: its record can't be written (is the disk full?); its shim goes on trying",
-                    runner.id
-                ));
+                runner.error(
+                    kinds::RECORD_FAULT,
+                    "its record can't be written (is the disk full?); its shim goes on trying",
+                );
             }
         }
         runner.heard.send_replace(true);
     }
 
     /// It is over: once.
-    fn ended(&self, runner: &Runner, tell: impl FnOnce()) {
+    fn ended(&self, runner: &Runner, record: Box<Record>) {
         if !runner.phase.borrow().is_over() {
             runner.becomes(Phase::Ended);
-            tell();
+            let how = record.exit().public().message;
+            runner.info(
+                kinds::RUNNER_EMPTY,
+                format_args!("all its processes have ended. {how}"),
+            );
+            self.notify(&Notice::Ended { record });
         }
     }
 
@@ -232,12 +235,9 @@ impl Agent {
                 Found::Busy | Found::Nobody => {}
             }
             match self.record(runner).await {
-                Some(Some(record)) => self.ended(runner, || self.notify(&Notice::Ended { record })),
+                Some(Some(record)) => self.ended(runner, record),
                 Some(None) => {
-                    log::error(format_args!(
-                        "Runner {}: its record can't be read",
-                        runner.id
-                    ));
+                    runner.error(kinds::RECORD_FAULT, "its record can't be read");
                     runner.becomes(Phase::Ended);
                 }
                 None => self.lost(runner).await,
@@ -256,10 +256,10 @@ impl Agent {
                 Ok(found) => return found,
                 Err(e) if !told => {
                     told = true;
-                    log::warning(format_args!(
-                        "Runner {}: its shim can't be reached yet: {e}",
-                        runner.id
-                    ));
+                    runner.warning(
+                        kinds::SHIM_UNREACHABLE,
+                        format_args!("its shim can't be reached yet: {e}"),
+                    );
                 }
                 Err(_) => {}
             }
@@ -275,10 +275,10 @@ impl Agent {
                 Ok(record) => return record,
                 Err(e) if !told => {
                     told = true;
-                    log::error(format_args!(
-                        "Runner {}: its record can't be read yet: {e}",
-                        runner.id
-                    ));
+                    runner.error(
+                        kinds::RECORD_FAULT,
+                        format_args!("its record can't be read yet: {e}"),
+                    );
                 }
                 Err(_) => {}
             }
@@ -289,22 +289,19 @@ impl Agent {
     /// The shim is gone and nobody saw the end: what is left of the tree is stopped.
     pub(super) async fn lost(self: &Arc<Self>, runner: &Arc<Runner>) {
         if self.cgroups.populated(&runner.cgroup) {
-            log::warning(format_args!(
-                "Runner {}: its shim is gone; its scope is stopped",
-                runner.id
-            ));
+            runner.warning(kinds::SHIM_LOST, "its shim is gone; its scope is stopped");
         }
         self.empty(runner, false).await;
         while self.cgroups.populated(&runner.cgroup) {
-            log::error(format_args!(
-                "Runner {}: its scope is not empty although it was killed",
-                runner.id
-            ));
+            runner.error(
+                kinds::SCOPE_NOT_EMPTY,
+                "its scope is not empty although it was killed",
+            );
             self.empty(runner, true).await;
         }
         // It may have been killed just after it wrote.
         match self.record(runner).await {
-            Some(Some(record)) => self.ended(runner, || self.notify(&Notice::Ended { record })),
+            Some(Some(record)) => self.ended(runner, record),
             Some(None) => runner.becomes(Phase::Ended),
             None if runner.phase.borrow().is_over() => {}
             None => {

@@ -6,6 +6,7 @@ use super::policy::refusal;
 use super::shim::from_socket_name;
 use super::{log, shim};
 use crate::domain::RunnerId;
+use crate::domain::kinds;
 use crate::wire::{Answer, PACKET_MAX, PAGE, Refusal, RefusalCode, Seen};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -73,7 +74,10 @@ impl Agent {
                     }
                 }
             }
-            Err(fault) => log::warning(format_args!("systemd does not list its scopes: {fault}")),
+            Err(fault) => log::warning(
+                kinds::SYSTEMD,
+                format_args!("systemd does not list its scopes: {fault}"),
+            ),
         }
         Ok(ids)
     }

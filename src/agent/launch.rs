@@ -6,9 +6,10 @@ use super::policy::{self, refusal};
 use super::shim::{self, Raw, Spawned};
 use super::systemd::UNIT;
 use super::user::{Account, environment};
-use super::{log, properties, readback};
+use super::{properties, readback};
 use crate::crash::point;
 use crate::domain::Limits;
+use crate::domain::kinds;
 use crate::domain::runner::Placement;
 use crate::seqpacket::{read_sealed, sealed_memfd};
 use crate::wire::{Answer, Launch, Payload, Refusal, RefusalCode, ShimOrder, ShimRequest, VERSION};
@@ -341,10 +342,10 @@ impl Agent {
     /// of the gate closes before that: it still has its record to write.
     pub(super) async fn let_leave(&self, runner: &Runner) {
         if !runner.has_left(LEAVE).await {
-            log::error(format_args!(
-                "Runner {}: its shim does not leave; it is killed",
-                runner.id
-            ));
+            runner.error(
+                kinds::SHIM_UNREACHABLE,
+                "its shim does not leave; it is killed",
+            );
             runner.kill_shim();
             runner.has_left(LEAVE).await;
         }

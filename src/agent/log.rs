@@ -1,41 +1,115 @@
-//! Lines for the journal, by standard error with systemd's `<N>` levels.
+//! What the agent says: to the journal with fields, else on standard error.
 //!
-//! Nothing of a command or an environment is ever logged. A journal that does not take lines
-//! does not stop the agent: standard error does not block there, and a line that finds no room
-//! is lost.
+//! Nothing of a command or an environment is ever logged. A journal that does not take lines does
+//! not stop the agent ([`crate::journal`]).
 
+use super::runner::Runner;
+use crate::domain::ProjectName;
+use crate::domain::kinds::Kind;
+use crate::journal::{self, Entry, Journal};
 use std::fmt::Display;
-use std::io::IsTerminal;
+use std::sync::OnceLock;
+use std::time::Duration;
+
+const IDENTIFIER: &str = "stratavore-agent";
+/// How long the last lines may take.
+const LAST_LINES: Duration = Duration::from_secs(1);
+
+/// Where lines go, and which field makes `journalctl -u SCOPE` and `systemctl status SCOPE` show
+/// them: it is believed of uid 0, and for a user's own units of that user.
+static PLACE: OnceLock<(Journal, &str)> = OnceLock::new();
 
 /// To be called once, at start.
-pub(super) fn set_up() {
-    if !std::io::stderr().is_terminal() && std::env::var_os("JOURNAL_STREAM").is_some() {
-        let _ = rustix::io::ioctl_fionbio(std::io::stderr(), true);
+pub(super) fn set_up(user: bool) {
+    if journal::connected() {
+        let field = match user {
+            false => "OBJECT_SYSTEMD_UNIT",
+            true => "OBJECT_SYSTEMD_USER_UNIT",
+        };
+        let _ = PLACE.set((Journal::new(journal::SOCKET, IDENTIFIER), field));
+    }
+}
+
+/// From here on lines leave, by a thread with the caller's capabilities.
+pub(super) fn start() -> std::io::Result<()> {
+    PLACE.get().map_or(Ok(()), |(journal, _)| journal.start())
+}
+
+/// Sees the last lines off.
+pub(super) fn flush() {
+    if let Some((journal, _)) = PLACE.get() {
+        journal.flush(LAST_LINES);
     }
 }
 
 /// Something an administrator must look at.
-pub(super) fn error(message: impl Display) {
-    line(3, &message);
+pub(super) fn error(kind: Kind, message: impl Display) {
+    line(3, kind, None, message.to_string());
 }
 
 /// Something unexpected that was dealt with.
-pub(super) fn warning(message: impl Display) {
-    line(4, &message);
+pub(super) fn warning(kind: Kind, message: impl Display) {
+    line(4, kind, None, message.to_string());
 }
 
 /// What the agent does.
-pub(super) fn info(message: impl Display) {
-    line(6, &message);
+pub(super) fn info(kind: Kind, message: impl Display) {
+    line(6, kind, None, message.to_string());
 }
 
-fn line(level: u8, message: &dyn Display) {
-    // One line each: a newline in a name would begin a line with a level of its own.
-    let text = message.to_string().replace(['\n', '\r'], " ");
-    let bytes = if std::io::stderr().is_terminal() {
-        format!("{text}\n")
-    } else {
-        format!("<{level}>{text}\n")
+/// The same about a runner: the line is also its scope's.
+impl Runner {
+    pub(super) fn error(&self, kind: Kind, message: impl Display) {
+        line(3, kind, Some(self), message.to_string());
+    }
+
+    pub(super) fn warning(&self, kind: Kind, message: impl Display) {
+        line(4, kind, Some(self), message.to_string());
+    }
+
+    pub(super) fn info(&self, kind: Kind, message: impl Display) {
+        line(6, kind, Some(self), message.to_string());
+    }
+}
+
+fn line(level: u8, kind: Kind, about: Option<&Runner>, message: String) {
+    let message = match about {
+        Some(runner) => format!("Runner {}: {message}", runner.id),
+        None => message,
     };
-    let _ = rustix::io::write(std::io::stderr(), bytes.as_bytes());
+    let Some((journal, unit)) = PLACE.get() else {
+        // One line each, whatever is in a name.
+        return eprintln!("{}", message.replace(['\n', '\r'], " "));
+    };
+    let mut entry = Entry::new(level, IDENTIFIER, &message).kind(kind);
+    if let Some(runner) = about {
+        entry.field("STRATAVORE_RUNNER", &runner.id.to_string());
+        if let Some(project) = project(&runner.cgroup) {
+            entry.field("STRATAVORE_PROJECT", project.as_str());
+        }
+        entry.field(unit, &runner.id.unit());
+    }
+    journal.send(entry);
+}
+
+/// The project whose slice a scope is in.
+fn project(cgroup: &str) -> Option<ProjectName> {
+    let slice = cgroup.rsplit('/').nth(1)?;
+    ProjectName::from_slice(slice)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_project_is_read_from_the_cgroup() {
+        let of = |path| project(path).map(String::from);
+        assert_eq!(
+            of("/stratavore.slice/stratavore-a\\x2db.c.slice/stratavore-1.scope").as_deref(),
+            Some("a-b.c")
+        );
+        assert_eq!(of("/stratavore.slice/x.scope"), None);
+        assert_eq!(of("x.scope"), None);
+    }
 }

@@ -4,6 +4,7 @@ use super::hub::{Agent, Phase, lock};
 use super::log;
 use super::policy::refusal;
 use crate::domain::RunnerId;
+use crate::domain::kinds;
 use crate::seqpacket;
 use crate::wire::{
     Answer, FromAgent, Hello, Order, PACKET_MAX, Refusal, RefusalCode, Reply, Request, VERSION,
@@ -48,7 +49,12 @@ impl Outbox {
     pub(super) fn send(&self, message: &FromAgent) {
         let bytes = match encode(message) {
             Ok(bytes) => bytes,
-            Err(e) => return log::error(format_args!("A message is not sent: {e}")),
+            Err(e) => {
+                return log::error(
+                    kinds::PEER_TROUBLE,
+                    format_args!("A message is not sent: {e}"),
+                );
+            }
         };
         if self.closed.load(Ordering::Relaxed) {
             return;
@@ -102,7 +108,10 @@ pub(super) async fn serve(
             Ok((socket, _)) => socket,
             Err(e) => {
                 // Out of descriptors, most likely: those in use go on, and come back.
-                log::error(format_args!("No connection is accepted: {e}"));
+                log::error(
+                    kinds::PEER_TROUBLE,
+                    format_args!("No connection is accepted: {e}"),
+                );
                 tokio::time::sleep(Duration::from_millis(200)).await;
                 continue;
             }
@@ -110,15 +119,19 @@ pub(super) async fn serve(
         match seqpacket::peer_uid(&socket) {
             Ok(uid) if allowed.contains(&uid) => {}
             Ok(uid) => {
-                log::warning(format_args!("uid {uid} tried to connect; it may not."));
+                log::warning(
+                    kinds::PEER_REFUSED,
+                    format_args!("uid {uid} tried to connect; it may not."),
+                );
                 continue;
             }
             Err(_) => continue,
         }
         let Ok(permit) = room.clone().try_acquire_owned() else {
-            log::warning(format_args!(
-                "More than {CONNECTIONS} connections; one more is closed."
-            ));
+            log::warning(
+                kinds::PEER_TROUBLE,
+                format_args!("More than {CONNECTIONS} connections; one more is closed."),
+            );
             continue;
         };
         let agent = agent.clone();
@@ -139,7 +152,10 @@ async fn connection(agent: &Arc<Agent>, number: u64, socket: &UnixStream) {
         () = outbox.shut.notified() => Err(io::Error::other("it does not read its answers")),
     };
     if let Err(e) = done {
-        log::warning(format_args!("Connection {number} is closed: {e}"));
+        log::warning(
+            kinds::PEER_TROUBLE,
+            format_args!("Connection {number} is closed: {e}"),
+        );
     }
     outbox.closed.store(true, Ordering::Relaxed);
     lock(&agent.connections).remove(&number);
@@ -278,10 +294,13 @@ async fn obey(
 
 /// A new daemon: what earlier ones have left at the gate will not be opened by anybody.
 async fn greet(agent: &Arc<Agent>, number: u64, hello: &Hello) -> Result<Answer, Refusal> {
-    log::info(format_args!(
-        "Connection {number}: {} (messages version {})",
-        hello.program, hello.v
-    ));
+    log::info(
+        kinds::PEER_CONNECTED,
+        format_args!(
+            "Connection {number}: {} (messages version {})",
+            hello.program, hello.v
+        ),
+    );
     let waiting: Vec<_> = agent
         .all_runners()
         .into_iter()
@@ -294,7 +313,7 @@ async fn greet(agent: &Arc<Agent>, number: u64, hello: &Hello) -> Result<Answer,
     }
     for runner in &waiting {
         if let Err(refused) = agent.abort(runner).await {
-            log::warning(refused.message);
+            runner.warning(kinds::ORDER_FAILED, refused.message);
         }
     }
     Ok(Answer::Hello {

@@ -8,6 +8,7 @@ use super::slices::Slices;
 use super::systemd::Systemd;
 use super::user::{self, HostEnvironment};
 use super::{log, serve};
+use crate::domain::kinds::{self, Kind};
 use crate::places::Places;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -77,7 +78,7 @@ struct Prepared {
 
 /// Runs the agent.
 pub fn main(args: Args) -> ExitCode {
-    log::set_up();
+    log::set_up(args.user);
     // Half a launch in memory is worth nothing: the next agent adopts what there really is.
     let told = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |info| {
@@ -86,7 +87,10 @@ pub fn main(args: Args) -> ExitCode {
     }));
     let prepared = match prepare(args) {
         Ok(prepared) => prepared,
-        Err(why) => return give_up(&why),
+        Err((kind, why)) => {
+            let _ = log::start();
+            return give_up(kind, &why);
+        }
     };
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -95,19 +99,31 @@ pub fn main(args: Args) -> ExitCode {
         .build();
     match runtime {
         Ok(runtime) => match runtime.block_on(run(prepared)) {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(why) => give_up(&why),
+            Ok(()) => {
+                log::flush();
+                ExitCode::SUCCESS
+            }
+            Err(why) => give_up(kinds::FAILED, &why),
         },
-        Err(e) => give_up(&e.to_string()),
+        Err(e) => give_up(kinds::FAILED, &e.to_string()),
     }
 }
 
-fn give_up(why: &str) -> ExitCode {
-    log::error(why);
+fn give_up(kind: Kind, why: &str) -> ExitCode {
+    log::error(kind, why);
+    log::flush();
     ExitCode::FAILURE
 }
 
-fn prepare(args: Args) -> Result<Prepared, String> {
+fn prepare(args: Args) -> Result<Prepared, (Kind, String)> {
+    let config = match args.user {
+        true => Config::default(),
+        false => config::load(&args.config).map_err(|why| (kinds::CONFIGURATION_ERROR, why))?,
+    };
+    find(args, config).map_err(|why| (kinds::FAILED, why))
+}
+
+fn find(args: Args, config: Config) -> Result<Prepared, String> {
     let uid = rustix::process::geteuid().as_raw();
     if !args.user && uid != 0 {
         return Err("The agent of the system needs root; with --user it serves the user's own service manager.".to_owned());
@@ -115,10 +131,6 @@ fn prepare(args: Args) -> Result<Prepared, String> {
     if args.user && uid == 0 {
         return Err("--user is for ordinary users; root has the system's agent.".to_owned());
     }
-    let config = match args.user {
-        true => Config::default(),
-        false => config::load(&args.config)?,
-    };
     let daemon = match args.user {
         true => None,
         false => user::by_name(DAEMON),
@@ -127,9 +139,12 @@ fn prepare(args: Args) -> Result<Prepared, String> {
     match (&args.allow_uid[..], daemon) {
         ([], Some((daemon, _))) => allowed.extend([daemon]),
         ([], None) if !args.user => {
-            log::warning(format_args!(
-                "There is no user “{DAEMON}” (systemd-sysusers makes it): root alone may connect."
-            ));
+            log::warning(
+                kinds::SETUP_LACKING,
+                format_args!(
+                    "There is no user “{DAEMON}” (systemd-sysusers makes it): root alone may connect."
+                ),
+            );
         }
         (uids, _) => allowed.extend(uids),
     }
@@ -184,6 +199,7 @@ fn prepare(args: Args) -> Result<Prepared, String> {
     if uid == 0 {
         drop_capabilities().map_err(|e| format!("Capabilities can't be given up: {e}."))?;
     }
+    log::start().map_err(|e| format!("The thread for the journal can't be started: {e}."))?;
     Ok(prepared)
 }
 
@@ -231,7 +247,10 @@ fn raise_open_files() -> (u64, u64) {
         maximum: before.maximum,
     };
     if setrlimit(Resource::Nofile, raised).is_err() {
-        log::warning("The limit of open files can't be raised; some 400 runners will be the most.");
+        log::warning(
+            kinds::SETUP_LACKING,
+            "The limit of open files can't be raised; some 400 runners will be the most.",
+        );
     }
     (
         before.current.unwrap_or(u64::MAX),
@@ -289,14 +308,24 @@ async fn run(prepared: Prepared) -> Result<(), String> {
     let unknown = |e| format!("What is there can't be found out: {e}.");
     agent.adopt().await.map_err(unknown)?;
     let _ = sd_notify::notify(&[NotifyState::Ready]);
+    log::info(
+        kinds::READY,
+        format_args!("Ready ({})", crate::VERSION_TEXT),
+    );
     let serving = serve::serve(agent.clone(), prepared.listener, prepared.allowed);
     tokio::select! {
         done = serving => done.map_err(|e| e.to_string()),
         () = agent.systemd.closed() => Err("The connection to the bus is gone; the next agent goes on.".to_owned()),
         () = watchdog() => Ok(()),
-        _ = terminate.recv() => Ok(()),
-        _ = interrupt.recv() => Ok(()),
+        _ = terminate.recv() => stopping(),
+        _ = interrupt.recv() => stopping(),
     }
+}
+
+fn stopping() -> Result<(), String> {
+    let _ = sd_notify::notify(&[NotifyState::Stopping]);
+    log::info(kinds::STOPPING, "Stopping; runners go on");
+    Ok(())
 }
 
 /// Tells systemd that the loop, which has one thread, still turns.

@@ -7,6 +7,7 @@ pub(super) use bus::Fault;
 
 use super::log;
 use super::properties::{Properties, Property};
+use crate::domain::kinds;
 use bus::ManagerProxy;
 use futures_util::StreamExt;
 use jobs::{Waiter, Waiters, tell};
@@ -73,7 +74,7 @@ impl Systemd {
         tokio::spawn(async move {
             while let Some(signal) = reloading.next().await {
                 if signal.args().is_ok_and(|a| !*a.active()) {
-                    log::info("systemd has reloaded.");
+                    log::info(kinds::SYSTEMD, "systemd has reloaded.");
                     let _ = again.subscribe().await;
                 }
             }

@@ -11,6 +11,7 @@ use super::users::Users;
 use super::values::{Options, User};
 use super::{Bus, Identity};
 use crate::domain::event::Actor;
+use crate::domain::kinds;
 use crate::domain::{Limits, ProjectName, Runner, RunnerId, RunnerSpec, Usage, signal, spec};
 use crate::engine::{Engine, LaunchRequest};
 use std::collections::HashMap;
@@ -251,7 +252,7 @@ impl Core {
         let launched = self.0.engine.launch(request, actor).await?;
         if let Some(placement) = &launched.runner.placement {
             for warning in &placement.warnings {
-                tracing::warn!(runner = %launched.runner.id, "{warning}");
+                tracing::warn!(message_id = kinds::LIMIT_WARNING.id, runner = %launched.runner.id, project = %launched.runner.spec.project, "{warning}");
             }
         }
         Ok(launched.runner.id)
@@ -359,8 +360,13 @@ impl Core {
         options::none(options)?;
         let limits: Limits = options::limits(limits)?;
         let (id, actor) = self.controlled(&call, runner).await?;
+        let project = self
+            .0
+            .engine
+            .live_runner(id)
+            .map(|r| r.spec.project.to_string());
         for warning in self.0.engine.set_limits(id, limits, actor).await? {
-            tracing::warn!(runner = %id, "{warning}");
+            tracing::warn!(message_id = kinds::LIMIT_WARNING.id, runner = %id, project, "{warning}");
         }
         Ok(())
     }

@@ -6,6 +6,7 @@ use super::errors::Result;
 use super::options;
 use super::values::Options;
 use crate::domain::event::Actor;
+use crate::domain::kinds;
 use crate::domain::project::ProjectSettings;
 use crate::domain::{Error, ProjectName};
 
@@ -42,7 +43,7 @@ impl Core {
             .set_project(name.clone(), change, actor)
             .await?
         {
-            tracing::warn!(project = %name, "{warning}");
+            tracing::warn!(message_id = kinds::LIMIT_WARNING.id, project = %name, "{warning}");
         }
         Ok(())
     }

@@ -5,6 +5,7 @@ use super::convert::{self, Dict};
 use super::core::Core;
 use super::manager::Manager;
 use super::{MANAGER, PATH, PROJECT, RUNNER, project, runner, tree};
+use crate::domain::kinds;
 use crate::domain::{Project, ProjectName, Runner, RunnerId, State};
 use crate::engine::{Engine, Happening};
 use futures_util::StreamExt;
@@ -55,7 +56,9 @@ pub(super) async fn start(
     match gardener.core.engine().projects().await {
         Ok(projects) => gardener.found(Found::Projects(projects)).await,
         // They are asked for again when the store is back.
-        Err(error) => tracing::warn!(%error, "The projects are not known yet"),
+        Err(error) => {
+            tracing::warn!(message_id = kinds::BUS_FAULT.id, %error, "The projects are not known yet")
+        }
     }
     gardener.resync().await;
     gardener.store = gardener.core.store();
@@ -125,7 +128,7 @@ async fn follow_polkit(lookups: &Connection, core: Core) {
             });
         }
         Err(error) => {
-            tracing::warn!(%error, "Changes of polkit's rules take effect after a minute")
+            tracing::warn!(message_id = kinds::BUS_FAULT.id, %error, "Changes of polkit's rules take effect after a minute")
         }
     }
 }
@@ -153,7 +156,7 @@ impl Gardener {
                 happening = happenings.recv() => match happening {
                     Ok(happening) => self.happened(&happening).await,
                     Err(RecvError::Lagged(missed)) => {
-                        tracing::warn!(missed, "Signals were lost: the objects are compared anew");
+                        tracing::warn!(message_id = kinds::BUS_FAULT.id, missed, "Signals were lost: the objects are compared anew");
                         self.resync().await;
                         self.ask(Ask::Projects);
                     }

@@ -5,8 +5,9 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use stratavore::config::Config;
 use stratavore::daemon::{Fatal, Start};
+use stratavore::domain::kinds;
 use stratavore::places::Places;
-use stratavore::{daemon, telemetry};
+use stratavore::{daemon, journal, telemetry};
 
 /// EX_CONFIG of sysexits.h: a new start won't help, so stratavored.service is not started again.
 const CONFIG: u8 = 78;
@@ -54,11 +55,18 @@ fn main() -> ExitCode {
     let config = match loaded {
         Ok(config) => config,
         Err(error) => {
-            eprintln!("{error}");
-            return match args.check_config.is_some() || args.print_config {
-                true => ExitCode::FAILURE,
-                false => ExitCode::from(CONFIG),
-            };
+            if args.check_config.is_some() || args.print_config {
+                eprintln!("{error}");
+                return ExitCode::FAILURE;
+            }
+            if journal::connected() {
+                let log = telemetry::start();
+                tracing::error!(message_id = kinds::CONFIGURATION_ERROR.id, "{error}");
+                log.flush();
+            } else {
+                eprintln!("{error}");
+            }
+            return ExitCode::from(CONFIG);
         }
     };
     if args.check_config.is_some() {
@@ -68,7 +76,7 @@ fn main() -> ExitCode {
         print!("{}", config.print());
         return ExitCode::SUCCESS;
     }
-    telemetry::start();
+    let log = telemetry::start();
     let runtime = match tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
@@ -76,7 +84,7 @@ fn main() -> ExitCode {
     {
         Ok(runtime) => runtime,
         Err(error) => {
-            tracing::error!(%error, "The runtime can't be started");
+            tracing::error!(message_id = kinds::FAILED.id, %error, "The runtime can't be started");
             return ExitCode::FAILURE;
         }
     };
@@ -86,16 +94,18 @@ fn main() -> ExitCode {
         agent: agent.unwrap_or_else(|| places.runtime.join("agent.sock")),
         places,
     };
-    match runtime.block_on(daemon::run(config, start)) {
+    let code = match runtime.block_on(daemon::run(config, start)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            tracing::error!(%error, "stratavored ends");
+            tracing::error!(message_id = kinds::FAILED.id, %error, "stratavored ends");
             match error {
                 Fatal::Store(_) => ExitCode::from(CONFIG),
                 _ => ExitCode::FAILURE,
             }
         }
-    }
+    };
+    log.flush();
+    code
 }
 
 fn places(user: bool) -> Result<Places, String> {

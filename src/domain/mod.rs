@@ -9,6 +9,7 @@ pub mod error;
 pub mod event;
 pub mod exit;
 pub mod id;
+pub mod kinds;
 pub mod limits;
 pub mod name;
 pub mod nearest;

@@ -27,6 +27,14 @@ impl ProjectName {
         format!("stratavore-{}.slice", escape(&self.0))
     }
 
+    /// The project that has this slice.
+    pub fn from_slice(slice: &str) -> Option<Self> {
+        let escaped = slice.strip_prefix("stratavore-")?.strip_suffix(".slice")?;
+        // Of what a name may have, a dash alone is escaped.
+        let name: Self = escaped.replace("\\x2d", "-").parse().ok()?;
+        (name.slice() == slice).then_some(name)
+    }
+
     /// The last element of the project's object path, escaped as sd_bus_path_encode(3) does it.
     pub fn path_element(&self) -> String {
         let mut out = String::with_capacity(self.0.len());

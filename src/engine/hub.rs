@@ -3,6 +3,7 @@
 use super::lane::Command;
 use super::{Loop, Shared};
 use crate::crash;
+use crate::domain::kinds;
 use crate::domain::reconcile::{self, Todo, World};
 use crate::domain::{Runner, RunnerId};
 use crate::ports::{HostNotice, RunnerFilter, StoreError};
@@ -31,10 +32,14 @@ pub(super) async fn run(shared: Arc<Shared>, mut notices: mpsc::Receiver<HostNot
             notice = notices.recv() => match notice {
                 None => return,
                 Some(HostNotice::Connected) => {
+                    tracing::info!(message_id = kinds::AGENT_BACK.id, "The agent is connected");
                     shared.health.send_modify(|h| h.agent = true);
                     next = Some(Instant::now());
                 }
                 Some(HostNotice::Disconnected) => {
+                    if shared.health.borrow().agent {
+                        tracing::warn!(message_id = kinds::AGENT_AWAY.id, "The connection to the agent is gone: nothing can be launched or stopped, running work goes on");
+                    }
                     shared.health.send_modify(|h| h.agent = false);
                     next = None;
                 }
@@ -70,7 +75,7 @@ pub(super) async fn run(shared: Arc<Shared>, mut notices: mpsc::Receiver<HostNot
                 SWEEP
             }
             Err(why) => {
-                tracing::warn!(%why, "Rows and runners could not be compared; trying again");
+                tracing::warn!(message_id = kinds::RECONCILIATION_FAILED.id, %why, "Rows and runners could not be compared; trying again");
                 AGAIN
             }
         };
@@ -183,7 +188,7 @@ fn execute(shared: &Arc<Shared>, world: &World, todo: Todo, strangers: &mut Hash
             return;
         }
         Todo::StopZombie(id) => {
-            tracing::warn!(runner = %id, "A scope whose runner has ended is alive: it is stopped");
+            tracing::warn!(message_id = kinds::ZOMBIE_STOPPED.id, runner = %id, "A scope whose runner has ended is alive: it is stopped");
             let host = Arc::clone(&shared.host);
             tokio::spawn(async move {
                 if host.stop_scope(id).await.is_ok() {
@@ -198,7 +203,7 @@ fn execute(shared: &Arc<Shared>, world: &World, todo: Todo, strangers: &mut Hash
                 .get(&id)
                 .is_some_and(|seen| seen.scope || seen.shim);
             if alive && strangers.insert(id) {
-                tracing::warn!(runner = %id, "A runner is alive that the store knows nothing about; it is left alone. See: systemctl status {}", id.unit());
+                tracing::warn!(message_id = kinds::STRANGER_SEEN.id, runner = %id, "A runner is alive that the store knows nothing about; it is left alone. See: systemctl status {}", id.unit());
             }
             return;
         }

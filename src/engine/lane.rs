@@ -5,6 +5,7 @@ use super::{Shared, now};
 use crate::crash;
 use crate::domain::event::Actor;
 use crate::domain::exit::{Asked, Cause, Exit, Record, Usage};
+use crate::domain::kinds::{self, Kind};
 use crate::domain::runner::{Change, Step};
 use crate::domain::{Error, ErrorKind, Limits, Runner, State};
 use crate::ports::{Applied, HostError, StoreError};
@@ -245,7 +246,7 @@ impl Lane {
                 Err(StoreError::Refused(error)) => {
                     // Lane and row agree on every state, so this is a defect or a meddled store:
                     // the row is right, and the rest of the lane's steps would be refused too.
-                    tracing::error!(runner = %self.runner.id, %error, "A step was refused by the store");
+                    tracing::error!(message_id = kinds::STORE_FAULT.id, runner = %self.runner.id, project = %self.runner.spec.project, %error, "A step was refused by the store");
                     self.backlog.clear();
                     self.retry_at = None;
                     match self.shared.store.runner(self.runner.id).await {
@@ -323,20 +324,29 @@ impl Lane {
 
     fn note(&self, result: Result<(), HostError>) {
         if let Err(error) = result {
-            tracing::warn!(runner = %self.runner.id, %error, "An order of the reconciliation failed; it is given again when the agent is back");
+            tracing::warn!(message_id = kinds::ORDER_FAILED.id, runner = %self.runner.id, project = %self.runner.spec.project, %error, "An order of the reconciliation failed; it is given again when the agent is back");
         }
     }
 }
 
+/// Says how it ended, without what could name its command.
 fn tell_ending(runner: &Runner) {
-    if let Some(exit) = &runner.exit {
-        tracing::info!(
-            runner = %runner.id,
-            project = %runner.spec.project,
-            cause = exit.cause.as_str(),
-            "Runner ended: {}",
-            exit.message
-        );
+    let Some(exit) = &runner.exit else { return };
+    macro_rules! say {
+        ($level:ident) => {
+            tracing::$level!(
+                message_id = Kind::ended(exit.cause).id,
+                runner = %runner.id,
+                project = %runner.spec.project,
+                cause = exit.cause.as_str(),
+                "Runner ended: {}",
+                exit.public().message
+            )
+        };
+    }
+    match exit.cause {
+        Cause::OomKill | Cause::HostRebooted | Cause::SupervisorLost | Cause::Unknown => say!(warn),
+        _ => say!(info),
     }
 }
 

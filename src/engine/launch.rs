@@ -13,6 +13,7 @@ use super::{Engine, LAUNCHES_MAX, LaunchRequest, host_error, now, store_error};
 use crate::crash;
 use crate::domain::event::Actor;
 use crate::domain::exit::{Cause, Exit, Usage};
+use crate::domain::kinds;
 use crate::domain::runner::{Change, Step};
 use crate::domain::{Error, ErrorKind, Runner, RunnerId};
 use crate::ports::{Admitted, HostError, LaunchOrder, NewRunner, RequestKey, StoreError};
@@ -90,6 +91,7 @@ impl Engine {
             actor: actor.clone(),
             at: now(),
         };
+        let asked = new.at;
         crash::point("daemon.before-t1");
         // A transaction may not be cancelled, but a caller needn't wait for ever.
         let store = Arc::clone(&shared.store);
@@ -143,6 +145,17 @@ impl Engine {
                 return;
             }
             Ok(Admitted::Denied { error, event, .. }) => {
+                // Of many denials within a second one event is written, and one line.
+                if event.draft.at == asked {
+                    tracing::info!(
+                        message_id = kinds::ADMISSION_DENIED.id,
+                        project = event.draft.project,
+                        uid = actor.uid,
+                        user = actor.user,
+                        "Launch denied: {}",
+                        error.message
+                    );
+                }
                 shared.publish(Some(event), None, None);
                 let _ = reply.send(Err(error));
                 return;
@@ -234,6 +247,7 @@ impl Lane {
             self.set_slice_again().await;
         }
 
+        let asker = actor.user.clone();
         // T2 is not deferred as other steps are: a row that does not say `running` must not run.
         let change = Change {
             id,
@@ -260,6 +274,7 @@ impl Lane {
             Ok(()) => {
                 crash::point("daemon.after-go");
                 let runner = self.runner.clone();
+                tracing::info!(message_id = kinds::RUNNER_LAUNCHED.id, runner = %id, project = %runner.spec.project, uid = runner.spec.uid, user = runner.spec.user, by = asker, "Runner launched");
                 let _ = reply.send(Ok(Launched {
                     runner,
                     repeated: false,
@@ -291,7 +306,7 @@ impl Lane {
                 .set_slice(name, project.settings.limits)
                 .await
         {
-            tracing::warn!(project = %name, %error, "The slice of a changed project could not be set again");
+            tracing::warn!(message_id = kinds::SLICE_STALE.id, project = %name, %error, "The slice of a changed project could not be set again");
         }
     }
 

@@ -22,6 +22,7 @@ pub use launch::Launched;
 use crate::domain::admission::Gate;
 use crate::domain::event::{Actor, Event};
 use crate::domain::exit::Usage;
+use crate::domain::kinds;
 use crate::domain::spec::Setenv;
 use crate::domain::{
     Error, ErrorKind, Limits, ProjectName, Runner, RunnerId, RunnerSpec, State, Timestamp,
@@ -268,6 +269,7 @@ impl Engine {
         let all = self.0.launches.acquire_many(LAUNCHES_MAX as u32);
         if tokio::time::timeout(within, all).await.is_err() {
             tracing::warn!(
+                message_id = kinds::STOPPING.id,
                 "Launches were still under way at shutdown; their gates close, nothing runs twice"
             );
         }
@@ -349,8 +351,8 @@ impl Shared {
             let changed = health.store.is_some() != problem.is_some();
             if changed {
                 match &problem {
-                    Some(why) => tracing::error!(%why, "The store does not answer: nothing can be launched, running work goes on"),
-                    None => tracing::info!("The store answers again"),
+                    Some(why) => tracing::error!(message_id = kinds::STORE_AWAY.id, %why, "The store does not answer: nothing can be launched, running work goes on"),
+                    None => tracing::info!(message_id = kinds::STORE_BACK.id, "The store answers again"),
                 }
             }
             health.store = problem;

@@ -2,6 +2,7 @@
 
 use super::{Engine, host_error, now, store_error};
 use crate::domain::event::Actor;
+use crate::domain::kinds;
 use crate::domain::project::{ProjectChange, ProjectSettings};
 use crate::domain::{Error, Limits, Project, ProjectName};
 use std::sync::atomic::Ordering;
@@ -99,7 +100,7 @@ impl Engine {
             .map_err(store_error)?;
         self.0.publish(Some(event), None, None);
         if let Err(error) = self.0.host.remove_slice(&name).await {
-            tracing::warn!(project = %name, %error, "The slice of a removed project stays until the next boot");
+            tracing::warn!(message_id = kinds::SLICE_STALE.id, project = %name, %error, "The slice of a removed project stays until the next boot");
         }
         Ok(())
     }

@@ -5,6 +5,7 @@ use super::{host_error, now};
 use crate::crash;
 use crate::domain::event::Actor;
 use crate::domain::exit::Asked;
+use crate::domain::kinds;
 use crate::domain::runner::Step;
 use crate::domain::units::INFINITY;
 use crate::domain::{Error, ErrorKind, Limits, State};
@@ -44,7 +45,7 @@ impl Lane {
             .kill(id, signal)
             .await
             .map_err(host_error)?;
-        tracing::info!(runner = %id, signal, uid = actor.uid, user = actor.user, "Signal sent to a runner");
+        tracing::info!(message_id = kinds::RUNNER_SIGNALLED.id, runner = %id, project = %self.runner.spec.project, signal, uid = actor.uid, user = actor.user, "Signal sent to a runner");
         Ok(())
     }
 
@@ -115,7 +116,7 @@ impl Lane {
                 self.step(Step::Stop, Actor::host()).await;
             }
             Err(error) => {
-                tracing::warn!(runner = %self.runner.id, %error, "A frozen runner is past its runtime limit and can't be stopped yet");
+                tracing::warn!(message_id = kinds::ORDER_FAILED.id, runner = %self.runner.id, project = %self.runner.spec.project, %error, "A frozen runner is past its runtime limit and can't be stopped yet");
                 tokio::time::sleep(RETRY_MAX).await;
             }
         }

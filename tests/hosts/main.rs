@@ -16,6 +16,7 @@ mod crash;
 mod endings;
 mod fixture;
 mod input;
+mod journal;
 mod launch;
 mod life;
 mod limits;

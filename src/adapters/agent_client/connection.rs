@@ -1,6 +1,7 @@
 //! The connection to the agent: greeting, answers, notices, and connecting again.
 
 use crate::domain::Error;
+use crate::domain::kinds;
 use crate::ports::{HostError, HostNotice};
 use crate::seqpacket;
 use crate::wire::{
@@ -179,7 +180,7 @@ pub(super) async fn connect_for_ever(shared: Arc<Shared>) {
             Err(e) => Err(e),
         };
         match tried {
-            Ok(()) => tracing::info!("the agent has closed the connection"),
+            Ok(()) => tracing::debug!("the agent has closed the connection"),
             Err(e) => tracing::debug!("the agent is not reached: {e}"),
         }
         tokio::time::sleep(pause).await;
@@ -235,7 +236,10 @@ async fn receive(socket: &UnixStream) -> io::Result<Option<FromAgent>> {
         match decode(&packet.bytes) {
             Ok(message) => return Ok(Some(message)),
             // A notice of a later version; an answer of one is waited for in vain.
-            Err(e) => tracing::warn!("the agent says what is not understood: {e}"),
+            Err(e) => tracing::warn!(
+                message_id = kinds::PEER_TROUBLE.id,
+                "the agent says what is not understood: {e}"
+            ),
         }
     }
 }
@@ -251,7 +255,10 @@ async fn read(shared: &Shared, socket: &UnixStream) -> io::Result<()> {
             }
             FromAgent::Notice(Notice::Ended { record }) => match record.id.parse() {
                 Ok(id) => shared.notice(HostNotice::Ended(id, record)),
-                Err(_) => tracing::warn!("the agent tells of a runner without an id"),
+                Err(_) => tracing::warn!(
+                    message_id = kinds::PEER_TROUBLE.id,
+                    "the agent tells of a runner without an id"
+                ),
             },
             FromAgent::Notice(Notice::Lost { id }) => shared.notice(HostNotice::Lost(id)),
         }

@@ -5,6 +5,7 @@ use super::row::{self, runner_columns};
 use super::words;
 use crate::domain::admission::{Counts, Gate};
 use crate::domain::event::{Event, EventType};
+use crate::domain::kinds;
 use crate::domain::runner::Runner;
 use crate::domain::{Project, ProjectName, RunnerId, Timestamp};
 use crate::ports::{EventFilter, RunnerFilter};
@@ -66,6 +67,7 @@ pub(super) async fn live(pool: &SqlitePool, host: &str) -> Result<Vec<Runner>, F
         row::runner(found)
             .map_err(|fail| {
                 tracing::error!(
+                    message_id = kinds::STORE_FAULT.id,
                     ?fail,
                     "A row of a live runner can't be read: it is left alone"
                 )

@@ -14,6 +14,7 @@ use super::{admit, apply, open};
 use crate::crash;
 use crate::domain::Project;
 use crate::domain::event::Event;
+use crate::domain::kinds;
 use crate::domain::project::{ProjectChange, ProjectSettings};
 use crate::domain::runner::Change;
 use crate::ports::{Admitted, Applied, NewRunner, Pruned, StoreError};
@@ -167,7 +168,7 @@ impl Writer {
         }
         let told = unavailable(&self.place, error);
         if !std::mem::replace(&mut self.failing, true) {
-            tracing::warn!(error = %told, "A transaction was lost; more such lines only after one that works");
+            tracing::warn!(message_id = kinds::STORE_FAULT.id, error = %told, "A transaction was lost; more such lines only after one that works");
         }
         told
     }

@@ -1,0 +1,207 @@
+//! What is said in the journal: each kind of happening with its fixed `MESSAGE_ID=` and what the
+//! catalog (`journalctl -x`) says of it.
+//!
+//! An id never changes its meaning and is never used again: people filter and alert by it. A new
+//! kind gets a new random id (`systemd-id128 new`), then `UPDATE_GOLDEN=1 cargo test --test rules`
+//! writes the catalog anew.
+
+use super::exit::Cause;
+
+/// A kind of happening.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Kind {
+    /// Its name in the source.
+    pub name: &'static str,
+    /// `MESSAGE_ID=`: 128 bits in hex.
+    pub id: &'static str,
+    /// One line for the catalog.
+    pub subject: &'static str,
+    /// What happened and what to do; `@FIELD@` stands for a field of the line.
+    pub text: &'static str,
+}
+
+macro_rules! kinds {
+    ($($name:ident = $id:literal, $subject:literal, $text:literal;)+) => {
+        $(#[doc = $subject] pub const $name: Kind = Kind {
+            name: stringify!($name), id: $id, subject: $subject, text: $text,
+        };)+
+        /// All of them, in the catalog's order.
+        pub const ALL: &[Kind] = &[$($name),+];
+    };
+}
+
+kinds! {
+    READY = "7b689f947e4148a2bc92d5ef47c9a8eb",
+        "@SYSLOG_IDENTIFIER@ is ready",
+        "It has started, knows what runs on this host and serves calls. Runners do not notice that it was away.";
+    STOPPING = "1e357858e53f499f9831b1202b3ec3cf",
+        "@SYSLOG_IDENTIFIER@ is stopping",
+        "It was asked to stop. Runners go on; who ends meanwhile leaves a record, which is read at the next start.";
+    FAILED = "617585cf892e4303aa6163d61f1d1ed3",
+        "@SYSLOG_IDENTIFIER@ ends with a failure",
+        "It could not start or go on; the line says why. Runners go on. systemd starts it again by itself, unless it says that\na person has to look (status 78): mend what it names, then\n\n    systemctl restart stratavored stratavore-agent";
+    CONFIGURATION_ERROR = "40136f80dfe94b2bb50f2fe25dd19bf5",
+        "The configuration is wrong",
+        "The line names the file, the line in it and the key. Runners go on. Mend it, check it with\n\n    stratavored --check-config\n\n(the agent's file is /etc/stratavore/agent.toml), then restart the service.";
+    WEDGED = "edd7d5d0340b40baaa35afd5e41f5341",
+        "stratavored makes no progress",
+        "Its engine or its bus connection has not come round for 20 s, so it gives systemd no more signs of life and is started\nagain. Runners go on. If it happens again, look for a bus or a disk that hangs, and report it with this journal.";
+    LINES_DROPPED = "1dd8063824594d449373c10b193868a2",
+        "@STRATAVORE_LINES_DROPPED@ lines of @SYSLOG_IDENTIFIER@ are missing from the journal",
+        "The journal did not take lines for a while, and the queue was full. The work went on; every ending and every event is\nin the store (stratavorectl events). See: systemctl status systemd-journald, and the disk below /var/log/journal.";
+    STORE_AWAY = "59cb140a219448a890cc46791a057355",
+        "The store does not answer",
+        "Nothing can be launched until it is back; running work goes on, and endings are kept as records in\n/var/lib/stratavore/exits. The line says why: make room on the disk, or mend what it names. Nothing has to be restarted.";
+    STORE_BACK = "0dc145f4b792495aafb5f8abee7c0b15",
+        "The store answers again",
+        "What had to wait is written now, and launches are possible.";
+    STORE_FAULT = "db860b3c074f4648990fb953b5702e5e",
+        "The store holds or refuses something that should not be",
+        "A row can't be read, a transaction was lost or a step was refused. Other runners are not touched. If the disk is\nsound, this is a fault of Stratavore: report it with this journal.";
+    AGENT_AWAY = "6394c06fb1a243e1884f617d1b5ee99c",
+        "The connection to stratavore-agent is gone",
+        "Until it is back nothing can be launched or stopped; running work goes on. systemd starts the agent by itself. If it\nstays away, see:\n\n    systemctl status stratavore-agent";
+    AGENT_BACK = "ed665836d31a4da88dc640e1c8243313",
+        "stratavore-agent is connected",
+        "stratavored now compares its rows with what really runs.";
+    RECONCILIATION_FAILED = "c8c72f05ec584a3f9450abdf8ae92424",
+        "Rows and runners could not be compared",
+        "Store or agent failed meanwhile; the line says which. It is tried again by itself.";
+    ADOPTED = "4eff674d795342ad92b966ecfdcba2a4",
+        "Runners were adopted",
+        "stratavore-agent has started and found runners of an earlier one. They did not notice.";
+    RUNNER_LAUNCHED = "4772f5abed4b459ab53c0b2e6f02a0cb",
+        "Runner @STRATAVORE_RUNNER@ of project @STRATAVORE_PROJECT@ runs",
+        "Its command was exec'd with all its limits in force.\n\n    stratavorectl show @STRATAVORE_RUNNER@\n    journalctl -u 'stratavore-@STRATAVORE_RUNNER@.scope'";
+    RUNNER_LAUNCH_FAILED = "ba6d28c3575e44a8a729ec1605c45dd7",
+        "Runner @STRATAVORE_RUNNER@ of project @STRATAVORE_PROJECT@ could not be started",
+        "Nothing of it ran. What exactly failed is told to its owner and to who may view:\n\n    stratavorectl show @STRATAVORE_RUNNER@";
+    RUNNER_SUCCEEDED = "1aac8bb1221c46869d01c4b9dbe64208",
+        "Runner @STRATAVORE_RUNNER@ of project @STRATAVORE_PROJECT@ succeeded",
+        "Its main process exited with status 0, and nothing of it is left.\n\n    stratavorectl show @STRATAVORE_RUNNER@";
+    RUNNER_FAILED = "f3bc35cac53541109cb52c5c6c9d53e1",
+        "Runner @STRATAVORE_RUNNER@ of project @STRATAVORE_PROJECT@ failed",
+        "Its main process exited with another status than 0 or was killed by a signal that Stratavore did not send. Its own last\nwords:\n\n    journalctl -u 'stratavore-@STRATAVORE_RUNNER@.scope'";
+    RUNNER_STOPPED = "2ba73093ca46491bb875973d16ed1380",
+        "Runner @STRATAVORE_RUNNER@ of project @STRATAVORE_PROJECT@ was stopped",
+        "Somebody asked for it, or the host was shut down. Who asked is in its events:\n\n    stratavorectl events --all | grep @STRATAVORE_RUNNER@";
+    RUNNER_TIMEOUT = "82e74c2914cc4625b775ec63c1a07f8a",
+        "Runner @STRATAVORE_RUNNER@ of project @STRATAVORE_PROJECT@ reached its runtime limit",
+        "It was stopped because runtime-max had passed. Launch it with a longer one, or see why it took so long:\n\n    stratavorectl show @STRATAVORE_RUNNER@";
+    RUNNER_OOM = "d917d557253e40fb871761a24b0d0c9d",
+        "Runner @STRATAVORE_RUNNER@ of project @STRATAVORE_PROJECT@ ran out of memory",
+        "The kernel killed it at a memory limit: its own, its project's or that of stratavore.slice. Compare its peak with its\nlimits, and launch it with a higher memory-max, or with less to do:\n\n    stratavorectl show @STRATAVORE_RUNNER@";
+    RUNNER_LOST = "30d269f8026943be9052cd2f1100cda5",
+        "Nobody saw how runner @STRATAVORE_RUNNER@ of project @STRATAVORE_PROJECT@ ended",
+        "Its shim was killed, the host went down without a shutdown, or its record can't be read. Its processes are gone, its\nstatus is unknown. A shim is only killed by root: see who did it, or the kernel's lines of that time.";
+    RUNNER_EMPTY = "1ad97a3f43604620a917c3eaff3c2799",
+        "All processes of runner @STRATAVORE_RUNNER@ have ended",
+        "The shim has written down how it ended; stratavored takes that into its store and then says it there.\n\n    stratavorectl show @STRATAVORE_RUNNER@";
+    RUNNER_SIGNALLED = "fd624ccadbf94a9882eafc866b5889de",
+        "A signal was sent to runner @STRATAVORE_RUNNER@ on request",
+        "All its processes got it.";
+    ADMISSION_DENIED = "f6513f77c01943988b5a273f873227be",
+        "A launch in project @STRATAVORE_PROJECT@ was denied",
+        "A cap on live runners was reached; the line says which, its value and what to do. Such lines come at most once a\nsecond for each project and cap.";
+    LIMIT_WARNING = "ec062b7ae316428c94fc2dc3774ed577",
+        "A limit is not held by this host",
+        "The kernel lacks the controller, and limits.unenforced = \"warn\" lets the runner start nevertheless. See which\ncontrollers there are: cat /sys/fs/cgroup/cgroup.controllers";
+    ZOMBIE_STOPPED = "5c1c5466767347b285c7553d9e9e3924",
+        "A scope whose runner has ended was alive, and is stopped",
+        "The store says that runner @STRATAVORE_RUNNER@ has ended, so nobody watches over what runs there. Most likely the store\nwas put back from a copy.";
+    STRANGER_SEEN = "75ca1f6f82c34bc99c44ba522d3c7ac3",
+        "A runner is alive that the store knows nothing about",
+        "It is left alone. Most likely the store was put back from an older copy, or removed. Look at it and stop it yourself:\n\n    systemctl status stratavore-@STRATAVORE_RUNNER@.scope\n    systemctl stop stratavore-@STRATAVORE_RUNNER@.scope";
+    ORDER_FAILED = "a8f335bba0b347c98c18a13a1cc9c45a",
+        "An order to a runner could not be carried out",
+        "The line says why. It is given again by itself.";
+    SLICE_STALE = "3008e8f9f72b402c890bc15bd6ddba25",
+        "The slice of project @STRATAVORE_PROJECT@ is not as its settings say",
+        "Its limits could not be changed. They are set at the next launch in the project, or by repeating\n\n    stratavorectl project set @STRATAVORE_PROJECT@ …";
+    SHIM_UNREACHABLE = "1b586ba6af2443e9a43b6c653bbbfcde",
+        "The shim of runner @STRATAVORE_RUNNER@ does not answer as it should",
+        "It may be frozen, starved or of another release. The agent goes on trying, and kills what is left where a stop has to\ncome to its end.";
+    SHIM_LOST = "3cfd919d6a214b5787af1a764287eb3c",
+        "The shim of runner @STRATAVORE_RUNNER@ is gone",
+        "It was killed, so nobody would see the runner's end: the agent stops the scope. A shim is only killed by root.";
+    SCOPE_NOT_EMPTY = "c184d5572ff64f96be2478ff1363405e",
+        "Processes of runner @STRATAVORE_RUNNER@ do not go",
+        "They were killed and are still there: in uninterruptible sleep (a disk or network file system that hangs), or forking\nfaster than they are killed. The agent goes on. See: systemd-cgls -u stratavore-@STRATAVORE_RUNNER@.scope";
+    RECORD_FAULT = "114edbf779b54a0cb9f94cb1509d2682",
+        "The exit record of runner @STRATAVORE_RUNNER@ can't be written or read",
+        "Is the disk of /var/lib/stratavore/exits full or broken? The shim goes on trying for as long as it lives.";
+    LIMITS_NOT_RESTORED = "d8c92de56f0540aaa68e8b482c3a7d9b",
+        "A runner's former limits could not be put back",
+        "A change of its limits was refused half-way. See what is in force:\n\n    systemctl show stratavore-@STRATAVORE_RUNNER@.scope";
+    PEER_REFUSED = "3a6a5d4ebe014873ae1efee0b1a87d5a",
+        "Somebody who may not tried to connect to stratavore-agent",
+        "Only root and the user stratavore may. The line names the uid.";
+    PEER_CONNECTED = "d54d466d9e8641e18cd64007edb30e6c",
+        "A daemon has connected to stratavore-agent",
+        "The line names its release.";
+    PEER_TROUBLE = "6acad845ca3945aa87ad165e65fb3d6b",
+        "A connection between Stratavore's programs had to be given up, or something on it was not understood",
+        "After an upgrade of one of them, restart both: systemctl restart stratavore-agent stratavored";
+    SYSTEMD = "d0a3db39b6b64c2cbc7a777cfd731ccf",
+        "systemd has reloaded, or does not answer as it should",
+        "Runners go on. If systemd does not answer: systemctl list-jobs";
+    SETUP_LACKING = "d69c53ed34bc43b09c6b9a81c2673da6",
+        "Something on this host is not as Stratavore needs it",
+        "The line says what, what follows from it, and what mends it.";
+    BUS_FAULT = "70297b779be8428d9f85399855e67abf",
+        "Objects or signals on the bus fell behind",
+        "They are brought up to date by themselves. Whoever follows signals should look again at what there is.";
+}
+
+impl Kind {
+    /// The kind of an ending.
+    pub fn ended(cause: Cause) -> Self {
+        match cause {
+            Cause::LaunchFailed => RUNNER_LAUNCH_FAILED,
+            Cause::Success => RUNNER_SUCCEEDED,
+            Cause::ExitCode | Cause::Signal | Cause::CoreDump => RUNNER_FAILED,
+            Cause::Stopped | Cause::HostShutdown => RUNNER_STOPPED,
+            Cause::Timeout => RUNNER_TIMEOUT,
+            Cause::OomKill => RUNNER_OOM,
+            Cause::HostRebooted | Cause::SupervisorLost | Cause::Unknown => RUNNER_LOST,
+        }
+    }
+}
+
+/// The journal's catalog of all kinds, as `journalctl --update-catalog` takes it.
+pub fn catalog() -> String {
+    let mut out = "# SPDX-License-Identifier: Apache-2.0 OR MIT\n# Made from src/domain/kinds.rs by: UPDATE_GOLDEN=1 cargo test --test rules\n".to_owned();
+    for kind in ALL {
+        out.push_str(&format!(
+            "\n-- {}\nSubject: {}\nDefined-By: Stratavore\n\n{}\n",
+            kind.id, kind.subject, kind.text
+        ));
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn ids_are_valid_and_unique() {
+        let ids: BTreeSet<_> = ALL.iter().map(|k| k.id).collect();
+        assert_eq!(ids.len(), ALL.len());
+        for kind in ALL {
+            let hex = |c: char| c.is_ascii_digit() || ('a'..='f').contains(&c);
+            assert!(kind.id.len() == 32 && kind.id.chars().all(hex), "{kind:?}");
+            // Of random ids, as RFC 9562 marks them: nobody has made one up.
+            assert_eq!(&kind.id[12..13], "4", "{kind:?}");
+            assert!(!kind.subject.contains('\n') && !kind.text.is_empty());
+            assert!(!kind.text.lines().any(|l| l.starts_with("-- ")), "{kind:?}");
+        }
+    }
+
+    #[test]
+    fn each_cause_has_its_kind() {
+        let kinds: BTreeSet<_> = Cause::ALL.map(|c| Kind::ended(c).name).into();
+        assert_eq!(kinds.len(), 7, "{kinds:?}");
+    }
+}
