@@ -38,6 +38,9 @@ install: programs
 	$(INSTALL) 644 systemd/dbus/org.stratavore1.user.service $(share)/dbus-1/services/org.stratavore1.service
 	for x in systemd/dbus/interfaces/*.xml; do $(INSTALL) 644 $$x $(share)/dbus-1/interfaces/$${x##*/} || exit 1; done
 	$(INSTALL) 644 systemd/dbus/org.stratavore1.policy $(share)/polkit-1/actions/org.stratavore1.policy
+	$(INSTALL) 644 systemd/completions/stratavorectl.bash $(share)/bash-completion/completions/stratavorectl
+	$(INSTALL) 644 systemd/completions/stratavorectl.zsh $(share)/zsh/site-functions/_stratavorectl
+	$(INSTALL) 644 systemd/completions/stratavorectl.fish $(share)/fish/vendor_completions.d/stratavorectl.fish
 	$(INSTALL) 644 systemd/dbus/stratavore.rules $(share)/polkit-1/rules.d/50-stratavore.rules
 
 # For yourself alone, on your own systemd and session bus, without root.

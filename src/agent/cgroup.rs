@@ -234,6 +234,8 @@ fn usage(read: impl Fn(&str) -> Option<String>) -> Usage {
         // The shim's own task is not the runner's.
         tasks_peak: number("pids.peak").map(|n| n.saturating_sub(1)),
         oom_kills: read("memory.events").and_then(|t| field(&t, "oom_kill")),
+        memory_bytes: number("memory.current"),
+        tasks: number("pids.current").map(|n| n.saturating_sub(1)),
     }
 }
 
@@ -334,6 +336,8 @@ mod tests {
                 "memory.peak" => "4096\n",
                 "io.stat" => "8:0 rbytes=10 wbytes=20 rios=1\n8:16 rbytes=1 wbytes=2\n",
                 "pids.peak" => "4\n",
+                "memory.current" => "2048\n",
+                "pids.current" => "3\n",
                 "memory.events" => "low 0\noom_kill 2\noom_group_kill 0\n",
                 _ => return None,
             };
@@ -346,6 +350,8 @@ mod tests {
             io_write_bytes: Some(22),
             tasks_peak: Some(3),
             oom_kills: Some(2),
+            memory_bytes: Some(2048),
+            tasks: Some(2),
         };
         assert_eq!(usage(read), expected);
         assert_eq!(usage(|_| None), Usage::default());

@@ -23,6 +23,8 @@ pub enum Verb {
     },
     /// Create, change or remove projects.
     ManageProjects,
+    /// Reconcile this host.
+    ManageHost,
 }
 
 /// What follows.
@@ -68,6 +70,7 @@ pub fn decide(bus: Bus, caller: u32, verb: Verb) -> Decision {
         Verb::Launch { owner } if owner == caller => Decision::Ask("org.stratavore1.launch"),
         Verb::Launch { .. } => Decision::Ask("org.stratavore1.launch-as-other"),
         Verb::ManageProjects => Decision::Ask("org.stratavore1.manage-projects"),
+        Verb::ManageHost => Decision::Ask("org.stratavore1.manage-host"),
     }
 }
 
@@ -109,6 +112,7 @@ mod tests {
             Verb::Control { owner: 1000 },
             Verb::Launch { owner: 1000 },
             Verb::ManageProjects,
+            Verb::ManageHost,
         ] {
             assert_eq!(decide(SYSTEM, 0, verb), Decision::Allow);
         }
@@ -143,6 +147,7 @@ mod tests {
             "org.stratavore1.launch-as-other"
         );
         assert_eq!(ask(Verb::ManageProjects), "org.stratavore1.manage-projects");
+        assert_eq!(ask(Verb::ManageHost), "org.stratavore1.manage-host");
     }
 
     fn any_verb() -> impl Strategy<Value = Verb> {
@@ -152,6 +157,7 @@ mod tests {
             uid.clone().prop_map(|owner| Verb::Launch { owner }),
             uid.prop_map(|owner| Verb::Control { owner }),
             Just(Verb::ManageProjects),
+            Just(Verb::ManageHost),
         ]
     }
 

@@ -4,6 +4,7 @@
 use crate::domain::admission::Gate;
 use crate::domain::event::{Actor, Event};
 use crate::domain::limits::KEYS;
+use crate::domain::reconcile::Todo;
 use crate::domain::{Exit, Limits, Project, Runner, Usage};
 use serde_json::Value as Json;
 use std::collections::BTreeMap;
@@ -108,6 +109,8 @@ pub(super) fn usage(usage: &Usage) -> Dict {
         ("io_write_bytes", usage.io_write_bytes),
         ("tasks_peak", usage.tasks_peak),
         ("oom_kills", usage.oom_kills),
+        ("memory_bytes", usage.memory_bytes),
+        ("tasks", usage.tasks),
     ] {
         maybe(&mut dict, key, value);
     }
@@ -128,6 +131,18 @@ pub(super) fn project(project: &Project) -> Dict {
     put(&mut dict, "limits", limits(&project.settings.limits));
     put(&mut dict, "slice", project.name.slice());
     put(&mut dict, "created_at", project.created_at.0);
+    dict
+}
+
+/// A step of a reconciliation.
+pub(super) fn step(todo: &Todo) -> Dict {
+    let mut dict = Dict::new();
+    put(&mut dict, "runner", todo.id().to_string());
+    put(&mut dict, "step", todo.as_str());
+    put(&mut dict, "message", todo.reason());
+    if let Todo::End(_, ending, _) = todo {
+        put(&mut dict, "exit", exit(&ending.public()));
+    }
     dict
 }
 

@@ -1,5 +1,6 @@
 //! The lists: runners, projects, events, page by page.
 
+use super::auth::{Details, Verb};
 use super::convert::{self, Dict};
 use super::core::{Call, Core};
 use super::errors::Result;
@@ -7,17 +8,24 @@ use super::options;
 use super::values::Options;
 use crate::domain::{ErrorKind, Runner, State};
 use crate::ports::RunnerFilter;
+use futures_util::StreamExt;
 use std::collections::HashMap;
 
 /// Rows looked at together where some may have to be left out.
 const LOOK_AT: u32 = 200;
+/// Questions to the agent about what runners use, at a time.
+const USAGES_AT_ONCE: usize = 32;
 
 impl Core {
     /// A page of runners. Labels of runners that the caller may not view are neither shown nor
     /// searched.
     pub(super) async fn list_runners(&self, call: Call<'_>, filter: &Options) -> Result<Vec<Dict>> {
-        let (mut filter, who) = options::runner_filter(filter)?;
-        if let Some(user) = who {
+        let options::Listing {
+            mut filter,
+            user,
+            usage,
+        } = options::runner_filter(filter)?;
+        if let Some(user) = user {
             filter.uid = Some(self.uid_of(&user).await?);
         }
         let wanted = filter.limit as usize;
@@ -26,10 +34,10 @@ impl Core {
             filter.limit = filter.limit.max(LOOK_AT);
         }
         let mut views = Views::default();
-        let mut out = Vec::new();
+        let (mut out, mut live) = (Vec::new(), Vec::new());
         // Each turn fills the page, is the last one, or hides another project's user from the
         // next: so it ends, and what others have made keeps nobody from finding the own.
-        loop {
+        'pages: loop {
             let page = self.page(&filter).await?;
             let last = page.len() < filter.limit as usize;
             filter.after = page.last().map(|r| r.id);
@@ -46,15 +54,27 @@ impl Core {
                 if viewed {
                     convert::private(&mut dict, &runner);
                 }
+                if usage && runner.state().is_live() {
+                    live.push((out.len(), runner));
+                }
                 out.push(dict);
                 if out.len() == wanted {
-                    return Ok(out);
+                    break 'pages;
                 }
             }
             if last {
-                return Ok(out);
+                break;
             }
         }
+        let used = live.into_iter().map(|(at, runner)| {
+            let core = self.clone();
+            async move { (at, core.usage(&runner).await) }
+        });
+        let mut used = futures_util::stream::iter(used).buffer_unordered(USAGES_AT_ONCE);
+        while let Some((at, usage)) = used.next().await {
+            convert::put(&mut out[at], "usage", convert::usage(&usage));
+        }
+        Ok(out)
     }
 
     /// From the store; while that is away, live runners from memory.
@@ -77,6 +97,21 @@ impl Core {
             }
             other => Ok(other?),
         }
+    }
+
+    /// Compares rows and runners; what was to be done, and unless it is a dry run, is done.
+    pub(super) async fn reconcile(&self, call: Call<'_>, options: &Options) -> Result<Vec<Dict>> {
+        let dry_run = options::reconcile(options)?;
+        let details = Details {
+            host: self.identity().host_name.clone(),
+            ..Details::default()
+        };
+        self.authorise(&call, Verb::ManageHost, details).await?;
+        if !dry_run {
+            tracing::info!(uid = call.uid, "Rows and runners are compared on request");
+        }
+        let steps = self.engine().reconcile(dry_run).await?;
+        Ok(steps.iter().map(convert::step).collect())
     }
 
     pub(super) async fn list_projects(&self) -> Result<Vec<Dict>> {

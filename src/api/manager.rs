@@ -155,6 +155,7 @@ impl Manager {
     /// Filter, all optional and all holding at once: project s; state s or as, live ones
     /// without it; all b, also ended ones; label a{ss}; uid s or u; name s; since and until t;
     /// limit u, 100 without it, 1000 at most; after s, the last id of the page before.
+    /// With usage b, live ones come with what they have used up to now.
     #[zbus(out_args("runners"))]
     async fn list_runners(
         &self,
@@ -222,6 +223,19 @@ impl Manager {
     ) -> Result<Vec<Dict>> {
         let _call = self.0.enter(&header).await?;
         self.0.list_events(after, limit, &filter).await
+    }
+
+    /// Compares what the store says with what runs on this host, and sets right what differs,
+    /// as is done at the start and every minute. Returns what there was to do: runner, step (a
+    /// word), message, and exit for an ending. Option: dry-run b, nothing is changed.
+    #[zbus(out_args("steps"))]
+    async fn reconcile(
+        &self,
+        #[zbus(header)] header: Header<'_>,
+        options: Options,
+    ) -> Result<Vec<Dict>> {
+        let call = self.0.enter(&header).await?;
+        self.0.reconcile(call, &options).await
     }
 
     /// The version of stratavored.

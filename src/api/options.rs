@@ -137,6 +137,19 @@ pub fn none(options: &Options) -> Result<(), Error> {
     }
 }
 
+/// The options of `Reconcile`: whether it is a dry run.
+pub fn reconcile(options: &Options) -> Result<bool, Error> {
+    let mut dry = false;
+    for (key, value) in in_order(options) {
+        match (key, bare(value)) {
+            ("dry-run", Variant::Bool(b)) => dry = *b,
+            ("dry-run", _) => return Err(wrong(key, value, "a b")),
+            _ => return Err(unknown(key, &["dry-run"])),
+        }
+    }
+    Ok(dry)
+}
+
 /// Parses the settings of `CreateProject` and `SetProject`.
 pub fn project(options: &Options) -> Result<ProjectChange, Error> {
     let mut out = ProjectChange::default();
@@ -196,27 +209,40 @@ pub fn project(options: &Options) -> Result<ProjectChange, Error> {
     Ok(out)
 }
 
-/// The filter of `ListRunners`, with a user still to be looked up.
-pub fn runner_filter(options: &Options) -> Result<(RunnerFilter, Option<User>), Error> {
-    const KEYS: [&str; 10] = [
+/// What `ListRunners` is asked for.
+#[derive(Debug, Clone, Default)]
+pub struct Listing {
+    /// Which.
+    pub filter: RunnerFilter,
+    /// Whose; still to be looked up.
+    pub user: Option<User>,
+    /// With what the live ones have used up to now.
+    pub usage: bool,
+}
+
+/// The filter of `ListRunners`.
+pub fn runner_filter(options: &Options) -> Result<Listing, Error> {
+    const KEYS: [&str; 11] = [
         "project", "state", "all", "label", "uid", "name", "since", "until", "after", "limit",
+        "usage",
     ];
     let mut out = RunnerFilter {
         limit: PAGE_DEFAULT,
         ..RunnerFilter::default()
     };
-    let mut who = None;
-    let mut all = false;
+    let mut user_asked = None;
+    let (mut all, mut usage) = (false, false);
     for (key, value) in in_order(options) {
         match key {
             "project" => out.project = Some(text(key, value)?.parse()?),
             "state" => out.states = states(key, value)?,
-            "all" => match bare(value) {
-                Variant::Bool(b) => all = *b,
+            "all" | "usage" => match bare(value) {
+                Variant::Bool(b) if key == "all" => all = *b,
+                Variant::Bool(b) => usage = *b,
                 _ => return Err(wrong(key, value, "a b")),
             },
             "label" => out.labels = labels(key, value)?,
-            "uid" => who = Some(user(key, value)?),
+            "uid" => user_asked = Some(user(key, value)?),
             "name" => out.name = Some(text(key, value)?.to_owned()),
             "since" => out.since = Some(time(key, value)?),
             "until" => out.until = Some(time(key, value)?),
@@ -228,7 +254,11 @@ pub fn runner_filter(options: &Options) -> Result<(RunnerFilter, Option<User>), 
     if all && out.states.is_empty() {
         out.states = State::ALL.to_vec();
     }
-    Ok((out, who))
+    Ok(Listing {
+        filter: out,
+        user: user_asked,
+        usage,
+    })
 }
 
 /// The filter of `ListEvents`.

@@ -116,10 +116,10 @@ fn settings_of_projects() {
 
 #[test]
 fn filters() {
-    let (all, _) = runner_filter(&one("all", true)).expect("legal");
+    let all = runner_filter(&one("all", true)).expect("legal").filter;
     assert_eq!(all.states.len(), State::ALL.len());
     assert_eq!(
-        runner_filter(&Options::new()).expect("legal").0.limit,
+        runner_filter(&Options::new()).expect("legal").filter.limit,
         PAGE_DEFAULT
     );
     assert!(refusal(runner_filter(&one("limit", 0u32))).contains("1 to 1000"));

@@ -57,6 +57,9 @@ pub trait Manager {
     /// A page of events.
     fn list_events(&self, after: u64, limit: u32, filter: &Given<'_>) -> zbus::Result<Vec<Dict>>;
 
+    /// Compares rows with what runs, and sets right what differs.
+    fn reconcile(&self, options: &Given<'_>) -> zbus::Result<Vec<Dict>>;
+
     /// The version of stratavored.
     #[zbus(property(emits_changed_signal = "const"))]
     fn version(&self) -> zbus::Result<String>;

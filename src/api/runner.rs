@@ -188,8 +188,8 @@ impl RunnerObject {
     }
 
     /// What its whole tree has used: cpu_usec, memory_peak_bytes, io_read_bytes,
-    /// io_write_bytes, tasks_peak, oom_kills, as far as this kernel counts it. It is neither in
-    /// InterfacesAdded nor in GetManagedObjects.
+    /// io_write_bytes, tasks_peak, oom_kills, and just now memory_bytes and tasks, as far as this
+    /// kernel counts it. It is neither in InterfacesAdded nor in GetManagedObjects.
     #[zbus(property(emits_changed_signal = "false"))]
     async fn usage(&self, #[zbus(header)] header: Option<Header<'_>>) -> Dict {
         if header.is_none() {

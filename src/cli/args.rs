@@ -1,6 +1,9 @@
 //! The command line. What is written here is what `--help` says.
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use super::live;
+use super::remote::Remote;
+use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
+use clap_complete::engine::ArgValueCandidates;
 
 /// Where options stand that every command has.
 const GENERAL: &str = "General options";
@@ -12,7 +15,9 @@ const GENERAL: &str = "General options";
     version = crate::VERSION_TEXT,
     max_term_width = 100,
     disable_help_subcommand = true,
-    after_help = "Exit status: 0 done, 1 failed, 2 usage, 3 refused by a quota, 4 not permitted, 5 no such thing.\n\
+    after_help = "The first steps: stratavorectl project create web; stratavorectl run web -- sleep 60; stratavorectl list.\n\
+                  Each command explains itself: stratavorectl run --help.\n\n\
+                  Exit status: 0 done, 1 failed, 2 usage, 3 refused by a quota, 4 not permitted, 5 no such thing.\n\
                   “run --wait” exits with the command's own status, 128+n for a signal."
 )]
 pub struct Cli {
@@ -33,12 +38,24 @@ pub struct Global {
     /// Talk to the system's stratavored (the default)
     #[arg(long, global = true, help_heading = GENERAL)]
     pub system: bool,
+    /// Act on another host, by ssh; its port may follow after a colon
+    #[arg(short = 'H', long, global = true, help_heading = GENERAL, value_name = "[USER@]HOST", conflicts_with = "user", value_hint = ValueHint::Hostname)]
+    pub host: Option<Remote>,
     /// How to print
     #[arg(short, long, global = true, help_heading = GENERAL, value_enum, default_value_t, value_name = "FORMAT")]
     pub output: Format,
     /// Say less: list prints ids alone, other commands leave out notes on how things went
     #[arg(short, long, global = true, help_heading = GENERAL)]
     pub quiet: bool,
+    /// Print without a pager
+    #[arg(long, global = true, help_heading = GENERAL)]
+    pub no_pager: bool,
+    /// Print neither the headings of tables nor the lines below them
+    #[arg(long, global = true, help_heading = GENERAL)]
+    pub no_legend: bool,
+    /// Shorten nothing to the width of the terminal
+    #[arg(short = 'l', long, global = true, help_heading = GENERAL)]
+    pub full: bool,
     /// Never ask for a password
     #[arg(long, global = true, help_heading = GENERAL)]
     pub no_ask_password: bool,
@@ -60,8 +77,10 @@ pub enum Verb {
     Run(Box<Run>),
     /// List live runners, newest first
     List(List),
-    /// Show everything about one runner
-    Show(One),
+    /// Show everything about one runner: limits, usage, what happened, how it ended, its last output
+    Show(Show),
+    /// Tell why a runner is as it is, or whether and why a project admits no launch
+    Why(Why),
     /// Stop runners with all their processes, and wait until they have ended
     Stop(Stop),
     /// Send a signal to every process of runners
@@ -79,8 +98,82 @@ pub enum Verb {
     /// Create, change, show and remove projects
     #[command(subcommand)]
     Project(Project),
-    /// Show how stratavored is
+    /// Show what live runners use just now, the busiest first, again and again
+    Top(Top),
+    /// Compare what the store says with what runs, and set right what differs
+    Reconcile(Reconcile),
+    /// Show how stratavored is: its version, its store, how many runners live
     Status,
+    /// Print what a shell loads to complete our words; “make install” has put it in place already
+    Completions(Completions),
+}
+
+/// `top`.
+#[derive(Debug, Args)]
+pub struct Top {
+    /// Sort by this; on a terminal the keys c, m, t and i choose another
+    #[arg(long, value_enum, default_value_t, value_name = "ORDER")]
+    pub order: Order,
+    /// Time between two looks
+    #[arg(short, long, value_name = "TIME", default_value = "3s")]
+    pub delay: String,
+    /// End after so many looks; without it, go on until q is pressed, or look once if not on a terminal
+    #[arg(short = 'n', long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub iterations: Option<u32>,
+    /// Print below each other instead of over each other, and listen to no key
+    #[arg(short, long)]
+    pub batch: bool,
+    /// Only of this project
+    #[arg(long, add = ArgValueCandidates::new(live::projects))]
+    pub project: Option<String>,
+}
+
+/// What `top` sorts by.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub enum Order {
+    #[default]
+    Cpu,
+    Memory,
+    Tasks,
+    Io,
+}
+
+/// `reconcile`.
+#[derive(Debug, Args)]
+#[command(after_help = "stratavored does the same at its start and every minute; nobody has to.")]
+pub struct Reconcile {
+    /// Change nothing, only show what would be done
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
+/// `completions`.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "To have them in this shell alone: source <(stratavorectl completions bash)"
+)]
+pub struct Completions {
+    /// The shell
+    pub shell: Shell,
+}
+
+/// Shells that can complete.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Shell {
+    Bash,
+    Zsh,
+    Fish,
+}
+
+impl Shell {
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Bash => "bash",
+            Self::Zsh => "zsh",
+            Self::Fish => "fish",
+        }
+    }
 }
 
 /// `run`.
@@ -88,19 +181,19 @@ pub enum Verb {
 #[command(override_usage = "stratavorectl run [OPTIONS] PROJECT -- COMMAND…")]
 pub struct Run {
     /// The project it belongs to
-    #[arg(value_name = "PROJECT")]
+    #[arg(value_name = "PROJECT", add = ArgValueCandidates::new(live::projects))]
     pub project: String,
     /// The command and its arguments
-    #[arg(last = true, required = true, value_name = "COMMAND")]
+    #[arg(last = true, required = true, value_name = "COMMAND", value_hint = ValueHint::CommandWithArguments)]
     pub command: Vec<String>,
     /// A name to use instead of the id
     #[arg(long)]
     pub name: Option<String>,
     /// Run as this user (name or number) instead of yourself
-    #[arg(long, value_name = "USER")]
+    #[arg(long, value_name = "USER", add = ArgValueCandidates::new(live::users))]
     pub uid: Option<String>,
     /// Run in this directory instead of the current one
-    #[arg(long, value_name = "PATH")]
+    #[arg(long, value_name = "PATH", value_hint = ValueHint::DirPath)]
     pub working_directory: Option<String>,
     /// Set an environment variable; NAME alone takes it from your own environment
     #[arg(short = 'E', long, value_name = "NAME[=VALUE]")]
@@ -205,13 +298,13 @@ impl OwnLimits {
 #[derive(Debug, Args)]
 pub struct List {
     /// Only of this project
-    #[arg(long)]
+    #[arg(long, add = ArgValueCandidates::new(live::projects))]
     pub project: Option<String>,
     /// Only in this state: starting, running, frozen, stopping or ended
-    #[arg(long)]
+    #[arg(long, add = ArgValueCandidates::new(live::states))]
     pub state: Vec<String>,
     /// Only with this label
-    #[arg(long, value_name = "KEY=VALUE")]
+    #[arg(long, value_name = "KEY=VALUE", add = ArgValueCandidates::new(live::labels))]
     pub label: Vec<String>,
     /// Also those that have ended
     #[arg(long)]
@@ -227,19 +320,35 @@ pub struct List {
     pub limit: Option<u32>,
 }
 
-/// One runner.
+/// `show`.
 #[derive(Debug, Args)]
-pub struct One {
+pub struct Show {
     /// The id, a unique prefix of it, or the name
-    #[arg(value_name = "ID")]
+    #[arg(value_name = "ID", add = ArgValueCandidates::new(live::all_runners))]
     pub id: String,
+    /// How many of the last lines of its output are shown, of those that you may read in the journal
+    #[arg(short = 'n', long, value_name = "N", default_value_t = 10)]
+    pub lines: u32,
+}
+
+/// `why`.
+#[derive(Debug, Args)]
+pub struct Why {
+    /// The id, a unique prefix of it, or the name of a runner; or the name of a project
+    #[arg(value_name = "ID|PROJECT",
+        required_unless_present = "project",
+        conflicts_with = "project", add = ArgValueCandidates::new(live::runners_and_projects))]
+    pub what: Option<String>,
+    /// This project, even if a runner is called so, too
+    #[arg(long, add = ArgValueCandidates::new(live::projects))]
+    pub project: Option<String>,
 }
 
 /// Some runners.
 #[derive(Debug, Clone, Args)]
 pub struct Many {
     /// Ids, unique prefixes of them, or names
-    #[arg(value_name = "ID")]
+    #[arg(value_name = "ID", add = ArgValueCandidates::new(live::runners))]
     pub ids: Vec<String>,
     /// Choose.
     #[command(flatten)]
@@ -251,10 +360,10 @@ pub struct Many {
 #[command(next_help_heading = "Instead of ids")]
 pub struct Choice {
     /// All live runners of this project
-    #[arg(long)]
+    #[arg(long, add = ArgValueCandidates::new(live::projects))]
     pub project: Option<String>,
     /// All live runners with this label
-    #[arg(long, value_name = "KEY=VALUE")]
+    #[arg(long, value_name = "KEY=VALUE", add = ArgValueCandidates::new(live::labels))]
     pub label: Vec<String>,
     /// All live runners
     #[arg(long)]
@@ -276,7 +385,7 @@ pub struct Stop {
 #[derive(Debug, Args)]
 pub struct Kill {
     /// The signal, by name or number
-    #[arg(short, long, default_value = "SIGTERM")]
+    #[arg(short, long, default_value = "SIGTERM", add = ArgValueCandidates::new(live::signals))]
     pub signal: String,
     /// Which.
     #[command(flatten)]
@@ -288,7 +397,7 @@ pub struct Kill {
 #[command(override_usage = "stratavorectl set [OPTIONS] ID… KEY=VALUE…")]
 pub struct Set {
     /// Ids, prefixes or names of runners, and limits such as memory-max=2G
-    #[arg(value_name = "ID|KEY=VALUE", required = true)]
+    #[arg(value_name = "ID|KEY=VALUE", required = true, add = ArgValueCandidates::new(live::runners_and_limits))]
     pub words: Vec<String>,
     /// Choose.
     #[command(flatten)]
@@ -299,7 +408,7 @@ pub struct Set {
 #[derive(Debug, Args)]
 pub struct Wait {
     /// Ids, unique prefixes of them, or names
-    #[arg(value_name = "ID", required = true)]
+    #[arg(value_name = "ID", required = true, add = ArgValueCandidates::new(live::runners))]
     pub ids: Vec<String>,
 }
 
@@ -324,6 +433,7 @@ pub enum Project {
     /// Show a project
     Show {
         /// Its name
+        #[arg(add = ArgValueCandidates::new(live::projects))]
         name: String,
     },
     /// List all projects
@@ -331,7 +441,7 @@ pub enum Project {
     /// Remove projects without live runners
     Remove {
         /// Their names
-        #[arg(required = true)]
+        #[arg(required = true, add = ArgValueCandidates::new(live::projects))]
         name: Vec<String>,
     },
 }
@@ -340,6 +450,7 @@ pub enum Project {
 #[derive(Debug, Args)]
 pub struct ProjectSettings {
     /// Its name
+    #[arg(add = ArgValueCandidates::new(live::projects))]
     pub name: String,
     /// What people call it
     #[arg(long)]

@@ -2,12 +2,15 @@
 
 use super::args::Global;
 use super::bus;
-use super::failure::{Failure, Result};
+use super::failure::{Failure, NO_SUCH, Result};
 use super::password::Agent;
+use super::remote::Remote;
 use crate::api::errors::INTERACTIVE;
 use crate::api::proxy::{Dict, Given, ManagerProxy};
+use crate::domain::name::shown;
 use crate::domain::nearest::nearest;
 use futures_util::StreamExt;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::{OnceCell, mpsc};
@@ -27,6 +30,8 @@ const LOOK: Duration = Duration::from_millis(500);
 pub(super) struct Client {
     /// The bus may be started again while something is waited for: then there is a new one.
     manager: Mutex<ManagerProxy<'static>>,
+    /// Another host than this one.
+    host: Option<Remote>,
     ask_password: bool,
     /// One for the whole program, from the first call that needs it to the end.
     agent: OnceCell<Option<Agent>>,
@@ -35,7 +40,14 @@ pub(super) struct Client {
 /// A bus gives one user so many connections (dbus-daemon: 256): who comes later waits for the others to finish.
 const BUS_FULL: Duration = Duration::from_secs(60);
 
-async fn connection() -> Result<Connection> {
+async fn connection(host: Option<&Remote>) -> Result<Connection> {
+    if let Some(host) = host {
+        let connected = zbus::connection::Builder::address(host.address())
+            .build()
+            .await;
+        return connected.map_err(|e| Failure::no_host(host, &e));
+    }
+
     let until = tokio::time::Instant::now() + BUS_FULL;
     // Not all at the same moment: each has its own pace.
     let pace = LOOK / 5 + Duration::from_millis(u64::from(std::process::id() % 100));
@@ -59,8 +71,9 @@ fn is_full(error: &zbus::Error) -> bool {
     }
 }
 
-async fn link() -> Result<ManagerProxy<'static>> {
-    let connection = connection().await?;
+/// A connection of one's own.
+pub(super) async fn link(host: Option<&Remote>) -> Result<ManagerProxy<'static>> {
+    let connection = connection(host).await?;
     ManagerProxy::builder(&connection)
         .cache_properties(CacheProperties::No)
         .build()
@@ -71,8 +84,10 @@ async fn link() -> Result<ManagerProxy<'static>> {
 impl Client {
     pub(super) async fn connect(global: &Global) -> Result<Self> {
         Ok(Self {
-            manager: Mutex::new(link().await?),
-            ask_password: !global.no_ask_password,
+            manager: Mutex::new(link(global.host.as_ref()).await?),
+            host: global.host.clone(),
+            // polkit there can't ask here.
+            ask_password: !global.no_ask_password && global.host.is_none(),
             agent: OnceCell::new(),
         })
     }
@@ -89,7 +104,7 @@ impl Client {
         let until = tokio::time::Instant::now() + BUS_BACK;
         loop {
             tokio::time::sleep(LOOK).await;
-            let failure = match tokio::time::timeout_at(until, link()).await {
+            let failure = match tokio::time::timeout_at(until, link(self.host.as_ref())).await {
                 Ok(Ok(manager)) => {
                     *self.manager.lock().unwrap_or_else(PoisonError::into_inner) = manager;
                     return Ok(());
@@ -140,8 +155,10 @@ impl Client {
 
     /// Everything about a runner.
     pub(super) async fn describe(&self, runner: &str) -> Result<Dict> {
-        let described = self.manager().describe(runner).await;
-        described.map_err(|e| Failure::of_call(&e))
+        match self.manager().describe(runner).await {
+            Ok(described) => Ok(described),
+            Err(error) => Err(self.suggest_runner(Failure::of_call(&error), runner).await),
+        }
     }
 
     /// The same; where something of it is hidden, a password may be asked for.
@@ -194,6 +211,63 @@ impl Client {
         failure
     }
 
+    /// Says which runner may have been meant, if this was about one that is not there.
+    pub(super) async fn suggest_runner(&self, mut failure: Failure, runner: &str) -> Failure {
+        if failure.is("NoSuchRunner") && runner.len() < 36 {
+            let names = self.names().await;
+            if let Some(near) = nearest(runner, names.iter().map(String::as_str)) {
+                failure.message = format!("{} Did you mean “{near}”?", failure.message);
+            }
+        }
+        failure
+    }
+
+    /// Why nothing fits: a project that is not there, or a label that no live runner has.
+    pub(super) async fn why_nothing(
+        &self,
+        project: Option<&str>,
+        labels: &[String],
+    ) -> Option<Failure> {
+        let no_such = |name: &str, message: String| Failure {
+            status: NO_SUCH,
+            name: Some(name.to_owned()),
+            message,
+        };
+        if let Some(project) = project {
+            let projects = self.manager().list_projects().await.ok()?;
+            if !projects.iter().any(|p| text(p, "name") == project) {
+                let message = format!("There is no project “{}”.", shown(project));
+                return Some(
+                    self.suggest(no_such("NoSuchProject", message), project)
+                        .await,
+                );
+            }
+        }
+        let runners = self.runners(Given::new(), Some(PAGE)).await.ok()?;
+        let words = |r| labels_of(r).into_iter().map(|(k, v)| format!("{k}={v}"));
+        let known: BTreeSet<String> = runners.iter().flat_map(words).collect();
+        let wrong = labels.iter().find(|l| !known.contains(*l))?;
+        let near = nearest(wrong, known.iter().map(String::as_str))?;
+        let message = format!(
+            "No live runner has the label “{}”. Did you mean “{near}”?",
+            shown(wrong)
+        );
+        Some(no_such("NoSuchRunner", message))
+    }
+
+    /// The names of live runners and of those that ended lately; none where that can't be found out.
+    pub(super) async fn names(&self) -> Vec<String> {
+        let filter = Given::from([("all", true.into()), ("limit", PAGE.into())]);
+        let page = self
+            .manager()
+            .list_runners(&filter)
+            .await
+            .unwrap_or_default();
+        let mut names: Vec<String> = page.iter().map(|r| text(r, "name").to_owned()).collect();
+        names.retain(|n| !n.is_empty());
+        names
+    }
+
     /// Ids of runners as they end. The signals are taken off the connection as they come: what
     /// is not taken holds up the answers behind it. They end with the connection.
     pub(super) async fn endings(&self) -> Result<mpsc::UnboundedReceiver<String>> {
@@ -229,6 +303,12 @@ pub(super) fn number(dict: &Dict, key: &str) -> Option<u64> {
         Variant::I32(n) => u64::try_from(*n).ok(),
         _ => None,
     }
+}
+
+/// The labels of a runner, where they are shown.
+pub(super) fn labels_of(runner: &Dict) -> BTreeMap<String, String> {
+    let found = runner.get("labels").and_then(|v| v.try_clone().ok());
+    found.and_then(|v| v.try_into().ok()).unwrap_or_default()
 }
 
 /// The dictionary of a key; empty if there is none.

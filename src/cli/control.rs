@@ -142,8 +142,15 @@ async fn chosen(
         filter.insert("label", labels(&choice.label)?);
     }
     let runners = client.runners(filter, None).await?;
-    if runners.is_empty() && !global.quiet {
-        eprintln!("No live runner fits.");
+    if runners.is_empty() {
+        match client
+            .why_nothing(choice.project.as_deref(), &choice.label)
+            .await
+        {
+            Some(failure) => return Err(failure),
+            None if !global.quiet => eprintln!("No live runner fits."),
+            None => {}
+        }
     }
     Ok(runners.iter().map(|r| text(r, "id").to_owned()).collect())
 }
@@ -178,6 +185,7 @@ async fn each(
                 continue;
             }
         }
+        let failure = client.suggest_runner(failure, id).await;
         super::complain(&failure);
         if status == 0 {
             status = failure.status;

@@ -3,7 +3,9 @@
 use super::args::Events;
 use super::client::{Client, dict, number, text};
 use super::failure::{Failure, Result};
-use super::render::{self, Out};
+use super::out::Out;
+use super::render;
+use super::text::{clean, cut};
 use super::{Global, json};
 use crate::api::proxy::{Dict, Given};
 use futures_util::StreamExt;
@@ -20,7 +22,7 @@ const LOOK: Duration = Duration::from_secs(1);
 
 /// Lists, and follows.
 pub(super) async fn events(client: &Client, global: &Global, args: &Events) -> Result<u8> {
-    let out = Out::new(global.output);
+    let out = Out::new(global);
     // Subscribe first: what happens during the first page wakes us up after it.
     let mut wake = match args.follow {
         true => Some(wake_ups(client).await?),
@@ -31,6 +33,9 @@ pub(super) async fn events(client: &Client, global: &Global, args: &Events) -> R
         (None, false) => 0,
         (None, true) => last(client).await?.saturating_sub(TAIL),
     };
+    if !args.follow {
+        out.page();
+    }
     let mut all = Vec::new();
     let mut away = false;
     loop {
@@ -54,7 +59,11 @@ pub(super) async fn events(client: &Client, global: &Global, args: &Events) -> R
                         out.text(&lines)?;
                     }
                     (false, _) => {
-                        let lines: String = events.iter().map(line).collect();
+                        let most = out.look.width.unwrap_or(usize::MAX);
+                        let lines: String = events
+                            .iter()
+                            .map(|e| format!("{}\n", cut(&line(e), most)))
+                            .collect();
                         out.text(&lines)?;
                     }
                 }
@@ -94,7 +103,7 @@ async fn page(client: &Client, after: u64) -> Result<Vec<Dict>> {
 }
 
 /// The position of the last event, by halving.
-async fn last(client: &Client) -> Result<u64> {
+pub(super) async fn last(client: &Client) -> Result<u64> {
     let manager = client.manager();
     let (mut low, mut high) = (0u64, u64::MAX >> 1);
     while low < high {
@@ -158,5 +167,5 @@ fn line(event: &Dict) -> String {
         text(event, "subject"),
         more.join(" "),
     );
-    format!("{}\n", render::clean(text.trim_end()))
+    clean(text.trim_end())
 }

@@ -87,6 +87,10 @@ impl Failure {
             true => name.to_owned(),
             false => message,
         };
+        let message = match status {
+            NOT_PERMITTED => format!("{message}{}", who_may(&message)),
+            _ => message,
+        };
         Self {
             status,
             name: Some(short.unwrap_or(name).to_owned()),
@@ -142,6 +146,17 @@ impl Failure {
         )
     }
 
+    /// Another host does not let us on its bus; ssh has said why.
+    pub(super) fn no_host(host: &super::remote::Remote, error: &zbus::Error) -> Self {
+        Self::new(
+            FAILED,
+            format!(
+                "The bus of {host} can't be reached by ssh ({error}). Try: {} systemd-stdio-bridge --help. It must log in without a question (a key), and find systemd-stdio-bridge, which comes with systemd.",
+                host.ssh()
+            ),
+        )
+    }
+
     /// The bus has no connection left for this user.
     pub fn full_bus(error: &zbus::Error) -> Self {
         Self::new(
@@ -160,6 +175,23 @@ impl Failure {
     /// Whether the connection itself is gone.
     pub fn is_lost(&self) -> bool {
         self.is("Disconnected")
+    }
+}
+
+/// Who may do what a polkit action stands for, by the rules that are shipped.
+fn who_may(message: &str) -> &'static str {
+    let action = message.split("org.stratavore1.").nth(1).unwrap_or_default();
+    match action
+        .split(|c: char| !(c.is_ascii_lowercase() || c == '-'))
+        .next()
+    {
+        Some("view" | "launch") => {
+            " Members of the group stratavore-users may: sudo usermod -aG stratavore-users USER, then log in again."
+        }
+        Some("") | None => "",
+        Some(_) => {
+            " Root may, and members of the group stratavore-admins: sudo usermod -aG stratavore-admins USER, then log in again."
+        }
     }
 }
 
@@ -196,6 +228,26 @@ mod tests {
             Failure::named(INTERACTIVE, String::new()).status,
             NOT_PERMITTED
         );
+    }
+
+    #[test]
+    fn not_permitted_says_who_may() {
+        for (action, group) in [
+            ("launch", "stratavore-users"),
+            ("control-any", "stratavore-admins"),
+            ("launch-as-other", "stratavore-admins"),
+        ] {
+            let said = format!(
+                "You are not permitted to do this (polkit action org.stratavore1.{action})."
+            );
+            let failure = Failure::named("org.stratavore1.Error.NotPermitted", said);
+            assert!(failure.message.contains(group), "{failure:?}");
+        }
+        let failure = Failure::named(
+            "org.stratavore1.Error.NotPermitted",
+            "agent.toml forbids it.".to_owned(),
+        );
+        assert_eq!(failure.message, "agent.toml forbids it.");
     }
 
     #[test]

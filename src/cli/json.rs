@@ -163,6 +163,16 @@ pub(super) fn event(of: &Dict) -> Value {
     })
 }
 
+/// A step of a reconciliation.
+pub(super) fn step(of: &Dict) -> Value {
+    json!({
+        "runner": text(of, "runner"),
+        "step": text(of, "step"),
+        "message": text(of, "message"),
+        "cause": get(&dict(of, "exit"), "cause"),
+    })
+}
+
 /// One gate of a launch.
 pub(super) fn gate(of: &Dict) -> Value {
     json!({

@@ -3,10 +3,14 @@
 use super::args::List;
 use super::client::{Client, number, text, texts};
 use super::failure::{Failure, Result, USAGE};
-use super::render::{self, Out};
+use super::out::Out;
+use super::render;
+use super::table::{Cell, Column, Style};
+use super::text::command;
 use super::{Global, json, labels, wait};
 use crate::api::proxy::{Dict, Given};
 use crate::domain::State;
+use crate::domain::nearest::nearest;
 
 /// Digits of an id that are always shown: those that tell the time.
 const SHORTEST: usize = 13;
@@ -15,43 +19,96 @@ const ENDED_MAX: u32 = 1_000;
 /// From so many columns on, ids are shown in full.
 const WIDE: usize = 140;
 
+const ID: Column = Column::stiff("ID");
+const NAME: Column = Column::soft("NAME", 2, 8);
+const PROJECT: Column = Column::soft("PROJECT", 2, 8);
+const USER: Column = Column::soft("USER", 2, 8);
+const STATE: Column = Column::stiff("STATE");
+const SINCE: Column = Column::soft("SINCE", 3, 8);
+const EXIT: Column = Column::soft("EXIT", 3, 8);
+const COMMAND: Column = Column::soft("COMMAND", 1, 12);
+
 /// Lists.
 pub(super) async fn list(client: &Client, global: &Global, args: &List) -> Result<u8> {
-    let out = Out::new(global.output);
+    let out = Out::new(global);
     let ended = args.all || args.state.iter().any(|s| s == "ended");
     let most = args.limit.or(ended.then_some(ENDED_MAX));
     let runners = client.runners(filter(args)?, most).await?;
-    if args.limit.is_none() && most.is_some_and(|m| runners.len() >= m as usize) {
-        eprintln!("These are the newest {ENDED_MAX}; for more of them give --limit=N.");
+    let more = args.limit.is_none() && most.is_some_and(|m| runners.len() >= m as usize);
+    if !runners.is_empty() {
+        out.page();
     }
     if out.is_json() {
         out.objects(runners.iter().map(json::runner).collect())?;
-        return Ok(0);
-    }
-    if global.quiet {
+    } else if global.quiet {
         let ids: String = runners
             .iter()
             .map(|r| format!("{}\n", text(r, "id")))
             .collect();
         out.text(&ids)?;
-        return Ok(0);
+    } else if !runners.is_empty() {
+        show(&out, &runners)?;
+        out.footer(&footer(args, &runners))?;
     }
-    if runners.is_empty() {
-        let what = if args.all { "runner" } else { "live runner" };
-        eprintln!("No {what} fits.");
-        return Ok(0);
+    out.leave();
+    if more {
+        eprintln!("These are the newest {ENDED_MAX}; for more of them give --limit=N.");
     }
-    let full = out.width.is_none_or(|w| w >= WIDE);
-    let digits = if full { 36 } else { digits(&runners) };
-    let ended = runners.iter().any(|r| text(r, "state") == "ended");
-    let mut head = vec!["ID", "NAME", "PROJECT", "USER", "STATE", "SINCE"];
-    if ended {
-        head.push("EXIT");
+    if runners.is_empty() && !global.quiet && !out.is_json() {
+        match client
+            .why_nothing(args.project.as_deref(), &args.label)
+            .await
+        {
+            Some(failure) => super::complain(&failure),
+            None => eprintln!("{}", nothing(args)),
+        }
     }
-    head.push("COMMAND");
-    let rows: Vec<_> = runners.iter().map(|r| row(r, digits, ended)).collect();
-    out.table(&head, &rows)?;
     Ok(0)
+}
+
+fn show(out: &Out, runners: &[Dict]) -> Result<()> {
+    let full = out.look.width.is_none_or(|w| w >= WIDE);
+    let digits = if full {
+        36
+    } else {
+        digits(&runners.iter().collect::<Vec<_>>())
+    };
+    let ended = runners.iter().any(|r| text(r, "state") == "ended");
+    let mut head = vec![ID, NAME, PROJECT, USER, STATE, SINCE];
+    if ended {
+        head.push(EXIT);
+    }
+    head.push(COMMAND);
+    let rows: Vec<_> = runners.iter().map(|r| row(r, digits, ended)).collect();
+    out.table(&head, &rows)
+}
+
+/// Whether more than the live ones were asked for.
+fn wide(args: &List) -> bool {
+    args.all || !args.state.is_empty()
+}
+
+fn footer(args: &List, runners: &[Dict]) -> String {
+    let count = |n: usize, what: &str| format!("{n} {what}{}", if n == 1 { "" } else { "s" });
+    match wide(args) {
+        true => format!("{} listed.", count(runners.len(), "runner")),
+        false => format!(
+            "{} listed. Pass --all to see those that have ended, too.",
+            count(runners.len(), "live runner")
+        ),
+    }
+}
+
+fn nothing(args: &List) -> String {
+    let narrowed = args.project.is_some()
+        || !args.label.is_empty()
+        || args.since.is_some()
+        || args.until.is_some();
+    match (wide(args), narrowed) {
+        (false, false) => "No runner is live. Launch one with: stratavorectl run PROJECT -- COMMAND. See those that have ended with: stratavorectl list --all.".to_owned(),
+        (false, true) => "No live runner fits. Pass --all to see those that have ended, too.".to_owned(),
+        (true, _) => "No runner fits.".to_owned(),
+    }
 }
 
 fn filter(args: &List) -> Result<Given<'static>> {
@@ -61,12 +118,16 @@ fn filter(args: &List) -> Result<Given<'static>> {
     }
     for state in &args.state {
         if State::parse(state).is_none() {
+            let known = State::ALL.map(State::as_str);
+            let near = nearest(state, known.into_iter());
             return Err(Failure::new(
                 USAGE,
                 format!(
-                    "“{}” is not a state; there are {}.",
+                    "“{}” is not a state; there are {}.{}",
                     crate::domain::name::shown(state),
-                    State::ALL.map(State::as_str).join(", ")
+                    known.join(", "),
+                    near.map(|n| format!(" Did you mean {n}?"))
+                        .unwrap_or_default()
                 ),
             ));
         }
@@ -98,7 +159,7 @@ fn filter(args: &List) -> Result<Given<'static>> {
 }
 
 /// How many digits tell the listed ids apart.
-fn digits(runners: &[Dict]) -> usize {
+pub(super) fn digits(runners: &[&Dict]) -> usize {
     let mut ids: Vec<&str> = runners.iter().map(|r| text(r, "id")).collect();
     ids.sort_unstable();
     let common = |pair: &[&str]| {
@@ -109,34 +170,51 @@ fn digits(runners: &[Dict]) -> usize {
     longest.max(SHORTEST)
 }
 
-fn row(runner: &Dict, digits: usize, ended: bool) -> Vec<String> {
-    let of = |key| render::clean(text(runner, key));
-    let or_dash = |text: String| {
-        if text.is_empty() {
-            "-".to_owned()
-        } else {
-            text
-        }
-    };
+fn row(runner: &Dict, digits: usize, ended: bool) -> Vec<Cell> {
+    let state = text(runner, "state");
     let since = ["ended_at", "started_at", "created_at"]
         .into_iter()
         .find_map(|key| number(runner, key))
-        .map_or_else(|| "-".to_owned(), |at| format!("{} ago", render::ago(at)));
+        .map_or_else(String::new, |at| format!("{} ago", render::ago(at)));
+    let id: String = text(runner, "id").chars().take(digits).collect();
     let mut row = vec![
-        of("id").chars().take(digits).collect(),
-        or_dash(of("name")),
-        of("project"),
-        of("user"),
-        of("state"),
-        since,
+        Cell::new(id),
+        Cell::or_dash(text(runner, "name")),
+        Cell::new(text(runner, "project")),
+        Cell::new(text(runner, "user")),
+        Cell::styled(state, state_style(state)),
+        Cell::or_dash(since),
     ];
     if ended {
-        row.push(or_dash(wait::short(runner)));
+        let exit = wait::short(runner);
+        row.push(match exit.as_str() {
+            "" => Cell::or_dash(exit),
+            _ => Cell::styled(&exit, ending_style(&exit)),
+        });
     }
-    row.push(
-        texts(runner, "command").map_or_else(|| "(not yours)".to_owned(), |c| render::command(&c)),
-    );
+    row.push(match texts(runner, "command") {
+        Some(words) => Cell::new(command(&words)),
+        None => Cell::styled("(not yours)", Style::Faint),
+    });
     row
+}
+
+/// The colour of a state.
+pub(super) fn state_style(state: &str) -> Style {
+    match state {
+        "running" => Style::Good,
+        "starting" | "frozen" | "stopping" => Style::Notice,
+        _ => Style::Faint,
+    }
+}
+
+/// The colour of an ending: what nobody asked for stands out.
+pub(super) fn ending_style(cause: &str) -> Style {
+    match cause.split(' ').next().unwrap_or_default() {
+        "success" => Style::Good,
+        "stopped" | "host-shutdown" => Style::Plain,
+        _ => Style::Bad,
+    }
 }
 
 #[cfg(test)]
@@ -155,7 +233,7 @@ mod tests {
                     )])
                 })
                 .collect();
-            digits(&runners)
+            digits(&runners.iter().collect::<Vec<_>>())
         };
         assert_eq!(of(&["0193c1d2-0000-7000-8000-000000000001"]), 13);
         assert_eq!(

@@ -3,28 +3,44 @@
 pub mod args;
 mod bus;
 mod client;
+mod completions;
 mod control;
 mod events;
 pub mod failure;
+mod journal;
 mod json;
+mod keyboard;
 mod list;
+mod live;
+mod out;
+mod pager;
 mod password;
 mod project;
+mod reconcile;
+pub mod remote;
 mod render;
 mod run;
 mod show;
 mod status;
+mod story;
+mod table;
+mod text;
+mod top;
+mod usage;
 mod wait;
+mod why;
 
 use args::{Cli, Global, Verb};
 use clap::Parser;
 use client::Client;
 use failure::{Failure, Result, USAGE};
+use out::Out;
 use std::collections::HashMap;
 use zbus::Variant;
 
 /// The whole program; returns the exit status.
 pub async fn main() -> u8 {
+    completions::answer();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
@@ -45,6 +61,10 @@ pub async fn main() -> u8 {
 
 async fn obey(cli: &Cli) -> Result<u8> {
     let global = &cli.global;
+    if let Verb::Completions(args) = &cli.verb {
+        Out::new(global).text(&completions::script(args.shell)?)?;
+        return Ok(0);
+    }
     let client = match Client::connect(global).await {
         Ok(client) => client,
         Err(mut failure) => {
@@ -60,6 +80,7 @@ async fn obey(cli: &Cli) -> Result<u8> {
         Verb::Run(args) => run::run(&client, global, args).await,
         Verb::List(args) => list::list(&client, global, args).await,
         Verb::Show(args) => show::show(&client, global, args).await,
+        Verb::Why(args) => why::why(&client, global, args).await,
         Verb::Stop(args) => control::stop(&client, global, args).await,
         Verb::Kill(args) => control::kill(&client, global, args).await,
         Verb::Freeze(args) => control::freeze(&client, global, args).await,
@@ -68,17 +89,16 @@ async fn obey(cli: &Cli) -> Result<u8> {
         Verb::Wait(args) => wait::wait(&client, global, args).await,
         Verb::Events(args) => events::events(&client, global, args).await,
         Verb::Project(args) => project::project(&client, global, args).await,
+        Verb::Top(args) => top::top(&client, global, args).await,
+        Verb::Reconcile(args) => reconcile::reconcile(&client, global, args).await,
+        Verb::Completions(_) => Ok(0),
         Verb::Status => status::status(&client, global).await,
     }
 }
 
 /// Says on standard error what went wrong.
 pub(crate) fn complain(failure: &Failure) {
-    let clean: String = failure
-        .message
-        .chars()
-        .map(|c| if c.is_control() { '\u{fffd}' } else { c })
-        .collect();
+    let clean = text::clean(&failure.message);
     eprintln!("{clean}");
 }
 

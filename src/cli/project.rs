@@ -3,7 +3,10 @@
 use super::args::{Project, ProjectSettings};
 use super::client::{Client, dict, number, text};
 use super::failure::{Failure, NO_SUCH, Result, USAGE};
-use super::render::{self, Out};
+use super::out::Out;
+use super::render;
+use super::table::{Cell, Column};
+use super::text::clean;
 use super::{Global, bus, json};
 use crate::api::proxy::{Dict, Given};
 use crate::domain::name::shown;
@@ -11,7 +14,7 @@ use zbus::OwnedObjectPath;
 
 /// Does what is asked of projects.
 pub(super) async fn project(client: &Client, global: &Global, args: &Project) -> Result<u8> {
-    let out = Out::new(global.output);
+    let out = Out::new(global);
     match args {
         Project::Create(settings) => {
             let body = (settings.name.as_str(), &given(settings));
@@ -81,11 +84,11 @@ async fn show(client: &Client, out: &Out, name: &str) -> Result<()> {
         return out.object(&json::project(project));
     }
     let limits = dict(project, "limits");
-    let said: Vec<String> = super::show::said(&limits);
+    let said: Vec<String> = super::usage::said(&limits);
     let slice = text(project, "slice");
-    out.text(&render::block(&[
+    let entries = [
         ("Project", text(project, "name").to_owned()),
-        ("Description", render::clean(text(project, "description"))),
+        ("Description", clean(text(project, "description"))),
         (
             "Live",
             number(project, "live").unwrap_or_default().to_string(),
@@ -104,11 +107,16 @@ async fn show(client: &Client, out: &Out, name: &str) -> Result<()> {
                 bus::either("_SYSTEMD_SLICE", "_SYSTEMD_USER_SLICE")
             ),
         ),
-    ]))
+    ];
+    out.page();
+    out.text(&render::block(&entries, out.look.width))
 }
 
 async fn list(client: &Client, global: &Global, out: &Out) -> Result<()> {
     let projects = all(client).await?;
+    if !projects.is_empty() {
+        out.page();
+    }
     if out.is_json() {
         return out.objects(projects.iter().map(json::project).collect());
     }
@@ -123,18 +131,26 @@ async fn list(client: &Client, global: &Global, out: &Out) -> Result<()> {
         eprintln!("There is no project yet. Make one with: stratavorectl project create NAME");
         return Ok(());
     }
-    let rows: Vec<Vec<String>> = projects
+    let rows: Vec<Vec<Cell>> = projects
         .iter()
         .map(|project| {
             vec![
-                text(project, "name").to_owned(),
-                number(project, "live").unwrap_or_default().to_string(),
-                max(project),
-                render::clean(text(project, "description")),
+                Cell::new(text(project, "name")),
+                Cell::new(number(project, "live").unwrap_or_default().to_string()),
+                Cell::new(max(project)),
+                Cell::new(text(project, "description")),
             ]
         })
         .collect();
-    out.table(&["NAME", "LIVE", "MAX", "DESCRIPTION"], &rows)
+    const HEAD: [Column; 4] = [
+        Column::soft("NAME", 2, 8),
+        Column::number("LIVE"),
+        Column::number("MAX"),
+        Column::soft("DESCRIPTION", 1, 12),
+    ];
+    out.table(&HEAD, &rows)?;
+    let s = if projects.len() == 1 { "" } else { "s" };
+    out.footer(&format!("{} project{s} listed.", projects.len()))
 }
 
 fn max(project: &Dict) -> String {

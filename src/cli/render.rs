@@ -1,167 +1,43 @@
-//! Printing: tables, blocks, times, and a broken pipe without a noise.
+//! How things look for people: blocks of keys and values, times, spans.
 
-use super::args::Format;
-use super::failure::Result;
+use super::text::width;
 use crate::domain::units;
-use serde_json::Value;
-use std::io::{IsTerminal, Write};
 
-/// Standard output.
-#[derive(Debug)]
-pub(super) struct Out {
-    format: Format,
-    /// Columns of the terminal; `None` = no terminal.
-    pub(super) width: Option<usize>,
-}
-
-impl Out {
-    pub(super) fn new(format: Format) -> Self {
-        let stdout = std::io::stdout();
-        let width = match stdout.is_terminal() {
-            true => rustix::termios::tcgetwinsize(&stdout)
-                .ok()
-                .map(|size| usize::from(size.ws_col))
-                .filter(|w| *w >= 20)
-                .or(Some(80)),
-            false => None,
-        };
-        Self { format, width }
-    }
-
-    pub(super) fn is_json(&self) -> bool {
-        self.format != Format::Table
-    }
-
-    /// One line.
-    pub(super) fn line(&self, text: &str) -> Result<()> {
-        let mut stdout = std::io::stdout().lock();
-        let written = writeln!(stdout, "{text}").and_then(|()| stdout.flush());
-        quiet(written)
-    }
-
-    /// Text that has its line ends already.
-    pub(super) fn text(&self, text: &str) -> Result<()> {
-        let mut stdout = std::io::stdout().lock();
-        let written = stdout
-            .write_all(text.as_bytes())
-            .and_then(|()| stdout.flush());
-        quiet(written)
-    }
-
-    /// One object.
-    pub(super) fn object(&self, value: &Value) -> Result<()> {
-        match self.format {
-            Format::Jsonl => self.line(&value.to_string()),
-            _ => self.line(&format!("{value:#}")),
-        }
-    }
-
-    /// A list: an array, or a line each.
-    pub(super) fn objects(&self, values: Vec<Value>) -> Result<()> {
-        match self.format {
-            Format::Jsonl => {
-                let lines: String = values.iter().map(|v| format!("{v}\n")).collect();
-                self.text(&lines)
-            }
-            _ => self.line(&format!("{:#}", Value::Array(values))),
-        }
-    }
-
-    /// Rows under headings; the last column takes what is left of the line.
-    pub(super) fn table(&self, head: &[&str], rows: &[Vec<String>]) -> Result<()> {
-        self.text(&table(head, rows, self.width))
-    }
-}
-
-/// Nobody reads any more: that is no failure, and no reason to go on.
-fn quiet(written: std::io::Result<()>) -> Result<()> {
-    match written {
-        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => std::process::exit(0),
-        other => Ok(other?),
-    }
-}
-
-fn table(head: &[&str], rows: &[Vec<String>], width: Option<usize>) -> String {
-    let mut widths: Vec<usize> = head.iter().map(|h| columns(h)).collect();
-    for row in rows {
-        for (at, cell) in row.iter().enumerate() {
-            widths[at] = widths[at].max(columns(cell));
-        }
-    }
-    let mut out = String::new();
-    let head: Vec<String> = head.iter().map(|h| (*h).to_owned()).collect();
-    for row in std::iter::once(&head).chain(rows) {
-        let mut line = String::new();
-        for (at, cell) in row.iter().enumerate() {
-            let last = at + 1 == row.len();
-            match (last, width) {
-                (true, Some(width)) => {
-                    let left = width.saturating_sub(columns(&line)).max(8);
-                    line.push_str(&cut(cell, left));
-                }
-                (true, None) => line.push_str(cell),
-                (false, _) => {
-                    line.push_str(cell);
-                    line.push_str(&" ".repeat(widths[at] - columns(cell) + 2));
-                }
-            }
-        }
-        out.push_str(line.trim_end());
-        out.push('\n');
-    }
-    out
-}
-
-/// How wide a text is; every character is taken for one column.
-fn columns(text: &str) -> usize {
-    text.chars().count()
-}
-
-/// A text in at most so many columns.
-pub(super) fn cut(text: &str, width: usize) -> String {
-    match text.char_indices().nth(width) {
-        None => text.to_owned(),
-        Some(_) => {
-            let mut out: String = text.chars().take(width.saturating_sub(1)).collect();
-            out.push('…');
-            out
-        }
-    }
-}
-
-/// `KEY: value` lines, the colons below each other. Empty values are left out.
-pub(super) fn block(entries: &[(&str, String)]) -> String {
-    let wide = entries.iter().map(|(key, _)| columns(key)).max();
+/// `KEY: value` lines, the colons below each other. Empty values are left out. On a terminal long
+/// values go on below their beginning.
+pub(super) fn block(entries: &[(&str, String)], columns: Option<usize>) -> String {
+    let wide = entries.iter().map(|(key, _)| width(key)).max();
     let wide = wide.unwrap_or_default();
     let mut out = String::new();
     for (key, value) in entries.iter().filter(|(_, value)| !value.is_empty()) {
-        out.push_str(&format!("{key:>wide$}: {value}\n"));
+        let room = columns.map_or(usize::MAX, |c| c.saturating_sub(wide + 2).max(20));
+        let lines = wrap(value, room).join(&format!("\n{}", " ".repeat(wide + 2)));
+        out.push_str(&format!("{key:>wide$}: {lines}\n"));
     }
     out
 }
 
-/// A command as one would type it in a shell.
-pub(super) fn command(words: &[String]) -> String {
-    let quoted: Vec<String> = words.iter().map(|w| quote(w)).collect();
-    quoted.join(" ")
-}
-
-fn quote(word: &str) -> String {
-    let plain = |c: char| c.is_alphanumeric() || "-_./=:,@%+".contains(c);
-    if !word.is_empty() && word.chars().all(plain) {
-        return word.to_owned();
+/// Lines of at most so many columns, broken at blanks; a longer word has a line of its own.
+pub(super) fn wrap(text: &str, room: usize) -> Vec<String> {
+    let mut lines = Vec::new();
+    for paragraph in text.split('\n') {
+        let mut words = paragraph.split(' ');
+        let mut line = words.next().unwrap_or_default().to_owned();
+        let mut used = width(&line);
+        for word in words {
+            let w = width(word);
+            if used + 1 + w > room {
+                lines.push(std::mem::take(&mut line));
+                used = w;
+            } else {
+                line.push(' ');
+                used += 1 + w;
+            }
+            line.push_str(word);
+        }
+        lines.push(line);
     }
-    if word.chars().any(char::is_control) {
-        return format!("$'{}'", word.escape_default());
-    }
-    format!("'{}'", word.replace('\'', "'\\''"))
-}
-
-/// Text of strangers on a terminal: without control characters.
-pub(super) fn clean(text: &str) -> String {
-    text.chars()
-        .map(|c| if c.is_control() { '\u{fffd}' } else { c })
-        .collect()
+    lines
 }
 
 /// A point in time in the user's zone.
@@ -178,11 +54,19 @@ pub(super) fn time(usec: u64) -> String {
     }
 }
 
+/// The time of day.
+pub(super) fn clock() -> String {
+    jiff::Zoned::now().strftime("%H:%M:%S").to_string()
+}
+
+/// Now, in µs since 1970.
+pub(super) fn now() -> u64 {
+    u64::try_from(jiff::Timestamp::now().as_microsecond()).unwrap_or_default()
+}
+
 /// `5min`, `2h 3min`: how long ago, in at most two units of whole seconds.
 pub(super) fn ago(usec: u64) -> String {
-    let now = jiff::Timestamp::now().as_microsecond();
-    let passed = u64::try_from(now).unwrap_or_default().saturating_sub(usec);
-    span(passed)
+    span(now().saturating_sub(usec))
 }
 
 /// A span without fractions of a second.
@@ -234,32 +118,19 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn rows(cells: &[&[&str]]) -> Vec<Vec<String>> {
-        let row = |r: &&[&str]| r.iter().map(|c| (*c).to_owned()).collect();
-        cells.iter().map(row).collect()
-    }
-
     #[test]
-    fn columns_stand_below_each_other() {
-        let text = table(
-            &["ID", "COMMAND"],
-            &rows(&[&["ä1", "x"], &["long-one", "y z"]]),
-            None,
+    fn keys_and_values() {
+        let entries = [
+            ("A", "x".to_owned()),
+            ("Long", "one two\nthree".to_owned()),
+            ("B", String::new()),
+        ];
+        assert_eq!(
+            block(&entries, None),
+            "   A: x\nLong: one two\n      three\n"
         );
-        assert_eq!(text, "ID        COMMAND\nä1        x\nlong-one  y z\n");
-        let text = table(
-            &["ID", "COMMAND"],
-            &rows(&[&["1", &"x".repeat(99)]]),
-            Some(20),
-        );
-        assert!(text.lines().all(|l| l.chars().count() <= 20), "{text}");
-        assert!(text.contains('…'));
-    }
-
-    #[test]
-    fn commands_can_be_typed_again() {
-        let words = ["sh", "-c", "echo 'a b'; x", "", "a\nb"].map(str::to_owned);
-        assert_eq!(command(&words), r"sh -c 'echo '\''a b'\''; x' '' $'a\nb'");
+        assert_eq!(wrap("one two three", 7), ["one two", "three"]);
+        assert_eq!(wrap("seventeen-and-more x", 7), ["seventeen-and-more", "x"]);
     }
 
     #[test]
@@ -286,13 +157,16 @@ mod tests {
 
     proptest! {
         #[test]
-        fn nothing_panics(text in "\\PC{0,40}", width in 0usize..50, n: u64) {
+        fn nothing_panics(text in "\\PC{0,40}", n: u64) {
             let _ = parse_time(&text);
-            prop_assert!(cut(&text, width).chars().count() <= width.max(1));
             let _ = (time(n), ago(n), span(n));
-            let escaped = clean(&text).contains('\x1b');
-            prop_assert!(!escaped);
-            let _ = table(&["A", "B"], &[vec![text.clone(), text]], Some(width));
+        }
+
+        #[test]
+        fn nothing_is_lost_in_wrapping(text in "[a-z日 ]{0,60}", room in 1usize..20) {
+            let lines = wrap(&text, room);
+            prop_assert_eq!(lines.join(" "), text);
+            prop_assert!(lines.iter().all(|l| width(l) <= room || !l.contains(' ')));
         }
     }
 }

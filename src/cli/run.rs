@@ -3,7 +3,8 @@
 use super::args::Run;
 use super::client::{Client, texts};
 use super::failure::{FAILED, Failure, REFUSED, Result, USAGE};
-use super::render::Out;
+use super::out::Out;
+use super::table::{Cell, Column, Style};
 use super::wait::{Endings, status, told};
 use super::{Global, json, labels};
 use crate::api::proxy::{Dict, Given};
@@ -96,8 +97,8 @@ fn clip(text: &str) -> String {
 }
 
 async fn launch(client: &Client, global: &Global, args: &Run) -> Result<u8> {
-    let out = Out::new(global.output);
-    let options = options(args)?;
+    let out = Out::new(global);
+    let options = options(args, global.host.is_some())?;
     let command: Vec<&str> = args.command.iter().map(String::as_str).collect();
     if args.explain {
         return explain(client, &out, args, &command, &options).await;
@@ -152,7 +153,7 @@ async fn launch(client: &Client, global: &Global, args: &Run) -> Result<u8> {
 async fn warn(client: &Client, id: &str) {
     if let Ok(described) = client.describe(id).await {
         for warning in texts(&described, "warnings").unwrap_or_default() {
-            eprintln!("Warning: {}", super::render::clean(&warning));
+            eprintln!("Warning: {}", super::text::clean(&warning));
         }
     }
 }
@@ -163,7 +164,7 @@ fn eprintln_unless(quiet: bool, text: &str) {
     }
 }
 
-fn options(args: &Run) -> Result<Given<'static>> {
+fn options(args: &Run, elsewhere: bool) -> Result<Given<'static>> {
     let mut options = Given::new();
     let mut put = |key, value: &Option<String>| {
         if let Some(value) = value {
@@ -173,7 +174,10 @@ fn options(args: &Run) -> Result<Given<'static>> {
     put("name", &args.name);
     put("uid", &args.uid);
     put("request-id", &args.request_id);
-    put("working-directory", &Some(directory(args)?));
+    // The folder here is none there.
+    if args.working_directory.is_some() || !elsewhere {
+        put("working-directory", &Some(directory(args)?));
+    }
     for (key, value) in args.shared.given().chain(args.own.given()) {
         super::check_limit(key, value)?;
         options.insert(key, value.to_owned().into());
@@ -257,20 +261,35 @@ async fn explain(
             serde_json::Value::String(text) => text.clone(),
             other => other.to_string(),
         };
-        let rows: Vec<Vec<String>> = gates
+        let rows: Vec<Vec<Cell>> = gates
             .iter()
             .map(|gate| {
-                let open = if gate["open"] == true { "yes" } else { "no" };
+                let (open, style) = match gate["open"] == true {
+                    true => ("yes", Style::Good),
+                    false => ("no", Style::Bad),
+                };
                 vec![
-                    word(&gate["name"]),
-                    word(&gate["subject"]),
-                    word(&gate["used"]),
-                    word(&gate["limit"]),
-                    open.to_owned(),
+                    Cell::new(word(&gate["name"])),
+                    Cell::new(word(&gate["subject"])),
+                    Cell::new(word(&gate["used"])),
+                    Cell::new(word(&gate["limit"])),
+                    Cell::styled(open, style),
                 ]
             })
             .collect();
-        out.table(&["GATE", "OF", "USED", "LIMIT", "OPEN"], &rows)?;
+        const HEAD: [Column; 5] = [
+            Column::stiff("GATE"),
+            Column::soft("OF", 1, 8),
+            Column::number("USED"),
+            Column::number("LIMIT"),
+            Column::stiff("OPEN"),
+        ];
+        out.table(&HEAD, &rows)?;
+        if out.look.legend {
+            for message in gates.iter().filter_map(|g| g["message"].as_str()) {
+                out.text(&format!("\n{}\n", super::text::clean(message)))?;
+            }
+        }
     }
     Ok(if admitted { 0 } else { REFUSED })
 }

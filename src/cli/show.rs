@@ -1,74 +1,131 @@
-//! `show`.
+//! `show`: all about one runner, and when it has ended its death certificate.
 
-use super::args::One;
-use super::client::{Client, dict, number, text, texts};
+use super::args::Show;
+use super::client::{Client, dict, labels_of, number, text, texts};
 use super::failure::Result;
-use super::render::{self, Out};
-use super::{Global, bus, json};
+use super::list::{ending_style, state_style};
+use super::out::Out;
+use super::story::Story;
+use super::table::Style;
+use super::text::{clean, command};
+use super::{Global, journal, json, render, usage};
 use crate::api::proxy::Dict;
-use crate::domain::limits::{KEYS, Unit};
-use crate::domain::signal;
-use crate::domain::units::{self, INFINITY};
-use std::collections::BTreeMap;
-use zbus::Variant;
 
 /// Shows one runner.
-pub(super) async fn show(client: &Client, global: &Global, args: &One) -> Result<u8> {
-    let out = Out::new(global.output);
+pub(super) async fn show(client: &Client, global: &Global, args: &Show) -> Result<u8> {
+    let out = Out::new(global);
     let described = client.describe_all(&args.id).await?;
-    match out.is_json() {
-        true => out.object(&json::shown(&described))?,
-        false => out.text(&block(&described))?,
+    if out.is_json() {
+        out.page();
+        out.object(&json::shown(&described))?;
+        return Ok(0);
     }
+    let story = Story::of(client, text(&described, "id")).await?;
+    let mut shown = head(&out, &described);
+    shown.push_str(&render::block(&entries(&described, &story), out.look.width));
+    shown.push_str(&story.told(out.look.width));
+    match &global.host {
+        _ if args.lines == 0 => {}
+        // The journal is there; a login for the bus is not one for everything.
+        Some(host) => {
+            let read = journal::command(text(&described, "unit"));
+            shown.push_str(&format!(
+                "\nIts output: {} {}\n",
+                host.ssh(),
+                command(&[read])
+            ));
+        }
+        None => shown.push_str(&output(&out, &described, args.lines).await),
+    }
+    out.page();
+    out.text(&shown)?;
     Ok(0)
 }
 
-fn block(of: &Dict) -> String {
-    let clean = |key| render::clean(text(of, key));
-    let (limits, usage, exit) = (dict(of, "limits"), dict(of, "usage"), dict(of, "exit"));
+/// `● 0193…  agent`: its colour tells how it is.
+fn head(out: &Out, of: &Dict) -> String {
+    let state = text(of, "state");
+    let exit = dict(of, "exit");
+    let (dot, style) = match state {
+        "ended" => match ending_style(text(&exit, "cause")) {
+            Style::Bad => ("×", Style::Bad),
+            _ => ("○", Style::Plain),
+        },
+        other => ("●", state_style(other)),
+    };
+    let name = text(of, "name");
+    let name = if name.is_empty() {
+        String::new()
+    } else {
+        format!(" - {}", clean(name))
+    };
+    format!(
+        "{} {}{name}\n",
+        out.paint(style, dot),
+        out.paint(Style::Bold, text(of, "id"))
+    )
+}
+
+fn entries(of: &Dict, story: &Story) -> Vec<(&'static str, String)> {
+    let clean = |key| clean(text(of, key));
+    let (limits, used, exit) = (dict(of, "limits"), dict(of, "usage"), dict(of, "exit"));
     let user = match number(of, "uid") {
         Some(uid) => format!("{} ({uid})", clean("user")),
         None => clean("user"),
     };
-    let command = match texts(of, "command") {
-        Some(words) => render::command(&words),
+    let words = match texts(of, "command") {
+        Some(words) => command(&words),
         None => "(shown to its user, root and who may view it)".to_owned(),
     };
-    let mut ending = String::new();
-    if !exit.is_empty() {
-        ending = format!(
-            "{}: {}",
-            text(&exit, "cause"),
-            render::clean(text(&exit, "message"))
-        );
-    }
+    let ran = ran(of);
+    let live = text(of, "state") != "ended";
     let unit = text(of, "unit");
-    render::block(&[
+    vec![
         ("Runner", clean("id")),
         ("Name", clean("name")),
         ("Project", clean("project")),
         ("User", user),
         ("State", state(of)),
-        ("Ending", ending),
-        ("Command", command),
+        ("Ending", ending(&exit)),
+        ("Asked by", story.asked_by().unwrap_or_default()),
+        (
+            "Launched by",
+            story.launched_by(text(of, "user")).unwrap_or_default(),
+        ),
+        ("Command", words),
         ("Directory", clean("working_directory")),
         ("Labels", labels(of)),
         ("Unit", unit.to_owned()),
-        ("Memory", memory(&limits, &usage)),
-        ("CPU", cpu(&limits, &usage)),
-        ("IO", io(&limits, &usage)),
-        ("Tasks", tasks(&limits, &usage)),
-        ("OOM kills", count(&usage, "oom_kills")),
-        ("Stop", stop(&limits)),
+        ("Memory", usage::memory(&limits, &used)),
+        ("CPU", usage::cpu(&limits, &used, ran)),
+        ("IO", usage::io(&limits, &used)),
+        ("Tasks", usage::tasks(&limits, &used)),
+        ("OOM kills", usage::oom_kills(&used)),
+        ("Stop", usage::stop(&limits, ran.filter(|_| live))),
         (
             "Warnings",
-            texts(of, "warnings").unwrap_or_default().join(" "),
+            super::text::clean(&texts(of, "warnings").unwrap_or_default().join(" ")),
         ),
-        ("Output", format!("{} '{unit}'", bus::journalctl_unit())),
-    ])
+        ("Output", journal::command(unit)),
+    ]
 }
 
-fn state(of: &Dict) -> String {
+/// `oom-kill: The kernel killed …`
+pub(super) fn ending(exit: &Dict) -> String {
+    match text(exit, "cause") {
+        "" => String::new(),
+        cause => format!("{cause}: {}", clean(text(exit, "message"))),
+    }
+}
+
+/// For how long it has run, in µs.
+fn ran(of: &Dict) -> Option<u64> {
+    let started = number(of, "started_at")?;
+    let until = number(of, "ended_at").unwrap_or_else(render::now);
+    Some(until.saturating_sub(started))
+}
+
+pub(super) fn state(of: &Dict) -> String {
     let state = text(of, "state");
     let (created, started, ended) = (
         number(of, "created_at").unwrap_or_default(),
@@ -93,118 +150,22 @@ fn state(of: &Dict) -> String {
 }
 
 fn labels(of: &Dict) -> String {
-    let all: Vec<String> = dict_of_texts(of, "labels")
+    let all: Vec<String> = labels_of(of)
         .iter()
         .map(|(key, value)| format!("{key}={value}"))
         .collect();
-    render::clean(&all.join(" "))
+    clean(&all.join(" "))
 }
 
-fn dict_of_texts(of: &Dict, key: &str) -> BTreeMap<String, String> {
-    let found = of.get(key).and_then(|v| v.try_clone().ok());
-    found.and_then(|v| v.try_into().ok()).unwrap_or_default()
-}
-
-/// Every limit that is said, `key=value`.
-pub(super) fn said(limits: &Dict) -> Vec<String> {
-    KEYS.iter()
-        .map(|(key, _)| (key, limit(limits, key)))
-        .filter(|(_, value)| !value.is_empty())
-        .map(|(key, value)| format!("{key}={value}"))
-        .collect()
-}
-
-/// One limit as text; empty if nothing is said.
-fn limit(limits: &Dict, key: &str) -> String {
-    let unit = KEYS.iter().find(|(k, _)| *k == key).map(|(_, unit)| *unit);
-    match (number(limits, key), unit) {
-        (None, _) => String::new(),
-        (Some(INFINITY), _) => "infinity".to_owned(),
-        (Some(n), Some(Unit::Bytes)) => units::show_size(n),
-        (Some(n), Some(Unit::CpuQuota)) => format!("{}%", n / 10_000),
-        (Some(n), Some(Unit::Span)) => units::show_span(n),
-        (Some(n), _) => n.to_string(),
-    }
-}
-
-/// `used (max 1G, high 800M)`.
-fn with_limits(used: String, limits: &Dict, keys: &[(&str, &str)]) -> String {
-    let said: Vec<String> = keys
-        .iter()
-        .map(|(key, word)| (word, limit(limits, key)))
-        .filter(|(_, value)| !value.is_empty())
-        .map(|(word, value)| format!("{word} {value}"))
-        .collect();
-    match (used.is_empty(), said.is_empty()) {
-        (true, true) => String::new(),
-        (false, true) => used,
-        (true, false) => format!("({})", said.join(", ")),
-        (false, false) => format!("{used} ({})", said.join(", ")),
-    }
-}
-
-fn memory(limits: &Dict, usage: &Dict) -> String {
-    let peak = number(usage, "memory_peak_bytes");
-    let used = peak.map(|n| format!("{} peak", units::show_size(n)));
-    let keys = [
-        ("memory-max", "max"),
-        ("memory-high", "high"),
-        ("memory-swap-max", "swap max"),
-    ];
-    with_limits(used.unwrap_or_default(), limits, &keys)
-}
-
-fn cpu(limits: &Dict, usage: &Dict) -> String {
-    let used = number(usage, "cpu_usec").map(|n| match n {
-        0..1_000 => format!("{n}us"),
-        _ => units::show_span(n / 1_000 * 1_000),
-    });
-    let keys = [("cpu-quota", "quota"), ("cpu-weight", "weight")];
-    with_limits(used.unwrap_or_default(), limits, &keys)
-}
-
-fn io(limits: &Dict, usage: &Dict) -> String {
-    let (read, written) = (
-        number(usage, "io_read_bytes"),
-        number(usage, "io_write_bytes"),
-    );
-    let used = match (read, written) {
-        (Some(r), Some(w)) => format!(
-            "{} read, {} written",
-            units::show_size(r),
-            units::show_size(w)
-        ),
-        _ => String::new(),
-    };
-    with_limits(used, limits, &[("io-weight", "weight")])
-}
-
-fn tasks(limits: &Dict, usage: &Dict) -> String {
-    let used = number(usage, "tasks_peak").map(|n| format!("{n} peak"));
-    with_limits(used.unwrap_or_default(), limits, &[("tasks-max", "max")])
-}
-
-fn count(of: &Dict, key: &str) -> String {
-    number(of, key).map(|n| n.to_string()).unwrap_or_default()
-}
-
-fn stop(limits: &Dict) -> String {
-    let mut said = Vec::new();
-    for (key, word) in [
-        ("runtime-max", "runs at most"),
-        ("stop-timeout", "stop timeout"),
-    ] {
-        let value = limit(limits, key);
-        if !value.is_empty() {
-            said.push(format!("{word} {value}"));
+/// The last lines of its output, or one that says why there are none.
+async fn output(out: &Out, of: &Dict, lines: u32) -> String {
+    let unit = text(of, "unit");
+    let since = number(of, "created_at").unwrap_or_default();
+    match journal::tail(unit, since, lines, out.look.width).await {
+        Ok(lines) if lines.is_empty() => {
+            "\nThe journal has no line of it, or none that you may read.\n".to_owned()
         }
+        Ok(lines) => format!("\n{}\n", lines.join("\n")),
+        Err(why) => format!("\nIts output is not shown here: {why}.\n"),
     }
-    if let Some(Variant::I32(number)) = limits.get("kill-signal").map(|v| &**v) {
-        said.push(format!("by {}", signal::name(*number)));
-    }
-    let policy = text(limits, "oom-policy");
-    if !policy.is_empty() {
-        said.push(format!("on an OOM kill: {policy}"));
-    }
-    said.join(", ")
 }

@@ -4,11 +4,12 @@ use super::Global;
 use super::bus;
 use super::client::Client;
 use super::failure::{FAILED, Failure, Result};
-use super::render::{self, Out};
+use super::out::Out;
+use super::render;
 
 /// Shows how stratavored is; 1 if nothing can be launched.
 pub(super) async fn status(client: &Client, global: &Global) -> Result<u8> {
-    let out = Out::new(global.output);
+    let out = Out::new(global);
     let manager = client.manager();
     let get = async || -> zbus::Result<_> {
         Ok((
@@ -57,7 +58,7 @@ pub(super) async fn status(client: &Client, global: &Global) -> Result<u8> {
             };
             rows.push(("After logout", after_logout.to_owned()));
         }
-        out.text(&render::block(&rows))?;
+        out.text(&render::block(&rows, out.look.width))?;
     }
     Ok(if down { FAILED } else { 0 })
 }

@@ -3,7 +3,7 @@
 use super::args::{Format, Wait};
 use super::client::{Client, dict, text};
 use super::failure::Result;
-use super::render::Out;
+use super::out::Out;
 use super::{Global, json};
 use crate::api::proxy::{Dict, Given};
 use crate::domain::signal;
@@ -111,7 +111,7 @@ async fn maybe_ended(client: &Client, ids: &BTreeSet<String>) -> Result<Vec<Stri
 /// `wait`: 0 when all have ended, however they did. One that is not there keeps us from waiting
 /// for no other one.
 pub(super) async fn wait(client: &Client, global: &Global, args: &Wait) -> Result<u8> {
-    let out = Out::new(global.output);
+    let out = Out::new(global);
     let mut endings = Endings::subscribe(client).await?;
     let (mut ids, mut status) = (BTreeSet::new(), 0);
     for id in &args.ids {
@@ -156,7 +156,7 @@ pub(super) fn told(described: &Dict) -> String {
         "{}: {}. {}",
         text(described, "id"),
         text(&exit, "cause"),
-        super::render::clean(text(&exit, "message"))
+        super::text::clean(text(&exit, "message"))
     )
 }
 

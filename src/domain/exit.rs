@@ -137,6 +137,12 @@ pub struct Usage {
     pub tasks_peak: Option<u64>,
     /// Processes killed for lack of memory (`memory.events`).
     pub oom_kills: Option<u64>,
+    /// Memory in use just now, in bytes (`memory.current`); of a live one alone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory_bytes: Option<u64>,
+    /// Tasks just now, without the shim's one (`pids.current`); of a live one alone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tasks: Option<u64>,
 }
 
 /// What made the shim stop its tree, if anything did before the main process ended.

@@ -56,6 +56,73 @@ pub enum Todo {
     Stranger(RunnerId),
 }
 
+impl Todo {
+    /// Whom it is about.
+    pub fn id(&self) -> RunnerId {
+        match self {
+            Self::Adopt(id)
+            | Self::NoteFrozen(id)
+            | Self::NoteThawed(id)
+            | Self::StopAgain(id)
+            | Self::CloseGate(id)
+            | Self::StopScope(id)
+            | Self::End(id, ..)
+            | Self::Forget(id)
+            | Self::StopZombie(id)
+            | Self::Stranger(id) => *id,
+        }
+    }
+
+    /// A word for it.
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Self::Adopt(_) => "adopt",
+            Self::NoteFrozen(_) => "note-frozen",
+            Self::NoteThawed(_) => "note-thawed",
+            Self::StopAgain(_) => "stop-again",
+            Self::CloseGate(_) => "close-gate",
+            Self::StopScope(_) => "stop-scope",
+            Self::End(..) => "end",
+            Self::Forget(_) => "forget",
+            Self::StopZombie(_) => "stop-zombie",
+            Self::Stranger(_) => "stranger",
+        }
+    }
+
+    /// What was found and what is done about it, in a sentence. It names no command.
+    pub fn reason(&self) -> String {
+        match self {
+            Self::Adopt(_) => "It lives, and its row says so.".to_owned(),
+            Self::NoteFrozen(_) => {
+                "It is frozen, its row says running: frozen is written.".to_owned()
+            }
+            Self::NoteThawed(_) => "It runs, its row says frozen: running is written.".to_owned(),
+            Self::StopAgain(_) => {
+                "It is to stop and still lives: the order is given again.".to_owned()
+            }
+            Self::CloseGate(_) => {
+                "It waits at its gate, which nobody will open: it is let go, nothing runs."
+                    .to_owned()
+            }
+            Self::StopScope(_) => {
+                "Its scope lives without its shim: it is stopped, then its ending is written."
+                    .to_owned()
+            }
+            Self::End(_, exit, _) => format!(
+                "It has ended, its row does not say so: {} is written.",
+                exit.cause.as_str()
+            ),
+            Self::Forget(_) => {
+                "It has ended and so does its row say: what it left is removed.".to_owned()
+            }
+            Self::StopZombie(_) => {
+                "Its scope lives though its row has ended: it is stopped.".to_owned()
+            }
+            Self::Stranger(_) => "The store knows nothing about it: it is left alone.".to_owned(),
+        }
+    }
+}
+
 /// The plan. `rows` are the store's live rows of this host; `ended` tells of the other
 /// observed ids whether the store has them (as ended).
 pub fn plan(

@@ -1,11 +1,11 @@
 //! The hub: hears what the agent tells, hands it to the lanes, and reconciles.
 
 use super::lane::Command;
-use super::{Loop, Shared};
+use super::{Engine, Loop, Shared};
 use crate::crash;
 use crate::domain::kinds;
 use crate::domain::reconcile::{self, Todo, World};
-use crate::domain::{Runner, RunnerId};
+use crate::domain::{Error, ErrorKind, Runner, RunnerId};
 use crate::ports::{HostNotice, RunnerFilter, StoreError};
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
@@ -83,12 +83,61 @@ pub(super) async fn run(shared: Arc<Shared>, mut notices: mpsc::Receiver<HostNot
     }
 }
 
+impl Engine {
+    /// Compares rows with the host now, as is done every minute, and sets right what differs,
+    /// unless this is a dry run. Returns what there was to do; what agrees is left out.
+    pub async fn reconcile(&self, dry_run: bool) -> Result<Vec<Todo>, Error> {
+        let away = |why: String| {
+            let message = format!(
+                "Rows and runners can't be compared now ({why}). See: systemctl status stratavored stratavore-agent."
+            );
+            Error::new(ErrorKind::HostUnavailable, message)
+        };
+        let shared = &self.0;
+        let _turn = shared.reconciling.lock().await;
+        if !shared.health.borrow().adopted {
+            return Err(away("what ran before is not taken over yet".to_owned()));
+        }
+        let (world, _, todo) = compare(shared, false).await.map_err(away)?;
+        if !dry_run {
+            let mut strangers = HashSet::new();
+            for step in todo.clone() {
+                execute(shared, &world, step, &mut strangers);
+            }
+        }
+        let differs = |step: &Todo| !matches!(step, Todo::Adopt(_));
+        Ok(todo.into_iter().filter(differs).collect())
+    }
+}
+
 /// Compares rows with the host and sets right what differs.
+async fn reconcile(shared: &Arc<Shared>, strangers: &mut HashSet<RunnerId>) -> Result<(), String> {
+    let _turn = shared.reconciling.lock().await;
+    let first = !shared.health.borrow().adopted;
+    let (world, rows, todo) = compare(shared, first).await?;
+    strangers.retain(|id| world.runners.contains_key(id));
+    if first {
+        for row in rows.values() {
+            if let Some(lane) = shared.open_lane(row.clone(), false) {
+                tokio::spawn(lane.run());
+            }
+        }
+    }
+    crash::point("daemon.adopting");
+    for step in todo {
+        execute(shared, &world, step, strangers);
+    }
+    Ok(())
+}
+
+/// What the host looks like, the live rows, and the plan; nothing is changed.
 ///
 /// Order matters. The rows are taken before the host is looked at: what the look does not show
 /// of them has ended. What is newer than the rows has a lane by then, and is left out.
-async fn reconcile(shared: &Arc<Shared>, strangers: &mut HashSet<RunnerId>) -> Result<(), String> {
-    let first = !shared.health.borrow().adopted;
+async fn compare(
+    shared: &Arc<Shared>,
+    first: bool,
+) -> Result<(World, BTreeMap<RunnerId, Runner>, Vec<Todo>), String> {
     let rows: BTreeMap<RunnerId, Runner> = if first {
         let live = shared.store.live(&shared.settings.host).await;
         let live = live.map_err(|error| {
@@ -133,19 +182,8 @@ async fn reconcile(shared: &Arc<Shared>, strangers: &mut HashSet<RunnerId>) -> R
     }
     // What the store can't tell about now is left for the next time; the rest goes on.
     world.runners.retain(|id, _| !unknown.contains(id));
-    strangers.retain(|id| world.runners.contains_key(id));
-    if first {
-        for row in rows.values() {
-            if let Some(lane) = shared.open_lane(row.clone(), false) {
-                tokio::spawn(lane.run());
-            }
-        }
-    }
-    crash::point("daemon.adopting");
-    for todo in reconcile::plan(&world, &rows, |id| ended.contains(&id)) {
-        execute(shared, &world, todo, strangers);
-    }
-    Ok(())
+    let todo = reconcile::plan(&world, &rows, |id| ended.contains(&id));
+    Ok((world, rows, todo))
 }
 
 /// The live rows that carry another host's id in a store that is this host's alone: its

@@ -106,6 +106,8 @@ struct Shared {
     /// One change of a project at a time: its slice and its row must tell the same.
     projects: tokio::sync::Mutex<()>,
     project_changes: AtomicU64,
+    /// One comparison of rows with the host at a time.
+    reconciling: tokio::sync::Mutex<()>,
     closing: AtomicBool,
     recheck: Notify,
     /// Monotonic milliseconds of the last turn of hub and store loop, for the watchdog.
@@ -145,6 +147,7 @@ impl Engine {
             launches: Arc::new(Semaphore::new(LAUNCHES_MAX)),
             projects: tokio::sync::Mutex::new(()),
             project_changes: AtomicU64::new(0),
+            reconciling: tokio::sync::Mutex::new(()),
             closing: AtomicBool::new(false),
             recheck: Notify::new(),
             progress: [AtomicU64::new(0), AtomicU64::new(0)],

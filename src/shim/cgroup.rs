@@ -124,6 +124,7 @@ impl Cgroup {
             io_write_bytes: io.map(|io| io.1),
             tasks_peak: number("pids.peak").map(|n| n.saturating_sub(1)),
             oom_kills: self.oom_kills().map(|n| n.saturating_sub(helper_ooms)),
+            ..Usage::default()
         }
     }
 

@@ -61,7 +61,7 @@ async fn waiting_outlives_the_bus() {
 }
 
 /// Runs the tool; a thread of its own, as the bus is served by this process.
-async fn ctl(world: &World, arguments: &[&str]) -> (i32, String, String) {
+pub async fn ctl(world: &World, arguments: &[&str]) -> (i32, String, String) {
     let mut command = tool(world, arguments);
     let output: Output = tokio::task::spawn_blocking(move || command.output().unwrap())
         .await
@@ -73,7 +73,7 @@ async fn ctl(world: &World, arguments: &[&str]) -> (i32, String, String) {
     )
 }
 
-fn tool(world: &World, arguments: &[&str]) -> Command {
+pub fn tool(world: &World, arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_stratavorectl"));
     command
         .args(arguments)
@@ -83,19 +83,19 @@ fn tool(world: &World, arguments: &[&str]) -> Command {
     command
 }
 
-async fn ok(world: &World, arguments: &[&str]) -> String {
+pub async fn ok(world: &World, arguments: &[&str]) -> String {
     let (code, out, err) = ctl(world, arguments).await;
     assert_eq!(code, 0, "{arguments:?}: {out}{err}");
     out
 }
 
-async fn refused(world: &World, arguments: &[&str], status: i32, words: &str) {
+pub async fn refused(world: &World, arguments: &[&str], status: i32, words: &str) {
     let (code, out, err) = ctl(world, arguments).await;
     assert_eq!(code, status, "{arguments:?}: {out}{err}");
     assert!(err.contains(words), "{arguments:?}: {words} in {err}");
 }
 
-fn json(text: &str) -> Value {
+pub fn json(text: &str) -> Value {
     serde_json::from_str(text).unwrap_or_else(|e| panic!("{e}: {text}"))
 }
 

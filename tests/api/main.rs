@@ -10,4 +10,5 @@ mod cli;
 mod hostile;
 mod introspection;
 mod life;
+mod people;
 mod rights;

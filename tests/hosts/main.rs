@@ -20,6 +20,7 @@ mod journal;
 mod launch;
 mod life;
 mod limits;
+mod people;
 mod projects;
 mod restart;
 mod scale;

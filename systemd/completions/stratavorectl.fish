@@ -1,0 +1,1 @@
+complete --keep-order --exclusive --command stratavorectl --arguments "(STRATAVORECTL_COMPLETE=fish stratavorectl -- (commandline --current-process --tokenize --cut-at-cursor) (commandline --current-token))"
