@@ -8,7 +8,7 @@ use super::out::Out;
 use super::render::{span, time, wrap};
 use super::story::{Story, actor};
 use super::text::clean;
-use super::{Global, journal, json, show, usage};
+use super::{Global, bus, journal, json, show, usage};
 use crate::api::proxy::{Dict, Given};
 use crate::domain::name::shown;
 use crate::domain::nearest::nearest;
@@ -144,8 +144,9 @@ fn standing(of: &Dict, state: &str, story: &Story, limits: &Dict) -> String {
     };
     match state {
         "starting" => format!(
-            "it was admitted {}, no quota is in its way; its scope is made and its limits are read back before the command is released. That takes a moment; if it lasts, see: systemctl status stratavore-agent.",
-            since("created_at")
+            "it was admitted {}, no quota is in its way; its scope is made and its limits are read back before the command is released. That takes a moment; if it lasts, see: {} status stratavore-agent.",
+            since("created_at"),
+            bus::systemctl()
         ),
         "frozen" => format!(
             "{}; its processes stand still until: stratavorectl thaw {}.",
@@ -188,7 +189,7 @@ fn because(cause: &str, of: &Dict, story: &Story, limits: &Dict, used: &Dict) ->
             Some(by) => format!("Asked for by {by}."),
             None => "Nobody asked Stratavore for it: systemd was told to stop its scope. See: journalctl -b _COMM=systemctl, and the lines about its unit.".to_owned(),
         },
-        "signal" => "Nobody asked Stratavore to stop it: the signal came from the command itself, from another process, or by “stratavorectl kill”, which the journal of stratavored tells: journalctl -u stratavored.".to_owned(),
+        "signal" => format!("Nobody asked Stratavore to stop it: the signal came from the command itself, from another process, or by “stratavorectl kill”, which the journal of stratavored tells: {} stratavored.", bus::journalctl_unit()),
         "core-dump" => format!("See the core with: coredumpctl list, and its last lines with: {}", journal::command(text(of, "unit"))),
         "exit-code" => "The command ended by itself with a status other than 0; what it said last is in its output.".to_owned(),
         "launch-failed" => "Nothing of it ran. Check the command, its interpreter, the working directory and the limits.".to_owned(),
