@@ -159,13 +159,15 @@ fn labels(of: &Dict) -> String {
 
 /// The last lines of its output, or one that says why there are none.
 async fn output(out: &Out, of: &Dict, lines: u32) -> String {
-    let unit = text(of, "unit");
+    let (unit, width) = (text(of, "unit"), out.look.width);
     let since = number(of, "created_at").unwrap_or_default();
-    match journal::tail(unit, since, lines, out.look.width).await {
+    let none = match journal::tail(unit, since, lines, width).await {
         Ok(lines) if lines.is_empty() => {
-            "\nThe journal has no line of it, or none that you may read.\n".to_owned()
+            "The journal has no line of it, or none that you may read.".to_owned()
         }
-        Ok(lines) => format!("\n{}\n", lines.join("\n")),
-        Err(why) => format!("\nIts output is not shown here: {why}.\n"),
-    }
+        Ok(lines) => return format!("\n{}\n", lines.join("\n")),
+        Err(why) => format!("Its output is not shown here: {why}."),
+    };
+    let lines = render::wrap(&none, width.unwrap_or(usize::MAX));
+    format!("\n{}\n", lines.join("\n"))
 }

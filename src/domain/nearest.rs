@@ -22,17 +22,23 @@ pub fn nearest<'a>(text: &str, words: impl Iterator<Item = &'a str>) -> Option<&
         .map(|(_, word)| word)
 }
 
-/// Levenshtein's distance.
+/// Levenshtein's distance, where two neighbours that changed places count as one slip.
 fn distance(a: &[char], b: &str) -> usize {
+    let mut before: Vec<usize> = Vec::new();
     let mut row: Vec<usize> = (0..=a.len()).collect();
+    let mut last = None;
     for (at, c) in b.chars().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = at + 1;
+        let mut next = vec![at + 1];
         for i in 0..a.len() {
-            let replaced = diagonal + usize::from(a[i] != c);
-            diagonal = row[i + 1];
-            row[i + 1] = replaced.min(row[i] + 1).min(diagonal + 1);
+            let replaced = row[i] + usize::from(a[i] != c);
+            let mut best = replaced.min(row[i + 1] + 1).min(next[i] + 1);
+            if i > 0 && a[i - 1] == c && last == Some(a[i]) {
+                best = best.min(before[i - 1] + 1);
+            }
+            next.push(best);
         }
+        before = std::mem::replace(&mut row, next);
+        last = Some(c);
     }
     row[a.len()]
 }
@@ -48,6 +54,7 @@ mod tests {
         assert_eq!(of("memory_max"), Some("memory-max"));
         assert_eq!(of("MemoryMax"), Some("memory-max"));
         assert_eq!(of("task-max"), Some("tasks-max"));
+        assert_eq!(of("udi"), Some("uid"));
         assert_eq!(of("nonsense"), None);
         assert_eq!(of(""), None);
     }

@@ -241,8 +241,8 @@ async fn statuses_and_sentences() {
         "--queue",
     )
     .await;
-    refused(&world, &["--user", "list"], 2, "--user").await;
-    refused(&world, &["--system", "list"], 2, "--system").await;
+    refused(&world, &["--user", "--system", "list"], 2, "--system").await;
+    refused(&world, &["--user", "-Hweb1", "list"], 2, "--host").await;
     refused(&world, &["run", "web-1.x"], 2, "COMMAND").await;
     refused(
         &world,

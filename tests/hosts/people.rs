@@ -45,7 +45,7 @@ fn bare(line: &str) -> String {
 fn terminals() {
     let site = Site::boot("terminal");
     let long = "x".repeat(150);
-    let id = site.run(&format!("--name=agent -- sleep 1000 {long}"));
+    let id = site.run(&format!("--name=agent -- sh -c 'sleep 1000; :' {long}"));
     for columns in [30, 60, 100, 160] {
         let out = seen(&site, (columns, 40), "SYSTEMD_PAGER=", "stratavorectl list")
             .ok()
