@@ -6,7 +6,7 @@ use super::core::{Call, Core};
 use super::errors::Result;
 use super::options;
 use super::values::Options;
-use crate::domain::{ErrorKind, Runner, State};
+use crate::domain::{ErrorKind, Runner, State, kinds};
 use crate::ports::RunnerFilter;
 use futures_util::StreamExt;
 use std::collections::HashMap;
@@ -108,7 +108,11 @@ impl Core {
         };
         self.authorise(&call, Verb::ManageHost, details).await?;
         if !dry_run {
-            tracing::info!(uid = call.uid, "Rows and runners are compared on request");
+            tracing::info!(
+                message_id = kinds::RECONCILIATION_ASKED.id,
+                uid = call.uid,
+                "Rows and runners are compared on request"
+            );
         }
         let steps = self.engine().reconcile(dry_run).await?;
         Ok(steps.iter().map(convert::step).collect())

@@ -1,5 +1,9 @@
 //! The command line. What is written here is what `--help` says.
 
+mod limits;
+
+pub use limits::{OwnLimits, SharedLimits};
+
 use super::live;
 use super::remote::Remote;
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
@@ -216,82 +220,6 @@ pub struct Run {
     /// The runner's own limits.
     #[command(flatten)]
     pub own: OwnLimits,
-}
-
-/// Limits that runners and projects have.
-#[derive(Debug, Clone, Default, Args)]
-#[command(next_help_heading = "Limits")]
-pub struct SharedLimits {
-    /// Memory it may never exceed, as in 1G
-    #[arg(long, value_name = "BYTES")]
-    pub memory_max: Option<String>,
-    /// Memory above which it is slowed down
-    #[arg(long, value_name = "BYTES")]
-    pub memory_high: Option<String>,
-    /// Swap it may use
-    #[arg(long, value_name = "BYTES")]
-    pub memory_swap_max: Option<String>,
-    /// CPU time, as in 150% (of one CPU)
-    #[arg(long, value_name = "PERCENT")]
-    pub cpu_quota: Option<String>,
-    /// Share of CPU time among equals, 1 to 10000
-    #[arg(long, value_name = "WEIGHT")]
-    pub cpu_weight: Option<String>,
-    /// Share of IO among equals, 1 to 10000
-    #[arg(long, value_name = "WEIGHT")]
-    pub io_weight: Option<String>,
-    /// Processes and threads
-    #[arg(long, value_name = "N")]
-    pub tasks_max: Option<String>,
-}
-
-/// Limits that only runners have.
-#[derive(Debug, Clone, Default, Args)]
-#[command(next_help_heading = "Limits")]
-pub struct OwnLimits {
-    /// Time after which it is stopped, as in 1h 30min
-    #[arg(long, value_name = "TIME")]
-    pub runtime_max: Option<String>,
-    /// Time between the stop signal and SIGKILL
-    #[arg(long, value_name = "TIME")]
-    pub stop_timeout: Option<String>,
-    /// The stop signal
-    #[arg(long, value_name = "SIGNAL")]
-    pub kill_signal: Option<String>,
-    /// What an OOM kill does to the rest of it: continue, stop or kill
-    #[arg(long, value_name = "POLICY")]
-    pub oom_policy: Option<String>,
-}
-
-impl SharedLimits {
-    /// Keys and values that were given.
-    pub fn given(&self) -> impl Iterator<Item = (&'static str, &str)> {
-        [
-            ("memory-max", &self.memory_max),
-            ("memory-high", &self.memory_high),
-            ("memory-swap-max", &self.memory_swap_max),
-            ("cpu-quota", &self.cpu_quota),
-            ("cpu-weight", &self.cpu_weight),
-            ("io-weight", &self.io_weight),
-            ("tasks-max", &self.tasks_max),
-        ]
-        .into_iter()
-        .filter_map(|(key, value)| Some((key, value.as_deref()?)))
-    }
-}
-
-impl OwnLimits {
-    /// Keys and values that were given.
-    pub fn given(&self) -> impl Iterator<Item = (&'static str, &str)> {
-        [
-            ("runtime-max", &self.runtime_max),
-            ("stop-timeout", &self.stop_timeout),
-            ("kill-signal", &self.kill_signal),
-            ("oom-policy", &self.oom_policy),
-        ]
-        .into_iter()
-        .filter_map(|(key, value)| Some((key, value.as_deref()?)))
-    }
 }
 
 /// `list`.

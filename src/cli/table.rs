@@ -9,7 +9,7 @@ const GAP: usize = 2;
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Column {
     pub(super) title: &'static str,
-    /// Columns with a lower number give way first, down to `least`; then all do.
+    /// Columns with a lower number give way first, down to `least`; those with the highest never do.
     pub(super) gives: u8,
     pub(super) least: usize,
     /// Numbers stand at the right.
@@ -17,7 +17,7 @@ pub(super) struct Column {
 }
 
 impl Column {
-    /// One that gives way when nothing else can.
+    /// One that never gives way.
     pub(super) const fn stiff(title: &'static str) -> Self {
         Self {
             title,
@@ -180,7 +180,7 @@ fn line(columns: &[Column], row: &[Cell], widths: &[usize], look: Look) -> Strin
 }
 
 /// Makes columns narrower until they fit: those first that are to give way first, of those the
-/// widest. Where there is no room at all, lines are cut.
+/// widest. Where that is not enough, lines are cut.
 fn fit(columns: &[Column], widths: &mut [usize], most: usize) {
     let room = most.saturating_sub(GAP * widths.len().saturating_sub(1));
     for w in widths.iter_mut() {
@@ -189,7 +189,7 @@ fn fit(columns: &[Column], widths: &mut [usize], most: usize) {
     let mut turns: Vec<u8> = columns.iter().map(|c| c.gives).collect();
     turns.sort_unstable();
     turns.dedup();
-    for turn in turns {
+    for turn in turns.into_iter().filter(|turn| *turn != u8::MAX) {
         while widths.iter().sum::<usize>() > room {
             let softest = (0..widths.len())
                 .filter(|at| columns[*at].gives <= turn && widths[*at] > columns[*at].least)

@@ -67,6 +67,9 @@ kinds! {
     RECONCILIATION_FAILED = "c8c72f05ec584a3f9450abdf8ae92424",
         "Rows and runners could not be compared",
         "Store or agent failed meanwhile; the line says which. It is tried again by itself.";
+    RECONCILIATION_ASKED = "e3f8509998d34000b14a48782de8946a",
+        "Somebody had rows and runners compared",
+        "As at the start and every minute, what the store says was compared with what runs here, and what differed was set\nright: stratavorectl reconcile. The line says who asked.";
     ADOPTED = "4eff674d795342ad92b966ecfdcba2a4",
         "Runners were adopted",
         "stratavore-agent has started and found runners of an earlier one. They did not notice.";
