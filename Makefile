@@ -15,7 +15,7 @@ units = stratavored.service stratavore-agent.service stratavore-agent.socket str
 # Shipped units name programs below /usr.
 unit = sed 's|/usr/bin/stratavore|$(PREFIX)/bin/stratavore|g; s|/usr/libexec/stratavore|$(PREFIX)/libexec/stratavore|g'
 
-.PHONY: build install programs install-user uninstall-user demo test clean
+.PHONY: build install programs install-user uninstall-user demo test bench clean
 
 build:
 	$(CARGO) build --release --locked
@@ -77,6 +77,12 @@ demo:
 
 test:
 	@tests/run.sh
+
+# What it costs, beside what it could cost at best; also as target/bench.json.
+bench:
+	@tests/setup.sh demo
+	@$(CARGO) build --release --locked --quiet --workspace
+	@benches/run.sh
 
 clean:
 	$(CARGO) clean

@@ -8,7 +8,6 @@ use std::path::PathBuf;
 mod faults;
 mod growth;
 mod schema;
-mod speed;
 
 /// A folder of its own for each test, removed at the end.
 #[derive(Debug)]
