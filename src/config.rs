@@ -9,12 +9,23 @@ use crate::places::Places;
 use crate::wire::Unenforced;
 use std::collections::BTreeMap;
 use std::fmt;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use toml::de::{DeTable, DeValue};
 
+pub mod address;
+
 /// The shortest `store.retention`, in µs.
 const RETENTION_MIN: u64 = 3_600_000_000;
+
+/// The port of the metrics.
+pub const METRICS_PORT: u16 = 9791;
+/// Where metrics are served if nothing is said; of a user's own instance nowhere.
+const METRICS_LOCAL: SocketAddr = SocketAddr::new(
+    std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST),
+    METRICS_PORT,
+);
 
 /// Everything that can be configured.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,6 +44,10 @@ pub struct Config {
     pub limits: Limits,
     /// `limits.unenforced`.
     pub unenforced: Unenforced,
+    /// `metrics.listen`; `None` = off.
+    pub metrics_listen: Option<SocketAddr>,
+    /// `metrics.advertise`; empty = where we listen.
+    pub metrics_advertise: String,
     /// Where a value that is not the default came from, by key.
     origins: BTreeMap<String, String>,
 }
@@ -48,6 +63,8 @@ impl Config {
             host_max_runners: None,
             limits: Limits::default(),
             unenforced: Unenforced::Refuse,
+            metrics_listen: (*places == Places::system()).then_some(METRICS_LOCAL),
+            metrics_advertise: String::new(),
             origins: BTreeMap::new(),
         }
     }
@@ -65,7 +82,7 @@ pub struct Key {
 }
 
 /// All keys, in the order in which they are shown.
-pub const KEYS: [Key; 17] = [
+pub const KEYS: [Key; 19] = [
     Key {
         name: "store.url",
         about: "Where the store is: sqlite:///absolute/path",
@@ -177,6 +194,38 @@ pub const KEYS: [Key; 17] = [
                 Unenforced::Warn => "warn",
             })
         },
+    },
+    Key {
+        name: "metrics.listen",
+        about: "Where /metrics, /healthz, /readyz and /sd are served: ADDRESS:PORT; \"\" = nowhere, as with --user. Of a scraper elsewhere stratavored.service also wants IPAddressAllow= in a drop-in",
+        read: |config, _, value| {
+            let address = text(value)?;
+            config.metrics_listen = match address {
+                "" => None,
+                _ => Some(address.parse().map_err(|_| {
+                    format!("“{address}” is not ADDRESS:PORT, such as 127.0.0.1:9791 or [::1]:9791")
+                })?),
+            };
+            Ok(())
+        },
+        show: |config, _| {
+            quoted(
+                &config
+                    .metrics_listen
+                    .map_or(String::new(), |a| a.to_string()),
+            )
+        },
+    },
+    Key {
+        name: "metrics.advertise",
+        about: "Where Prometheus reaches this host, for /sd: HOST or HOST:PORT; \"\" = where it listens",
+        read: |config, _, value| {
+            let given = text(value)?;
+            address::check(given)?;
+            config.metrics_advertise = given.to_owned();
+            Ok(())
+        },
+        show: |config, _| quoted(&config.metrics_advertise),
     },
 ];
 
@@ -408,7 +457,7 @@ mod tests {
 
     #[test]
     fn what_is_printed_reads_back() -> Result<(), String> {
-        let text = "[store]\nurl = \"sqlite:///x/y.db\"\nretention = \"2w\"\n[limits]\nmemory_max = \"1.5G\"\nruntime_max = \"1h 2s\"\nkill_signal = \"INT\"\noom_policy = 'kill'\nunenforced = \"warn\"\n[host]\nmax_runners = 7\n";
+        let text = "[store]\nurl = \"sqlite:///x/y.db\"\nretention = \"2w\"\n[limits]\nmemory_max = \"1.5G\"\nruntime_max = \"1h 2s\"\nkill_signal = \"INT\"\noom_policy = 'kill'\nunenforced = \"warn\"\n[metrics]\nlisten = \"[::1]:80\"\nadvertise = \"a.b:1\"\n[host]\nmax_runners = 7\n";
         let config = parse(text)?;
         let mut again = parse(&config.print())?;
         again.origins.clone_from(&config.origins);
@@ -433,6 +482,16 @@ mod tests {
             ("[fleet]\nname = 'x'", "f.toml:2: unknown key fleet.name"),
             ("[store]\nurl = 'postgres://x'", "f.toml:2: store.url"),
             ("[store\n", "f.toml:1"),
+            ("[metrics]\nlisten = '9791'", "f.toml:2: metrics.listen"),
+            (
+                "[metrics]\nadvertise = 'a:b'",
+                "f.toml:2: metrics.advertise",
+            ),
+            (
+                "[metrics]\nadvertise = '::1'",
+                "f.toml:2: metrics.advertise",
+            ),
+            ("[metrics]\nadvertise = ':1'", "f.toml:2: metrics.advertise"),
             (
                 "[host]\nmax_runners = 1.5",
                 "f.toml:2: host.max_runners: give a whole number",

@@ -2,6 +2,7 @@
 
 use crate::adapters::agent_client::AgentClient;
 use crate::adapters::sqlite::SqliteStore;
+use crate::adapters::timed::TimedStore;
 use crate::api;
 use crate::config::Config;
 use crate::domain::kinds;
@@ -9,9 +10,14 @@ use crate::engine::{Engine, Health, Settings};
 use crate::places::Places;
 use crate::ports::{Store, StoreError};
 use crate::service;
+use crate::telemetry::Telemetry;
+pub mod observe;
+
+use observe::{Observed, Parts};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -54,7 +60,7 @@ pub struct Start {
 }
 
 /// Runs until SIGTERM, or until something breaks that a new start mends.
-pub async fn run(config: Config, start: Start) -> Result<(), Fatal> {
+pub async fn run(config: Config, start: Start, log: Telemetry) -> Result<(), Fatal> {
     let (mut term, mut int) = (on(SignalKind::terminate())?, on(SignalKind::interrupt())?);
     let host_id = host_id()?;
     let host_name = if config.host_name.is_empty() {
@@ -71,11 +77,21 @@ pub async fn run(config: Config, start: Start) -> Result<(), Fatal> {
             ))
         })?;
     }
-    let store: Arc<dyn Store> = tokio::select! {
-        store = open_store(&config) => Arc::new(store?),
+    let observed = Observed::new(&host_id, &host_name, &config.metrics_advertise, log);
+    let passed = passed_socket().map_err(|e| Fatal::Machine(format!("the passed socket: {e}")))?;
+    tokio::spawn(observe::serve(
+        Arc::clone(&observed),
+        passed,
+        config.metrics_listen,
+    ));
+    let sqlite = tokio::select! {
+        store = open_store(&config, &observed) => Arc::new(store?),
         _ = term.recv() => return Ok(()),
         _ = int.recv() => return Ok(()),
     };
+    let timed = TimedStore::new(sqlite.clone()).map_err(metrics)?;
+    let store_times = timed.times();
+    let store: Arc<dyn Store> = Arc::new(timed);
     let (host, notices) = AgentClient::start(&start.agent, config.unenforced);
     let settings = Settings {
         host: host_id.clone(),
@@ -86,6 +102,11 @@ pub async fn run(config: Config, start: Start) -> Result<(), Fatal> {
         retention: config.retention,
     };
     let engine = Engine::start(settings, Arc::clone(&store), host, notices);
+    observed.has(Parts {
+        engine: engine.clone(),
+        connections: Box::new(move || sqlite.connections()),
+        store_times,
+    });
     let bus = match start.user {
         false => api::Bus::System,
         true => api::Bus::Session {
@@ -141,14 +162,16 @@ pub async fn run(config: Config, start: Start) -> Result<(), Fatal> {
 
 /// A store that can't be opened now may be there later (a full disk, a folder not mounted yet);
 /// one that refuses us won't.
-async fn open_store(config: &Config) -> Result<SqliteStore, Fatal> {
+async fn open_store(config: &Config, observed: &Observed) -> Result<SqliteStore, Fatal> {
     loop {
         match SqliteStore::open(&config.store_path, config.max_connections).await {
             Ok(store) => return Ok(store),
             Err(StoreError::Refused(error)) => return Err(Fatal::Store(error.message)),
             Err(StoreError::Unavailable(why)) => {
                 tracing::error!(message_id = kinds::STORE_AWAY.id, %why, "The store can't be opened; trying again");
-                service::status(&format!("Waiting for the store: {why}"));
+                let waits = format!("Waiting for the store: {why}");
+                service::status(&waits);
+                observed.waits_for(waits);
                 tokio::time::sleep(REOPEN).await;
             }
         }
@@ -202,6 +225,19 @@ fn status_line(engine: &Engine, health: &Health) -> String {
         line.push_str(&format!("; the store does not answer: {why}"));
     }
     line
+}
+
+/// The socket for the metrics, where a socket unit has passed one.
+fn passed_socket() -> std::io::Result<Option<TcpListener>> {
+    let Some(socket) = listenfd::ListenFd::from_env().take_tcp_listener(0)? else {
+        return Ok(None);
+    };
+    socket.set_nonblocking(true)?;
+    TcpListener::from_std(socket).map(Some)
+}
+
+fn metrics(error: prometheus::Error) -> Fatal {
+    Fatal::Machine(format!("metrics: {error}"))
 }
 
 fn on(kind: SignalKind) -> Result<Signal, Fatal> {

@@ -6,7 +6,7 @@
 //! | [`wire`], [`seqpacket`] | messages between daemon, agent and shim, and their transport | `domain` |
 //! | [`ports`] | what the engine needs of the world: traits `Store` and `Host` | `domain` |
 //! | [`engine`] | the one owner of live state: lanes, launch saga, hub | `ports`, `domain` |
-//! | [`adapters`] | one port each: SQLite store, client of the agent | `ports`, `wire`, `domain` |
+//! | [`adapters`] | one port each: SQLite store, client of the agent; the HTTP server for metrics | `ports`, `wire`, `domain` |
 //! | [`api`] | D-Bus interfaces, authorisation, client proxies | `engine`, `domain` |
 //! | [`cli`] | `stratavorectl` | the proxies of `api`, `domain` |
 //! | [`agent`] | `stratavore-agent`: systemd and cgroups | `wire`, `domain` |
@@ -17,7 +17,7 @@
 //! What an ending is called: `domain::exit`. What happens after a crash: `domain::reconcile`. A key
 //! of the configuration: `config::KEYS`. Where files are: `places`. A method on the bus: `api`, then `systemd/dbus`.
 //!
-//! [`journal`] and [`telemetry`] write our own lines; what is said in them is `domain::kinds`.
+//! [`metrics`] counts, `daemon::observe` shows it. [`journal`] and [`telemetry`] write our own lines; what is said in them is `domain::kinds`.
 //!
 //! `tests/rules.rs` keeps the imports one-way.
 
@@ -31,6 +31,7 @@ pub mod daemon;
 pub mod domain;
 pub mod engine;
 pub mod journal;
+pub mod metrics;
 pub mod places;
 pub mod ports;
 pub mod seqpacket;

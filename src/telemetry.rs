@@ -18,7 +18,7 @@ const IDENTIFIER: &str = "stratavored";
 const LAST_LINES: Duration = Duration::from_secs(1);
 
 /// What is to be kept until the program ends: dropped, it sees the last lines off.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Telemetry(Option<Journal>);
 
 impl Telemetry {

@@ -22,7 +22,7 @@ const LAYERS: &[(&str, &[&str], &str)] = &[
     ("ports", &["domain"], "the seam knows only the domain"),
     (
         "engine",
-        &["engine", "ports", "domain", "crash"],
+        &["engine", "ports", "domain", "crash", "metrics"],
         "the engine reaches the world through ports alone",
     ),
     (
@@ -77,6 +77,7 @@ const LAYERS: &[(&str, &[&str], &str)] = &[
     ("places", &[], "where things are is a leaf"),
     ("service", &[], "sd_notify is a leaf"),
     ("journal", &["domain"], "the way to the journal is a leaf"),
+    ("metrics", &["domain"], "the counters are a leaf"),
     ("telemetry", &["journal"], "the daemon's log is a leaf"),
 ];
 

@@ -16,7 +16,7 @@ sqlite3:sqlite3  bsdutils:script  less:less  python3:python3  make:make  gcc:gcc
 "
 test="$demo
 mmdebstrap:mmdebstrap  user-mode-linux:linux.uml  debian-archive-keyring:/usr/share/keyrings
-postgresql:pg_config  postgresql-client:psql  rabbitmq-server:rabbitmqctl  nix-bin:nix
+prometheus:promtool  postgresql:pg_config  postgresql-client:psql  rabbitmq-server:rabbitmqctl  nix-bin:nix
 "
 
 case $want in
@@ -98,7 +98,7 @@ if ! { apt update && apt install --no-install-recommends $missing; } >"$work/log
 fi
 
 # What we brought in as a tool for the tests is not to come up with the machine.
-for name in postgresql rabbitmq-server; do
+for name in postgresql rabbitmq-server prometheus; do
     case " $missing " in *" $name "*) ;; *) continue ;; esac
     units=$name.service
     [ $name != rabbitmq-server ] || units="$units epmd.service epmd.socket"

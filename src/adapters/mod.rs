@@ -3,4 +3,6 @@
 pub mod agent_client;
 #[cfg(test)]
 pub(crate) mod conformance;
+pub mod exposition;
 pub mod sqlite;
+pub mod timed;

@@ -101,7 +101,7 @@ impl Core {
     pub(super) fn store(&self) -> &'static str {
         let health = self.0.engine.health();
         let health = health.borrow();
-        match (&health.store, health.adopted) {
+        match (&health.store, health.lacking().is_empty()) {
             (Some(_), _) => "down",
             (None, false) => "degraded",
             (None, true) => "ok",

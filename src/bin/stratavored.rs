@@ -94,7 +94,7 @@ fn main() -> ExitCode {
         agent: agent.unwrap_or_else(|| places.runtime.join("agent.sock")),
         places,
     };
-    let code = match runtime.block_on(daemon::run(config, start)) {
+    let code = match runtime.block_on(daemon::run(config, start, log.clone())) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!(message_id = kinds::FAILED.id, %error, "stratavored ends");

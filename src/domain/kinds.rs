@@ -151,6 +151,12 @@ kinds! {
     SETUP_LACKING = "d69c53ed34bc43b09c6b9a81c2673da6",
         "Something on this host is not as Stratavore needs it",
         "The line says what, what follows from it, and what mends it.";
+    METRICS_SERVED = "853eba76a0f745018fb8a871ca85fcd0",
+        "Metrics are served on @STRATAVORE_ADDRESS@",
+        "/metrics, /healthz, /readyz and /sd are there. stratavored.service lets in this host alone: to be scraped from\nelsewhere it needs a drop-in (systemctl edit stratavored) with the scraper's address:\n\n    [Service]\n    IPAddressAllow=192.0.2.0/24";
+    METRICS_NOT_SERVED = "7066e459dfea49c4a108a91b3ac02e9e",
+        "Metrics can't be served on @STRATAVORE_ADDRESS@",
+        "It is tried again every 10 s; all else works. If another program has the port (ss -ltnp), give another one as\nmetrics.listen in /etc/stratavore/stratavored.toml, or \"\" for none.";
     BUS_FAULT = "70297b779be8428d9f85399855e67abf",
         "Objects or signals on the bus fell behind",
         "They are brought up to date by themselves. Whoever follows signals should look again at what there is.";

@@ -67,6 +67,7 @@ pub(super) async fn run(shared: Arc<Shared>, mut notices: mpsc::Receiver<HostNot
                 }
             }
         };
+        shared.metrics.reconciled(done.is_ok());
         let pause = match done {
             Ok(()) => {
                 shared
@@ -98,7 +99,9 @@ impl Engine {
         if !shared.health.borrow().adopted {
             return Err(away("what ran before is not taken over yet".to_owned()));
         }
-        let (world, _, todo) = compare(shared, false).await.map_err(away)?;
+        let compared = compare(shared, false).await;
+        shared.metrics.reconciled(compared.is_ok());
+        let (world, _, todo) = compared.map_err(away)?;
         if !dry_run {
             let mut strangers = HashSet::new();
             for step in todo.clone() {
@@ -117,6 +120,10 @@ async fn reconcile(shared: &Arc<Shared>, strangers: &mut HashSet<RunnerId>) -> R
     let (world, rows, todo) = compare(shared, first).await?;
     strangers.retain(|id| world.runners.contains_key(id));
     if first {
+        for project in shared.store.projects().await.map_err(|e| e.to_string())? {
+            let max = project.settings.max_runners;
+            shared.metrics.project(project.name.as_str(), max);
+        }
         for row in rows.values() {
             if let Some(lane) = shared.open_lane(row.clone(), false) {
                 tokio::spawn(lane.run());

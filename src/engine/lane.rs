@@ -88,6 +88,8 @@ pub(super) struct Lane {
     /// When the command started, on a clock that is not set: known as well as the wall clock
     /// was when this lane was opened.
     pub(super) started: Option<Instant>,
+    /// When its launch arrived, if that was here.
+    pub(super) began: Option<Instant>,
     /// The runtime limit was enforced on a frozen runner already.
     pub(super) overtime: bool,
 }
@@ -112,6 +114,7 @@ impl Lane {
             pause: RETRY_MIN,
             pending: None,
             started,
+            began: None,
             overtime: false,
         }
     }
@@ -271,6 +274,7 @@ impl Lane {
         self.runner.seq = applied.runner.seq;
         if applied.runner.state() == State::Ended {
             tell_ending(&applied.runner);
+            self.shared.metrics.ended(&applied.runner);
         }
         self.shared.publish(
             applied.event,
@@ -311,6 +315,9 @@ impl Lane {
     /// Tells a launch's caller, if it still waits. A failed exec stays what it is.
     fn answer(&mut self, launched: Result<Runner, Error>) {
         if let Some(pending) = self.pending.take() {
+            if pending.error.is_none() && launched.is_ok() {
+                self.launched();
+            }
             let result = match pending.error {
                 Some(error) => Err(error),
                 None => launched.map(|runner| Launched {

@@ -16,6 +16,7 @@ use crate::domain::exit::{Cause, Exit, Usage};
 use crate::domain::kinds;
 use crate::domain::runner::{Change, Step};
 use crate::domain::{Error, ErrorKind, Runner, RunnerId};
+use crate::metrics::LaunchResult;
 use crate::ports::{Admitted, HostError, LaunchOrder, NewRunner, RequestKey, StoreError};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -54,12 +55,17 @@ impl Engine {
         mut reply: lane::Answer<Launched>,
     ) {
         let shared = Arc::clone(&self.0);
+        let began = tokio::time::Instant::now();
+        let project = request.spec.project.clone();
+        let came_to = |result| shared.metrics.launch(project.as_str(), result);
         if let Err(error) = self.ready() {
+            came_to(LaunchResult::Unavailable);
             let _ = reply.send(Err(error));
             return;
         }
         let turn = Arc::clone(&shared.launches).acquire_owned();
         let Ok(Ok(permit)) = tokio::time::timeout(ADMIT_MAX, turn).await else {
+            came_to(LaunchResult::Unavailable);
             let _ = reply.send(Err(busy()));
             return;
         };
@@ -68,10 +74,12 @@ impl Engine {
             return;
         }
         if shared.closing.load(Ordering::SeqCst) {
+            came_to(LaunchResult::Unavailable);
             let _ = reply.send(Err(closing()));
             return;
         }
         if let Err(error) = self.ready() {
+            came_to(LaunchResult::Unavailable);
             let _ = reply.send(Err(error));
             return;
         }
@@ -113,6 +121,10 @@ impl Engine {
             admitted.unwrap_or_else(|_| Err(StoreError::Unavailable("its task ended".to_owned())));
         let (runner, project_limits) = match admitted {
             Err(error) => {
+                came_to(match &error {
+                    StoreError::Unavailable(_) => LaunchResult::Unavailable,
+                    StoreError::Refused(_) => LaunchResult::Refused,
+                });
                 if let StoreError::Unavailable(why) = &error {
                     shared.note_store(Some(why.clone()));
                 }
@@ -144,7 +156,9 @@ impl Engine {
                 let _ = reply.send(answer);
                 return;
             }
-            Ok(Admitted::Denied { error, event, .. }) => {
+            Ok(Admitted::Denied { gate, error, event }) => {
+                came_to(LaunchResult::Denied);
+                shared.metrics.denied(gate.name);
                 // Of many denials within a second one event is written, and one line.
                 if event.draft.at == asked {
                     tracing::info!(
@@ -180,6 +194,7 @@ impl Engine {
         let Some(mut lane) = shared.open_lane(runner, true) else {
             return;
         };
+        lane.began = Some(began);
         let recheck = if late {
             // Its caller was told that nothing came of it.
             let error = Error::new(
@@ -274,6 +289,7 @@ impl Lane {
             Ok(()) => {
                 crash::point("daemon.after-go");
                 let runner = self.runner.clone();
+                self.launched();
                 tracing::info!(message_id = kinds::RUNNER_LAUNCHED.id, runner = %id, project = %runner.spec.project, uid = runner.spec.uid, user = runner.spec.user, by = asker, "Runner launched");
                 let _ = reply.send(Ok(Launched {
                     runner,
@@ -291,6 +307,15 @@ impl Lane {
                 });
                 true
             }
+        }
+    }
+
+    /// Its command was exec'd.
+    pub(super) fn launched(&self) {
+        let metrics = &self.shared.metrics;
+        metrics.launch(self.runner.spec.project.as_str(), LaunchResult::Launched);
+        if let Some(began) = self.began {
+            metrics.launch_took(began.elapsed());
         }
     }
 

@@ -27,6 +27,7 @@ use crate::domain::spec::Setenv;
 use crate::domain::{
     Error, ErrorKind, Limits, ProjectName, Runner, RunnerId, RunnerSpec, State, Timestamp,
 };
+use crate::metrics::Metrics;
 use crate::ports::{Host, HostError, HostNotice, Store, StoreError};
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -113,6 +114,7 @@ struct Shared {
     /// Monotonic milliseconds of the last turn of hub and store loop, for the watchdog.
     progress: [AtomicU64; 2],
     started: tokio::time::Instant,
+    metrics: Metrics,
 }
 
 /// A live runner as everybody may see it.
@@ -122,6 +124,23 @@ struct Entry {
     lane: mpsc::UnboundedSender<lane::Command>,
     /// The launch is still under way and looks after itself.
     launching: bool,
+}
+
+impl Health {
+    /// Why nothing can be launched now; empty = all is well.
+    pub fn lacking(&self) -> Vec<String> {
+        let mut all = Vec::new();
+        if let Some(why) = &self.store {
+            all.push(format!("the store does not answer: {why}"));
+        }
+        if !self.agent {
+            all.push("the agent does not answer".to_owned());
+        }
+        if !self.adopted {
+            all.push("what runs is not known yet".to_owned());
+        }
+        all
+    }
 }
 
 impl Engine {
@@ -152,11 +171,17 @@ impl Engine {
             recheck: Notify::new(),
             progress: [AtomicU64::new(0), AtomicU64::new(0)],
             started: tokio::time::Instant::now(),
+            metrics: Metrics::default(),
         });
         tokio::spawn(hub::run(Arc::clone(&shared), notices));
         tokio::spawn(upkeep::watch_store(Arc::clone(&shared)));
         tokio::spawn(upkeep::prune(Arc::clone(&shared)));
         Self(shared)
+    }
+
+    /// What was counted.
+    pub fn metrics(&self) -> &Metrics {
+        &self.0.metrics
     }
 
     /// Follows the health of store and agent.

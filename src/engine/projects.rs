@@ -35,6 +35,9 @@ impl Engine {
             .await
         {
             Ok((project, event)) => {
+                self.0
+                    .metrics
+                    .project(project.name.as_str(), project.settings.max_runners);
                 self.0.publish(Some(event), None, None);
                 Ok(project)
             }
@@ -73,7 +76,10 @@ impl Engine {
             .set_project(name.clone(), change, actor, now())
             .await
         {
-            Ok((_, event)) => {
+            Ok((project, event)) => {
+                self.0
+                    .metrics
+                    .project(project.name.as_str(), project.settings.max_runners);
                 // A launch that has read the former limits sets the slice once more.
                 self.0.project_changes.fetch_add(1, Ordering::SeqCst);
                 self.0.publish(Some(event), None, None);
@@ -98,6 +104,7 @@ impl Engine {
             .remove_project(name.clone(), actor, now())
             .await
             .map_err(store_error)?;
+        self.0.metrics.project_removed(name.as_str());
         self.0.publish(Some(event), None, None);
         if let Err(error) = self.0.host.remove_slice(&name).await {
             tracing::warn!(message_id = kinds::SLICE_STALE.id, project = %name, %error, "The slice of a removed project stays until the next boot");

@@ -20,6 +20,7 @@ mod journal;
 mod launch;
 mod life;
 mod limits;
+mod metrics;
 mod people;
 mod projects;
 mod restart;

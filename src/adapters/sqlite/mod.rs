@@ -66,6 +66,13 @@ impl SqliteStore {
         })
     }
 
+    /// The readers' connections in use, and idle.
+    pub fn connections(&self) -> (i64, i64) {
+        let (all, idle) = (self.readers.size() as usize, self.readers.num_idle());
+        let idle = idle.min(all);
+        ((all - idle) as i64, idle as i64)
+    }
+
     /// Hands a job to the writer and waits for its answer. The job is done even if the caller
     /// goes away meanwhile.
     async fn write<T>(&self, job: impl FnOnce(Reply<T>) -> Job) -> Result<T, StoreError> {

@@ -1,0 +1,166 @@
+//! A store that takes the time of another one's operations.
+
+use crate::domain::admission::Gate;
+use crate::domain::event::{Actor, Event};
+use crate::domain::project::{ProjectChange, ProjectSettings};
+use crate::domain::runner::{Change, Runner};
+use crate::domain::{Project, ProjectName, RunnerId, Timestamp};
+use crate::ports::{
+    Admitted, Applied, EventFilter, NewRunner, Pruned, RunnerFilter, Store, StoreError,
+};
+use async_trait::async_trait;
+use prometheus::{Histogram, HistogramOpts, HistogramVec};
+use std::fmt;
+use std::sync::Arc;
+
+macro_rules! operations {
+    ($($name:ident)+) => {
+        #[derive(Clone)]
+        struct Operations { $($name: Histogram),+ }
+        impl Operations {
+            /// Each of them exists from the start.
+            fn new(all: &HistogramVec) -> Self {
+                Self { $($name: all.with_label_values(&[stringify!($name)])),+ }
+            }
+        }
+    };
+}
+operations!(admit gates apply runner runners live create_project set_project remove_project project projects events prune check);
+
+/// The store, and how long it takes.
+pub struct TimedStore {
+    inner: Arc<dyn Store>,
+    times: Operations,
+    all: HistogramVec,
+}
+
+impl fmt::Debug for TimedStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.inner.fmt(f)
+    }
+}
+
+impl TimedStore {
+    /// Takes the time of this one.
+    pub fn new(inner: Arc<dyn Store>) -> prometheus::Result<Self> {
+        let opts = HistogramOpts::new(
+            "stratavore_store_duration_seconds",
+            "Time the store took for an operation, waiting for its turn included.",
+        );
+        let all = HistogramVec::new(
+            opts.buckets(vec![
+                0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 1.0, 5.0, 15.0,
+            ]),
+            &["operation"],
+        )?;
+        Ok(Self {
+            inner,
+            times: Operations::new(&all),
+            all,
+        })
+    }
+
+    /// The times, to be shown.
+    pub fn times(&self) -> HistogramVec {
+        self.all.clone()
+    }
+}
+
+#[async_trait]
+impl Store for TimedStore {
+    async fn admit(&self, new: NewRunner) -> Result<Admitted, StoreError> {
+        let _timer = self.times.admit.start_timer();
+        self.inner.admit(new).await
+    }
+
+    async fn gates(
+        &self,
+        project: &ProjectName,
+        host: &str,
+        host_max: Option<u32>,
+    ) -> Result<Vec<Gate>, StoreError> {
+        let _timer = self.times.gates.start_timer();
+        self.inner.gates(project, host, host_max).await
+    }
+
+    async fn apply(&self, change: Change) -> Result<Applied, StoreError> {
+        let _timer = self.times.apply.start_timer();
+        self.inner.apply(change).await
+    }
+
+    async fn runner(&self, id: RunnerId) -> Result<Option<Runner>, StoreError> {
+        let _timer = self.times.runner.start_timer();
+        self.inner.runner(id).await
+    }
+
+    async fn runners(&self, filter: RunnerFilter) -> Result<Vec<Runner>, StoreError> {
+        let _timer = self.times.runners.start_timer();
+        self.inner.runners(filter).await
+    }
+
+    async fn live(&self, host: &str) -> Result<Vec<Runner>, StoreError> {
+        let _timer = self.times.live.start_timer();
+        self.inner.live(host).await
+    }
+
+    async fn create_project(
+        &self,
+        name: ProjectName,
+        settings: ProjectSettings,
+        actor: Actor,
+        at: Timestamp,
+    ) -> Result<(Project, Event), StoreError> {
+        let _timer = self.times.create_project.start_timer();
+        self.inner.create_project(name, settings, actor, at).await
+    }
+
+    async fn set_project(
+        &self,
+        name: ProjectName,
+        change: ProjectChange,
+        actor: Actor,
+        at: Timestamp,
+    ) -> Result<(Project, Event), StoreError> {
+        let _timer = self.times.set_project.start_timer();
+        self.inner.set_project(name, change, actor, at).await
+    }
+
+    async fn remove_project(
+        &self,
+        name: ProjectName,
+        actor: Actor,
+        at: Timestamp,
+    ) -> Result<Event, StoreError> {
+        let _timer = self.times.remove_project.start_timer();
+        self.inner.remove_project(name, actor, at).await
+    }
+
+    async fn project(&self, name: &ProjectName) -> Result<Option<Project>, StoreError> {
+        let _timer = self.times.project.start_timer();
+        self.inner.project(name).await
+    }
+
+    async fn projects(&self) -> Result<Vec<Project>, StoreError> {
+        let _timer = self.times.projects.start_timer();
+        self.inner.projects().await
+    }
+
+    async fn events(&self, filter: EventFilter) -> Result<Vec<Event>, StoreError> {
+        let _timer = self.times.events.start_timer();
+        self.inner.events(filter).await
+    }
+
+    async fn prune(&self, before: Timestamp, batch: u32) -> Result<Pruned, StoreError> {
+        let _timer = self.times.prune.start_timer();
+        self.inner.prune(before, batch).await
+    }
+
+    async fn check(&self) -> Result<(), StoreError> {
+        let _timer = self.times.check.start_timer();
+        self.inner.check().await
+    }
+
+    async fn close(&self) {
+        self.inner.close().await;
+    }
+}
