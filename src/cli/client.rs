@@ -222,37 +222,43 @@ impl Client {
         failure
     }
 
-    /// Why nothing fits: a project that is not there, or a label that no live runner has.
+    /// Why nothing fits. A project that is not there is a failure; that no live runner has a label is none, and where
+    /// another has one much like it, a note (`Ok`) says so.
     pub(super) async fn why_nothing(
         &self,
         project: Option<&str>,
         labels: &[String],
-    ) -> Option<Failure> {
-        let no_such = |name: &str, message: String| Failure {
-            status: NO_SUCH,
-            name: Some(name.to_owned()),
-            message,
-        };
+    ) -> Result<Option<String>> {
         if let Some(project) = project {
-            let projects = self.manager().list_projects().await.ok()?;
+            let projects = self.manager().list_projects().await;
+            let projects = projects.map_err(|e| Failure::of_call(&e))?;
             if !projects.iter().any(|p| text(p, "name") == project) {
                 let message = format!("There is no project “{}”.", shown(project));
-                return Some(
-                    self.suggest(no_such("NoSuchProject", message), project)
-                        .await,
-                );
+                let failure = Failure {
+                    status: NO_SUCH,
+                    name: Some("NoSuchProject".to_owned()),
+                    message,
+                };
+                return Err(self.suggest(failure, project).await);
             }
         }
-        let runners = self.runners(Given::new(), Some(PAGE)).await.ok()?;
+        if labels.is_empty() {
+            return Ok(None);
+        }
+        let runners = self.runners(Given::new(), Some(PAGE)).await?;
         let words = |r| labels_of(r).into_iter().map(|(k, v)| format!("{k}={v}"));
         let known: BTreeSet<String> = runners.iter().flat_map(words).collect();
-        let wrong = labels.iter().find(|l| !known.contains(*l))?;
-        let near = nearest(wrong, known.iter().map(String::as_str))?;
-        let message = format!(
-            "No live runner has the label “{}”. Did you mean “{near}”?",
-            shown(wrong)
-        );
-        Some(no_such("NoSuchRunner", message))
+        let Some(wrong) = labels.iter().find(|l| !known.contains(*l)) else {
+            return Ok(None);
+        };
+        let near = nearest(wrong, known.iter().map(String::as_str));
+        Ok(near.map(|near| {
+            format!(
+                "No live runner has the label “{}”. Did you mean “{}”?",
+                shown(wrong),
+                shown(near)
+            )
+        }))
     }
 
     /// The names of live runners and of those that ended lately; none where that can't be found out.

@@ -143,13 +143,11 @@ async fn chosen(
     }
     let runners = client.runners(filter, None).await?;
     if runners.is_empty() {
-        match client
+        let note = client
             .why_nothing(choice.project.as_deref(), &choice.label)
-            .await
-        {
-            Some(failure) => return Err(failure),
-            None if !global.quiet => eprintln!("No live runner fits."),
-            None => {}
+            .await?;
+        if !global.quiet {
+            eprintln!("{}", note.as_deref().unwrap_or("No live runner fits."));
         }
     }
     Ok(runners.iter().map(|r| text(r, "id").to_owned()).collect())

@@ -58,6 +58,11 @@ impl Keyboard {
         Ok(out)
     }
 
+    /// Waits until somebody wants to leave; other keys are lost.
+    pub(super) async fn quit(&mut self) {
+        while !matches!(self.wait(Duration::MAX).await, Wake::Quit | Wake::Key('q')) {}
+    }
+
     /// Waits for a key, but no longer than this.
     pub(super) async fn wait(&mut self, time: Duration) -> Wake {
         tokio::select! {

@@ -54,13 +54,12 @@ pub(super) async fn list(client: &Client, global: &Global, args: &List) -> Resul
     if more {
         eprintln!("These are the newest {ENDED_MAX}; for more of them give --limit=N.");
     }
-    if runners.is_empty() && !global.quiet && !out.is_json() {
-        match client
-            .why_nothing(args.project.as_deref(), &args.label)
-            .await
-        {
-            Some(failure) => super::complain(&failure),
-            None => eprintln!("{}", nothing(args)),
+    if runners.is_empty() {
+        // Labels of the live ones say nothing about those that have ended.
+        let labels = if wide(args) { &[][..] } else { &args.label };
+        let note = client.why_nothing(args.project.as_deref(), labels).await?;
+        if !global.quiet && !out.is_json() {
+            eprintln!("{}", note.unwrap_or_else(|| nothing(args)));
         }
     }
     Ok(0)

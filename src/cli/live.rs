@@ -18,6 +18,13 @@ const MOST: u32 = 200;
 /// The command stands behind an id, shortened to so much.
 const HELP_MAX: usize = 40;
 
+/// Whether a shell takes the word as it is. bash puts what is offered into its line unquoted, and the next Enter would run
+/// what somebody else has written into a label.
+fn is_plain(word: &str) -> bool {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./=:,@%+".contains(c);
+    !word.is_empty() && word.chars().all(plain)
+}
+
 /// Live runners, by name and id.
 pub(super) fn runners() -> Vec<CompletionCandidate> {
     of_runners(false)
@@ -56,7 +63,7 @@ fn of_runners(all: bool) -> Vec<CompletionCandidate> {
         let help = cut(&clean(&help), HELP_MAX);
         for key in ["name", "id"] {
             match text(&runner, key) {
-                "" => {}
+                word if !is_plain(word) => {}
                 word => out.push(
                     CompletionCandidate::new(word.to_owned()).help(Some(help.clone().into())),
                 ),
@@ -74,7 +81,8 @@ pub(super) fn projects() -> Vec<CompletionCandidate> {
         CompletionCandidate::new(text(p, "name").to_owned())
             .help((!help.is_empty()).then(|| help.into()))
     };
-    projects.iter().map(of).collect()
+    let named = projects.iter().filter(|p| is_plain(text(p, "name")));
+    named.map(of).collect()
 }
 
 /// Labels of live runners, `key=value`.
@@ -84,7 +92,8 @@ pub(super) fn labels() -> Vec<CompletionCandidate> {
         found.extend(
             super::client::labels_of(&runner)
                 .iter()
-                .map(|(k, v)| format!("{k}={}", clean(v))),
+                .map(|(k, v)| format!("{k}={v}"))
+                .filter(|label| is_plain(label)),
         );
     }
     found.into_iter().map(CompletionCandidate::new).collect()
@@ -103,7 +112,7 @@ fn of_passwd(text: &str) -> Vec<String> {
     let user = |line: &str| {
         let mut fields = line.split(':');
         let (name, uid) = (fields.next()?, fields.nth(1)?.parse::<u32>().ok()?);
-        (1_000..=60_000).contains(&uid).then(|| name.to_owned())
+        ((1_000..=60_000).contains(&uid) && is_plain(name)).then(|| name.to_owned())
     };
     text.lines().filter_map(user).take(MOST as usize).collect()
 }
@@ -181,6 +190,26 @@ where
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_shell_would_run_is_not_offered() {
+        for plain in ["job=a/b:1,2@x%+", "0193c1d2-7", "web.1_a"] {
+            assert!(is_plain(plain), "{plain}");
+        }
+        for odd in [
+            "",
+            "job=$(id)",
+            "a=`id`",
+            "a;b",
+            "a=*",
+            "a b",
+            "a=\u{e9}",
+            "a=\"",
+            "a=~&",
+        ] {
+            assert!(!is_plain(odd), "{odd}");
+        }
+    }
 
     #[test]
     fn users_are_people() {

@@ -73,7 +73,8 @@ fn plan(env: &dyn Fn(&str) -> Option<String>, own_session: bool) -> Option<Plan>
     if wanted.is_some() && (words.is_empty() || words == ["cat"]) {
         return None;
     }
-    let said = env("SYSTEMD_PAGERSECURE").map(|text| truth(&text).unwrap_or(true));
+    // What can't be understood has not been said.
+    let said = env("SYSTEMD_PAGERSECURE").and_then(|text| truth(&text));
     let secure = said.unwrap_or(!own_session);
     let mut commands = Vec::new();
     if !words.is_empty() && (said.is_some() || !secure) {

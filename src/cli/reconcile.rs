@@ -43,13 +43,22 @@ pub(super) async fn reconcile(client: &Client, global: &Global, args: &Reconcile
         ]
     };
     out.table(&HEAD, &steps.iter().map(row).collect::<Vec<_>>())?;
-    let s = if steps.len() == 1 { "" } else { "s" };
-    out.footer(&match args.dry_run {
-        true => format!(
-            "{} step{s} to do; nothing was changed. Leave --dry-run out to take them.",
-            steps.len()
-        ),
-        false => format!("{} step{s} under way.", steps.len()),
-    })?;
+    let strangers = steps
+        .iter()
+        .filter(|s| text(s, "step") == "stranger")
+        .count();
+    let taken = steps.len() - strangers;
+    let s = if taken == 1 { "" } else { "s" };
+    let mut footer = match (taken, args.dry_run) {
+        (0, _) => "Nothing to do".to_owned(),
+        (_, true) => {
+            format!("{taken} step{s} to do; nothing was changed. Leave --dry-run out to take them")
+        }
+        (_, false) => format!("{taken} step{s} under way"),
+    };
+    if strangers > 0 {
+        footer.push_str(&format!("; {strangers} left alone"));
+    }
+    out.footer(&format!("{footer}."))?;
     Ok(0)
 }

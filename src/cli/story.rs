@@ -7,10 +7,8 @@ use super::text::{clean, cut};
 use crate::api::proxy::{Dict, Given};
 use std::collections::VecDeque;
 
-/// Rows in one page.
+/// Rows in one page: of a longer story the first and the last so many are read.
 const PAGE: u32 = 500;
-/// More events than these pages hold are looked at by nobody; `events` has them all.
-const PAGES_MAX: usize = 20;
 /// So many of the first and of the last are shown.
 const FIRST: usize = 4;
 const LAST: usize = 12;
@@ -21,32 +19,53 @@ pub(super) struct Story {
     first: Vec<Dict>,
     last: VecDeque<Dict>,
     left_out: u64,
-    /// The last `runner.stopping`.
-    stopping: Option<Dict>,
+    /// Not all in between was read.
+    gap: bool,
+    /// Why nothing can be read just now.
+    missing: Option<String>,
+    /// Who asked for the last stop, and when: `alice, Sun 2026-…`.
+    stopping: Option<String>,
 }
 
 impl Story {
-    /// The story of a runner (its id).
+    /// The story of a runner (its id). While the store is away there is none, and what else is known can be told.
     pub(super) async fn of(client: &Client, id: &str) -> Result<Self> {
+        match Self::read(client, id).await {
+            Err(failure) if failure.passes() => Ok(Self {
+                missing: Some(failure.message),
+                ..Self::default()
+            }),
+            other => other,
+        }
+    }
+
+    async fn read(client: &Client, id: &str) -> Result<Self> {
+        let filter = Given::from([("runner", id.to_owned().into())]);
         let mut story = Self::default();
-        let mut after = 0;
-        for _ in 0..PAGES_MAX {
-            let filter = Given::from([("runner", id.to_owned().into())]);
-            let page = client.manager().list_events(after, PAGE, &filter).await;
-            let page = page.map_err(|e| Failure::of_call(&e))?;
-            let full = page.len() == PAGE as usize;
-            after = page.last().and_then(|e| number(e, "seq")).unwrap_or(after);
-            page.into_iter().for_each(|event| story.add(event));
-            if !full {
-                break;
-            }
+        let page = client.manager().list_events(0, PAGE, &filter).await;
+        let page = page.map_err(|e| Failure::of_call(&e))?;
+        let full = page.len() == PAGE as usize;
+        let end = page.last().and_then(|e| number(e, "seq")).unwrap_or(0);
+        page.into_iter().for_each(|event| story.add(event));
+        if full {
+            let seq = |e: &Dict| number(e, "seq").unwrap_or_default();
+            let mut latest = latest(client, &filter, PAGE as usize).await?;
+            latest.retain(|event| seq(event) > end);
+            story.gap = latest.len() == PAGE as usize;
+            latest.into_iter().for_each(|event| story.add(event));
         }
         Ok(story)
     }
 
+    /// Whether the events could be read at all.
+    pub(super) fn is_known(&self) -> bool {
+        self.missing.is_none()
+    }
+
     fn add(&mut self, event: Dict) {
         if what(&event) == "stopping" {
-            self.stopping = Some(event.clone_dict());
+            let at = render::time(number(&event, "time").unwrap_or_default());
+            self.stopping = Some(format!("{}, {at}", actor(&event)));
         }
         if self.first.len() < FIRST {
             self.first.push(event);
@@ -59,11 +78,9 @@ impl Story {
         self.last.push_back(event);
     }
 
-    /// Who asked for the stop, and when: `alice, Sun 2026-…`.
+    /// Who asked for the stop, and when.
     pub(super) fn asked_by(&self) -> Option<String> {
-        let event = self.stopping.as_ref()?;
-        let at = render::time(number(event, "time").unwrap_or_default());
-        Some(format!("{}, {at}", actor(event)))
+        self.stopping.clone()
     }
 
     /// `alice froze it, Sun 2026-…`: the last event of this kind.
@@ -86,6 +103,9 @@ impl Story {
 
     /// The events, a line each, below a blank one.
     pub(super) fn told(&self, width: Option<usize>) -> String {
+        if let Some(why) = &self.missing {
+            return format!("\nIts events can't be read now: {}\n", clean(why));
+        }
         if self.first.is_empty() {
             return String::new();
         }
@@ -97,24 +117,41 @@ impl Story {
         let mut out = String::from("\n");
         out.extend(self.first.iter().map(line));
         if self.left_out > 0 {
-            out.push_str(&format!("… {} more: stratavorectl events\n", self.left_out));
+            let least = if self.gap { "at least " } else { "" };
+            out.push_str(&format!(
+                "… {least}{} more: stratavorectl events\n",
+                self.left_out
+            ));
         }
         out.extend(self.last.iter().map(line));
         out
     }
 }
 
-/// A dictionary that can be had twice.
-trait CloneDict {
-    fn clone_dict(&self) -> Dict;
-}
-
-impl CloneDict for Dict {
-    fn clone_dict(&self) -> Dict {
-        let entry = |(key, value): (&String, &zbus::OwnedVariant)| {
-            Some((key.clone(), value.try_clone().ok()?))
-        };
-        self.iter().filter_map(entry).collect()
+/// The last `most` events that fit, oldest first: looked for among so many of the newest, then among ten times as many.
+pub(super) async fn latest(client: &Client, filter: &Given<'_>, most: usize) -> Result<Vec<Dict>> {
+    const PAGE: u32 = 1_000;
+    let end = super::events::last(client).await?;
+    let mut window: u64 = 10_000;
+    loop {
+        let mut after = end.saturating_sub(window);
+        let whole = after == 0;
+        let mut found: Vec<Dict> = Vec::new();
+        loop {
+            let page = client.manager().list_events(after, PAGE, filter).await;
+            let page = page.map_err(|e| Failure::of_call(&e))?;
+            let full = page.len() == PAGE as usize;
+            after = page.last().and_then(|e| number(e, "seq")).unwrap_or(after);
+            found.extend(page);
+            found.drain(..found.len().saturating_sub(most));
+            if !full {
+                break;
+            }
+        }
+        if whole || found.len() == most {
+            return Ok(found);
+        }
+        window = window.saturating_mul(10);
     }
 }
 

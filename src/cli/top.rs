@@ -102,8 +102,13 @@ pub(super) async fn top(client: &Client, global: &Global, args: &Top) -> Result<
     // As systemd-cgtop has it: for ever on a terminal, once elsewhere.
     let mut left = args.iterations.or((!terminal && !args.batch).then_some(1));
     let mut keyboard = Keyboard::new(terminal)?;
-    let (mut order, mut before, mut rows) = (args.order, Before::default(), Vec::new());
-    let mut note = look(client, args, &mut before).await?.1;
+    let (mut order, mut before) = (args.order, Before::default());
+    // A daemon that does not answer keeps nobody here.
+    let (mut rows, mut note) = tokio::select! {
+        biased;
+        () = keyboard.quit() => return Ok(0),
+        found = look(client, args, &mut before) => found?,
+    };
     // What has been used meanwhile is known after two looks.
     let mut wake = keyboard.wait(DELAY_MIN.min(delay)).await;
     loop {
@@ -115,7 +120,11 @@ pub(super) async fn top(client: &Client, global: &Global, args: &Top) -> Result<
             Wake::Key('t') => order = Order::Tasks,
             Wake::Key('i') => order = Order::Io,
             Wake::Key(' ') | Wake::Time => {
-                (rows, note) = look(client, args, &mut before).await?;
+                (rows, note) = tokio::select! {
+                    biased;
+                    () = keyboard.quit() => return Ok(0),
+                    found = look(client, args, &mut before) => found?,
+                };
                 left = left.map(|n| n.saturating_sub(1));
             }
             Wake::Key(_) | Wake::Size => {}

@@ -2,11 +2,10 @@
 
 use super::args::Why;
 use super::client::{Client, dict, number, text};
-use super::events::last;
 use super::failure::{Failure, NO_SUCH, Result};
 use super::out::Out;
 use super::render::{span, time, wrap};
-use super::story::{Story, actor};
+use super::story::{Story, actor, latest};
 use super::text::clean;
 use super::{Global, bus, journal, json, show, usage};
 use crate::api::proxy::{Dict, Given};
@@ -15,8 +14,6 @@ use crate::domain::nearest::nearest;
 
 /// So many of the last refusals are told.
 const DENIED: usize = 5;
-/// They are looked for among so many of the last events; then among ten times as many, and so on.
-const WINDOW: u64 = 10_000;
 
 /// Tells why.
 pub(super) async fn why(client: &Client, global: &Global, args: &Why) -> Result<u8> {
@@ -88,7 +85,7 @@ fn say(out: &Out, head: &str, sentences: &[String]) -> Result<u8> {
         .look
         .width
         .map_or(usize::MAX, |w| w.saturating_sub(2).max(20));
-    let mut text = format!("{head}\n");
+    let mut text = format!("{}\n", clean(head));
     for sentence in sentences {
         text.push_str(&format!(
             "  {}\n",
@@ -187,6 +184,7 @@ fn because(cause: &str, of: &Dict, story: &Story, limits: &Dict, used: &Dict) ->
         ),
         "stopped" => match story.asked_by() {
             Some(by) => format!("Asked for by {by}."),
+            None if !story.is_known() => "Its events can't be read now, so who asked for it can't be told; try again later.".to_owned(),
             None => "Nobody asked Stratavore for it: systemd was told to stop its scope. See: journalctl -b _COMM=systemctl, and the lines about its unit.".to_owned(),
         },
         "signal" => format!("Nobody asked Stratavore to stop it: the signal came from the command itself, from another process, or by “stratavorectl kill”, which the journal of stratavored tells: {} stratavored.", bus::journalctl_unit()),
@@ -230,7 +228,7 @@ async fn of_project(client: &Client, out: &Out, project: &str) -> Result<u8> {
     }
     let mut sentences: Vec<String> = gates.iter().map(gate).collect();
     sentences.push(match admitted {
-        true => "Every gate is open: a launch would be admitted now.".to_owned(),
+        true => "Every gate is open: no quota is in the way of a launch. What else could be: stratavorectl status.".to_owned(),
         false => "A launch would be refused now.".to_owned(),
     });
     if !denied.is_empty() {
@@ -274,32 +272,11 @@ fn refusal(event: &Dict) -> String {
 
 /// The last refusals of a project, oldest first.
 async fn denied(client: &Client, project: &str) -> Result<Vec<Dict>> {
-    let end = last(client).await?;
-    let mut window = WINDOW;
-    loop {
-        let mut after = end.saturating_sub(window);
-        let whole = after == 0;
-        let mut found: Vec<Dict> = Vec::new();
-        loop {
-            let filter = Given::from([
-                ("project", project.to_owned().into()),
-                ("type", "admission.denied".into()),
-            ]);
-            let page = client.manager().list_events(after, 1_000, &filter).await;
-            let page = page.map_err(|e| Failure::of_call(&e))?;
-            let full = page.len() == 1_000;
-            after = page.last().and_then(|e| number(e, "seq")).unwrap_or(after);
-            found.extend(page);
-            found.drain(..found.len().saturating_sub(DENIED));
-            if !full {
-                break;
-            }
-        }
-        if whole || found.len() == DENIED {
-            return Ok(found);
-        }
-        window = window.saturating_mul(10);
-    }
+    let filter = Given::from([
+        ("project", project.to_owned().into()),
+        ("type", "admission.denied".into()),
+    ]);
+    latest(client, &filter, DENIED).await
 }
 
 #[cfg(test)]
