@@ -15,7 +15,7 @@ units = stratavored.service stratavore-agent.service stratavore-agent.socket str
 # Shipped units name programs below /usr.
 unit = sed 's|/usr/bin/stratavore|$(PREFIX)/bin/stratavore|g; s|/usr/libexec/stratavore|$(PREFIX)/libexec/stratavore|g'
 
-.PHONY: build install programs install-user uninstall-user demo test bench clean
+.PHONY: build install programs install-user uninstall-user demo test bench release clean
 
 build:
 	$(CARGO) build --release --locked
@@ -42,6 +42,7 @@ install: programs
 	$(INSTALL) 644 systemd/completions/stratavorectl.zsh $(share)/zsh/site-functions/_stratavorectl
 	$(INSTALL) 644 systemd/completions/stratavorectl.fish $(share)/fish/vendor_completions.d/stratavorectl.fish
 	$(INSTALL) 644 systemd/dbus/stratavore.rules $(share)/polkit-1/rules.d/50-stratavore.rules
+	for m in systemd/man/*; do $(INSTALL) 644 $$m $(share)/man/man$${m##*.}/$${m##*/} || exit 1; done
 
 # For yourself alone, on your own systemd and session bus, without root.
 mine = $${XDG_DATA_HOME:-$$HOME/.local/share}
@@ -83,6 +84,10 @@ bench:
 	@tests/setup.sh demo
 	@$(CARGO) build --release --locked --quiet --workspace
 	@benches/run.sh
+
+# Version, changelog, commit, tag and source archive; nothing is pushed.
+release:
+	@.ci/release "$(VERSION)"
 
 clean:
 	$(CARGO) clean

@@ -1,13 +1,21 @@
 //! Hands version, commit and date to the programs. `VERSION` is the one source of the version;
-//! commit and date come from the packager (`STRATAVORE_COMMIT`, `SOURCE_DATE_EPOCH`) or from git.
+//! commit and date come from the packager (`STRATAVORE_COMMIT`, `SOURCE_DATE_EPOCH`), from git, or in an
+//! unpacked archive from `.commit`, which `git archive` has filled in.
 
 use std::process::Command;
 
 fn main() {
     println!("cargo::rerun-if-changed=VERSION");
     println!("cargo::rerun-if-changed=migrations");
-    println!("cargo::rerun-if-changed=.git/HEAD");
-    println!("cargo::rerun-if-changed=.git/logs/HEAD");
+    println!("cargo::rerun-if-changed=.commit");
+    // In a worktree they are elsewhere. A file that is not there would make every build a new one.
+    for file in ["HEAD", "logs/HEAD"] {
+        if let Some(path) = git(&["rev-parse", "--git-path", file])
+            && std::path::Path::new(&path).exists()
+        {
+            println!("cargo::rerun-if-changed={path}");
+        }
+    }
     println!("cargo::rerun-if-env-changed=STRATAVORE_COMMIT");
     println!("cargo::rerun-if-env-changed=SOURCE_DATE_EPOCH");
 
@@ -16,11 +24,13 @@ fn main() {
     assert!(!version.is_empty(), "the file VERSION is missing or empty");
     let commit = std::env::var("STRATAVORE_COMMIT")
         .ok()
-        .or_else(|| git(&["rev-parse", "--short=12", "HEAD"]));
+        .or_else(|| git(&["rev-parse", "--short=12", "HEAD"]))
+        .or_else(|| Some(archived()?.0.get(..12)?.to_owned()));
     let date = std::env::var("SOURCE_DATE_EPOCH")
         .ok()
         .and_then(|seconds| seconds.parse().ok())
         .or_else(|| git(&["log", "-1", "--format=%ct"])?.parse().ok())
+        .or_else(|| Some(archived()?.1))
         .map(day);
     let about: Vec<String> = [commit, date].into_iter().flatten().collect();
     let text = match about.as_slice() {
@@ -39,6 +49,14 @@ fn git(arguments: &[&str]) -> Option<String> {
     let output = Command::new("git").args(arguments).output().ok()?;
     let text = String::from_utf8(output.stdout).ok()?.trim().to_owned();
     (output.status.success() && !text.is_empty()).then_some(text)
+}
+
+/// Commit and date of an unpacked archive; in a checkout the file has only their names.
+fn archived() -> Option<(String, i64)> {
+    let text = std::fs::read_to_string(".commit").ok()?;
+    let (commit, date) = text.trim().split_once(' ')?;
+    let is_commit = commit.len() >= 40 && commit.chars().all(|c| c.is_ascii_hexdigit());
+    Some((is_commit.then(|| commit.to_owned())?, date.parse().ok()?))
 }
 
 /// `YYYY-MM-DD` (UTC) of seconds since 1970.

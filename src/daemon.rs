@@ -160,6 +160,11 @@ pub async fn run(config: Config, start: Start, log: Telemetry) -> Result<(), Fat
     outcome
 }
 
+/// Looks the configured store over: one sentence about a sound one, or what is wrong.
+pub async fn check_store(config: &Config) -> Result<String, String> {
+    SqliteStore::check(&config.store_path).await
+}
+
 /// A store that can't be opened now may be there later (a full disk, a folder not mounted yet);
 /// one that refuses us won't.
 async fn open_store(config: &Config, observed: &Observed) -> Result<SqliteStore, Fatal> {

@@ -66,7 +66,7 @@ const LAYERS: &[(&str, &[&str], &str)] = &[
     ),
     (
         "cli",
-        &["cli", "api", "domain", "VERSION", "VERSION_TEXT"],
+        &["cli", "api", "domain", "places", "VERSION", "VERSION_TEXT"],
         "the control tool speaks D-Bus as everybody else does",
     ),
     (

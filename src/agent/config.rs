@@ -18,9 +18,10 @@ const SIZE_MAX: u64 = 1 << 20;
 /// The bounds. The default is what an absent file means.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Config {
-    /// Whether anything may run as uid 0.
+    /// Whether anything may run as root; false by default, whatever `allowed_users` says.
     pub(super) allow_root: bool,
-    /// Empty = every account with a uid from 1000 to 60000.
+    /// The accounts runners may be, by name or number. Empty, the default, = every account with a uid from 1000 to
+    /// 60000.
     pub(super) allowed_users: Vec<UserRef>,
     /// No runner gets more than this.
     pub(super) ceilings: Limits,

@@ -23,6 +23,48 @@ pub(super) fn refusal(code: RefusalCode, message: impl Into<String>) -> Refusal 
 /// that systemd makes up for services (DynamicUser=), below those of the system.
 const PEOPLE: RangeInclusive<u32> = 1000..=60000;
 
+/// What root's bounds come to, for a person: a sentence, and lines that begin with `warning: ` for what is surely not
+/// meant. `passwd` is the file of the local accounts, `known` asks the name service.
+pub(super) fn told(config: &Config, passwd: &str, known: impl Fn(&str) -> bool) -> Vec<String> {
+    let mut out = Vec::new();
+    let root = if config.allow_root { "root and " } else { "" };
+    if config.allowed_users.is_empty() {
+        let (first, last) = (PEOPLE.start(), PEOPLE.end());
+        let uid = |line: &str| line.split(':').nth(2)?.parse().ok();
+        let people = passwd
+            .lines()
+            .filter_map(uid)
+            .filter(|uid: &u32| PEOPLE.contains(uid))
+            .count();
+        out.push(format!("Runners may be {root}every account with a uid from {first} to {last}; {people} of them are in /etc/passwd."));
+        if people == 0 && !config.allow_root {
+            out.push(format!(
+                "warning: No local account has a uid from {first} to {last}, so nothing can run: make one (useradd), or name others in allowed_users of {PATH}."
+            ));
+        }
+        return out;
+    }
+    let named: Vec<String> = config
+        .allowed_users
+        .iter()
+        .map(|user| match user {
+            UserRef::Name(name) => name.clone(),
+            UserRef::Uid(uid) => uid.to_string(),
+        })
+        .collect();
+    out.push(format!("Runners may be {root}{}.", named.join(", ")));
+    for user in &config.allowed_users {
+        match user {
+            UserRef::Name(name) if name == "root" && !config.allow_root => out.push(format!(
+                "warning: allowed_users of {PATH} names root, which only allow_root = true lets run."
+            )),
+            UserRef::Name(name) if !known(name) => out.push(format!("warning: allowed_users of {PATH} names {name}, whom this host does not know.")),
+            _ => {}
+        }
+    }
+    out
+}
+
 /// Whether a runner may run as this account.
 pub(super) fn check_user(config: &Config, account: &Account) -> Result<(), Refusal> {
     let named = |user: &UserRef| match user {
@@ -142,6 +184,31 @@ pub(super) fn check_payload(payload: &Payload) -> Result<(), Refusal> {
 
 fn malformed(error: crate::domain::Error) -> Refusal {
     refusal(RefusalCode::Failed, error.message)
+}
+
+#[cfg(test)]
+mod told_tests {
+    use super::*;
+
+    #[test]
+    fn who_may_run_is_told() {
+        let parse = |text: &str| super::super::config::parse(text).unwrap_or_default();
+        let warnings = |text: &str, passwd: &str| {
+            let lines = told(&parse(text), passwd, |name| name == "alice");
+            lines
+                .iter()
+                .filter(|l| l.starts_with("warning: "))
+                .cloned()
+                .collect::<Vec<_>>()
+        };
+        let passwd = "root:x:0:0:root:/root:/bin/sh\nalice:x:1000:1000::/:/bin/sh\n";
+        assert!(warnings("", passwd).is_empty());
+        assert_eq!(warnings("", "root:x:0:0:::\nbad\n").len(), 1);
+        assert!(warnings("allow_root = true", "").is_empty());
+        assert!(warnings("allowed_users = [\"alice\", 7]", "").is_empty());
+        assert!(warnings("allowed_users = [\"alcie\"]", passwd)[0].contains("alcie"));
+        assert!(warnings("allowed_users = [\"root\"]", passwd)[0].contains("allow_root"));
+    }
 }
 
 #[cfg(test)]

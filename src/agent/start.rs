@@ -46,6 +46,9 @@ pub struct Args {
     /// Root's bounds; no such file = the defaults.
     #[arg(long, value_name = "FILE", default_value = config::PATH, conflicts_with = "user")]
     config: PathBuf,
+    /// Check the bounds and exit: 0 with who may run, 1 with file, line and key of what is wrong
+    #[arg(long)]
+    check_config: bool,
     /// Listen here, where not socket-activated.
     #[arg(long, value_name = "PATH")]
     socket: Option<PathBuf>,
@@ -78,6 +81,9 @@ struct Prepared {
 
 /// Runs the agent.
 pub fn main(args: Args) -> ExitCode {
+    if args.check_config {
+        return check_config(&args.config);
+    }
     log::set_up(args.user);
     // Half a launch in memory is worth nothing: the next agent adopts what there really is.
     let told = std::panic::take_hook();
@@ -106,6 +112,24 @@ pub fn main(args: Args) -> ExitCode {
             Err(why) => give_up(kinds::FAILED, &why),
         },
         Err(e) => give_up(kinds::FAILED, &e.to_string()),
+    }
+}
+
+/// Says what the bounds come to, and warns of what is surely not meant.
+fn check_config(path: &Path) -> ExitCode {
+    match config::load(path) {
+        Ok(config) => {
+            let passwd = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
+            for line in super::policy::told(&config, &passwd, |name| user::by_name(name).is_some())
+            {
+                println!("{line}");
+            }
+            ExitCode::SUCCESS
+        }
+        Err(why) => {
+            eprintln!("{why}");
+            ExitCode::FAILURE
+        }
     }
 }
 

@@ -16,7 +16,7 @@ const CONFIG: u8 = 78;
 /// stratavored.service.
 #[derive(Debug, Parser)]
 #[command(name = "stratavored", version = stratavore::VERSION_TEXT)]
-struct Args {
+pub(crate) struct Args {
     /// Serve the calling user's own service manager, on its session bus
     #[arg(long)]
     user: bool,
@@ -27,6 +27,9 @@ struct Args {
     /// Check the configuration and exit: 0 if it is right, 1 with file, line and key if not
     #[arg(long, value_name = "FILE")]
     check_config: Option<Option<PathBuf>>,
+    /// Look the store over and exit: 0 if it is sound, 1 with what is wrong. Nothing is changed
+    #[arg(long, conflicts_with_all = ["check_config", "print_config"])]
+    check_store: bool,
     /// Show every value with where it came from, and exit
     #[arg(long, conflicts_with = "check_config")]
     print_config: bool,
@@ -55,7 +58,7 @@ fn main() -> ExitCode {
     let config = match loaded {
         Ok(config) => config,
         Err(error) => {
-            if args.check_config.is_some() || args.print_config {
+            if args.check_config.is_some() || args.print_config || args.check_store {
                 eprintln!("{error}");
                 return ExitCode::FAILURE;
             }
@@ -75,6 +78,9 @@ fn main() -> ExitCode {
     if args.print_config {
         print!("{}", config.print());
         return ExitCode::SUCCESS;
+    }
+    if args.check_store {
+        return check_store(&config);
     }
     let log = telemetry::start();
     let runtime = match tokio::runtime::Builder::new_multi_thread()
@@ -115,5 +121,24 @@ fn places(user: bool) -> Result<Places, String> {
             Err("--user is for ordinary users; root has the system's stratavored.".to_owned())
         }
         true => Places::user(),
+    }
+}
+
+fn check_store(config: &Config) -> ExitCode {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
+    let checked = runtime
+        .map_err(|e| e.to_string())
+        .and_then(|r| r.block_on(daemon::check_store(config)));
+    match checked {
+        Ok(sound) => {
+            println!("{sound}");
+            ExitCode::SUCCESS
+        }
+        Err(why) => {
+            eprintln!("{why}");
+            ExitCode::FAILURE
+        }
     }
 }

@@ -108,6 +108,12 @@ pub enum Verb {
     Reconcile(Reconcile),
     /// Show how stratavored is: its version, its store, how many runners live
     Status,
+    /// Check this host, and say how to mend what is wrong; works without daemon, bus and systemd
+    #[command(
+        after_help = "One line for each check: ok, note, warning or problem. Exit status: 0 if there is no warning and no problem, else 1.\n\
+                            With -q only warnings and problems. Root sees more than other users; what was not seen is said."
+    )]
+    Doctor,
     /// Print what a shell loads to complete our words; “make install” has put it in place already
     Completions(Completions),
 }

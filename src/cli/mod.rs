@@ -5,6 +5,7 @@ mod bus;
 mod client;
 mod completions;
 mod control;
+mod doctor;
 mod events;
 pub mod failure;
 mod journal;
@@ -65,6 +66,10 @@ async fn obey(cli: &Cli) -> Result<u8> {
         Out::new(global).text(&completions::script(args.shell)?)?;
         return Ok(0);
     }
+    // It is needed most where there is nothing to connect to.
+    if let Verb::Doctor = &cli.verb {
+        return doctor::doctor(global).await;
+    }
     let client = match Client::connect(global).await {
         Ok(client) => client,
         Err(mut failure) => {
@@ -93,6 +98,7 @@ async fn obey(cli: &Cli) -> Result<u8> {
         Verb::Reconcile(args) => reconcile::reconcile(&client, global, args).await,
         Verb::Completions(_) => Ok(0),
         Verb::Status => status::status(&client, global).await,
+        Verb::Doctor => doctor::doctor(global).await,
     }
 }
 

@@ -28,25 +28,27 @@ impl Actor {
 /// The types of events this release writes: `org.stratavore.<kind>.<what>`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum EventType {
-    /// Admitted.
+    /// A launch was admitted; nothing runs yet.
     RunnerStarting,
-    /// Its scope is up.
+    /// The scope of a runner is up, its limits are held, and its command is released. Data has `unit`,
+    /// `invocation_id`, and `warnings` about limits that are not held.
     RunnerRunning,
-    /// Frozen.
+    /// A runner was frozen: all its processes stand still.
     RunnerFrozen,
-    /// Thawed.
+    /// A frozen runner goes on.
     RunnerThawed,
-    /// Asked to stop.
+    /// A runner was asked to stop.
     RunnerStopping,
-    /// Over, with cause and usage.
+    /// A runner is over, with all its processes. Data has `exit` and `usage`.
     RunnerEnded,
-    /// A project was made.
+    /// A project was made. Data has its `settings`.
     ProjectCreated,
-    /// Its settings were changed.
+    /// The settings of a project were changed. Data has all of them as they are now.
     ProjectChanged,
-    /// It was removed.
+    /// A project was removed.
     ProjectRemoved,
-    /// A launch was refused by a quota.
+    /// A launch was refused by a quota. Data has `gate`, `limit`, `used`, `requested`, and `count`, the refusals that
+    /// this event stands for.
     AdmissionDenied,
 }
 

@@ -13,6 +13,7 @@ mod support;
 
 mod access;
 mod crash;
+mod doctor;
 mod endings;
 mod fixture;
 mod input;
@@ -23,6 +24,7 @@ mod limits;
 mod metrics;
 mod people;
 mod projects;
+mod readme;
 mod restart;
 mod scale;
 mod user;

@@ -429,3 +429,37 @@ fn installed_by_the_user_alone() {
         "{refused}"
     );
 }
+
+/// `doctor` looks at the user's own, and its commands are for the user's systemd.
+#[test]
+fn doctor_of_a_user() {
+    let site = Site::boot("userdoc");
+    let mine = Mine::of(&site);
+    let said = |check: &str| {
+        let out = mine.ctl("doctor -o json");
+        let all: Vec<Value> =
+            serde_json::from_str(&out.out()).unwrap_or_else(|e| panic!("{e}: {out}"));
+        all.into_iter()
+            .find(|f| f["check"] == check)
+            .unwrap_or_else(|| panic!("no {check}: {out}"))
+    };
+    for check in [
+        "linger",
+        "bus",
+        "daemon",
+        "store",
+        "agent socket",
+        "programs",
+        "stratavored.toml",
+    ] {
+        let finding = said(check);
+        assert_eq!(finding["level"], "ok", "{finding}\n{}", mine.log());
+    }
+    assert!(said("store")["message"].as_str().unwrap().contains(STATE));
+    mine.sh("systemctl --user stop stratavored").ok();
+    let finding = said("stratavored.service");
+    assert_eq!(finding["level"], "problem", "{finding}");
+    mine.sh(finding["mend"].as_str().unwrap()).ok();
+    assert_ne!(said("stratavored.service")["level"], "problem");
+    site.root("loginctl disable-linger alice").ok();
+}

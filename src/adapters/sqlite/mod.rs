@@ -11,6 +11,7 @@
 
 mod admit;
 mod apply;
+mod check;
 mod denials;
 mod fault;
 mod open;
@@ -71,6 +72,12 @@ impl SqliteStore {
         let (all, idle) = (self.readers.size() as usize, self.readers.num_idle());
         let idle = idle.min(all);
         ((all - idle) as i64, idle as i64)
+    }
+
+    /// Looks a store over without changing anything, whether a daemon uses it or not: one sentence
+    /// about a sound one, or what is wrong. Reads the whole file.
+    pub async fn check(path: &Path) -> Result<String, String> {
+        check::check(path).await
     }
 
     /// Hands a job to the writer and waits for its answer. The job is done even if the caller

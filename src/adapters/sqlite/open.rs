@@ -49,13 +49,17 @@ fn common(file: &Path) -> SqliteConnectOptions {
 
 /// The readers' connections. None is opened before it is needed.
 pub(super) fn readers(file: &Path, max: u32) -> SqlitePool {
-    let options = common(file).read_only(true).pragma("query_only", "ON");
     SqlitePoolOptions::new()
         .max_connections(max.max(1))
         .acquire_timeout(READER)
         .idle_timeout(Duration::from_secs(300))
         .test_before_acquire(false)
-        .connect_lazy_with(options)
+        .connect_lazy_with(reading(file))
+}
+
+/// How one looks at a file without changing it.
+pub(super) fn reading(file: &Path) -> SqliteConnectOptions {
+    common(file).read_only(true).pragma("query_only", "ON")
 }
 
 /// Opens the file for writing, makes it where there is none, and migrates it.
@@ -125,7 +129,10 @@ fn cannot_create(file: &Path, error: &io::Error) -> StoreError {
 }
 
 /// An older daemon must not touch what a newer one has made.
-async fn refuse_newer(file: &Path, connection: &mut SqliteConnection) -> Result<(), StoreError> {
+pub(super) async fn refuse_newer(
+    file: &Path,
+    connection: &mut SqliteConnection,
+) -> Result<(), StoreError> {
     let told = |e: sqlx::Error| unavailable(file, &e);
     let ours = MIGRATIONS.iter().map(|m| m.version).max().unwrap_or(0);
     let tables: i64 = sqlx::query_scalar(

@@ -1,0 +1,290 @@
+//! Our own programs and files: accounts, folders, the agent's socket, configuration, store, records.
+
+use super::super::Finding;
+use super::super::facts::{Accounts, Facts, Folder, Found, Modes, Told};
+use super::and;
+
+/// Seconds after which an ending that is not in the store is late.
+const LATE: u64 = 60;
+/// Owner, group and permission bits of the socket.
+const SOCKET_MODE: u32 = 0o660;
+
+/// Whether what runs is what is installed, and what our programs say of configuration and store.
+pub(super) fn programs(facts: &Facts) -> Vec<Finding> {
+    let programs = &facts.programs;
+    let mut out = vec![match &programs.replaced {
+        None => Finding::unseen(
+            "programs",
+            "whether daemon and agent run the programs installed now",
+        ),
+        Some(names) if names.is_empty() => Finding::ok(
+            "programs",
+            "Daemon and agent run the programs installed now.",
+        ),
+        Some(names) => {
+            let verb = if names.len() == 1 {
+                "runs a program that was"
+            } else {
+                "run programs that were"
+            };
+            Finding::warning(
+                "programs",
+                format!(
+                    "{} still {verb} replaced since. Runners go on over a restart.",
+                    and(names)
+                ),
+            )
+            .mend(format!("systemctl restart {}", names.join(" ")))
+        }
+    }];
+    if let Some((all, old)) = programs.shims
+        && old > 0
+    {
+        out.push(Finding::note(
+            "shims",
+            format!("{old} of {all} live runners have a shim of an earlier installation; they go on with it to their end."),
+        ));
+    }
+    out.push(config(programs.config.as_ref()));
+    if !facts.user {
+        out.extend(agent_config(programs.agent_config.as_ref()));
+    }
+    out.push(match &programs.store {
+        None => Finding::unseen("store", "the store, which is the daemon's and root's"),
+        Some(Told::Fine(text)) => Finding::ok("store", text.clone()),
+        Some(Told::TooLong) => Finding::note(
+            "store",
+            "The store is so large that it was not read to its end in time.",
+        )
+        .mend(
+            "setpriv --reuid=stratavore --regid=stratavore --init-groups stratavored --check-store",
+        ),
+        Some(Told::Wrong(why)) => {
+            Finding::problem("store", why.clone()).mend("journalctl -u stratavored -n 50")
+        }
+        Some(Told::Unable(why)) => Finding::note("store", format!("Not looked at: {why}.")),
+    });
+    out
+}
+
+fn config(told: Option<&Told>) -> Finding {
+    const CHECK: &str = "stratavored.toml";
+    match told {
+        Some(Told::Fine(_)) => Finding::ok(CHECK, "The daemon's configuration is right."),
+        Some(Told::Wrong(why)) => {
+            Finding::problem(CHECK, format!("{why} The daemon will not start with it."))
+                .mend("stratavored --check-config && systemctl restart stratavored")
+        }
+        Some(Told::TooLong) => Finding::note(CHECK, "stratavored did not check it in time."),
+        Some(Told::Unable(why)) => Finding::note(CHECK, format!("Not looked at: {why}.")),
+        None => Finding::note(
+            CHECK,
+            "Not looked at: there is no stratavored on this host.",
+        ),
+    }
+}
+
+fn agent_config(told: Option<&Told>) -> Vec<Finding> {
+    const CHECK: &str = "agent.toml";
+    match told {
+        Some(Told::Fine(text)) => {
+            let (warnings, said): (Vec<&str>, Vec<&str>) =
+                text.lines().partition(|l| l.starts_with("warning: "));
+            match warnings.is_empty() {
+                true => vec![Finding::ok(CHECK, said.join(" "))],
+                false => {
+                    let warning = |line: &&str| {
+                        Finding::warning(CHECK, line.trim_start_matches("warning: "))
+                            .mend("stratavore-agent --check-config")
+                    };
+                    warnings.iter().map(warning).collect()
+                }
+            }
+        }
+        Some(Told::Wrong(why)) => {
+            vec![
+                Finding::problem(CHECK, format!("{why} The agent will not start with it."))
+                    .mend("systemctl restart stratavore-agent"),
+            ]
+        }
+        Some(Told::TooLong) => vec![Finding::note(CHECK, "The agent did not check it in time.")],
+        Some(Told::Unable(why)) => vec![Finding::note(CHECK, format!("Not looked at: {why}."))],
+        None => vec![Finding::note(
+            CHECK,
+            "Not looked at: there is no stratavore-agent on this host.",
+        )],
+    }
+}
+
+/// Accounts, folders, socket, records.
+pub(super) fn files(facts: &Facts) -> Vec<Finding> {
+    let Accounts {
+        daemon,
+        missing_groups,
+    } = &facts.accounts;
+    let mut out = Vec::new();
+    let mut missing: Vec<String> = missing_groups
+        .iter()
+        .map(|g| format!("the group {g}"))
+        .collect();
+    if daemon.is_none() {
+        missing.insert(0, "the user stratavore".to_owned());
+    }
+    out.push(match missing.is_empty() {
+        true => Finding::ok(
+            "accounts",
+            "The user stratavore and the groups stratavore-users and stratavore-admins are there.",
+        ),
+        false => Finding::problem(
+            "accounts",
+            format!("There is no {}.", and(&missing).replace("the ", "")),
+        )
+        .mend("systemd-sysusers"),
+    });
+    let Some(daemon) = *daemon else {
+        return out;
+    };
+    let mut wrong: Vec<Finding> = Vec::new();
+    let mut hidden = Vec::new();
+    for folder in &facts.folders {
+        match folder_wrong(folder, daemon) {
+            Some(finding) => wrong.push(finding),
+            None if folder.found == Found::Hidden => hidden.push(folder.path),
+            None => {}
+        }
+    }
+    if wrong.is_empty() {
+        wrong.push(match hidden.is_empty() {
+            true => Finding::ok(
+                "folders",
+                "All folders are there, with the right owners and modes.",
+            ),
+            false => Finding::unseen("folders", &and(&hidden)),
+        });
+    }
+    out.extend(wrong);
+    out.push(socket(facts, Some((0, daemon.1))));
+    out.push(records(facts));
+    out
+}
+
+/// The same of a user's own Stratavore, and whether it outlives the session.
+pub(super) fn users_files(facts: &Facts) -> Vec<Finding> {
+    let name = &facts.caller.name;
+    let lingers = match facts.lingers {
+        Some(true) => Finding::ok(
+            "linger",
+            format!("{name} lingers: runners go on after the last logout."),
+        ),
+        Some(false) => Finding::warning(
+            "linger",
+            format!("{name} does not linger: all runners are stopped at the last logout."),
+        )
+        .mend(format!("loginctl enable-linger {name}")),
+        None => Finding::note(
+            "linger",
+            "Not looked at: logind does not tell whether the user lingers.",
+        ),
+    };
+    vec![lingers, socket(facts, None), records(facts)]
+}
+
+fn folder_wrong(folder: &Folder, daemon: (u32, u32)) -> Option<Finding> {
+    let path = folder.path;
+    let wanted = Modes {
+        uid: if folder.daemons { daemon.0 } else { 0 },
+        gid: if folder.group { daemon.1 } else { 0 },
+        mode: folder.mode,
+    };
+    let user = if folder.daemons { "stratavore" } else { "root" };
+    let group = if folder.group { "stratavore" } else { "root" };
+    let create = "systemd-tmpfiles --create stratavore.conf";
+    match &folder.found {
+        Found::Hidden => None,
+        Found::Modes(modes) if *modes == wanted => None,
+        Found::Modes(modes) => Some(
+            Finding::problem(
+                "folders",
+                format!(
+                    "{path} has uid {}, gid {}, mode {:o} and must have {user}, {group}, {:o}.",
+                    modes.uid, modes.gid, modes.mode, folder.mode
+                ),
+            )
+            .mend(format!(
+                "chown {user}:{group} {path} && chmod {:o} {path}",
+                folder.mode
+            )),
+        ),
+        Found::Missing => {
+            Some(Finding::problem("folders", format!("{path} is missing.")).mend(create))
+        }
+        Found::WrongKind => Some(
+            Finding::problem("folders", format!("{path} is no folder: move it away.")).mend(create),
+        ),
+    }
+}
+
+fn socket(facts: &Facts, owners: Option<(u32, u32)>) -> Finding {
+    const CHECK: &str = "agent socket";
+    let restart = "systemctl restart stratavore-agent.socket";
+    let path = facts.socket.path.display();
+    match &facts.socket.found {
+        Found::Missing => {
+            return Finding::problem(
+                CHECK,
+                format!("{path} is missing: nobody can reach the agent."),
+            )
+            .mend(restart);
+        }
+        Found::WrongKind => {
+            return Finding::problem(CHECK, format!("{path} is no socket.")).mend(restart);
+        }
+        Found::Hidden => return Finding::unseen(CHECK, &path.to_string()),
+        Found::Modes(modes) => {
+            let wanted = |(uid, gid)| Modes {
+                uid,
+                gid,
+                mode: SOCKET_MODE,
+            };
+            if owners.is_some_and(|owners| *modes != wanted(owners)) {
+                return Finding::problem(
+                    CHECK,
+                    format!("{path} has uid {}, gid {}, mode {:o} and must have root, stratavore, {SOCKET_MODE:o}: the daemon can't connect, or others can.", modes.uid, modes.gid, modes.mode),
+                )
+                .mend(format!("chown root:stratavore {path} && chmod {SOCKET_MODE:o} {path}"));
+            }
+        }
+    }
+    match &facts.socket.connect {
+        Some(Ok(())) => Finding::ok(CHECK, "The agent's socket takes connections."),
+        Some(Err(why)) => Finding::problem(
+            CHECK,
+            format!(
+                "Nobody listens behind {path}: {}.",
+                why.trim_end_matches('.')
+            ),
+        )
+        .mend(restart),
+        None => Finding::ok(
+            CHECK,
+            "The agent's socket is there, for the daemon and root alone.",
+        ),
+    }
+}
+
+fn records(facts: &Facts) -> Finding {
+    const CHECK: &str = "exit records";
+    match facts.records {
+        None => Finding::unseen(CHECK, "the endings that wait to be written into the store"),
+        Some(records) if records.count > 0 && records.oldest > LATE => {
+            let many = if records.count == 1 {
+                "1 ending waits".to_owned()
+            } else {
+                format!("{} endings wait", records.count)
+            };
+            Finding::warning(CHECK, format!("{many} in {} to be written into the store, the oldest for {} s. Nothing is lost; daemon and store have to work, or the store knows nothing of the runner.", facts.state.join("exits").display(), records.oldest))
+                .mend("systemctl restart stratavored")
+        }
+        Some(_) => Finding::ok(CHECK, "Every ending is in the store."),
+    }
+}

@@ -1,0 +1,232 @@
+//! The bus, our name on it, and polkit.
+
+use super::super::Finding;
+use super::super::facts::{Bus, Call, Facts};
+use super::and;
+use crate::api::auth::ACTIONS;
+
+/// Every command that waits holds a connection, and so does every other program of the user.
+const CONNECTIONS_MIN: u64 = 128;
+/// stratavored waits for so many replies at a time: look-ups, polkit, passwords asked for.
+const REPLIES_MIN: u64 = 64;
+
+/// Whether our name can be had and called.
+pub(super) fn bus(facts: &Facts) -> Vec<Finding> {
+    let bus = &facts.bus;
+    let whose = if facts.user { "session" } else { "system" };
+    if let Some(why) = &bus.unreachable {
+        return vec![
+            Finding::problem(
+                "bus",
+                format!(
+                    "The {whose} bus can't be reached: {}.",
+                    why.trim_end_matches('.')
+                ),
+            )
+            .mend("systemctl start dbus.socket dbus.service"),
+        ];
+    }
+    let kind = if bus.broker {
+        "dbus-broker"
+    } else {
+        "dbus-daemon"
+    };
+    let mut out = vec![Finding::ok(
+        "bus",
+        format!("The {whose} bus ({kind}) answers."),
+    )];
+    if !facts.user {
+        out.push(policy(bus));
+    }
+    if !bus.activatable {
+        out.push(
+            Finding::warning("bus activation", "A call while stratavored is down does not start it: org.stratavore1.service is not installed, or the bus has not looked since.")
+                .mend("systemctl reload dbus"),
+        );
+    }
+    out.push(daemon(facts));
+    if !facts.user {
+        out.extend(limits(bus));
+    }
+    out
+}
+
+fn policy(bus: &Bus) -> Finding {
+    const CHECK: &str = "bus policy";
+    let reload = "systemctl reload dbus";
+    if let Call::Denied(why) = &bus.call {
+        let message = match bus.policies.is_empty() {
+            true => "The bus lets no call to org.stratavore1 through: org.stratavore1.conf is not installed in /usr/share/dbus-1/system.d (make install).".to_owned(),
+            false => format!("The bus lets no call to org.stratavore1 through, though its policy is installed: it has not been read ({}).", why.trim_end_matches('.')),
+        };
+        return Finding::problem(CHECK, message).mend(reload);
+    }
+    if let Some(Err(why)) = &bus.may_own {
+        return Finding::problem(
+            CHECK,
+            format!(
+                "Nobody may be org.stratavore1 on the bus, so stratavored can't start ({}).",
+                why.trim_end_matches('.')
+            ),
+        )
+        .mend(reload);
+    }
+    if bus.policies.is_empty() {
+        return Finding::problem(CHECK, "org.stratavore1.conf is not installed in /usr/share/dbus-1/system.d (make install): after the next start of the bus nobody may be or call org.stratavore1.")
+            .mend(reload);
+    }
+    match (&bus.call, &bus.may_own) {
+        (Call::Answered, _) | (_, Some(Ok(()))) => {
+            Finding::ok(CHECK, "org.stratavore1 may be owned and called.")
+        }
+        _ => Finding::note(
+            CHECK,
+            "The policy is installed; whether it is in force shows only when stratavored runs, or to root.",
+        ),
+    }
+}
+
+fn daemon(facts: &Facts) -> Finding {
+    const CHECK: &str = "daemon";
+    match (&facts.bus.daemon, &facts.bus.call) {
+        (Some(daemon), _) if daemon.version != facts.version => {
+            Finding::warning(CHECK, format!("stratavored {} runs, and this is stratavorectl {}. Runners go on over a restart.", daemon.version, facts.version))
+                .mend("systemctl restart stratavored")
+        }
+        (Some(daemon), _) if daemon.store == "down" => {
+            Finding::problem(CHECK, "stratavored answers, but its store does not: nothing can be launched. What runs goes on.").mend("journalctl -u stratavored -n 50")
+        }
+        (Some(daemon), _) if daemon.store != "ok" => {
+            Finding::warning(CHECK, format!("stratavored answers; its store is {}: not everything is taken over yet.", daemon.store)).mend("journalctl -u stratavored -n 50")
+        }
+        (Some(daemon), _) => Finding::ok(CHECK, format!("stratavored {} answers; live runners: {}.", daemon.version, daemon.live)),
+        (None, Call::Nobody) => Finding::problem(CHECK, "stratavored is not on the bus.").mend("systemctl start stratavored"),
+        (None, Call::Silent) => Finding::problem(CHECK, "stratavored is on the bus and does not answer. Runners go on over a restart.").mend("systemctl restart stratavored"),
+        (None, Call::Denied(_)) => Finding::note(CHECK, "Whether stratavored answers can't be seen while the bus lets no call through."),
+        (None, Call::Failed(why)) => Finding::problem(CHECK, format!("stratavored does not answer properly: {}.", why.trim_end_matches('.'))).mend("systemctl restart stratavored"),
+        (None, _) => Finding::problem(CHECK, "stratavored does not tell its state.").mend("systemctl restart stratavored"),
+    }
+}
+
+fn limits(bus: &Bus) -> Vec<Finding> {
+    if bus.broker {
+        return vec![Finding::ok(
+            "bus limits",
+            "dbus-broker bounds each user's share of memory, not connections.",
+        )];
+    }
+    let set = |(name, least, usual): (&'static str, u64, u64)| {
+        (
+            name,
+            least,
+            usual,
+            bus.limits.get(name).copied().unwrap_or(usual),
+        )
+    };
+    let limits = [
+        ("max_connections_per_user", CONNECTIONS_MIN, 256),
+        ("max_replies_per_connection", REPLIES_MIN, 128),
+    ]
+    .map(set);
+    let low: Vec<Finding> = limits
+        .iter()
+        .filter(|(_, least, _, limit)| limit < least)
+        .map(|(name, _, usual, limit)| {
+            let effect = match *name {
+                "max_connections_per_user" => {
+                    "one user can have no more commands waiting at a time, other programs included"
+                }
+                _ => "calls fail when stratavored has more questions open at once",
+            };
+            Finding::warning(
+                "bus limits",
+                format!("dbus-daemon's {name} is {limit}: {effect}. Its default is {usual}."),
+            )
+            .mend(raise(name, *usual))
+        })
+        .collect();
+    match low.is_empty() {
+        true => {
+            let [connections, replies] = limits.map(|(.., limit)| limit);
+            vec![Finding::ok(
+                "bus limits",
+                format!(
+                    "dbus-daemon allows {connections} connections a user and {replies} open replies a connection."
+                ),
+            )]
+        }
+        false => low,
+    }
+}
+
+/// The last word is /etc/dbus-1/system-local.conf's.
+fn raise(name: &str, value: u64) -> String {
+    format!(
+        "f=/etc/dbus-1/system-local.conf; [ -e $f ] || echo '<busconfig></busconfig>' >$f; sed -i '/name=\"{name}\"/d; s|</busconfig>|  <limit name=\"{name}\">{value}</limit>\\n&|' $f; systemctl reload dbus"
+    )
+}
+
+/// polkit, and what the caller may do.
+pub(super) fn polkit(facts: &Facts) -> Vec<Finding> {
+    if facts.bus.unreachable.is_some() {
+        return Vec::new();
+    }
+    let caller = &facts.caller;
+    let Some(polkit) = &facts.polkit else {
+        let unit = facts.units.as_ref().and_then(|u| u.get("polkit.service"));
+        let only = "only root launches, and owners control what is theirs";
+        return vec![match unit.map(|u| u.get("LoadState")) {
+            Some("loaded") => {
+                Finding::warning("polkit", format!("polkit does not answer: {only}."))
+                    .mend("systemctl restart polkit")
+            }
+            Some("masked") => Finding::warning("polkit", format!("polkit is masked: {only}."))
+                .mend("systemctl unmask polkit && systemctl start polkit"),
+            _ => Finding::warning(
+                "polkit",
+                format!(
+                    "polkit is not installed: {only}. Install the package polkitd (Debian) or polkit (Fedora), or set security.polkit.enable (NixOS)."
+                ),
+            ),
+        }];
+    };
+    let mut out = Vec::new();
+    let missing: Vec<&str> = ACTIONS
+        .into_iter()
+        .filter(|a| !polkit.actions.iter().any(|known| known == a))
+        .collect();
+    out.push(match missing.is_empty() {
+        true => Finding::ok("polkit", "polkit answers and knows our actions."),
+        false => Finding::problem(
+            "polkit",
+            format!("polkit does not know {}: org.stratavore1.policy is not installed in /usr/share/polkit-1/actions (make install), is of another release, or polkit has not looked since.", and(&missing)),
+        )
+        .mend("systemctl restart polkit"),
+    });
+    out.push(match polkit.rules {
+        Some(true) => Finding::ok("polkit rules", "The rules for stratavore-users and stratavore-admins are installed."),
+        Some(false) => Finding::warning("polkit rules", "50-stratavore.rules is not installed in /usr/share/polkit-1/rules.d (make install): members of stratavore-users get no right from it.")
+            .mend("systemctl restart polkit"),
+        None => Finding::unseen("polkit rules", "the folder of polkit's rules, which is polkit's and root's"),
+    });
+    if caller.is_root() {
+        return out;
+    }
+    let verbs: Vec<&str> = polkit
+        .granted
+        .iter()
+        .map(|a| a.rsplit('.').next().unwrap_or(a))
+        .collect();
+    let member = caller
+        .groups
+        .iter()
+        .any(|g| matches!(g.as_str(), "stratavore-users" | "stratavore-admins"));
+    out.push(match (member, polkit.granted.iter().any(|a| a == "org.stratavore1.launch")) {
+        (_, true) => Finding::ok("rights", format!("{} may {} without a password.", caller.name, and(&verbs))),
+        (true, false) => Finding::problem("rights", format!("{} is in a group of Stratavore, and polkit still lets it not launch: its rules are not in force.", caller.name))
+            .mend("systemctl restart polkit"),
+        (false, false) => Finding::note("rights", format!("{} may not launch without an administrator's password, as it is in neither stratavore-users nor stratavore-admins.", caller.name))
+            .mend(format!("sudo usermod -aG stratavore-users {}", caller.name)),
+    });
+    out
+}

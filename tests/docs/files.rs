@@ -1,0 +1,132 @@
+//! Pages of configuration and events.
+
+use super::roff::Page;
+use super::{source, texts};
+use stratavore::config::{Config, KEYS};
+use stratavore::domain::event::EventType;
+use stratavore::places::Places;
+
+pub fn stratavored_toml() -> String {
+    let mut page = Page::new(
+        "stratavored.toml",
+        5,
+        "configuration of Stratavore's daemon",
+    );
+    page.heading("SYNOPSIS");
+    page.synopsis("/etc/stratavore/stratavored.toml");
+    page.synopsis("/etc/stratavore/stratavored.toml.d/*.toml");
+    page.heading("DESCRIPTION");
+    page.text(texts::DAEMON_CONFIG);
+    let defaults = Config::new(&Places::system()).print();
+    let mut last = "";
+    for key in KEYS {
+        let (section, name) = key.name.split_once('.').unwrap();
+        if section != last {
+            page.heading(&format!("[{section}]"));
+            last = section;
+        }
+        assert!(!key.about.is_empty(), "{} is not documented", key.name);
+        page.item(
+            name,
+            &format!(
+                "{}. {}",
+                key.about.trim_end_matches('.'),
+                default(&defaults, section, name)
+            ),
+        );
+    }
+    page.heading("EXAMPLE");
+    page.example(texts::DAEMON_CONFIG_EXAMPLE);
+    page.see(&[("stratavored", 8), ("agent.toml", 5), ("stratavorectl", 1)])
+}
+
+/// What `--print-config` says where nothing is configured.
+fn default(printed: &str, section: &str, name: &str) -> String {
+    let of_section = printed
+        .split(&format!("[{section}]\n"))
+        .nth(1)
+        .unwrap()
+        .split("\n[")
+        .next()
+        .unwrap();
+    let start = format!("{name} = ");
+    let line = of_section
+        .lines()
+        .map(|l| l.trim_start_matches("# "))
+        .find(|l| l.starts_with(&start));
+    match line
+        .unwrap_or_else(|| panic!("{section}.{name} is not printed"))
+        .split_once(" = ")
+        .unwrap()
+        .1
+    {
+        "\"\"" if section == "limits" => "Not set by default.".to_owned(),
+        value => format!("Default: {value}."),
+    }
+}
+
+pub fn agent_toml() -> String {
+    let mut page = Page::new("agent.toml", 5, "what bounds Stratavore's agent");
+    page.heading("SYNOPSIS");
+    page.synopsis("/etc/stratavore/agent.toml");
+    page.heading("DESCRIPTION");
+    page.text(texts::AGENT_CONFIG);
+    page.heading("KEYS");
+    let keys = source::documented("src/agent/config.rs", "pub(super) struct Config {");
+    for (name, about) in keys.iter().filter(|(name, _)| name != "ceilings") {
+        page.item(name, about);
+    }
+    page.heading("[ceilings]");
+    page.text(texts::CEILINGS);
+    for (key, _) in stratavore::domain::limits::KEYS {
+        let name = key.replace('-', "_");
+        let about = KEYS
+            .iter()
+            .find(|k| k.name == format!("limits.{name}"))
+            .map(|k| k.about);
+        let about = about.unwrap_or_else(|| panic!("the ceiling {name} is not documented"));
+        page.item(&name, &format!("{}.", about.trim_end_matches('.')));
+    }
+    page.heading("EXAMPLE");
+    page.example(texts::AGENT_CONFIG_EXAMPLE);
+    page.see(&[
+        ("stratavore-agent", 8),
+        ("stratavored.toml", 5),
+        ("systemd.resource-control", 5),
+    ])
+}
+
+pub fn events() -> String {
+    let mut page = Page::new(
+        "stratavore-events",
+        7,
+        "what Stratavore tells of every change",
+    );
+    page.heading("SYNOPSIS");
+    page.synopsis("stratavorectl events [-f] [--after SEQ] [-o jsonl]");
+    page.heading("DESCRIPTION");
+    page.text(texts::EVENTS);
+    page.heading("FIELDS");
+    for (name, meaning) in texts::EVENT_FIELDS {
+        page.item(name, meaning);
+    }
+    page.heading("TYPES");
+    let kinds = source::documented("src/domain/event.rs", "pub enum EventType {");
+    assert_eq!(
+        kinds.len(),
+        EventType::ALL.len(),
+        "EventType::ALL lacks a type"
+    );
+    for kind in EventType::ALL {
+        let (_, about) = kinds
+            .iter()
+            .find(|(name, _)| *name == format!("{kind:?}"))
+            .unwrap();
+        page.item(&format!("org.stratavore.{}", kind.short()), about);
+    }
+    page.see(&[
+        ("stratavorectl", 1),
+        ("org.stratavore1", 5),
+        ("stratavored", 8),
+    ])
+}

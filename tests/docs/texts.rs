@@ -1,0 +1,157 @@
+//! What no code says: what the programs are for, and how to begin.
+
+type Meanings = &'static [(&'static str, &'static str)];
+
+pub const CTL: &str = "\
+stratavorectl launches commands as runners of this host's stratavored, and shows and controls them. A runner is a
+transient systemd scope of its own user, under limits that hold or are refused, and goes on whatever is restarted.
+
+A runner is named by its id, a unique prefix of the id, or its name. Options stand before or after other words; what
+follows -- is the command.";
+
+pub const CTL_STATUS: &str = "\
+0 done, 1 failed, 2 wrong usage, 3 refused by a quota, 4 not permitted, 5 no such thing.
+
+run --wait exits with the command's own status, with 128+n if it was killed by signal n, and with 125 (could not be
+launched), 126 (not executable) or 127 (not found) if it never ran. doctor exits with 1 if there is a warning or a
+problem.";
+
+pub const CTL_ENVIRONMENT: Meanings = &[
+    (
+        "DBUS_SYSTEM_BUS_ADDRESS",
+        "Where the system bus is, instead of the usual place.",
+    ),
+    ("TZ", "The zone that times are shown in."),
+];
+
+pub const CTL_EXAMPLES: &str = "\
+# A project, and a command in it with limits
+stratavorectl project create web --max-runners 4
+stratavorectl run --name agent --memory-max=4G --tasks-max=500 web -- make test
+
+# Everything about it, and its output
+stratavorectl show agent
+journalctl -u 'stratavore-*.scope' -f
+
+# What is wrong with this host
+stratavorectl doctor -q";
+
+pub const DAEMON: &str = "\
+stratavored answers on the bus as org.stratavore1, decides about launches, and keeps what happened in its store. It is
+started by stratavored.service as the user stratavore, without any privilege; all it does on the host is done by
+stratavore-agent.
+
+Runners do not depend on it: it may be stopped, killed and started again at any time, and takes over what runs.";
+
+pub const DAEMON_STATUS: &str = "\
+78 if the configuration is wrong or the store is of a later release: then stratavored.service is not started again by
+itself. --check-config and --check-store exit with 0 or 1.";
+
+pub const DAEMON_FILES: Meanings = &[
+    (
+        "/etc/stratavore/stratavored.toml, /etc/stratavore/stratavored.toml.d/*.toml",
+        "Its configuration; all of it is optional.",
+    ),
+    ("/var/lib/stratavore/stratavore.db", "The store."),
+    (
+        "/var/lib/stratavore/exits",
+        "Records of endings, until they are in the store. They are root's; the daemon may read them.",
+    ),
+];
+
+pub const AGENT: &str = "\
+stratavore-agent is the one program of Stratavore that is root. It spawns runners, makes their scopes, holds their
+limits against the kernel, and stops, freezes and signals them as stratavored orders, within the bounds of agent.toml,
+whatever it is asked for. It is started by stratavore-agent.socket and accepts stratavored and root alone.
+
+Runners do not depend on it: it may be killed and started again at any time.";
+
+pub const AGENT_FILES: Meanings = &[
+    ("/etc/stratavore/agent.toml", "Root's bounds; optional."),
+    ("/run/stratavore/agent.sock", "Where it listens."),
+    ("/run/stratavore/shims", "Sockets of the runners' shims."),
+    ("/var/lib/stratavore/exits", "Records of endings."),
+];
+
+pub const DAEMON_CONFIG: &str = "\
+First stratavored.toml is read, then every file of stratavored.toml.d that ends in .toml, by name; a later value wins.
+All files and keys are optional. The format is TOML. An unknown key is an error, with which the daemon does not start.
+
+stratavored --print-config shows every value with where it came from, stratavored --check-config tells file, line and
+key of what is wrong. A changed configuration holds from the next start: systemctl restart stratavored.
+
+Sizes may be numbers of bytes or texts such as \"4G\", times are texts such as \"1h 30min\", \"infinity\" is no limit.";
+
+pub const DAEMON_CONFIG_EXAMPLE: &str = "\
+[host]
+max_runners = 50
+
+[limits]
+memory_max = \"8G\"
+tasks_max = 2000";
+
+pub const AGENT_CONFIG: &str = "\
+What root allows stratavore-agent to do for stratavored, whatever it is asked for. The file is optional; it must belong
+to root and be writable for root alone. The format is TOML. An unknown key is an error, with which the agent does not
+start. stratavore-agent --check-config tells who may run, and what is wrong.
+
+A changed file holds from the next start: systemctl restart stratavore-agent. Runners go on.";
+
+pub const CEILINGS: &str = "\
+No runner gets more than this: a launch that asks for more is refused (LimitsExceeded), one that asks for nothing gets
+the ceiling, and where the kernel does not hold it nothing runs.";
+
+pub const AGENT_CONFIG_EXAMPLE: &str = "\
+allowed_users = [\"alice\", 2001]
+
+[ceilings]
+memory_max = \"16G\"
+runtime_max = \"24h\"";
+
+pub const EVENTS: &str = "\
+Every change of state is written down as one event in the same transaction as the change, so that none is lost. They are
+kept as long as store.retention of stratavored.toml(5) says.
+
+stratavorectl events lists them, with -f as they happen, with -o jsonl as one JSON object a line; programs call
+ListEvents of org.stratavore1.Manager with the position of the last event they have seen, and wait for a signal.
+
+No event tells a command, a folder, an environment or the value of a label.";
+
+pub const EVENT_FIELDS: Meanings = &[
+    (
+        "seq",
+        "The position in the store, which grows: what --after means.",
+    ),
+    ("type", "One of those below."),
+    ("project", "The project concerned."),
+    ("subject", "What it is about: runner/ID or project/NAME."),
+    (
+        "runnerseq",
+        "1, 2, 3 and so on for each subject: whoever keeps the last one sees each event once, and notices a gap.",
+    ),
+    (
+        "time",
+        "When; RFC 3339 in UTC in JSON, microseconds since 1970 on the bus.",
+    ),
+    (
+        "actor",
+        "Who did it: uid and user. Without both it is the host itself, as when a runner ends.",
+    ),
+    (
+        "data",
+        "The particulars. Of a runner: runner, project, host, name, uid, user, state, old_state.",
+    ),
+];
+
+pub const BUS: &str = "\
+stratavored is org.stratavore1 on the system bus. /org/stratavore1 has the interface org.stratavore1.Manager and, as an
+ObjectManager, the live runners of this host at /org/stratavore1/runner/ID (with _ for -) and the projects at
+/org/stratavore1/project/NAME. busctl tree org.stratavore1 shows them.
+
+Every method that changes something ends in options a{sv}; an unknown key is an error. A runner is named by its id, a
+unique prefix of it, or its name.";
+
+pub const POLKIT: &str = "\
+Root may do everything, and owners control their own runners. About everything else polkit is asked, with the details
+project, owner, runner and host where they apply. By default it asks for an administrator's password; a shipped rule gives
+members of the group stratavore-users view and launch, and members of stratavore-admins everything.";

@@ -1,0 +1,104 @@
+//! README's installation and tour, typed by alice exactly as they stand.
+//!
+//! Stand-ins, since a test host is no workplace: `make build` and `make install` were done outside (what they install is
+//! laid over the host), `claude` and `make` are scripts that do a little, and what goes on for ever (`-f`) is ended.
+
+use crate::fixture::SOON;
+use crate::support::{Bus, Host, Root, project, wait_for};
+use std::time::Duration;
+
+/// The shell blocks below a heading, line by line.
+fn typed(readme: &str, heading: &str) -> Vec<Vec<String>> {
+    let part = readme.split(&format!("\n## {heading}\n")).nth(1);
+    let part = part.unwrap_or_else(|| panic!("README has no “{heading}”"));
+    let part = part.split("\n## ").next().unwrap();
+    let lines = |block: &str| {
+        let block = block.replace("\\\n", " ");
+        let lines = block.lines().filter(|line| !line.trim().is_empty());
+        lines.map(str::to_owned).collect()
+    };
+    part.split("```").skip(1).step_by(2).map(lines).collect()
+}
+
+#[test]
+fn installation_and_tour_work_as_they_are_written() {
+    let readme = std::fs::read_to_string(project().join("README.md")).unwrap();
+    let host = Host::builder("readme")
+        .root(Root::Trixie)
+        .bus(Bus::Daemon)
+        .payload(project().join("target/test-payload"))
+        .program(
+            "/usr/local/bin/claude",
+            "#!/bin/sh\necho working on: \"$2\"\nexec sleep 1000\n",
+        )
+        .program(
+            "/usr/local/bin/make",
+            "#!/bin/sh\n[ \"$1\" = test ] && echo tested\n",
+        )
+        .file("/etc/sudoers.d/alice", "alice ALL=(ALL) NOPASSWD: ALL\n")
+        .boot();
+    let lacking = ["cpu", "memory", "pids"]
+        .iter()
+        .any(|c| !host.controllers().contains(&(*c).to_owned()));
+    if lacking {
+        // This machine's kernel can't hold the tour's limits: they are asked for, with a warning.
+        host.sh("mkdir -p /etc/stratavore && printf '[limits]\\nunenforced = \"warn\"\\n' >/etc/stratavore/stratavored.toml").ok();
+    }
+
+    // The other block, for oneself without root, is a test of its own (user.rs).
+    let mut lines = typed(&readme, "Installation").remove(0);
+    assert!(
+        lines.len() >= 5 && lines[0] == "make build" && lines[1].starts_with("sudo make install"),
+        "{lines:?}"
+    );
+    for line in lines.drain(..).skip(2) {
+        host.sh_as("alice", &line).ok();
+    }
+    host.sh("systemctl is-active stratavored stratavore-agent.socket && id -nG alice | grep -w stratavore-users").ok();
+
+    let mut shown = String::new();
+    for line in typed(&readme, "A tour in five minutes").concat() {
+        if line.contains(" -f") {
+            let mut going = host.command(["bash", "-c", &line]).user("alice").spawn();
+            wait_for(&format!("{line} tells something"), SOON, || {
+                match going.out_so_far() {
+                    out if out.contains("runner.ended") => Ok(()),
+                    out => Err(format!("{out}{}", going.err_so_far())),
+                }
+            });
+            going.kill();
+            continue;
+        }
+        let out = host
+            .command(["bash", "-c", &line])
+            .user("alice")
+            .limit(Duration::from_secs(60))
+            .run()
+            .ok();
+        let text = out.out();
+        if line.starts_with("stratavorectl list ") && !line.contains("--all") {
+            assert!(text.contains("agent") && text.contains("running"), "{out}");
+        } else if line.starts_with("stratavorectl show ") {
+            shown = text;
+        } else if line.starts_with("stratavorectl freeze ") {
+            let state = host
+                .sh_as("alice", "stratavorectl show -o json agent")
+                .ok()
+                .out();
+            assert!(state.contains("\"frozen\""), "{state}");
+        } else if line.starts_with("stratavorectl list --all") {
+            assert!(text.contains("stopped"), "{out}");
+        }
+    }
+    // The journalctl command that `show` tells shows what the runner printed.
+    let journal = shown
+        .lines()
+        .find_map(|l| Some(&l[l.find("journalctl")?..]))
+        .unwrap_or_else(|| panic!("no journalctl command: {shown}"));
+    let out = host.sh(&format!("{journal} --no-pager")).ok();
+    assert!(out.out().contains("working on: fix the tests"), "{out}");
+    let gone = host
+        .sh("systemctl list-units --plain --no-legend 'stratavore-*.scope'")
+        .ok();
+    assert_eq!(gone.out(), "", "stop leaves nothing");
+}
