@@ -16,7 +16,7 @@ pub fn stratavorectl() -> String {
     page.text(texts::CTL);
     page.heading("COMMANDS");
     for verb in verbs(&command) {
-        verb_section(&mut page, &verb, &verb.get_name().to_owned());
+        verb_section(&mut page, &verb, verb.get_name());
     }
     page.heading("GENERAL OPTIONS");
     page.text("Every command takes these.");
