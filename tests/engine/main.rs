@@ -9,6 +9,7 @@
 #[path = "../fakes/mod.rs"]
 mod fakes;
 mod flat;
+mod scrape;
 mod world;
 
 use fakes::MemoryStore;
