@@ -18,7 +18,7 @@ use std::collections::BTreeSet;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::Arc;
+use std::sync::{Arc, RwLock};
 use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Semaphore;
@@ -46,6 +46,9 @@ pub struct Args {
     /// Root's bounds; no such file = the defaults.
     #[arg(long, value_name = "FILE", default_value = config::PATH, conflicts_with = "user")]
     config: PathBuf,
+    /// Check root's bounds and exit: 0 if they are right, 1 with file, line and key if not.
+    #[arg(long, value_name = "FILE", conflicts_with = "user")]
+    check_config: Option<Option<PathBuf>>,
     /// Listen here, where not socket-activated.
     #[arg(long, value_name = "PATH")]
     socket: Option<PathBuf>,
@@ -70,6 +73,7 @@ struct Prepared {
     exits: Folder,
     sockets: Folder,
     config: Config,
+    config_file: PathBuf,
     user: Option<u32>,
     shim: PathBuf,
     nofile: (u64, u64),
@@ -78,6 +82,9 @@ struct Prepared {
 
 /// Runs the agent.
 pub fn main(args: Args) -> ExitCode {
+    if let Some(file) = &args.check_config {
+        return check_config(file.as_deref().unwrap_or(&args.config));
+    }
     log::set_up(args.user);
     // Half a launch in memory is worth nothing: the next agent adopts what there really is.
     let told = std::panic::take_hook();
@@ -106,6 +113,16 @@ pub fn main(args: Args) -> ExitCode {
             Err(why) => give_up(kinds::FAILED, &why),
         },
         Err(e) => give_up(kinds::FAILED, &e.to_string()),
+    }
+}
+
+fn check_config(file: &Path) -> ExitCode {
+    match config::load(file) {
+        Ok(_) => ExitCode::SUCCESS,
+        Err(why) => {
+            eprintln!("{why}");
+            ExitCode::FAILURE
+        }
     }
 }
 
@@ -191,6 +208,7 @@ fn find(args: Args, config: Config) -> Result<Prepared, String> {
         exits,
         sockets,
         config,
+        config_file: args.config,
         user: args.user.then_some(uid),
         shim,
         nofile: raise_open_files(),
@@ -278,6 +296,7 @@ fn drop_capabilities() -> rustix::io::Result<()> {
 async fn run(prepared: Prepared) -> Result<(), String> {
     let mut terminate = signal(SignalKind::terminate()).map_err(|e| e.to_string())?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(|e| e.to_string())?;
+    let mut hangup = signal(SignalKind::hangup()).map_err(|e| e.to_string())?;
     let bus = |e| format!("systemd can't be reached over D-Bus: {e}.");
     let systemd = Systemd::connect(prepared.user.is_some())
         .await
@@ -290,7 +309,7 @@ async fn run(prepared: Prepared) -> Result<(), String> {
         cgroups,
         exits: Arc::new(prepared.exits),
         sockets: Arc::new(prepared.sockets),
-        config: prepared.config,
+        config: RwLock::new(Arc::new(prepared.config)),
         accounts: Default::default(),
         environment: HostEnvironment::read(prepared.user.is_some()),
         boot_id: prepared.boot_id,
@@ -312,11 +331,17 @@ async fn run(prepared: Prepared) -> Result<(), String> {
         kinds::READY,
         format_args!("Ready ({})", crate::VERSION_TEXT),
     );
+    let reloads = async {
+        while hangup.recv().await.is_some() {
+            reload(&agent, &prepared.config_file);
+        }
+    };
     let serving = serve::serve(agent.clone(), prepared.listener, prepared.allowed);
     tokio::select! {
         done = serving => done.map_err(|e| e.to_string()),
         () = agent.systemd.closed() => Err("The connection to the bus is gone; the next agent goes on.".to_owned()),
         () = watchdog() => Ok(()),
+        () = reloads => Ok(()),
         _ = terminate.recv() => stopping(),
         _ = interrupt.recv() => stopping(),
     }
@@ -326,6 +351,35 @@ fn stopping() -> Result<(), String> {
     let _ = sd_notify::notify(&[NotifyState::Stopping]);
     log::info(kinds::STOPPING, "Stopping; runners go on");
     Ok(())
+}
+
+/// Reads root's bounds again. A mistake in them leaves those in force that are. With `--user` there
+/// are none.
+fn reload(agent: &Agent, file: &Path) {
+    if agent.user.is_some() {
+        return;
+    }
+    let mut states = vec![NotifyState::Reloading];
+    states.extend(NotifyState::monotonic_usec_now());
+    let _ = sd_notify::notify(&states);
+    let status = match config::load(file) {
+        Ok(config) => {
+            agent.set_config(config);
+            log::info(
+                kinds::CONFIGURATION_READ,
+                "Root's bounds were read again; they hold for launches from now on",
+            );
+            String::new()
+        }
+        Err(why) => {
+            log::error(
+                kinds::CONFIGURATION_ERROR,
+                format_args!("Root's bounds are as they were: {why}"),
+            );
+            format!("Not taken over: {why}")
+        }
+    };
+    let _ = sd_notify::notify(&[NotifyState::Ready, NotifyState::Status(&status)]);
 }
 
 /// Tells systemd that the loop, which has one thread, still turns.
