@@ -195,7 +195,8 @@ fn unknown(name: &str) -> String {
     let (section, key) = name.split_once('.').unwrap_or(("", name));
     let in_section = KEYS.iter().filter_map(|k| k.name.split_once('.'));
     // The right key in the wrong section, a misspelt key, a misspelt section.
-    let same = KEYS.iter().find(|k| k.name.ends_with(&format!(".{key}")));
+    let ending = format!(".{}", key.replace('-', "_"));
+    let same = KEYS.iter().find(|k| k.name.ends_with(&ending));
     let near = nearest(
         key,
         in_section.filter(|(s, _)| *s == section).map(|(_, k)| k),
