@@ -1,10 +1,22 @@
 //! The configuration: `stratavored.toml`, then `stratavored.toml.d/*.toml` by name.
 //!
 //! Every key stands once in [`KEYS`], with its meaning, how it is read and how it is shown.
-//! A key that is not there is an error, with file and line.
+//! A key that is not there is an error, with file and line. Later files win, key by key.
+//!
+//! | file | what |
+//! |---|---|
+//! | `keys` | the keys |
+//! | `reload` | what a configuration read again changes |
 
-use crate::domain::limits::{self, Limits, Value};
-use crate::domain::units;
+pub mod address;
+mod keys;
+mod reload;
+
+pub use keys::{KEYS, Key};
+pub use reload::{Change, compare};
+
+use crate::domain::limits::Limits;
+use crate::domain::nearest::nearest;
 use crate::places::Places;
 use crate::wire::Unenforced;
 use std::collections::BTreeMap;
@@ -13,11 +25,6 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use toml::de::{DeTable, DeValue};
-
-pub mod address;
-
-/// The shortest `store.retention`, in µs.
-const RETENTION_MIN: u64 = 3_600_000_000;
 
 /// The port of the metrics.
 pub const METRICS_PORT: u16 = 9791;
@@ -67,202 +74,6 @@ impl Config {
             metrics_advertise: String::new(),
             origins: BTreeMap::new(),
         }
-    }
-}
-
-/// One key of the configuration.
-#[derive(Debug, Clone, Copy)]
-pub struct Key {
-    /// `section.key`.
-    pub name: &'static str,
-    /// What it means, for `--print-config` and the manual.
-    pub about: &'static str,
-    read: fn(&mut Config, &str, &DeValue<'_>) -> Result<(), String>,
-    show: fn(&Config, &str) -> String,
-}
-
-/// All keys, in the order in which they are shown.
-pub const KEYS: [Key; 19] = [
-    Key {
-        name: "store.url",
-        about: "Where the store is: sqlite:///absolute/path",
-        read: |config, _, value| {
-            let url = text(value)?;
-            let path = url.strip_prefix("sqlite://").ok_or_else(|| {
-                format!("“{url}” is no store this release knows; give sqlite:///absolute/path")
-            })?;
-            if !path.starts_with('/') || path.ends_with('/') {
-                return Err(format!("“{url}” names no absolute path of a file"));
-            }
-            config.store_path = path.into();
-            Ok(())
-        },
-        show: |config, _| quoted(&format!("sqlite://{}", config.store_path.display())),
-    },
-    Key {
-        name: "store.max_connections",
-        about: "Connections for reading, 1 to 64",
-        read: |config, _, value| {
-            config.max_connections = number(value, 1, 64)?;
-            Ok(())
-        },
-        show: |config, _| config.max_connections.to_string(),
-    },
-    Key {
-        name: "store.retention",
-        about: "How long ended runners, request ids and events are kept",
-        read: |config, _, value| {
-            let usec = units::parse_span(text(value)?).map_err(|e| e.message)?;
-            if usec < RETENTION_MIN {
-                return Err(
-                    "less than 1h would remove what has just ended; \"infinity\" keeps all"
-                        .to_owned(),
-                );
-            }
-            config.retention = match usec {
-                units::INFINITY => Duration::MAX,
-                _ => Duration::from_micros(usec),
-            };
-            Ok(())
-        },
-        show: |config, _| {
-            let usec = u64::try_from(config.retention.as_micros()).unwrap_or(units::INFINITY);
-            match usec {
-                units::INFINITY => quoted("infinity"),
-                _ => quoted(&format!("{}s", usec / 1_000_000)),
-            }
-        },
-    },
-    Key {
-        name: "host.name",
-        about: "This host's name in lists and events; \"\" = the host name",
-        read: |config, _, value| {
-            let name = text(value)?;
-            if !name.is_empty() {
-                crate::domain::name::check_runner_name(name)
-                    .map_err(|e| e.message.replace("runner name", "host name"))?;
-            }
-            config.host_name = name.to_owned();
-            Ok(())
-        },
-        show: |config, _| quoted(&config.host_name),
-    },
-    Key {
-        name: "host.max_runners",
-        about: "Most live runners on this host; 0 = no cap",
-        read: |config, _, value| {
-            let most = number(value, 0, 1_000_000)?;
-            config.host_max_runners = (most > 0).then_some(most);
-            Ok(())
-        },
-        show: |config, _| config.host_max_runners.unwrap_or(0).to_string(),
-    },
-    limit(
-        "limits.memory_max",
-        "Bytes of memory a runner may never exceed",
-    ),
-    limit(
-        "limits.memory_high",
-        "Bytes of memory above which a runner is slowed down",
-    ),
-    limit("limits.memory_swap_max", "Bytes of swap"),
-    limit("limits.cpu_quota", "CPU time: a percentage of one CPU"),
-    limit("limits.cpu_weight", "Share of the CPU, 1 to 10000"),
-    limit("limits.io_weight", "Share of the disks, 1 to 10000"),
-    limit("limits.tasks_max", "Processes and threads"),
-    limit("limits.runtime_max", "Time from start to stop"),
-    limit(
-        "limits.stop_timeout",
-        "Time from the stop signal to SIGKILL",
-    ),
-    limit("limits.oom_policy", "continue, stop or kill"),
-    limit("limits.kill_signal", "The stop signal"),
-    Key {
-        name: "limits.unenforced",
-        about: "What a limit gets whose controller this host lacks: refuse or warn",
-        read: |config, _, value| {
-            config.unenforced = match text(value)? {
-                "refuse" => Unenforced::Refuse,
-                "warn" => Unenforced::Warn,
-                other => return Err(format!("“{other}” is neither refuse nor warn")),
-            };
-            Ok(())
-        },
-        show: |config, _| {
-            quoted(match config.unenforced {
-                Unenforced::Refuse => "refuse",
-                Unenforced::Warn => "warn",
-            })
-        },
-    },
-    Key {
-        name: "metrics.listen",
-        about: "Where /metrics, /healthz, /readyz and /sd are served: ADDRESS:PORT; \"\" = nowhere, as with --user. Of a scraper elsewhere stratavored.service also wants IPAddressAllow= in a drop-in",
-        read: |config, _, value| {
-            let address = text(value)?;
-            config.metrics_listen = match address {
-                "" => None,
-                _ => Some(address.parse().map_err(|_| {
-                    format!("“{address}” is not ADDRESS:PORT, such as 127.0.0.1:9791 or [::1]:9791")
-                })?),
-            };
-            Ok(())
-        },
-        show: |config, _| {
-            quoted(
-                &config
-                    .metrics_listen
-                    .map_or(String::new(), |a| a.to_string()),
-            )
-        },
-    },
-    Key {
-        name: "metrics.advertise",
-        about: "Where Prometheus reaches this host, for /sd: HOST or HOST:PORT; \"\" = where it listens",
-        read: |config, _, value| {
-            let given = text(value)?;
-            address::check(given)?;
-            config.metrics_advertise = given.to_owned();
-            Ok(())
-        },
-        show: |config, _| quoted(&config.metrics_advertise),
-    },
-];
-
-/// A default limit: the same keys as in a launch, with `_`.
-const fn limit(name: &'static str, about: &'static str) -> Key {
-    Key {
-        name,
-        about,
-        read: |config, key, value| {
-            let key = key.trim_start_matches("limits.").replace('_', "-");
-            let value = match value {
-                DeValue::String(text) => Value::Text(text),
-                DeValue::Integer(_) => Value::Number(integer(value)?),
-                _ => return Err("give a number or a text in systemd's notation".to_owned()),
-            };
-            config.limits.set(&key, value).map_err(|e| e.message)
-        },
-        show: |config, key| {
-            let key = key.trim_start_matches("limits.").replace('_', "-");
-            let limits = &config.limits;
-            match key.as_str() {
-                "oom-policy" => quoted(limits.oom_policy.map_or("", limits::OomPolicy::as_str)),
-                "kill-signal" => quoted(
-                    &limits
-                        .kill_signal
-                        .map_or(String::new(), crate::domain::signal::name),
-                ),
-                _ => match limits.number(&key) {
-                    None => quoted(""),
-                    Some(units::INFINITY) => quoted("infinity"),
-                    Some(number) if matches!(key.as_str(), "runtime-max" | "stop-timeout") => {
-                        quoted(&format!("{number}us"))
-                    }
-                    Some(number) => number.to_string(),
-                },
-            }
-        },
     }
 }
 
@@ -326,23 +137,14 @@ impl Config {
             .map_err(|e| error(e.span().map_or(0, |s| s.start), e.message().to_owned()))?;
         for (section, content) in table.get_ref() {
             let DeValue::Table(keys) = content.get_ref() else {
-                let message = format!(
-                    "“{}” stands outside of a section; there are {}.",
-                    section.get_ref(),
-                    sections()
-                );
+                let message = stray(section.get_ref());
                 return Err(error(section.span().start, message));
             };
             for (key, value) in keys {
                 let name = format!("{}.{}", section.get_ref(), key.get_ref());
                 let at = key.span().start;
                 let Some(known) = KEYS.iter().find(|k| k.name == name) else {
-                    return Err(error(
-                        at,
-                        format!(
-                            "unknown key {name}; see stratavored --print-config for those there are."
-                        ),
-                    ));
+                    return Err(error(at, unknown(&name)));
                 };
                 (known.read)(self, &name, value.get_ref())
                     .map_err(|why| error(at, format!("{name}: {why}")))?;
@@ -353,7 +155,8 @@ impl Config {
         Ok(())
     }
 
-    /// Every value with where it came from, as a TOML file.
+    /// Every value with where it came from, and whether a reload takes a change over, as a TOML
+    /// file.
     pub fn print(&self) -> String {
         let mut out = String::new();
         let mut last = "";
@@ -374,12 +177,57 @@ impl Config {
             } else {
                 ""
             };
+            let taken = match key.reload {
+                true => "Taken over by a reload",
+                false => "Needs a restart",
+            };
             out.push_str(&format!(
-                "# {} ({origin})\n{mark}{name} = {value}\n",
+                "# {}. {taken} ({origin})\n{mark}{name} = {value}\n",
                 key.about
             ));
         }
         out
+    }
+}
+
+/// What to say about a key that is not there.
+fn unknown(name: &str) -> String {
+    let (section, key) = name.split_once('.').unwrap_or(("", name));
+    let in_section = KEYS.iter().filter_map(|k| k.name.split_once('.'));
+    // The right key in the wrong section, a misspelt key, a misspelt section.
+    let ending = format!(".{}", key.replace('-', "_"));
+    let same = KEYS.iter().find(|k| k.name.ends_with(&ending));
+    let near = nearest(
+        key,
+        in_section.filter(|(s, _)| *s == section).map(|(_, k)| k),
+    );
+    let meant = match (near, same) {
+        (Some(near), _) => Some(format!("{section}.{near}")),
+        (None, Some(same)) => Some(same.name.to_owned()),
+        (None, None) => nearest(name, KEYS.iter().map(|k| k.name)).map(str::to_owned),
+    };
+    let name = crate::domain::name::shown(name);
+    match meant {
+        Some(meant) => format!("unknown key {name}; did you mean {meant}?"),
+        None => format!("unknown key {name}; see stratavored --print-config for those there are."),
+    }
+}
+
+/// What to say about a value without a section.
+fn stray(name: &str) -> String {
+    let key = |k: &Key| Some(k.name.split_once('.')?.1);
+    let meant = nearest(name, KEYS.iter().filter_map(key))
+        .and_then(|near| KEYS.iter().find(|k| key(k) == Some(near)));
+    let name = crate::domain::name::shown(name);
+    match meant {
+        Some(meant) => format!(
+            "“{name}” stands outside of a section; did you mean {}?",
+            meant.name
+        ),
+        None => format!(
+            "“{name}” stands outside of a section; there are {}.",
+            sections()
+        ),
     }
 }
 
@@ -415,33 +263,6 @@ fn drop_ins(folder: &Path) -> Result<Vec<PathBuf>, ConfigError> {
     Ok(files)
 }
 
-fn text<'a>(value: &'a DeValue<'_>) -> Result<&'a str, String> {
-    match value {
-        DeValue::String(text) => Ok(text),
-        _ => Err("give a text in quotes".to_owned()),
-    }
-}
-
-fn integer(value: &DeValue<'_>) -> Result<u64, String> {
-    match value {
-        DeValue::Integer(number) => u64::from_str_radix(number.as_str(), number.radix())
-            .map_err(|_| "give a whole number that is not negative".to_owned()),
-        _ => Err("give a whole number".to_owned()),
-    }
-}
-
-fn number(value: &DeValue<'_>, least: u32, most: u32) -> Result<u32, String> {
-    let number = integer(value)?;
-    u32::try_from(number)
-        .ok()
-        .filter(|n| (least..=most).contains(n))
-        .ok_or_else(|| format!("{number} is not from {least} to {most}"))
-}
-
-fn quoted(text: &str) -> String {
-    toml::Value::from(text).to_string()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -456,20 +277,29 @@ mod tests {
     }
 
     #[test]
-    fn what_is_printed_reads_back() -> Result<(), String> {
-        let text = "[store]\nurl = \"sqlite:///x/y.db\"\nretention = \"2w\"\n[limits]\nmemory_max = \"1.5G\"\nruntime_max = \"1h 2s\"\nkill_signal = \"INT\"\noom_policy = 'kill'\nunenforced = \"warn\"\n[metrics]\nlisten = \"[::1]:80\"\nadvertise = \"a.b:1\"\n[host]\nmax_runners = 7\n";
-        let config = parse(text)?;
-        let mut again = parse(&config.print())?;
-        again.origins.clone_from(&config.origins);
-        assert_eq!(again, config);
-        assert!(config.print().contains("(f.toml:2)"), "{}", config.print());
-        Ok(())
-    }
-
-    #[test]
     fn errors_name_file_line_and_key() {
         for (text, part) in [
-            ("[store]\n\nurll = 1", "f.toml:3: unknown key store.urll"),
+            (
+                "[store]\n\nurll = 1",
+                "f.toml:3: unknown key store.urll; did you mean store.url?",
+            ),
+            (
+                "[limits]\nmax-runners = 1",
+                "did you mean host.max_runners?",
+            ),
+            (
+                "[limits]\nmax_runners = 1",
+                "did you mean host.max_runners?",
+            ),
+            (
+                "[limit]\nmemory_maxx = 1",
+                "did you mean limits.memory_max?",
+            ),
+            (
+                "[limits]\nmemory-max = 1",
+                "did you mean limits.memory_max?",
+            ),
+            ("max_runners = 3", "did you mean host.max_runners?"),
             (
                 "[limits]\nmemory_max = 0",
                 "f.toml:2: limits.memory_max: memory-max=0",
@@ -505,7 +335,101 @@ mod tests {
         }
     }
 
+    #[test]
+    fn later_files_win_key_by_key() -> Result<(), Box<dyn std::error::Error>> {
+        let folder = std::env::temp_dir().join(format!("stratavore-config-{}", std::process::id()));
+        let places = Places {
+            config: folder.clone(),
+            ..Places::system()
+        };
+        assert_eq!(Config::load(&places, None)?, Config::new(&places));
+        let drop_ins = folder.join("stratavored.toml.d");
+        std::fs::create_dir_all(&drop_ins)?;
+        let main = "[host]\nname = \"a\"\nmax_runners = 1\n[limits]\ntasks_max = 5\n";
+        std::fs::write(folder.join("stratavored.toml"), main)?;
+        std::fs::write(drop_ins.join("20.toml"), "[host]\nname = \"c\"\n")?;
+        std::fs::write(
+            drop_ins.join("10.toml"),
+            "[host]\nname = \"b\"\n\nmax_runners = 2\n",
+        )?;
+        std::fs::write(drop_ins.join("30.conf"), "not read")?;
+        let config = Config::load(&places, None)?;
+        let origin = |key: &str| {
+            let from = config.origins.get(key).map_or("", String::as_str);
+            from.rsplit('/').next().unwrap_or_default().to_owned()
+        };
+        let got = (
+            config.host_name.as_str(),
+            config.host_max_runners,
+            config.limits.tasks_max,
+        );
+        assert_eq!(got, ("c", Some(2), Some(5)));
+        assert_eq!(origin("host.name"), "20.toml:2");
+        assert_eq!(origin("host.max_runners"), "10.toml:4");
+        assert_eq!(origin("limits.tasks_max"), "stratavored.toml:5");
+        std::fs::write(drop_ins.join("40.toml"), "[host]\nnmae = 1\n")?;
+        let error = Config::load(&places, None).err().map(|e| e.to_string());
+        assert!(error.is_some_and(|e| {
+            e.ends_with("40.toml:2: unknown key host.nmae; did you mean host.name?")
+        }));
+        std::fs::remove_dir_all(&folder)?;
+        // A named file must be there.
+        assert!(Config::load(&places, Some(Path::new("/nowhere/x.toml"))).is_err());
+        Ok(())
+    }
+
+    /// Values of every kind, most of them right.
+    fn value(name: &'static str) -> BoxedStrategy<String> {
+        let text = |regex: &'static str| regex.prop_map(|t| format!("\"{t}\"")).boxed();
+        match name {
+            "store.url" => text("sqlite:///[a-zA-Z ü'%?#]{1,9}/[a-z.]{1,5}"),
+            "store.max_connections" => (0u32..70).prop_map(|n| n.to_string()).boxed(),
+            "store.retention" => text("([1-9]{1,4}(h|d|w|min|y)( [0-9]{1,3}ms)?|infinity)"),
+            "host.name" => text("[a-zA-Z0-9._-]{0,8}"),
+            "host.max_runners" => any::<u16>().prop_map(|n| n.to_string()).boxed(),
+            "limits.oom_policy" => text("continue|stop|kill"),
+            "limits.kill_signal" => {
+                text("(SIG)?(TERM|INT|HUP|USR1|RTMIN\\+[1-9]|RTMAX-[1-9]|KILL)")
+            }
+            "limits.unenforced" => text("refuse|warn"),
+            "metrics.listen" => text("|(127\\.0\\.0\\.1|\\[::1\\]):[1-9][0-9]{0,4}"),
+            "metrics.advertise" => text("[a-z.]{0,8}(:[1-9][0-9]{1,3})?"),
+            "limits.cpu_quota" => text("([0-9]{1,3}(\\.[0-9])?%|infinity)"),
+            "limits.runtime_max" | "limits.stop_timeout" => text("[0-9]{1,3}(ms|s|min|h)|infinity"),
+            _ => prop_oneof![
+                any::<u64>().prop_map(|n| n.to_string()),
+                text("[0-9]{1,4}(\\.[0-9])?[KMGT]?|infinity")
+            ]
+            .boxed(),
+        }
+    }
+
+    fn any_text() -> impl Strategy<Value = String> {
+        let one = proptest::sample::select(KEYS.to_vec())
+            .prop_flat_map(|key| value(key.name).prop_map(move |v| (key.name, v)));
+        proptest::collection::vec(one, 0..4).prop_map(|all| {
+            let line = |(name, value): (&str, String)| {
+                let (section, key) = name.split_once('.').unwrap_or_default();
+                format!("{section}.{key} = {value}\n")
+            };
+            all.into_iter().map(line).collect()
+        })
+    }
+
     proptest! {
+        #[test]
+        fn what_is_printed_is_the_same_read_again(text in any_text()) {
+            if let Ok(config) = parse(&text) {
+                let mut again = match parse(&config.print()) {
+                    Ok(again) => again,
+                    Err(why) => return Err(TestCaseError::fail(format!("{why}\n{}", config.print()))),
+                };
+                again.origins.clone_from(&config.origins);
+                prop_assert_eq!(&again, &config);
+                prop_assert_eq!(again.print(), config.print());
+            }
+        }
+
         #[test]
         fn no_file_makes_the_parser_panic(text in "\\PC{0,80}|\\[(store|limits|host)\\]\n[a-z_]{1,12} = (\"\\PC{0,10}\"|[0-9.-]{1,9})\n") {
             let _ = parse(&text);

@@ -1,5 +1,8 @@
 //! The composition root of `stratavored`: the only file that names every concrete type.
 
+pub mod observe;
+mod reload;
+
 use crate::adapters::agent_client::AgentClient;
 use crate::adapters::sqlite::SqliteStore;
 use crate::adapters::timed::TimedStore;
@@ -11,9 +14,8 @@ use crate::places::Places;
 use crate::ports::{Store, StoreError};
 use crate::service;
 use crate::telemetry::Telemetry;
-pub mod observe;
-
 use observe::{Observed, Parts};
+use reload::Reloader;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -55,6 +57,8 @@ pub struct Start {
     pub user: bool,
     /// Where things are.
     pub places: Places,
+    /// `--config`: the configuration file, if it is not the usual one.
+    pub config: Option<PathBuf>,
     /// The agent's socket.
     pub agent: PathBuf,
 }
@@ -62,6 +66,8 @@ pub struct Start {
 /// Runs until SIGTERM, or until something breaks that a new start mends.
 pub async fn run(config: Config, start: Start, log: Telemetry) -> Result<(), Fatal> {
     let (mut term, mut int) = (on(SignalKind::terminate())?, on(SignalKind::interrupt())?);
+    // From here on it does not end us; who sends it before we are up is heard then.
+    let mut hangup = on(SignalKind::hangup())?;
     let host_id = host_id()?;
     let host_name = if config.host_name.is_empty() {
         host_name()
@@ -98,15 +104,28 @@ pub async fn run(config: Config, start: Start, log: Telemetry) -> Result<(), Fat
         host_name: host_name.clone(),
         sole_host: true,
         host_max: config.host_max_runners,
-        limits: config.limits,
+        limits: config.limits.clone(),
         retention: config.retention,
     };
-    let engine = Engine::start(settings, Arc::clone(&store), host, notices);
+    let engine = Engine::start(
+        settings,
+        Arc::clone(&store),
+        Arc::clone(&host) as _,
+        notices,
+    );
     observed.has(Parts {
         engine: engine.clone(),
         connections: Box::new(move || sqlite.connections()),
         store_times,
     });
+    let mut reloader = Reloader {
+        places: start.places,
+        file: start.config,
+        started: config.clone(),
+        current: config,
+        engine: engine.clone(),
+        host,
+    };
     let bus = match start.user {
         false => api::Bus::System,
         true => api::Bus::Session {
@@ -138,7 +157,8 @@ pub async fn run(config: Config, start: Start, log: Telemetry) -> Result<(), Fat
     api::own_name(&connection)
         .await
         .map_err(|e| Fatal::Bus(e.to_string()))?;
-    service::ready(&status_line(&engine, &health.borrow()));
+    let notes = watch::Sender::new(None);
+    service::ready(&status_line(&engine, &health.borrow(), &notes.borrow()));
     tracing::info!(
         message_id = kinds::READY.id,
         version = crate::VERSION_TEXT,
@@ -146,11 +166,20 @@ pub async fn run(config: Config, start: Start, log: Telemetry) -> Result<(), Fat
         "Ready"
     );
 
+    let reloads = async {
+        let health = health.clone();
+        while hangup.recv().await.is_some() {
+            service::reloading();
+            notes.send_replace(reloader.reload());
+            service::ready(&status_line(&engine, &health.borrow(), &notes.borrow()));
+        }
+    };
     let outcome = tokio::select! {
         _ = term.recv() => Ok(()),
         _ = int.recv() => Ok(()),
         () = connection.closed() => Err(Fatal::BusClosed),
-        () = look_after(&connection, &engine, health) => Ok(()),
+        () = look_after(&connection, &engine, health.clone(), notes.subscribe()) => Ok(()),
+        () = reloads => Ok(()),
     };
     service::stopping();
     tracing::info!(message_id = kinds::STOPPING.id, "Stopping; runners go on");
@@ -188,6 +217,7 @@ async fn look_after(
     connection: &zbus::Connection,
     engine: &Engine,
     health: watch::Receiver<Health>,
+    notes: watch::Receiver<Option<String>>,
 ) {
     let interval = service::watchdog_interval();
     let mut tick = tokio::time::interval(interval.map_or(LOOK, |i| i.min(LOOK)));
@@ -210,7 +240,7 @@ async fn look_after(
                 "Engine or bus make no progress; systemd will start the daemon again"
             );
         }
-        let line = status_line(engine, &health.borrow());
+        let line = status_line(engine, &health.borrow(), &notes.borrow());
         if line != shown {
             service::status(&line);
             shown = line;
@@ -218,7 +248,7 @@ async fn look_after(
     }
 }
 
-fn status_line(engine: &Engine, health: &Health) -> String {
+fn status_line(engine: &Engine, health: &Health, note: &Option<String>) -> String {
     let mut line = match engine.live_count() {
         1 => "1 live runner".to_owned(),
         n => format!("{n} live runners"),
@@ -228,6 +258,9 @@ fn status_line(engine: &Engine, health: &Health) -> String {
     }
     if let Some(why) = &health.store {
         line.push_str(&format!("; the store does not answer: {why}"));
+    }
+    if let Some(note) = note {
+        line.push_str(&format!("; {note}"));
     }
     line
 }

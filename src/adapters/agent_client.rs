@@ -15,7 +15,7 @@ use async_trait::async_trait;
 use connection::{Shared, Waiting, connect_for_ever, tell};
 use std::os::fd::OwnedFd;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
@@ -32,7 +32,7 @@ type Result<T> = std::result::Result<T, HostError>;
 #[derive(Debug)]
 pub struct AgentClient {
     shared: Arc<Shared>,
-    unenforced: Unenforced,
+    unenforced: RwLock<Unenforced>,
     tasks: [AbortHandle; 2],
 }
 
@@ -48,11 +48,26 @@ impl AgentClient {
         (
             Arc::new(Self {
                 shared,
-                unenforced,
+                unenforced: RwLock::new(unenforced),
                 tasks,
             }),
             receiver,
         )
+    }
+
+    /// What goes with orders from now on.
+    pub fn set_unenforced(&self, unenforced: Unenforced) {
+        *self
+            .unenforced
+            .write()
+            .unwrap_or_else(PoisonError::into_inner) = unenforced;
+    }
+
+    fn unenforced(&self) -> Unenforced {
+        *self
+            .unenforced
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn order(
@@ -182,7 +197,7 @@ impl Host for AgentClient {
             uid: spec.uid,
             name: spec.name,
             limits: spec.limits,
-            unenforced: self.unenforced,
+            unenforced: self.unenforced(),
         };
         let mut gate = Gate {
             shared: &self.shared,
@@ -224,7 +239,7 @@ impl Host for AgentClient {
     }
 
     async fn set_limits(&self, id: RunnerId, limits: Limits) -> Result<Vec<String>> {
-        let unenforced = self.unenforced;
+        let unenforced = self.unenforced();
         self.warnings(Order::SetLimits {
             id,
             limits,
@@ -234,7 +249,7 @@ impl Host for AgentClient {
     }
 
     async fn set_slice(&self, project: &ProjectName, limits: Limits) -> Result<Vec<String>> {
-        let (project, unenforced) = (project.clone(), self.unenforced);
+        let (project, unenforced) = (project.clone(), self.unenforced());
         self.warnings(Order::SetSlice {
             project,
             limits,

@@ -2,6 +2,7 @@
 
 use crate::domain::Limits;
 use crate::domain::limits::{KEYS, Value};
+use crate::domain::nearest::nearest;
 use rustix::fs::{Mode, OFlags};
 use serde::Deserialize;
 use std::collections::BTreeMap;
@@ -37,6 +38,9 @@ pub(super) enum UserRef {
     Name(String),
 }
 
+/// The keys of [`Raw`].
+const NAMES: [&str; 3] = ["allow_root", "allowed_users", "ceilings"];
+
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Raw {
@@ -53,7 +57,14 @@ pub(super) fn parse(text: &str) -> Result<Config, String> {
     let raw: Raw = toml::from_str(text).map_err(|e| {
         let at = e.span().map_or(0, |s| s.start);
         let (line, key) = place(text, at);
-        format!("line {line}, {key}: {}", e.message())
+        let near = match e.message().starts_with("unknown field") {
+            true => nearest(key.trim_matches(['[', ']']), NAMES.into_iter()),
+            false => None,
+        };
+        match near {
+            Some(near) => format!("line {line}, {key}: there is no such key; did you mean {near}?"),
+            None => format!("line {line}, {key}: {}", e.message()),
+        }
     })?;
     let mut ceilings = Limits::default();
     for (key, value) in &raw.ceilings {
@@ -64,8 +75,15 @@ pub(super) fn parse(text: &str) -> Result<Config, String> {
             .map(|(name, _)| *name)
             .find(|name| name.replace('-', "_") == *key.get_ref())
             .ok_or_else(|| {
-                let known = KEYS.map(|(name, _)| name.replace('-', "_")).join(", ");
-                refuse(format!("there is no such ceiling; there are {known}."))
+                let known = KEYS.map(|(name, _)| name.replace('-', "_"));
+                refuse(
+                    match nearest(key.get_ref(), known.iter().map(String::as_str)) {
+                        Some(near) => format!("there is no such ceiling; did you mean {near}?"),
+                        None => {
+                            format!("there is no such ceiling; there are {}.", known.join(", "))
+                        }
+                    },
+                )
             })?;
         let value = match value.get_ref() {
             toml::Value::Integer(n) => u64::try_from(*n)
@@ -178,6 +196,14 @@ mod tests {
                 error.contains(line) && error.contains(key),
                 "{text:?}: {error}"
             );
+        }
+        for (text, meant) in [
+            ("allow_rot = true", "did you mean allow_root?"),
+            ("[celings]", "did you mean ceilings?"),
+            ("[ceilings]\ntask_max = 1", "did you mean tasks_max?"),
+        ] {
+            let error = parse(text).err().unwrap_or_default();
+            assert!(error.contains(meant), "{text:?}: {error}");
         }
     }
 

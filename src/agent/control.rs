@@ -210,8 +210,9 @@ impl Agent {
         unenforced: Unenforced,
     ) -> Result<Answer, Refusal> {
         policy::check_limits(limits)?;
-        let limits = policy::clamp(limits, &self.config.ceilings)?;
-        let ceilings = &self.config.ceilings;
+        let config = self.config();
+        let ceilings = &config.ceilings;
+        let limits = policy::clamp(limits, ceilings)?;
         readback::judge(&self.lacking(&limits), unenforced, ceilings)?;
         let runner = self.live(id)?;
         if *runner.phase.borrow() == Phase::Preparing {

@@ -20,7 +20,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 use tokio::sync::Semaphore;
 
@@ -34,7 +34,8 @@ pub(super) struct Agent {
     pub(super) cgroups: Cgroups,
     pub(super) exits: Arc<Folder>,
     pub(super) sockets: Arc<Folder>,
-    pub(super) config: Config,
+    /// Root's bounds as read last.
+    pub(super) config: RwLock<Arc<Config>>,
     pub(super) accounts: Arc<Accounts>,
     pub(super) environment: HostEnvironment,
     pub(super) boot_id: String,
@@ -69,6 +70,18 @@ impl Agent {
                 format!("There is no runner {id} on this host."),
             )
         })
+    }
+
+    /// Root's bounds, as they are now.
+    pub(super) fn config(&self) -> Arc<Config> {
+        let config = self.config.read();
+        Arc::clone(&config.unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// New bounds, for launches and changes of limits from now on.
+    pub(super) fn set_config(&self, config: Config) {
+        let mut current = self.config.write().unwrap_or_else(PoisonError::into_inner);
+        *current = Arc::new(config);
     }
 
     pub(super) fn all_runners(&self) -> Vec<Arc<Runner>> {

@@ -39,11 +39,11 @@ impl Agent {
     ) -> Result<Answer, Refusal> {
         point("agent.launch-received");
         policy::check_launch(&launch)?;
-        let limits = policy::clamp(&launch.limits, &self.config.ceilings)?;
+        let limits = policy::clamp(&launch.limits, &self.config().ceilings)?;
         readback::judge(
             &self.lacking(&limits),
             launch.unenforced,
-            &self.config.ceilings,
+            &self.config().ceilings,
         )?;
         let cgroup = self.cgroups.scope(&launch.project, launch.id);
         let runner = Runner::new(launch.id, cgroup, owner, Phase::Preparing);
@@ -235,7 +235,7 @@ impl Agent {
     /// Looks up the user, asks root's rules, and spawns the shim: all that may block, off the loop.
     async fn spawn(&self, launch: &Launch) -> Result<(Account, Raw), Refusal> {
         let (uid, id) = (launch.uid, launch.id);
-        let config = self.config.clone();
+        let config = self.config();
         let (user, sockets, shim) = (self.user, self.sockets.clone(), self.shim.clone());
         let accounts = self.accounts.clone();
         let env = self.environment.of_shim();
@@ -298,7 +298,7 @@ impl Agent {
         let unheld = self
             .unheld_at_last(&runner.cgroup, limits, Some(as_one))
             .await;
-        readback::judge(&unheld, launch.unenforced, &self.config.ceilings)
+        readback::judge(&unheld, launch.unenforced, &self.config().ceilings)
     }
 
     /// systemd leaves it in /run for all to read; only a user manager must be asked.

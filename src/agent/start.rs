@@ -18,7 +18,7 @@ use std::collections::BTreeSet;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::Arc;
+use std::sync::{Arc, RwLock};
 use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Semaphore;
@@ -46,9 +46,9 @@ pub struct Args {
     /// Root's bounds; no such file = the defaults.
     #[arg(long, value_name = "FILE", default_value = config::PATH, conflicts_with = "user")]
     config: PathBuf,
-    /// Check the bounds and exit: 0 with who may run, 1 with file, line and key of what is wrong
-    #[arg(long)]
-    check_config: bool,
+    /// Check root's bounds and exit: 0 with who may run, 1 with file, line and key of what is wrong.
+    #[arg(long, value_name = "FILE", conflicts_with = "user")]
+    check_config: Option<Option<PathBuf>>,
     /// Listen here, where not socket-activated.
     #[arg(long, value_name = "PATH")]
     socket: Option<PathBuf>,
@@ -73,6 +73,7 @@ struct Prepared {
     exits: Folder,
     sockets: Folder,
     config: Config,
+    config_file: PathBuf,
     user: Option<u32>,
     shim: PathBuf,
     nofile: (u64, u64),
@@ -81,8 +82,8 @@ struct Prepared {
 
 /// Runs the agent.
 pub fn main(args: Args) -> ExitCode {
-    if args.check_config {
-        return check_config(&args.config);
+    if let Some(file) = &args.check_config {
+        return check_config(file.as_deref().unwrap_or(&args.config));
     }
     log::set_up(args.user);
     // Half a launch in memory is worth nothing: the next agent adopts what there really is.
@@ -116,8 +117,8 @@ pub fn main(args: Args) -> ExitCode {
 }
 
 /// Says what the bounds come to, and warns of what is surely not meant.
-fn check_config(path: &Path) -> ExitCode {
-    match config::load(path) {
+fn check_config(file: &Path) -> ExitCode {
+    match config::load(file) {
         Ok(config) => {
             let passwd = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
             for line in super::policy::told(&config, &passwd, |name| user::by_name(name).is_some())
@@ -215,6 +216,7 @@ fn find(args: Args, config: Config) -> Result<Prepared, String> {
         exits,
         sockets,
         config,
+        config_file: args.config,
         user: args.user.then_some(uid),
         shim,
         nofile: raise_open_files(),
@@ -302,6 +304,7 @@ fn drop_capabilities() -> rustix::io::Result<()> {
 async fn run(prepared: Prepared) -> Result<(), String> {
     let mut terminate = signal(SignalKind::terminate()).map_err(|e| e.to_string())?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(|e| e.to_string())?;
+    let mut hangup = signal(SignalKind::hangup()).map_err(|e| e.to_string())?;
     let bus = |e| format!("systemd can't be reached over D-Bus: {e}.");
     let systemd = Systemd::connect(prepared.user.is_some())
         .await
@@ -314,7 +317,7 @@ async fn run(prepared: Prepared) -> Result<(), String> {
         cgroups,
         exits: Arc::new(prepared.exits),
         sockets: Arc::new(prepared.sockets),
-        config: prepared.config,
+        config: RwLock::new(Arc::new(prepared.config)),
         accounts: Default::default(),
         environment: HostEnvironment::read(prepared.user.is_some()),
         boot_id: prepared.boot_id,
@@ -336,11 +339,17 @@ async fn run(prepared: Prepared) -> Result<(), String> {
         kinds::READY,
         format_args!("Ready ({})", crate::VERSION_TEXT),
     );
+    let reloads = async {
+        while hangup.recv().await.is_some() {
+            reload(&agent, &prepared.config_file);
+        }
+    };
     let serving = serve::serve(agent.clone(), prepared.listener, prepared.allowed);
     tokio::select! {
         done = serving => done.map_err(|e| e.to_string()),
         () = agent.systemd.closed() => Err("The connection to the bus is gone; the next agent goes on.".to_owned()),
         () = watchdog() => Ok(()),
+        () = reloads => Ok(()),
         _ = terminate.recv() => stopping(),
         _ = interrupt.recv() => stopping(),
     }
@@ -350,6 +359,35 @@ fn stopping() -> Result<(), String> {
     let _ = sd_notify::notify(&[NotifyState::Stopping]);
     log::info(kinds::STOPPING, "Stopping; runners go on");
     Ok(())
+}
+
+/// Reads root's bounds again. A mistake in them leaves those in force that are. With `--user` there
+/// are none.
+fn reload(agent: &Agent, file: &Path) {
+    if agent.user.is_some() {
+        return;
+    }
+    let mut states = vec![NotifyState::Reloading];
+    states.extend(NotifyState::monotonic_usec_now());
+    let _ = sd_notify::notify(&states);
+    let status = match config::load(file) {
+        Ok(config) => {
+            agent.set_config(config);
+            log::info(
+                kinds::CONFIGURATION_READ,
+                "Root's bounds were read again; they hold for launches from now on",
+            );
+            String::new()
+        }
+        Err(why) => {
+            log::error(
+                kinds::CONFIGURATION_ERROR,
+                format_args!("Root's bounds are as they were: {why}"),
+            );
+            format!("Not taken over: {why}")
+        }
+    };
+    let _ = sd_notify::notify(&[NotifyState::Ready, NotifyState::Status(&status)]);
 }
 
 /// Tells systemd that the loop, which has one thread, still turns.

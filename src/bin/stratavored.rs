@@ -98,6 +98,7 @@ fn main() -> ExitCode {
     let start = Start {
         user: args.user,
         agent: agent.unwrap_or_else(|| places.runtime.join("agent.sock")),
+        config: args.config,
         places,
     };
     let code = match runtime.block_on(daemon::run(config, start, log.clone())) {

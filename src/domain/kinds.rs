@@ -42,7 +42,10 @@ kinds! {
         "It could not start or go on; the line says why. Runners go on. systemd starts it again by itself, unless it says that\na person has to look (status 78): mend what it names, then\n\n    systemctl restart stratavored stratavore-agent";
     CONFIGURATION_ERROR = "40136f80dfe94b2bb50f2fe25dd19bf5",
         "The configuration is wrong",
-        "The line names the file, the line in it and the key. Runners go on. Mend it, check it with\n\n    stratavored --check-config\n\n(the agent's file is /etc/stratavore/agent.toml), then restart the service.";
+        "The line names the file, the line in it and the key. Runners go on. Mend it, check it with\n\n    stratavored --check-config\n\n(the agent's file is /etc/stratavore/agent.toml), then reload or restart the service.";
+    CONFIGURATION_READ = "158a98666744405bb7cc2cebaf13bc94",
+        "The configuration was read again",
+        "The line says what was taken over, and what is in force only after a restart (stratavored --print-config shows which\nkeys those are). Runners do not notice.";
     WEDGED = "edd7d5d0340b40baaa35afd5e41f5341",
         "stratavored makes no progress",
         "Its engine or its bus connection has not come round for 20 s, so it gives systemd no more signs of life and is started\nagain. Runners go on. If it happens again, look for a bus or a disk that hangs, and report it with this journal.";

@@ -89,12 +89,13 @@ impl Engine {
             id: id.clone(),
             digest: digest(&request),
         });
-        request.spec.limits = request.spec.limits.or(&shared.settings.limits);
+        let terms = shared.terms();
+        request.spec.limits = request.spec.limits.or(&terms.limits);
         let new = NewRunner {
             id: RunnerId::from_uuid(uuid::Uuid::now_v7()),
             spec: request.spec,
             host: shared.settings.host.clone(),
-            host_max: shared.settings.host_max,
+            host_max: terms.host_max,
             request: request_key,
             actor: actor.clone(),
             at: now(),

@@ -57,6 +57,17 @@ pub struct Settings {
     pub retention: Duration,
 }
 
+/// What of the settings may change while the engine runs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Terms {
+    /// The host's cap on live runners, for launches from now on.
+    pub host_max: Option<u32>,
+    /// Limits where a launch from now on says nothing.
+    pub limits: Limits,
+    /// How long ended runners, request ids and events are kept.
+    pub retention: Duration,
+}
+
 /// A launch, parsed and authorised.
 #[derive(Debug, Clone)]
 pub struct LaunchRequest {
@@ -98,6 +109,7 @@ pub struct Engine(Arc<Shared>);
 #[derive(Debug)]
 struct Shared {
     settings: Settings,
+    terms: RwLock<Arc<Terms>>,
     store: Arc<dyn Store>,
     host: Arc<dyn Host>,
     live: RwLock<HashMap<RunnerId, Entry>>,
@@ -156,8 +168,14 @@ impl Engine {
             agent: false,
             adopted: false,
         };
+        let terms = Terms {
+            host_max: settings.host_max,
+            limits: settings.limits.clone(),
+            retention: settings.retention,
+        };
         let shared = Arc::new(Shared {
             settings,
+            terms: RwLock::new(Arc::new(terms)),
             store,
             host,
             live: RwLock::default(),
@@ -182,6 +200,12 @@ impl Engine {
     /// What was counted.
     pub fn metrics(&self) -> &Metrics {
         &self.0.metrics
+    }
+
+    /// New terms: for launches and clean-ups from now on. No runner notices.
+    pub fn set_terms(&self, terms: Terms) {
+        let mut current = self.0.terms.write().unwrap_or_else(PoisonError::into_inner);
+        *current = Arc::new(terms);
     }
 
     /// Follows the health of store and agent.
@@ -278,7 +302,7 @@ impl Engine {
         let settings = &self.0.settings;
         self.0
             .store
-            .gates(project, &settings.host, settings.host_max)
+            .gates(project, &settings.host, self.0.terms().host_max)
             .await
             .map_err(store_error)
     }
@@ -312,6 +336,10 @@ enum Loop {
 }
 
 impl Shared {
+    fn terms(&self) -> Arc<Terms> {
+        Arc::clone(&self.terms.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
     fn note_progress(&self, of: Loop) {
         let elapsed = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
         self.progress[of as usize].store(elapsed, Ordering::Relaxed);

@@ -61,11 +61,11 @@ pub(super) async fn watch_store(shared: Arc<Shared>) {
 
 /// Removes ended runners, request ids and events past the retention.
 pub(super) async fn prune(shared: Arc<Shared>) {
-    let retention = u64::try_from(shared.settings.retention.as_micros()).unwrap_or(u64::MAX);
     // Not at once: a clock that is wrong at boot has time to be set.
     let mut tick = tokio::time::interval_at(Instant::now() + PRUNE, PRUNE);
     loop {
         tick.tick().await;
+        let retention = u64::try_from(shared.terms().retention.as_micros()).unwrap_or(u64::MAX);
         while !shared.closing.load(Ordering::SeqCst) {
             match shared
                 .store

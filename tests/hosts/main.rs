@@ -12,6 +12,7 @@
 mod support;
 
 mod access;
+mod config;
 mod crash;
 mod doctor;
 mod endings;
