@@ -10,6 +10,8 @@ use crate::domain::runner::{Change, Placement, Runner, State};
 use crate::domain::{Error, Limits, Project, ProjectName, RunnerId, RunnerSpec, Timestamp};
 use async_trait::async_trait;
 use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
 
 // ---------------------------------------------------------------- store
 
@@ -218,6 +220,18 @@ pub enum HostError {
     Refused(#[from] Error),
 }
 
+/// The caller's descriptors for a runner's standard input, output and error, by number. They are
+/// handed on and closed, never read or written.
+#[derive(Debug, Clone, Default)]
+pub struct Streams(pub [Option<Arc<OwnedFd>>; 3]);
+
+impl Streams {
+    /// Which of the three were given.
+    pub fn given(&self) -> [bool; 3] {
+        self.0.each_ref().map(Option::is_some)
+    }
+}
+
 /// A launch as the agent needs it. `Debug` shows no environment values.
 #[derive(Debug, Clone)]
 pub struct LaunchOrder {
@@ -229,6 +243,8 @@ pub struct LaunchOrder {
     pub setenv: Vec<crate::domain::spec::Setenv>,
     /// For the slice.
     pub project_limits: Limits,
+    /// Its streams; what is missing is /dev/null for input and the journal for output.
+    pub streams: Streams,
 }
 
 /// What the agent tells by itself.

@@ -27,6 +27,11 @@ pub const PAYLOAD_MAX: usize = 4 << 20;
 /// Most runners in one [`Answer::Inventory`].
 pub const PAGE: usize = 64;
 
+/// The agent takes [`Launch::passed`].
+pub const KNOWS_STREAMS: &str = "streams";
+/// What this release can do beyond version 1, for [`Hello::knows`].
+pub const KNOWS: [&str; 1] = [KNOWS_STREAMS];
+
 // ---------------------------------------------------------------- daemon → agent
 
 /// One order of the daemon. Orders may be answered out of their order.
@@ -45,8 +50,8 @@ pub enum Order {
     /// First message of a connection. The agent gives up every launch that an earlier
     /// connection left at its gate, then answers [`Answer::Hello`].
     Hello(Hello),
-    /// Prepare a runner up to its gate. Beside it: one descriptor, a sealed memfd with a
-    /// [`Payload`]. Answered with [`Answer::Prepared`].
+    /// Prepare a runner up to its gate. Beside it: a sealed memfd with a [`Payload`], then what
+    /// [`Launch::passed`] names. Answered with [`Answer::Prepared`].
     Launch(Box<Launch>),
     /// Open the gate. Answered with [`Answer::Done`] when the command has been exec'd, with
     /// [`Refusal`] `launch-failed` when that failed (the record follows as a [`Notice`]).
@@ -94,6 +99,22 @@ pub struct Hello {
     pub v: u32,
     /// The program's own version, for the journal.
     pub program: String,
+    /// What the speaker can do that the first release could not. An order that needs one of these
+    /// is not sent to an agent without it, which would leave out what it does not know.
+    #[serde(default)]
+    pub knows: Vec<String>,
+}
+
+/// A descriptor beside a message, after those that are always there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Passed {
+    /// The command's standard input.
+    Stdin,
+    /// Its standard output.
+    Stdout,
+    /// Its standard error.
+    Stderr,
 }
 
 /// What to do with a limit that this host's kernel does not hold.
@@ -124,6 +145,10 @@ pub struct Launch {
     pub limits: Limits,
     /// What if one is not held.
     pub unenforced: Unenforced,
+    /// The descriptors after the payload: the caller's, to become the runner's streams. Each at
+    /// most once.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub passed: Vec<Passed>,
 }
 
 /// What is too large or too private for a packet. Its values go from here into the runner's
@@ -281,7 +306,7 @@ pub enum RefusalCode {
 #[serde(rename_all = "kebab-case")]
 pub enum ShimRequest {
     /// What to run. Beside it three descriptors: a sealed memfd with a [`ShimOrder`], the
-    /// shim's listening socket, the folder for the record.
+    /// shim's listening socket, the folder for the record; then what [`ShimOrder::passed`] names.
     Order,
     /// Open the gate.
     Go,
@@ -335,6 +360,9 @@ pub struct ShimOrder {
     pub identifier: String,
     /// Soft and hard RLIMIT_NOFILE for the command.
     pub nofile: (u64, u64),
+    /// The descriptors after the first three.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub passed: Vec<Passed>,
 }
 
 impl std::fmt::Debug for ShimOrder {

@@ -10,7 +10,9 @@ use crate::domain::runner::Placement;
 use crate::domain::{Error, ErrorKind, Limits, ProjectName, RunnerId};
 use crate::ports::{Host, HostError, HostNotice, LaunchOrder};
 use crate::seqpacket;
-use crate::wire::{Answer, Launch, Order, Payload, Refusal, RefusalCode, Seen, Unenforced};
+use crate::wire::{
+    Answer, KNOWS_STREAMS, Launch, Order, Passed, Payload, Refusal, RefusalCode, Seen, Unenforced,
+};
 use async_trait::async_trait;
 use connection::{Shared, Waiting, connect_for_ever, tell};
 use std::os::fd::OwnedFd;
@@ -55,22 +57,17 @@ impl AgentClient {
         )
     }
 
-    async fn order(
-        &self,
-        order: Order,
-        payload: Option<OwnedFd>,
-        most: Duration,
-    ) -> Result<Answer> {
+    async fn order(&self, order: Order, fds: Vec<Arc<OwnedFd>>, most: Duration) -> Result<Answer> {
         let slow = || HostError::Unavailable(format!("no answer within {} s", most.as_secs()));
-        tokio::time::timeout(most, self.ask(order, payload))
+        tokio::time::timeout(most, self.ask(order, fds))
             .await
             .map_err(|_| slow())?
     }
 
-    async fn ask(&self, order: Order, payload: Option<OwnedFd>) -> Result<Answer> {
+    async fn ask(&self, order: Order, fds: Vec<Arc<OwnedFd>>) -> Result<Answer> {
         let lost = || HostError::Unavailable("the connection to it is lost".to_owned());
         let _permit = self.shared.orders.acquire().await.map_err(|_| lost())?;
-        let waiting = Waiting::new(self.shared.clone(), order, payload)?;
+        let waiting = Waiting::new(self.shared.clone(), order, fds)?;
         waiting
             .done()
             .await
@@ -79,14 +76,14 @@ impl AgentClient {
     }
 
     async fn done(&self, order: Order, most: Duration) -> Result<()> {
-        match self.order(order, None, most).await? {
+        match self.order(order, Vec::new(), most).await? {
             Answer::Done => Ok(()),
             other => Err(strange(&other)),
         }
     }
 
     async fn warnings(&self, order: Order) -> Result<Vec<String>> {
-        match self.order(order, None, LONG).await? {
+        match self.order(order, Vec::new(), LONG).await? {
             Answer::Limits { warnings } => Ok(warnings),
             other => Err(strange(&other)),
         }
@@ -109,7 +106,7 @@ struct Gate<'a> {
 impl Drop for Gate<'_> {
     fn drop(&mut self) {
         if self.needed {
-            let _ = self.shared.queue(Order::Abort { id: self.id }, None);
+            let _ = self.shared.queue(Order::Abort { id: self.id }, Vec::new());
         }
     }
 }
@@ -163,6 +160,7 @@ impl Host for AgentClient {
             spec,
             setenv,
             project_limits,
+            streams,
         } = order;
         let payload = Payload {
             command: spec.command,
@@ -175,6 +173,16 @@ impl Host for AgentClient {
         let bytes = serde_json::to_vec(&payload).map_err(|e| failed(&e))?;
         let memfd =
             seqpacket::sealed_memfd("stratavore-payload", &bytes).map_err(|e| failed(&e))?;
+        let mut fds = vec![Arc::new(memfd)];
+        let mut passed = Vec::new();
+        let kinds = [Passed::Stdin, Passed::Stdout, Passed::Stderr];
+        for (kind, fd) in kinds.into_iter().zip(streams.0) {
+            passed.extend(fd.is_some().then_some(kind));
+            fds.extend(fd);
+        }
+        if !passed.is_empty() {
+            self.shared.needs(KNOWS_STREAMS)?;
+        }
         let launch = Launch {
             id,
             project: spec.project,
@@ -183,15 +191,14 @@ impl Host for AgentClient {
             name: spec.name,
             limits: spec.limits,
             unenforced: self.unenforced,
+            passed,
         };
         let mut gate = Gate {
             shared: &self.shared,
             id,
             needed: true,
         };
-        let answer = self
-            .order(Order::Launch(Box::new(launch)), Some(memfd), LONG)
-            .await;
+        let answer = self.order(Order::Launch(Box::new(launch)), fds, LONG).await;
         gate.needed = matches!(answer, Err(HostError::Unavailable(_)));
         match answer? {
             Answer::Prepared(placement) => Ok(placement),
@@ -263,7 +270,9 @@ impl Host for AgentClient {
         };
         let mut after = None;
         loop {
-            let page = self.order(Order::Inventory { after }, None, SHORT).await?;
+            let page = self
+                .order(Order::Inventory { after }, Vec::new(), SHORT)
+                .await?;
             // Pages of two connections are of two looks at the host, or of two hosts.
             if self.shared.connection() != connection {
                 return Err(lost());
@@ -291,7 +300,7 @@ impl Host for AgentClient {
     }
 
     async fn usage(&self, id: RunnerId) -> Result<Usage> {
-        match self.order(Order::Usage { id }, None, SHORT).await? {
+        match self.order(Order::Usage { id }, Vec::new(), SHORT).await? {
             Answer::Usage(usage) => Ok(usage),
             other => Err(strange(&other)),
         }
@@ -336,6 +345,7 @@ mod tests {
             let hello = Hello {
                 v: VERSION,
                 program: "fake".to_owned(),
+                knows: Vec::new(),
             };
             let (seq, order) = peer.order()?;
             assert!(matches!(order, Order::Hello(_)));

@@ -247,6 +247,7 @@ impl Core {
             spec,
             setenv: options.setenv,
             request_id: options.request_id,
+            streams: options.streams,
         };
         let actor = self.actor(&call).await;
         let launched = self.0.engine.launch(request, actor).await?;

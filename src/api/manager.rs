@@ -33,8 +33,12 @@ impl Manager {
     /// runtime-max, stop-timeout t: microseconds.
     /// kill-signal i: the stop signal.
     /// oom-policy s: continue, stop or kill.
+    /// stdin, stdout, stderr h: descriptors to become the runner's; without them its input is
+    /// empty and its output goes to the journal. They are handed on and closed here: their
+    /// other ends see the end when the runner has ended.
     /// request-id s: a repeated launch with the same id and the same parameters returns the
-    /// first one's runner; with other parameters it is a Conflict.
+    /// first one's runner; with other parameters it is a Conflict. Descriptors of a repeated
+    /// launch are closed: the first one's streams stay as they are.
     #[zbus(out_args("runner", "path"))]
     async fn launch(
         &self,

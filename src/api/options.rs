@@ -1,8 +1,8 @@
 //! The `a{sv}` arguments: pure parsing, with sentences for whoever got one wrong.
 
 use super::values::{
-    Options, PAGE_MAX, User, bare, in_order, labels, limit, page, scalar, states, text, texts,
-    time, unknown, user, wrong,
+    Options, PAGE_MAX, User, bare, descriptor, in_order, labels, limit, page, scalar, states, text,
+    texts, time, unknown, user, wrong,
 };
 use crate::domain::limits::Value;
 use crate::domain::name::{self, shown};
@@ -10,14 +10,15 @@ use crate::domain::project::{DESCRIPTION_MAX, MAX_RUNNERS_MAX, ProjectChange};
 use crate::domain::spec::{self, Setenv};
 use crate::domain::units::INFINITY;
 use crate::domain::{Error, Limits, RunnerId, State};
-use crate::ports::{EventFilter, RunnerFilter};
+use crate::ports::{EventFilter, RunnerFilter, Streams};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use zbus::Variant;
 
 /// So many rows are in a page where the caller does not say.
 pub const PAGE_DEFAULT: u32 = 100;
 
-const LAUNCH_KEYS: [&str; 17] = [
+const LAUNCH_KEYS: [&str; 20] = [
     "name",
     "uid",
     "working-directory",
@@ -35,11 +36,14 @@ const LAUNCH_KEYS: [&str; 17] = [
     "stop-timeout",
     "kill-signal",
     "oom-policy",
+    "stdin",
+    "stdout",
+    "stderr",
 ];
 /// In the interface's plan, but not in this release: refused, never ignored.
-const LATER_KEYS: [&str; 9] = [
-    "wait", "queue", "tokens", "session", "priority", "on", "stdin", "stdout", "stderr",
-];
+const LATER_KEYS: [&str; 6] = ["wait", "queue", "tokens", "session", "priority", "on"];
+/// The caller's descriptors, by number.
+pub(crate) const STREAMS: [&str; 3] = ["stdin", "stdout", "stderr"];
 /// The limits that a slice can hold.
 const SLICE_KEYS: [&str; 7] = [
     "memory-max",
@@ -52,7 +56,7 @@ const SLICE_KEYS: [&str; 7] = [
 ];
 
 /// The options of `Launch`.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default)]
 pub struct Launch {
     /// `name`.
     pub name: Option<String>,
@@ -68,6 +72,8 @@ pub struct Launch {
     pub limits: Limits,
     /// `request-id`.
     pub request_id: Option<String>,
+    /// `stdin`, `stdout`, `stderr`.
+    pub streams: Streams,
 }
 
 /// Parses the options of `Launch` and `Explain`.
@@ -94,6 +100,10 @@ pub fn launch(options: &Options) -> Result<Launch, Error> {
                 out.request_id = Some(text.to_owned());
             }
             _ if Limits::is_key(key) => limit(&mut out.limits, key, value)?,
+            "stdin" | "stdout" | "stderr" => {
+                let at = STREAMS.iter().position(|s| *s == key).unwrap_or(0);
+                out.streams.0[at] = Some(Arc::new(descriptor(key, value)?));
+            }
             _ if LATER_KEYS.contains(&key) => {
                 return Err(Error::invalid(format!(
                     "The option “{key}” does not exist in this release of Stratavore."

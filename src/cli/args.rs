@@ -22,7 +22,7 @@ const GENERAL: &str = "General options";
     after_help = "The first steps: stratavorectl project create web; stratavorectl run web -- sleep 60; stratavorectl list.\n\
                   Each command explains itself: stratavorectl run --help.\n\n\
                   Exit status: 0 done, 1 failed, 2 usage, 3 refused by a quota, 4 not permitted, 5 no such thing.\n\
-                  “run --wait” exits with the command's own status, 128+n for a signal."
+                  “run --wait” and “run --pipe” exit with the command's own status, 128+n for a signal."
 )]
 pub struct Cli {
     /// What holds for every command.
@@ -211,8 +211,11 @@ pub struct Run {
     /// Wait until it has ended, and exit with its status
     #[arg(long)]
     pub wait: bool,
+    /// Make your standard input, output and error the runner's; wait, and exit with its status
+    #[arg(short = 'P', long)]
+    pub pipe: bool,
     /// Launch nothing: tell how every quota stands
-    #[arg(long, conflicts_with = "wait")]
+    #[arg(long, conflicts_with_all = ["wait", "pipe"])]
     pub explain: bool,
     /// Its limits.
     #[command(flatten)]
@@ -220,6 +223,13 @@ pub struct Run {
     /// The runner's own limits.
     #[command(flatten)]
     pub own: OwnLimits,
+}
+
+impl Run {
+    /// Whether it stays until the runner has ended.
+    pub fn waits(&self) -> bool {
+        self.wait || self.pipe
+    }
 }
 
 /// `list`.

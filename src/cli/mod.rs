@@ -69,7 +69,7 @@ async fn obey(cli: &Cli) -> Result<u8> {
         Ok(client) => client,
         Err(mut failure) => {
             if let Verb::Run(run) = &cli.verb
-                && run.wait
+                && run.waits()
             {
                 failure.status = 125;
             }

@@ -28,7 +28,7 @@ use crate::domain::{
     Error, ErrorKind, Limits, ProjectName, Runner, RunnerId, RunnerSpec, State, Timestamp,
 };
 use crate::metrics::Metrics;
-use crate::ports::{Host, HostError, HostNotice, Store, StoreError};
+use crate::ports::{Host, HostError, HostNotice, Store, StoreError, Streams};
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
@@ -66,6 +66,8 @@ pub struct LaunchRequest {
     pub setenv: Vec<Setenv>,
     /// Makes a repetition return the first runner.
     pub request_id: Option<String>,
+    /// Its streams.
+    pub streams: Streams,
 }
 
 /// Something that happened and is in the store.

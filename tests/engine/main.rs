@@ -55,6 +55,7 @@ fn request(id: Option<String>) -> LaunchRequest {
         },
         setenv: Vec::new(),
         request_id: id,
+        streams: Default::default(),
     }
 }
 

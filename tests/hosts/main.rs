@@ -22,6 +22,7 @@ mod life;
 mod limits;
 mod metrics;
 mod people;
+mod pipe;
 mod projects;
 mod restart;
 mod scale;
