@@ -4,6 +4,7 @@
 use crate::domain::admission::Gate;
 use crate::domain::event::{Actor, Event, EventType};
 use crate::domain::exit::{Asked, Record, Usage};
+use crate::domain::logs::LogsRequest;
 use crate::domain::project::{ProjectChange, ProjectSettings};
 use crate::domain::reconcile::World;
 use crate::domain::runner::{Change, Placement, Runner, State};
@@ -295,4 +296,12 @@ pub trait Host: Send + Sync + std::fmt::Debug {
     async fn forget(&self, id: RunnerId) -> Result<(), HostError>;
     /// What a live runner has used.
     async fn usage(&self, id: RunnerId) -> Result<Usage, HostError>;
+    /// Begins to read a runner's output for this user; what comes out of the pipe is it, and its
+    /// end is the end.
+    async fn logs(
+        &self,
+        id: RunnerId,
+        caller: u32,
+        request: LogsRequest,
+    ) -> Result<OwnedFd, HostError>;
 }

@@ -14,6 +14,7 @@
 
 use crate::domain::exit::{Asked, LaunchError, Record};
 use crate::domain::limits::OomPolicy;
+use crate::domain::logs::LogsRequest;
 use crate::domain::runner::Placement;
 use crate::domain::{Limits, ProjectName, RunnerId};
 use serde::{Deserialize, Serialize};
@@ -29,8 +30,13 @@ pub const PAGE: usize = 64;
 
 /// The agent takes [`Launch::passed`].
 pub const KNOWS_STREAMS: &str = "streams";
+/// The agent takes [`Order::Logs`].
+pub const KNOWS_LOGS: &str = "logs";
 /// What this release can do beyond version 1, for [`Hello::knows`].
-pub const KNOWS: [&str; 1] = [KNOWS_STREAMS];
+pub const KNOWS: [&str; 2] = [KNOWS_STREAMS, KNOWS_LOGS];
+
+/// The shim's first word when it is to become another program, without privileges.
+pub const WITHOUT_PRIVILEGES: &str = "--without-privileges";
 
 // ---------------------------------------------------------------- daemon → agent
 
@@ -90,6 +96,13 @@ pub enum Order {
     Forget { id: RunnerId },
     /// What a live runner has used up to now. Answered with [`Answer::Usage`].
     Usage { id: RunnerId },
+    /// Write a runner's output into the pipe beside it, and close that at the end. Answered when
+    /// that has begun. `caller` is whose reading it is: each may have some at a time.
+    Logs {
+        id: RunnerId,
+        caller: u32,
+        logs: LogsRequest,
+    },
 }
 
 /// Who is speaking.

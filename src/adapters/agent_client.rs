@@ -5,13 +5,15 @@ mod connection;
 
 use crate::domain::exit::{Asked, Usage};
 use crate::domain::kinds;
+use crate::domain::logs::LogsRequest;
 use crate::domain::reconcile::{Observed, World};
 use crate::domain::runner::Placement;
 use crate::domain::{Error, ErrorKind, Limits, ProjectName, RunnerId};
 use crate::ports::{Host, HostError, HostNotice, LaunchOrder};
 use crate::seqpacket;
 use crate::wire::{
-    Answer, KNOWS_STREAMS, Launch, Order, Passed, Payload, Refusal, RefusalCode, Seen, Unenforced,
+    Answer, KNOWS_LOGS, KNOWS_STREAMS, Launch, Order, Passed, Payload, Refusal, RefusalCode, Seen,
+    Unenforced,
 };
 use async_trait::async_trait;
 use connection::{Shared, Waiting, connect_for_ever, tell};
@@ -302,6 +304,17 @@ impl Host for AgentClient {
     async fn usage(&self, id: RunnerId) -> Result<Usage> {
         match self.order(Order::Usage { id }, Vec::new(), SHORT).await? {
             Answer::Usage(usage) => Ok(usage),
+            other => Err(strange(&other)),
+        }
+    }
+
+    async fn logs(&self, id: RunnerId, caller: u32, logs: LogsRequest) -> Result<OwnedFd> {
+        self.shared.needs(KNOWS_LOGS)?;
+        let (ours, theirs) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
+            .map_err(|e| HostError::Unavailable(format!("no pipe can be made: {e}")))?;
+        let order = Order::Logs { id, caller, logs };
+        match self.order(order, vec![Arc::new(theirs)], SHORT).await? {
+            Answer::Done => Ok(ours),
             other => Err(strange(&other)),
         }
     }

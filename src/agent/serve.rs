@@ -288,6 +288,7 @@ async fn obey(
         Order::StopScope { id } => agent.stop_scope(id).await,
         Order::Forget { id } => agent.forget(id).await,
         Order::Usage { id } => agent.usage(id),
+        Order::Logs { id, caller, logs } => agent.logs(id, caller, logs, fds).await,
     }
 }
 

@@ -8,7 +8,7 @@ use super::tree;
 use super::values::Options;
 use zbus::message::Header;
 use zbus::object_server::SignalEmitter;
-use zbus::{OwnedObjectPath, interface};
+use zbus::{OwnedFd, OwnedObjectPath, interface};
 
 /// The object at `/org/stratavore1`.
 #[derive(Debug)]
@@ -240,6 +240,25 @@ impl Manager {
     ) -> Result<Vec<Dict>> {
         let call = self.0.enter(&header).await?;
         self.0.reconcile(call, &options).await
+    }
+
+    /// The output of a runner, live or ended, of earlier boots too: a pipe that it can be read
+    /// from, for its owner, root, and whoever may view. At the end of the pipe it is complete.
+    ///
+    /// Options, all optional: lines t, so many last lines (all without it, 10 to follow);
+    /// follow b, go on until the runner has ended; output s, one of short, short-iso, cat (the
+    /// message alone) and json (the journal's entries), as journalctl has them.
+    ///
+    /// Eight readings of one user at a time.
+    #[zbus(out_args("log"))]
+    async fn logs(
+        &self,
+        #[zbus(header)] header: Header<'_>,
+        runner: &str,
+        options: Options,
+    ) -> Result<OwnedFd> {
+        let call = self.0.enter(&header).await?;
+        self.0.logs(call, runner, &options).await
     }
 
     /// The version of stratavored.

@@ -5,6 +5,7 @@ use super::values::{
     texts, time, unknown, user, wrong,
 };
 use crate::domain::limits::Value;
+use crate::domain::logs::{LINES_MAX, LogOutput, LogsRequest};
 use crate::domain::name::{self, shown};
 use crate::domain::project::{DESCRIPTION_MAX, MAX_RUNNERS_MAX, ProjectChange};
 use crate::domain::spec::{self, Setenv};
@@ -158,6 +159,41 @@ pub fn reconcile(options: &Options) -> Result<bool, Error> {
         }
     }
     Ok(dry)
+}
+
+/// Parses the options of `Logs`.
+pub fn logs(options: &Options) -> Result<LogsRequest, Error> {
+    const KEYS: [&str; 3] = ["lines", "follow", "output"];
+    let mut out = LogsRequest::default();
+    for (key, value) in in_order(options) {
+        match key {
+            "lines" => match scalar(value) {
+                Some(Value::Number(n)) if n <= LINES_MAX => out.lines = Some(n),
+                Some(Value::Number(n)) => {
+                    return Err(Error::invalid(format!(
+                        "lines={n}: at most {LINES_MAX} can be asked for; without it all come."
+                    )));
+                }
+                _ => return Err(wrong(key, value, "a t")),
+            },
+            "follow" => match bare(value) {
+                Variant::Bool(b) => out.follow = *b,
+                _ => return Err(wrong(key, value, "a b")),
+            },
+            "output" => {
+                let text = text(key, value)?;
+                out.output = LogOutput::parse(text).ok_or_else(|| {
+                    let known = LogOutput::ALL.map(LogOutput::as_str).join(", ");
+                    Error::invalid(format!(
+                        "output: there is no “{}”; there are {known}.",
+                        shown(text)
+                    ))
+                })?;
+            }
+            _ => return Err(unknown(key, &KEYS)),
+        }
+    }
+    Ok(out)
 }
 
 /// Parses the settings of `CreateProject` and `SetProject`.

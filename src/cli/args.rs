@@ -95,6 +95,8 @@ pub enum Verb {
     Thaw(Many),
     /// Change limits of live runners, as in: set ID memory-max=2G cpu-quota=infinity
     Set(Set),
+    /// Print the output of a runner, live or ended
+    Logs(Logs),
     /// Wait until runners have ended, and tell how
     Wait(Wait),
     /// List events, oldest first
@@ -280,6 +282,20 @@ pub struct Why {
     /// This project, even if a runner is called so, too
     #[arg(long, add = ArgValueCandidates::new(live::projects))]
     pub project: Option<String>,
+}
+
+/// `logs`.
+#[derive(Debug, Args)]
+pub struct Logs {
+    /// Go on printing until it has ended; begins with the last 10 lines
+    #[arg(short, long)]
+    pub follow: bool,
+    /// Only the last lines
+    #[arg(short = 'n', long, value_name = "N")]
+    pub lines: Option<u64>,
+    /// The id, a unique prefix of it, or the name
+    #[arg(value_name = "ID")]
+    pub id: String,
 }
 
 /// Some runners.

@@ -20,6 +20,7 @@ mod journal;
 mod launch;
 mod life;
 mod limits;
+mod logs;
 mod metrics;
 mod people;
 mod pipe;
