@@ -12,6 +12,7 @@ use super::hub::{Agent, Runner, lock};
 use super::log;
 use super::policy::refusal;
 use crate::domain::RunnerId;
+use crate::domain::kinds;
 use crate::domain::logs::{LINES_FOLLOWED, LogsRequest};
 use crate::wire::{Answer, Refusal, RefusalCode};
 use std::collections::HashMap;
@@ -159,7 +160,8 @@ impl Agent {
                 () = hung_up(&watched) => Ok(()),
             };
             if let Err(e) = done {
-                log::warning(format_args!("The log of {id} ends too early: {e}"));
+                let why = format_args!("The log of {id} ends too early: {e}");
+                log::warning(kinds::ORDER_FAILED, why);
             }
         });
         Ok(Answer::Done)
