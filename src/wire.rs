@@ -34,7 +34,6 @@ pub const KNOWS_STREAMS: &str = "streams";
 pub const KNOWS_LOGS: &str = "logs";
 /// What this release can do beyond version 1, for [`Hello::knows`].
 pub const KNOWS: [&str; 2] = [KNOWS_STREAMS, KNOWS_LOGS];
-
 /// The shim's first word when it is to become another program, without privileges.
 pub const WITHOUT_PRIVILEGES: &str = "--without-privileges";
 
@@ -112,21 +111,18 @@ pub struct Hello {
     pub v: u32,
     /// The program's own version, for the journal.
     pub program: String,
-    /// What the speaker can do that the first release could not. An order that needs one of these
-    /// is not sent to an agent without it, which would leave out what it does not know.
+    /// What the speaker can do that the first release could not; what it can't is not asked of it.
     #[serde(default)]
     pub knows: Vec<String>,
 }
 
-/// A descriptor beside a message, after those that are always there.
+/// A descriptor beside a message, after those that are always there: to become the command's
+/// standard input, output or error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Passed {
-    /// The command's standard input.
     Stdin,
-    /// Its standard output.
     Stdout,
-    /// Its standard error.
     Stderr,
 }
 
@@ -158,8 +154,7 @@ pub struct Launch {
     pub limits: Limits,
     /// What if one is not held.
     pub unenforced: Unenforced,
-    /// The descriptors after the payload: the caller's, to become the runner's streams. Each at
-    /// most once.
+    /// The descriptors after the payload: the caller's own, each at most once.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub passed: Vec<Passed>,
 }
