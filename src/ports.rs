@@ -4,12 +4,15 @@
 use crate::domain::admission::Gate;
 use crate::domain::event::{Actor, Event, EventType};
 use crate::domain::exit::{Asked, Record, Usage};
+use crate::domain::logs::LogsRequest;
 use crate::domain::project::{ProjectChange, ProjectSettings};
 use crate::domain::reconcile::World;
 use crate::domain::runner::{Change, Placement, Runner, State};
 use crate::domain::{Error, Limits, Project, ProjectName, RunnerId, RunnerSpec, Timestamp};
 use async_trait::async_trait;
 use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
 
 // ---------------------------------------------------------------- store
 
@@ -218,6 +221,18 @@ pub enum HostError {
     Refused(#[from] Error),
 }
 
+/// The caller's descriptors for a runner's standard input, output and error, by number. They are
+/// handed on and closed, never read or written.
+#[derive(Debug, Clone, Default)]
+pub struct Streams(pub [Option<Arc<OwnedFd>>; 3]);
+
+impl Streams {
+    /// Which of the three were given.
+    pub fn given(&self) -> [bool; 3] {
+        self.0.each_ref().map(Option::is_some)
+    }
+}
+
 /// A launch as the agent needs it. `Debug` shows no environment values.
 #[derive(Debug, Clone)]
 pub struct LaunchOrder {
@@ -229,6 +244,8 @@ pub struct LaunchOrder {
     pub setenv: Vec<crate::domain::spec::Setenv>,
     /// For the slice.
     pub project_limits: Limits,
+    /// Its streams; what is missing is /dev/null for input and the journal for output.
+    pub streams: Streams,
 }
 
 /// What the agent tells by itself.
@@ -279,4 +296,12 @@ pub trait Host: Send + Sync + std::fmt::Debug {
     async fn forget(&self, id: RunnerId) -> Result<(), HostError>;
     /// What a live runner has used.
     async fn usage(&self, id: RunnerId) -> Result<Usage, HostError>;
+    /// Begins to read a runner's output for this user; what comes out of the pipe is it, and its
+    /// end is the end.
+    async fn logs(
+        &self,
+        id: RunnerId,
+        caller: u32,
+        request: LogsRequest,
+    ) -> Result<OwnedFd, HostError>;
 }

@@ -17,7 +17,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 
 /// Most descriptors beside one packet.
-pub const FDS_MAX: usize = 4;
+pub const FDS_MAX: usize = 8;
 
 /// One packet with the descriptors beside it.
 #[derive(Debug)]

@@ -14,6 +14,7 @@
 
 use crate::domain::exit::{Asked, LaunchError, Record};
 use crate::domain::limits::OomPolicy;
+use crate::domain::logs::LogsRequest;
 use crate::domain::runner::Placement;
 use crate::domain::{Limits, ProjectName, RunnerId};
 use serde::{Deserialize, Serialize};
@@ -26,6 +27,15 @@ pub const PACKET_MAX: usize = 64 << 10;
 pub const PAYLOAD_MAX: usize = 4 << 20;
 /// Most runners in one [`Answer::Inventory`].
 pub const PAGE: usize = 64;
+
+/// The agent takes [`Launch::passed`].
+pub const KNOWS_STREAMS: &str = "streams";
+/// The agent takes [`Order::Logs`].
+pub const KNOWS_LOGS: &str = "logs";
+/// What this release can do beyond version 1, for [`Hello::knows`].
+pub const KNOWS: [&str; 2] = [KNOWS_STREAMS, KNOWS_LOGS];
+/// The shim's first word when it is to become another program, without privileges.
+pub const WITHOUT_PRIVILEGES: &str = "--without-privileges";
 
 // ---------------------------------------------------------------- daemon → agent
 
@@ -45,8 +55,8 @@ pub enum Order {
     /// First message of a connection. The agent gives up every launch that an earlier
     /// connection left at its gate, then answers [`Answer::Hello`].
     Hello(Hello),
-    /// Prepare a runner up to its gate. Beside it: one descriptor, a sealed memfd with a
-    /// [`Payload`]. Answered with [`Answer::Prepared`].
+    /// Prepare a runner up to its gate. Beside it: a sealed memfd with a [`Payload`], then what
+    /// [`Launch::passed`] names. Answered with [`Answer::Prepared`].
     Launch(Box<Launch>),
     /// Open the gate. Answered with [`Answer::Done`] when the command has been exec'd, with
     /// [`Refusal`] `launch-failed` when that failed (the record follows as a [`Notice`]).
@@ -85,6 +95,13 @@ pub enum Order {
     Forget { id: RunnerId },
     /// What a live runner has used up to now. Answered with [`Answer::Usage`].
     Usage { id: RunnerId },
+    /// Write a runner's output into the pipe beside it, and close that at the end. Answered when
+    /// that has begun. `caller` is whose reading it is: each may have some at a time.
+    Logs {
+        id: RunnerId,
+        caller: u32,
+        logs: LogsRequest,
+    },
 }
 
 /// Who is speaking.
@@ -94,6 +111,19 @@ pub struct Hello {
     pub v: u32,
     /// The program's own version, for the journal.
     pub program: String,
+    /// What the speaker can do that the first release could not; what it can't is not asked of it.
+    #[serde(default)]
+    pub knows: Vec<String>,
+}
+
+/// A descriptor beside a message, after those that are always there: to become the command's
+/// standard input, output or error.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Passed {
+    Stdin,
+    Stdout,
+    Stderr,
 }
 
 /// What to do with a limit that this host's kernel does not hold.
@@ -124,6 +154,9 @@ pub struct Launch {
     pub limits: Limits,
     /// What if one is not held.
     pub unenforced: Unenforced,
+    /// The descriptors after the payload: the caller's own, each at most once.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub passed: Vec<Passed>,
 }
 
 /// What is too large or too private for a packet. Its values go from here into the runner's
@@ -281,7 +314,7 @@ pub enum RefusalCode {
 #[serde(rename_all = "kebab-case")]
 pub enum ShimRequest {
     /// What to run. Beside it three descriptors: a sealed memfd with a [`ShimOrder`], the
-    /// shim's listening socket, the folder for the record.
+    /// shim's listening socket, the folder for the record; then what [`ShimOrder::passed`] names.
     Order,
     /// Open the gate.
     Go,
@@ -335,6 +368,9 @@ pub struct ShimOrder {
     pub identifier: String,
     /// Soft and hard RLIMIT_NOFILE for the command.
     pub nofile: (u64, u64),
+    /// The descriptors after the first three.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub passed: Vec<Passed>,
 }
 
 impl std::fmt::Debug for ShimOrder {

@@ -5,12 +5,16 @@ mod connection;
 
 use crate::domain::exit::{Asked, Usage};
 use crate::domain::kinds;
+use crate::domain::logs::LogsRequest;
 use crate::domain::reconcile::{Observed, World};
 use crate::domain::runner::Placement;
 use crate::domain::{Error, ErrorKind, Limits, ProjectName, RunnerId};
 use crate::ports::{Host, HostError, HostNotice, LaunchOrder};
 use crate::seqpacket;
-use crate::wire::{Answer, Launch, Order, Payload, Refusal, RefusalCode, Seen, Unenforced};
+use crate::wire::{
+    Answer, KNOWS_LOGS, KNOWS_STREAMS, Launch, Order, Passed, Payload, Refusal, RefusalCode, Seen,
+    Unenforced,
+};
 use async_trait::async_trait;
 use connection::{Shared, Waiting, connect_for_ever, tell};
 use std::os::fd::OwnedFd;
@@ -70,22 +74,17 @@ impl AgentClient {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn order(
-        &self,
-        order: Order,
-        payload: Option<OwnedFd>,
-        most: Duration,
-    ) -> Result<Answer> {
+    async fn order(&self, order: Order, fds: Vec<Arc<OwnedFd>>, most: Duration) -> Result<Answer> {
         let slow = || HostError::Unavailable(format!("no answer within {} s", most.as_secs()));
-        tokio::time::timeout(most, self.ask(order, payload))
+        tokio::time::timeout(most, self.ask(order, fds))
             .await
             .map_err(|_| slow())?
     }
 
-    async fn ask(&self, order: Order, payload: Option<OwnedFd>) -> Result<Answer> {
+    async fn ask(&self, order: Order, fds: Vec<Arc<OwnedFd>>) -> Result<Answer> {
         let lost = || HostError::Unavailable("the connection to it is lost".to_owned());
         let _permit = self.shared.orders.acquire().await.map_err(|_| lost())?;
-        let waiting = Waiting::new(self.shared.clone(), order, payload)?;
+        let waiting = Waiting::new(self.shared.clone(), order, fds)?;
         waiting
             .done()
             .await
@@ -94,14 +93,14 @@ impl AgentClient {
     }
 
     async fn done(&self, order: Order, most: Duration) -> Result<()> {
-        match self.order(order, None, most).await? {
+        match self.order(order, Vec::new(), most).await? {
             Answer::Done => Ok(()),
             other => Err(strange(&other)),
         }
     }
 
     async fn warnings(&self, order: Order) -> Result<Vec<String>> {
-        match self.order(order, None, LONG).await? {
+        match self.order(order, Vec::new(), LONG).await? {
             Answer::Limits { warnings } => Ok(warnings),
             other => Err(strange(&other)),
         }
@@ -124,7 +123,7 @@ struct Gate<'a> {
 impl Drop for Gate<'_> {
     fn drop(&mut self) {
         if self.needed {
-            let _ = self.shared.queue(Order::Abort { id: self.id }, None);
+            let _ = self.shared.queue(Order::Abort { id: self.id }, Vec::new());
         }
     }
 }
@@ -178,6 +177,7 @@ impl Host for AgentClient {
             spec,
             setenv,
             project_limits,
+            streams,
         } = order;
         let payload = Payload {
             command: spec.command,
@@ -190,6 +190,16 @@ impl Host for AgentClient {
         let bytes = serde_json::to_vec(&payload).map_err(|e| failed(&e))?;
         let memfd =
             seqpacket::sealed_memfd("stratavore-payload", &bytes).map_err(|e| failed(&e))?;
+        let mut fds = vec![Arc::new(memfd)];
+        let mut passed = Vec::new();
+        let kinds = [Passed::Stdin, Passed::Stdout, Passed::Stderr];
+        for (kind, fd) in kinds.into_iter().zip(streams.0) {
+            passed.extend(fd.is_some().then_some(kind));
+            fds.extend(fd);
+        }
+        if !passed.is_empty() {
+            self.shared.needs(KNOWS_STREAMS)?;
+        }
         let launch = Launch {
             id,
             project: spec.project,
@@ -198,15 +208,14 @@ impl Host for AgentClient {
             name: spec.name,
             limits: spec.limits,
             unenforced: self.unenforced(),
+            passed,
         };
         let mut gate = Gate {
             shared: &self.shared,
             id,
             needed: true,
         };
-        let answer = self
-            .order(Order::Launch(Box::new(launch)), Some(memfd), LONG)
-            .await;
+        let answer = self.order(Order::Launch(Box::new(launch)), fds, LONG).await;
         gate.needed = matches!(answer, Err(HostError::Unavailable(_)));
         match answer? {
             Answer::Prepared(placement) => Ok(placement),
@@ -278,7 +287,9 @@ impl Host for AgentClient {
         };
         let mut after = None;
         loop {
-            let page = self.order(Order::Inventory { after }, None, SHORT).await?;
+            let page = self
+                .order(Order::Inventory { after }, Vec::new(), SHORT)
+                .await?;
             // Pages of two connections are of two looks at the host, or of two hosts.
             if self.shared.connection() != connection {
                 return Err(lost());
@@ -306,8 +317,19 @@ impl Host for AgentClient {
     }
 
     async fn usage(&self, id: RunnerId) -> Result<Usage> {
-        match self.order(Order::Usage { id }, None, SHORT).await? {
+        match self.order(Order::Usage { id }, Vec::new(), SHORT).await? {
             Answer::Usage(usage) => Ok(usage),
+            other => Err(strange(&other)),
+        }
+    }
+
+    async fn logs(&self, id: RunnerId, caller: u32, logs: LogsRequest) -> Result<OwnedFd> {
+        self.shared.needs(KNOWS_LOGS)?;
+        let (ours, theirs) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
+            .map_err(|e| HostError::Unavailable(format!("no pipe can be made: {e}")))?;
+        let order = Order::Logs { id, caller, logs };
+        match self.order(order, vec![Arc::new(theirs)], SHORT).await? {
+            Answer::Done => Ok(ours),
             other => Err(strange(&other)),
         }
     }
@@ -351,6 +373,7 @@ mod tests {
             let hello = Hello {
                 v: VERSION,
                 program: "fake".to_owned(),
+                knows: Vec::new(),
             };
             let (seq, order) = peer.order()?;
             assert!(matches!(order, Order::Hello(_)));

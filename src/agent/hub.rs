@@ -3,6 +3,7 @@
 use super::cgroup::Cgroups;
 use super::config::Config;
 use super::exits::Folder;
+use super::logs::Readers;
 use super::policy::refusal;
 pub(super) use super::runner::{Phase, Runner};
 use super::serve::Outbox;
@@ -53,6 +54,8 @@ pub(super) struct Agent {
     pub(super) look_ups: Arc<Semaphore>,
     pub(super) runners: Mutex<HashMap<RunnerId, Arc<Runner>>>,
     pub(super) connections: Mutex<BTreeMap<u64, Arc<Outbox>>>,
+    /// Who reads the output of runners.
+    pub(super) readers: Readers,
     /// Scopes that systemd keeps as failed.
     pub(super) failed_units: Mutex<BTreeSet<RunnerId>>,
 }

@@ -12,7 +12,9 @@ use crate::domain::Limits;
 use crate::domain::kinds;
 use crate::domain::runner::Placement;
 use crate::seqpacket::{read_sealed, sealed_memfd};
-use crate::wire::{Answer, Launch, Payload, Refusal, RefusalCode, ShimOrder, ShimRequest, VERSION};
+use crate::wire::{
+    Answer, Launch, Passed, Payload, Refusal, RefusalCode, ShimOrder, ShimRequest, VERSION,
+};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -35,10 +37,13 @@ impl Agent {
         self: &Arc<Self>,
         owner: u64,
         launch: Launch,
-        payload: Option<OwnedFd>,
+        fds: Vec<OwnedFd>,
     ) -> Result<Answer, Refusal> {
         point("agent.launch-received");
         policy::check_launch(&launch)?;
+        let mut streams = fds;
+        let payload = (!streams.is_empty()).then(|| streams.remove(0));
+        check_streams(&launch.passed, streams.len())?;
         let limits = policy::clamp(&launch.limits, &self.config().ceilings)?;
         readback::judge(
             &self.lacking(&limits),
@@ -58,7 +63,8 @@ impl Agent {
             }
             let payload = read_payload(payload)?;
             policy::check_payload(&payload)?;
-            self.prepare(&runner, &launch, &limits, payload).await
+            self.prepare(&runner, &launch, &limits, payload, streams)
+                .await
         };
         match prepared.await {
             Ok(placement) => {
@@ -104,6 +110,7 @@ impl Agent {
         launch: &Launch,
         limits: &Limits,
         payload: Payload,
+        streams: Vec<OwnedFd>,
     ) -> Result<Placement, Refusal> {
         let (account, spawned) = self.spawn(launch).await?;
         let Spawned {
@@ -118,7 +125,8 @@ impl Agent {
         self.listen(runner, gate);
         let scoped = async {
             // It reads its order and makes room for its record while systemd makes the scope.
-            self.order(runner, launch, limits, payload, &account, &socket)
+            let fds = (socket, streams);
+            self.order(runner, launch, limits, payload, &account, fds)
                 .await?;
             point("agent.shim-spawned");
             self.set_slice(&launch.project, &launch.project_limits, launch.unenforced)
@@ -187,7 +195,7 @@ impl Agent {
         started.map_err(|fault| failed(format!("systemd did not start {unit}: {fault}.")))
     }
 
-    /// Tells the shim all it has to know.
+    /// Tells the shim all it has to know. Its descriptors are its own from then on.
     async fn order(
         &self,
         runner: &Runner,
@@ -195,7 +203,7 @@ impl Agent {
         limits: &Limits,
         payload: Payload,
         account: &Account,
-        socket: &OwnedFd,
+        (socket, streams): (OwnedFd, Vec<OwnedFd>),
     ) -> Result<(), Refusal> {
         let order = ShimOrder {
             v: VERSION,
@@ -221,13 +229,15 @@ impl Agent {
             runtime_max: limits.runtime_max.unwrap_or(u64::MAX),
             oom_policy: limits.oom_policy,
             nofile: self.nofile,
+            passed: launch.passed.clone(),
         };
         let bytes = serde_json::to_vec(&order).map_err(failed)?;
         let memfd = sealed_memfd("stratavore-order", &bytes).map_err(failed)?;
         let link = runner
             .link()
             .ok_or_else(|| failed("The shim left before its order."))?;
-        let fds = [memfd.as_fd(), socket.as_fd(), self.exits.as_fd()];
+        let mut fds = vec![memfd.as_fd(), socket.as_fd(), self.exits.as_fd()];
+        fds.extend(streams.iter().map(AsFd::as_fd));
         let sent = link.send(&ShimRequest::Order, &fds).await;
         sent.map_err(|e| failed(format!("The shim takes no order: {e}.")))
     }
@@ -350,6 +360,19 @@ impl Agent {
             runner.has_left(LEAVE).await;
         }
     }
+}
+
+/// Each of the three at most once, and a descriptor for each.
+fn check_streams(passed: &[Passed], given: usize) -> Result<(), Refusal> {
+    let twice = passed
+        .iter()
+        .enumerate()
+        .any(|(n, p)| passed[..n].contains(p));
+    if twice || passed.len() != given {
+        let why = format!("{given} descriptors came with a launch that names {passed:?}.");
+        return Err(refusal(RefusalCode::Unsupported, why));
+    }
+    Ok(())
 }
 
 fn read_payload(fd: Option<OwnedFd>) -> Result<Payload, Refusal> {

@@ -9,6 +9,7 @@
 //! | `systemd` `cgroup` `exits` `shim` | the edges: bus, cgroup tree, records, shims |
 //! | `hub` | what is known: runners and connections |
 //! | `launch` `control` `slices` `inventory` `adopt` | the orders |
+//! | `logs` | the output of runners, by journalctl |
 //! | `serve` | the socket |
 
 mod adopt;
@@ -21,6 +22,7 @@ mod hub;
 mod inventory;
 mod launch;
 mod log;
+mod logs;
 mod policy;
 mod properties;
 mod readback;

@@ -7,8 +7,8 @@ use crate::domain::RunnerId;
 use crate::domain::kinds;
 use crate::seqpacket;
 use crate::wire::{
-    Answer, FromAgent, Hello, Order, PACKET_MAX, Refusal, RefusalCode, Reply, Request, VERSION,
-    decode, encode,
+    Answer, FromAgent, Hello, KNOWS, Order, PACKET_MAX, Refusal, RefusalCode, Reply, Request,
+    VERSION, decode, encode,
 };
 use serde::Deserialize;
 use std::collections::{BTreeSet, VecDeque};
@@ -213,9 +213,8 @@ async fn read(
             return Ok(());
         };
         let (agent, outbox, snapshot) = (agent.clone(), outbox.clone(), snapshot.clone());
-        let payload = packet.fds.into_iter().next();
         tokio::spawn(async move {
-            let result = obey(&agent, number, request.order, payload, &snapshot).await;
+            let result = obey(&agent, number, request.order, packet.fds, &snapshot).await;
             outbox.send(&FromAgent::Reply(Reply {
                 seq: request.seq,
                 result: result.map_err(bounded),
@@ -243,12 +242,12 @@ async fn obey(
     agent: &Arc<Agent>,
     number: u64,
     order: Order,
-    payload: Option<OwnedFd>,
+    fds: Vec<OwnedFd>,
     snapshot: &tokio::sync::Mutex<Option<BTreeSet<RunnerId>>>,
 ) -> Result<Answer, Refusal> {
     match order {
         Order::Hello(hello) => greet(agent, number, &hello).await,
-        Order::Launch(launch) => agent.launch(number, *launch, payload).await,
+        Order::Launch(launch) => agent.launch(number, *launch, fds).await,
         Order::Go { id } => agent.go(id).await,
         Order::Abort { id } => {
             let runner = agent.runner(id)?;
@@ -289,6 +288,7 @@ async fn obey(
         Order::StopScope { id } => agent.stop_scope(id).await,
         Order::Forget { id } => agent.forget(id).await,
         Order::Usage { id } => agent.usage(id),
+        Order::Logs { id, caller, logs } => agent.logs(id, caller, logs, fds).await,
     }
 }
 
@@ -320,6 +320,7 @@ async fn greet(agent: &Arc<Agent>, number: u64, hello: &Hello) -> Result<Answer,
         hello: Hello {
             v: VERSION,
             program: concat!("stratavore-agent ", env!("CARGO_PKG_VERSION")).to_owned(),
+            knows: KNOWS.map(str::to_owned).to_vec(),
         },
         boot_id: agent.boot_id.clone(),
     })

@@ -4,6 +4,7 @@ use super::cgroup::Cgroups;
 use super::config::{self, Config};
 use super::exits::Folder;
 use super::hub::Agent;
+use super::logs::Readers;
 use super::slices::Slices;
 use super::systemd::Systemd;
 use super::user::{self, HostEnvironment};
@@ -78,6 +79,7 @@ struct Prepared {
     shim: PathBuf,
     nofile: (u64, u64),
     boot_id: String,
+    readers: Readers,
 }
 
 /// Runs the agent.
@@ -195,6 +197,10 @@ fn find(args: Args, config: Config) -> Result<Prepared, String> {
     };
     let exits = folder(args.exits, places.state.join("exits"), 0o750, group)?;
     let sockets = folder(args.shims, places.runtime.join("shims"), 0o700, None)?;
+    // Only for cursors of journalctl; nobody else has business there.
+    let cursors = places.runtime.join("readers");
+    let readers =
+        Readers::new(cursors.clone()).map_err(|e| format!("{}: {e}.", cursors.display()))?;
     let listener = listener(args.socket.as_deref())?;
     let shim = match args.shim {
         Some(path) => path,
@@ -221,6 +227,7 @@ fn find(args: Args, config: Config) -> Result<Prepared, String> {
         shim,
         nofile: raise_open_files(),
         boot_id: boot_id.trim().replace('-', ""),
+        readers,
     };
     if uid == 0 {
         drop_capabilities().map_err(|e| format!("Capabilities can't be given up: {e}."))?;
@@ -330,6 +337,7 @@ async fn run(prepared: Prepared) -> Result<(), String> {
         look_ups: Arc::new(Semaphore::new(LOOK_UPS)),
         runners: Default::default(),
         connections: Default::default(),
+        readers: prepared.readers,
         failed_units: Default::default(),
     });
     let unknown = |e| format!("What is there can't be found out: {e}.");

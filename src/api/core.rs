@@ -17,8 +17,8 @@ use crate::engine::{Engine, LaunchRequest};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
-use zbus::Connection;
 use zbus::message::{Flags, Header};
+use zbus::{Connection, OwnedFd};
 
 /// For so long the usage of a live runner is taken for current: it costs a question to the agent.
 const USAGE_FRESH: Duration = Duration::from_millis(500);
@@ -247,6 +247,7 @@ impl Core {
             spec,
             setenv: options.setenv,
             request_id: options.request_id,
+            streams: options.streams,
         };
         let actor = self.actor(&call).await;
         let launched = self.0.engine.launch(request, actor).await?;
@@ -385,6 +386,22 @@ impl Core {
             convert::put(&mut dict, "usage", convert::usage(&usage));
         }
         Ok(dict)
+    }
+
+    /// The reading end of a pipe with a runner's output.
+    pub(super) async fn logs(
+        &self,
+        call: Call<'_>,
+        runner: &str,
+        options: &Options,
+    ) -> Result<OwnedFd> {
+        let request = options::logs(options)?;
+        let runner = self.0.engine.resolve(runner).await?;
+        let owner = runner.spec.uid;
+        self.authorise(&call, Verb::View { owner }, self.details(&runner))
+            .await?;
+        let log = self.0.engine.logs(runner.id, call.uid, request).await?;
+        Ok(log.into())
     }
 
     /// What a live runner has used, at most half a second ago.

@@ -8,7 +8,7 @@ use super::tree;
 use super::values::Options;
 use zbus::message::Header;
 use zbus::object_server::SignalEmitter;
-use zbus::{OwnedObjectPath, interface};
+use zbus::{OwnedFd, OwnedObjectPath, interface};
 
 /// The object at `/org/stratavore1`.
 #[derive(Debug)]
@@ -33,8 +33,12 @@ impl Manager {
     /// runtime-max, stop-timeout t: microseconds.
     /// kill-signal i: the stop signal.
     /// oom-policy s: continue, stop or kill.
+    /// stdin, stdout, stderr h: descriptors to become the runner's; without them its input is
+    /// empty and its output goes to the journal. They are handed on and closed here: their
+    /// other ends see the end when the runner has ended.
     /// request-id s: a repeated launch with the same id and the same parameters returns the
-    /// first one's runner; with other parameters it is a Conflict.
+    /// first one's runner; with other parameters it is a Conflict. Descriptors of a repeated
+    /// launch are closed: the first one's streams stay as they are.
     #[zbus(out_args("runner", "path"))]
     async fn launch(
         &self,
@@ -236,6 +240,25 @@ impl Manager {
     ) -> Result<Vec<Dict>> {
         let call = self.0.enter(&header).await?;
         self.0.reconcile(call, &options).await
+    }
+
+    /// The output of a runner, live or ended, of earlier boots too: a pipe that it can be read
+    /// from, for its owner, root, and whoever may view. At the end of the pipe it is complete.
+    ///
+    /// Options, all optional: lines t, so many last lines (all without it, 10 to follow);
+    /// follow b, go on until the runner has ended; output s, one of short, short-iso, cat (the
+    /// message alone) and json (the journal's entries), as journalctl has them.
+    ///
+    /// Eight readings of one user at a time.
+    #[zbus(out_args("log"))]
+    async fn logs(
+        &self,
+        #[zbus(header)] header: Header<'_>,
+        runner: &str,
+        options: Options,
+    ) -> Result<OwnedFd> {
+        let call = self.0.enter(&header).await?;
+        self.0.logs(call, runner, &options).await
     }
 
     /// The version of stratavored.

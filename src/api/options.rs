@@ -1,23 +1,25 @@
 //! The `a{sv}` arguments: pure parsing, with sentences for whoever got one wrong.
 
 use super::values::{
-    Options, PAGE_MAX, User, bare, in_order, labels, limit, page, scalar, states, text, texts,
-    time, unknown, user, wrong,
+    Options, PAGE_MAX, User, bare, descriptor, in_order, labels, limit, page, scalar, states, text,
+    texts, time, unknown, user, wrong,
 };
 use crate::domain::limits::Value;
+use crate::domain::logs::{LINES_MAX, LogOutput, LogsRequest};
 use crate::domain::name::{self, shown};
 use crate::domain::project::{DESCRIPTION_MAX, MAX_RUNNERS_MAX, ProjectChange};
 use crate::domain::spec::{self, Setenv};
 use crate::domain::units::INFINITY;
 use crate::domain::{Error, Limits, RunnerId, State};
-use crate::ports::{EventFilter, RunnerFilter};
+use crate::ports::{EventFilter, RunnerFilter, Streams};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use zbus::Variant;
 
 /// So many rows are in a page where the caller does not say.
 pub const PAGE_DEFAULT: u32 = 100;
 
-const LAUNCH_KEYS: [&str; 17] = [
+const LAUNCH_KEYS: [&str; 20] = [
     "name",
     "uid",
     "working-directory",
@@ -35,11 +37,14 @@ const LAUNCH_KEYS: [&str; 17] = [
     "stop-timeout",
     "kill-signal",
     "oom-policy",
+    "stdin",
+    "stdout",
+    "stderr",
 ];
 /// In the interface's plan, but not in this release: refused, never ignored.
-const LATER_KEYS: [&str; 9] = [
-    "wait", "queue", "tokens", "session", "priority", "on", "stdin", "stdout", "stderr",
-];
+const LATER_KEYS: [&str; 6] = ["wait", "queue", "tokens", "session", "priority", "on"];
+/// The caller's descriptors, by number.
+pub(crate) const STREAMS: [&str; 3] = ["stdin", "stdout", "stderr"];
 /// The limits that a slice can hold.
 const SLICE_KEYS: [&str; 7] = [
     "memory-max",
@@ -52,7 +57,7 @@ const SLICE_KEYS: [&str; 7] = [
 ];
 
 /// The options of `Launch`.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default)]
 pub struct Launch {
     /// `name`.
     pub name: Option<String>,
@@ -68,6 +73,8 @@ pub struct Launch {
     pub limits: Limits,
     /// `request-id`.
     pub request_id: Option<String>,
+    /// `stdin`, `stdout`, `stderr`.
+    pub streams: Streams,
 }
 
 /// Parses the options of `Launch` and `Explain`.
@@ -94,6 +101,10 @@ pub fn launch(options: &Options) -> Result<Launch, Error> {
                 out.request_id = Some(text.to_owned());
             }
             _ if Limits::is_key(key) => limit(&mut out.limits, key, value)?,
+            "stdin" | "stdout" | "stderr" => {
+                let at = STREAMS.iter().position(|s| *s == key).unwrap_or(0);
+                out.streams.0[at] = Some(Arc::new(descriptor(key, value)?));
+            }
             _ if LATER_KEYS.contains(&key) => {
                 return Err(Error::invalid(format!(
                     "The option “{key}” does not exist in this release of Stratavore."
@@ -148,6 +159,41 @@ pub fn reconcile(options: &Options) -> Result<bool, Error> {
         }
     }
     Ok(dry)
+}
+
+/// Parses the options of `Logs`.
+pub fn logs(options: &Options) -> Result<LogsRequest, Error> {
+    const KEYS: [&str; 3] = ["lines", "follow", "output"];
+    let mut out = LogsRequest::default();
+    for (key, value) in in_order(options) {
+        match key {
+            "lines" => match scalar(value) {
+                Some(Value::Number(n)) if n <= LINES_MAX => out.lines = Some(n),
+                Some(Value::Number(n)) => {
+                    return Err(Error::invalid(format!(
+                        "lines={n}: at most {LINES_MAX} can be asked for; without it all come."
+                    )));
+                }
+                _ => return Err(wrong(key, value, "a t")),
+            },
+            "follow" => match bare(value) {
+                Variant::Bool(b) => out.follow = *b,
+                _ => return Err(wrong(key, value, "a b")),
+            },
+            "output" => {
+                let text = text(key, value)?;
+                out.output = LogOutput::parse(text).ok_or_else(|| {
+                    let known = LogOutput::ALL.map(LogOutput::as_str).join(", ");
+                    Error::invalid(format!(
+                        "output: there is no “{}”; there are {known}.",
+                        shown(text)
+                    ))
+                })?;
+            }
+            _ => return Err(unknown(key, &KEYS)),
+        }
+    }
+    Ok(out)
 }
 
 /// Parses the settings of `CreateProject` and `SetProject`.

@@ -48,7 +48,7 @@ fn everything_at_once() {
 
 #[test]
 fn every_width_of_integer_is_taken() {
-    let want = launch(&one("tasks-max", 64u64)).expect("legal");
+    let want = launch(&one("tasks-max", 64u64)).expect("legal").limits;
     for value in [
         Variant::from(64u8),
         Variant::from(64u16),
@@ -59,7 +59,8 @@ fn every_width_of_integer_is_taken() {
         Variant::from("64"),
         Variant::Variant(Box::new(Variant::from(64u8))),
     ] {
-        assert_eq!(launch(&one("tasks-max", value)).expect("legal"), want);
+        let limits = launch(&one("tasks-max", value)).expect("legal").limits;
+        assert_eq!(limits, want);
     }
 }
 
@@ -75,6 +76,8 @@ fn refusals_name_key_and_type() {
         "{message}"
     );
     assert!(of("memory-max", (-5i64).into()).contains("not -5"));
+    assert!(of("stdin", "/dev/null".into()).contains("stdin: an h (a descriptor) is expected"));
+    assert!(of("stderr", 2i32.into()).contains("stderr: an h"));
     assert!(of("memory-max", 1.5f64.into()).contains("type d"));
     assert!(
         of("setenv", "A=1".into()).contains("setenv: an as is expected, not a value of type s")

@@ -2,7 +2,7 @@
 
 pub use super::convert::Dict;
 use std::collections::HashMap;
-use zbus::{OwnedObjectPath, Variant, proxy};
+use zbus::{OwnedFd, OwnedObjectPath, Variant, proxy};
 
 /// Options for a call, `a{sv}`.
 pub type Given<'a> = HashMap<&'a str, Variant<'a>>;
@@ -54,6 +54,8 @@ pub trait Manager {
     fn remove_project(&self, name: &str, options: &Given<'_>) -> zbus::Result<()>;
     /// All projects.
     fn list_projects(&self) -> zbus::Result<Vec<Dict>>;
+    /// The output of a runner.
+    fn logs(&self, runner: &str, options: &Given<'_>) -> zbus::Result<OwnedFd>;
     /// A page of events.
     fn list_events(&self, after: u64, limit: u32, filter: &Given<'_>) -> zbus::Result<Vec<Dict>>;
 

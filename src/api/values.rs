@@ -3,8 +3,9 @@
 use crate::domain::limits::Value;
 use crate::domain::name::shown;
 use crate::domain::nearest::nearest;
-use crate::domain::{Error, Limits, State, Timestamp, spec};
+use crate::domain::{Error, ErrorKind, Limits, State, Timestamp, spec};
 use std::collections::{BTreeMap, HashMap};
+use std::os::fd::{AsFd, OwnedFd};
 use zbus::{OwnedVariant, Variant};
 
 /// The options of a call, as they come off the bus.
@@ -87,6 +88,17 @@ pub(super) fn texts(key: &str, value: &Variant<'static>) -> Result<Vec<String>, 
             _ => Err(wrong(key, value, "an as")),
         })
         .collect()
+}
+
+/// A copy of a descriptor of the call; it is closed with what is made of it.
+pub(super) fn descriptor(key: &str, value: &Variant<'static>) -> Result<OwnedFd, Error> {
+    let Variant::Fd(fd) = bare(value) else {
+        return Err(wrong(key, value, "an h (a descriptor)"));
+    };
+    fd.as_fd().try_clone_to_owned().map_err(|e| {
+        let why = format!("{key}: the descriptor can't be taken: {e}. Try again later.");
+        Error::new(ErrorKind::HostUnavailable, why)
+    })
 }
 
 pub(super) fn labels(

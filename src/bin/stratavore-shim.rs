@@ -11,6 +11,12 @@ fn main() -> ExitCode {
         println!("stratavore-shim {}", env!("CARGO_PKG_VERSION"));
         return ExitCode::SUCCESS;
     }
+    let words: Vec<_> = std::env::args_os().skip(1).collect();
+    if let [first, rest @ ..] = &words[..]
+        && first == stratavore::wire::WITHOUT_PRIVILEGES
+    {
+        return stratavore::shim::exec_without_privileges(rest);
+    }
     if std::io::stdin().is_terminal() {
         eprintln!(
             "stratavore-shim is started by stratavore-agent, with its gate as standard input."

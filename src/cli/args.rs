@@ -22,7 +22,7 @@ const GENERAL: &str = "General options";
     after_help = "The first steps: stratavorectl project create web; stratavorectl run web -- sleep 60; stratavorectl list.\n\
                   Each command explains itself: stratavorectl run --help.\n\n\
                   Exit status: 0 done, 1 failed, 2 usage, 3 refused by a quota, 4 not permitted, 5 no such thing.\n\
-                  “run --wait” exits with the command's own status, 128+n for a signal."
+                  “run --wait” and “run --pipe” exit with the command's own status, 128+n for a signal."
 )]
 pub struct Cli {
     /// What holds for every command.
@@ -95,6 +95,8 @@ pub enum Verb {
     Thaw(Many),
     /// Change limits of live runners, as in: set ID memory-max=2G cpu-quota=infinity
     Set(Set),
+    /// Print the output of a runner, live or ended
+    Logs(Logs),
     /// Wait until runners have ended, and tell how
     Wait(Wait),
     /// List events, oldest first
@@ -217,8 +219,11 @@ pub struct Run {
     /// Wait until it has ended, and exit with its status
     #[arg(long)]
     pub wait: bool,
+    /// Make your standard input, output and error the runner's; wait, and exit with its status
+    #[arg(short = 'P', long)]
+    pub pipe: bool,
     /// Launch nothing: tell how every quota stands
-    #[arg(long, conflicts_with = "wait")]
+    #[arg(long, conflicts_with_all = ["wait", "pipe"])]
     pub explain: bool,
     /// Its limits.
     #[command(flatten)]
@@ -226,6 +231,13 @@ pub struct Run {
     /// The runner's own limits.
     #[command(flatten)]
     pub own: OwnLimits,
+}
+
+impl Run {
+    /// Whether it stays until the runner has ended.
+    pub fn waits(&self) -> bool {
+        self.wait || self.pipe
+    }
 }
 
 /// `list`.
@@ -276,6 +288,20 @@ pub struct Why {
     /// This project, even if a runner is called so, too
     #[arg(long, add = ArgValueCandidates::new(live::projects))]
     pub project: Option<String>,
+}
+
+/// `logs`.
+#[derive(Debug, Args)]
+pub struct Logs {
+    /// Go on printing until it has ended; begins with the last 10 lines
+    #[arg(short, long)]
+    pub follow: bool,
+    /// Only the last lines
+    #[arg(short = 'n', long, value_name = "N")]
+    pub lines: Option<u64>,
+    /// The id, a unique prefix of it, or the name
+    #[arg(value_name = "ID")]
+    pub id: String,
 }
 
 /// Some runners.

@@ -13,6 +13,7 @@ mod json;
 mod keyboard;
 mod list;
 mod live;
+mod logs;
 mod out;
 mod pager;
 mod password;
@@ -74,7 +75,7 @@ async fn obey(cli: &Cli) -> Result<u8> {
         Ok(client) => client,
         Err(mut failure) => {
             if let Verb::Run(run) = &cli.verb
-                && run.wait
+                && run.waits()
             {
                 failure.status = 125;
             }
@@ -84,6 +85,7 @@ async fn obey(cli: &Cli) -> Result<u8> {
     match &cli.verb {
         Verb::Run(args) => run::run(&client, global, args).await,
         Verb::List(args) => list::list(&client, global, args).await,
+        Verb::Logs(args) => logs::logs(&client, global, args).await,
         Verb::Show(args) => show::show(&client, global, args).await,
         Verb::Why(args) => why::why(&client, global, args).await,
         Verb::Stop(args) => control::stop(&client, global, args).await,

@@ -1,18 +1,20 @@
 //! `run`.
 
 use super::args::Run;
-use super::client::{Client, texts};
+use super::client::{Client, number, texts};
 use super::failure::{FAILED, Failure, REFUSED, Result, USAGE};
 use super::out::Out;
 use super::table::{Cell, Column, Style};
 use super::wait::{Endings, status, told};
 use super::{Global, json, labels};
+use crate::api::options::STREAMS;
 use crate::api::proxy::{Dict, Given};
 use rustix::io::Errno;
 use std::collections::BTreeSet;
+use std::os::fd::AsFd;
 use zbus::{OwnedObjectPath, Variant};
 
-/// What `run --wait` exits with when the command was never run: as env(1) and timeout(1) do.
+/// What `run --wait` and `run --pipe` exit with when the command was never run: as env(1) and timeout(1) do.
 const NOT_RUN: u8 = 125;
 const NOT_EXECUTABLE: u8 = 126;
 const NOT_FOUND: u8 = 127;
@@ -20,7 +22,7 @@ const NOT_FOUND: u8 = 127;
 /// Launches.
 pub(super) async fn run(client: &Client, global: &Global, args: &Run) -> Result<u8> {
     match launch(client, global, args).await {
-        Err(mut failure) if args.wait => {
+        Err(mut failure) if args.waits() => {
             let name = failure.name.clone().unwrap_or_default();
             failure.status = if failure.is("LaunchFailed") {
                 exec_status(
@@ -103,17 +105,24 @@ async fn launch(client: &Client, global: &Global, args: &Run) -> Result<u8> {
     if args.explain {
         return explain(client, &out, args, &command, &options).await;
     }
-    let mut endings = match args.wait {
+    if args.pipe && out.is_json() {
+        return Err(Failure::new(
+            USAGE,
+            "With --pipe standard output is the command's; leave out -o, and see “stratavorectl show”.",
+        ));
+    }
+    let mut endings = match args.waits() {
         true => Some(Endings::subscribe(client).await?),
         false => None,
     };
     let body = (args.project.as_str(), &command[..], &options);
+    let asked_at = jiff::Timestamp::now().as_microsecond();
     let launched: Result<(String, OwnedObjectPath)> = client.call("Launch", &body).await;
     let (id, _) = match launched {
         Ok(launched) => launched,
         Err(failure) => return Err(client.suggest(failure, &args.project).await),
     };
-    if args.wait {
+    if args.waits() {
         eprintln_unless(global.quiet, &format!("Running as {id}."));
     } else if out.is_json() {
         out.object(&json::shown(&client.describe(&id).await?))?;
@@ -122,6 +131,9 @@ async fn launch(client: &Client, global: &Global, args: &Run) -> Result<u8> {
     }
     if args.shared.given().chain(args.own.given()).next().is_some() {
         warn(client, &id).await;
+    }
+    if args.pipe && args.request_id.is_some() {
+        repeated(client, &id, asked_at).await;
     }
     let Some(endings) = &mut endings else {
         return Ok(0);
@@ -158,6 +170,18 @@ async fn warn(client: &Client, id: &str) {
     }
 }
 
+/// A runner older than the request has its streams from an earlier one.
+async fn repeated(client: &Client, id: &str, asked_at: i64) {
+    if let Ok(described) = client.describe(id).await
+        && let Some(created) = number(&described, "created_at")
+        && i64::try_from(created).is_ok_and(|created| created < asked_at)
+    {
+        eprintln!(
+            "Warning: {id} was launched before with this request id; its streams are those of that launch."
+        );
+    }
+}
+
 fn eprintln_unless(quiet: bool, text: &str) {
     if !quiet {
         eprintln!("{text}");
@@ -189,6 +213,16 @@ fn options(args: &Run, elsewhere: bool) -> Result<Given<'static>> {
     }
     if !args.label.is_empty() {
         options.insert("label", labels(&args.label)?);
+    }
+    if args.pipe {
+        let ours = [
+            std::io::stdin().as_fd().try_clone_to_owned()?,
+            std::io::stdout().as_fd().try_clone_to_owned()?,
+            std::io::stderr().as_fd().try_clone_to_owned()?,
+        ];
+        for (key, fd) in STREAMS.into_iter().zip(ours) {
+            options.insert(key, Variant::from(zbus::Fd::from(fd)));
+        }
     }
     Ok(options)
 }

@@ -11,6 +11,7 @@ pub mod exit;
 pub mod id;
 pub mod kinds;
 pub mod limits;
+pub mod logs;
 pub mod name;
 pub mod nearest;
 pub mod project;

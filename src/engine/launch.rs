@@ -191,6 +191,7 @@ impl Engine {
             spec: runner.spec.clone(),
             setenv: request.setenv,
             project_limits,
+            streams: request.streams,
         };
         let Some(mut lane) = shared.open_lane(runner, true) else {
             return;
@@ -375,8 +376,14 @@ fn closing() -> Error {
 fn digest(request: &LaunchRequest) -> String {
     use sha2::{Digest, Sha256};
     let setenv: Vec<_> = request.setenv.iter().map(|e| (&e.name, &e.value)).collect();
-    // Serialising plain data can't fail; an empty text would only make repetitions conflict.
-    let text = serde_json::to_vec(&(&request.spec, setenv)).unwrap_or_default();
+    // Serialising plain data can't fail; an empty text would only make repetitions conflict. What
+    // came in a later release counts only where it is used: a request may be repeated after an
+    // upgrade. Of streams it is which are given; their numbers differ each time.
+    let text = match request.streams.given() {
+        [false, false, false] => serde_json::to_vec(&(&request.spec, setenv)),
+        given => serde_json::to_vec(&(&request.spec, setenv, given)),
+    };
+    let text = text.unwrap_or_default();
     Sha256::digest(&text)
         .iter()
         .map(|byte| format!("{byte:02x}"))

@@ -23,13 +23,15 @@ use crate::domain::admission::Gate;
 use crate::domain::event::{Actor, Event};
 use crate::domain::exit::Usage;
 use crate::domain::kinds;
+use crate::domain::logs::LogsRequest;
 use crate::domain::spec::Setenv;
 use crate::domain::{
     Error, ErrorKind, Limits, ProjectName, Runner, RunnerId, RunnerSpec, State, Timestamp,
 };
 use crate::metrics::Metrics;
-use crate::ports::{Host, HostError, HostNotice, Store, StoreError};
+use crate::ports::{Host, HostError, HostNotice, Store, StoreError, Streams};
 use std::collections::HashMap;
+use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
@@ -77,6 +79,8 @@ pub struct LaunchRequest {
     pub setenv: Vec<Setenv>,
     /// Makes a repetition return the first runner.
     pub request_id: Option<String>,
+    /// Its streams.
+    pub streams: Streams,
 }
 
 /// Something that happened and is in the store.
@@ -313,6 +317,17 @@ impl Engine {
             Some(usage) => usage,
             None => self.0.host.usage(runner.id).await.unwrap_or_default(),
         }
+    }
+
+    /// Begins to read the output of a runner, live or ended, for this user.
+    pub async fn logs(
+        &self,
+        id: RunnerId,
+        caller: u32,
+        request: LogsRequest,
+    ) -> Result<OwnedFd, Error> {
+        let log = self.0.host.logs(id, caller, request).await;
+        log.map_err(host_error)
     }
 
     /// Refuses launches from now on and waits, within the given time, for those under way.

@@ -4,7 +4,7 @@
 use super::{gate, journal, sys};
 use crate::crash;
 use crate::domain::exit::LaunchError;
-use crate::wire::{Identity, ShimOrder};
+use crate::wire::{Identity, Passed, ShimOrder};
 use rustix::fs::{Mode, OFlags, open};
 use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, pipe_with};
@@ -37,6 +37,8 @@ pub(super) struct Plan {
     directory: String,
     identity: Option<Identity>,
     nofile: (u64, u64),
+    /// The caller's, by number.
+    streams: [Option<OwnedFd>; 3],
 }
 
 impl Plan {
@@ -60,7 +62,18 @@ impl Plan {
             directory: std::mem::take(&mut order.working_directory),
             identity: order.identity.take(),
             nofile: order.nofile,
+            streams: Default::default(),
         })
+    }
+
+    /// Takes a descriptor that came with the order.
+    pub(super) fn pass(&mut self, what: Passed, fd: OwnedFd) {
+        let at = match what {
+            Passed::Stdin => 0,
+            Passed::Stdout => 1,
+            Passed::Stderr => 2,
+        };
+        self.streams[at] = Some(fd);
     }
 }
 
@@ -115,7 +128,8 @@ fn said(heard: &[u8]) -> Said {
     }
 }
 
-/// Forks. The output goes to the journal where there is one.
+/// Forks. Output that the caller has not given a descriptor for goes to the journal where there
+/// is one.
 pub(super) fn launch(
     plan: &Plan,
     identifier: &str,
@@ -124,7 +138,10 @@ pub(super) fn launch(
 ) -> Result<(i32, Launching), LaunchError> {
     let fail =
         |what: &str, errno: Errno| failed("fork", errno, &format!("{what}: {}", text(errno)));
-    let output = journal::stream(identifier, cgroup);
+    let output = match plan.streams {
+        [_, Some(_), Some(_)] => None,
+        _ => journal::stream(identifier, cgroup),
+    };
     let (ours, theirs) = pipe_with(PipeFlags::CLOEXEC).map_err(|e| fail("a pipe", e))?;
     rustix::io::ioctl_fionbio(&ours, true).map_err(|e| fail("a pipe", e))?;
     match sys::fork_here().map_err(|e| fail("a new process", e))? {
@@ -162,9 +179,10 @@ fn prepare(plan: &Plan, output: Option<OwnedFd>, oom_score: i32) -> Result<(), L
     let null = open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty());
     let null = null.map_err(step("stdio", "/dev/null"))?;
     let output = output.as_ref().unwrap_or(&null);
-    dup2_stdin(&null).map_err(step("stdio", "standard input"))?;
-    dup2_stdout(output).map_err(step("stdio", "standard output"))?;
-    dup2_stderr(output).map_err(step("stdio", "standard error"))?;
+    let [stdin, stdout, stderr] = plan.streams.each_ref().map(Option::as_ref);
+    dup2_stdin(stdin.unwrap_or(&null)).map_err(step("stdio", "standard input"))?;
+    dup2_stdout(stdout.unwrap_or(output)).map_err(step("stdio", "standard output"))?;
+    dup2_stderr(stderr.unwrap_or(output)).map_err(step("stdio", "standard error"))?;
     if plan.identity.is_none() {
         // Else the file below belongs to root. What the shim does not show (its order), the
         // child has as its environment in a moment anyway.

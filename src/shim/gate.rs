@@ -126,13 +126,20 @@ fn accept(packet: seqpacket::Packet) -> Result<Accepted, LaunchError> {
         Ok(ShimRequest::Order) => {}
         _ => return Err(bad("the first message is not an order")),
     }
-    let Ok([payload, listener, dir]) = <[OwnedFd; 3]>::try_from(packet.fds) else {
+    let mut fds = packet.fds.into_iter();
+    let (Some(payload), Some(listener), Some(dir)) = (fds.next(), fds.next(), fds.next()) else {
         return Err(bad("it needs three descriptors"));
     };
     let bytes = seqpacket::read_sealed(payload).map_err(|e| bad(&e.to_string()))?;
     let mut order: ShimOrder = serde_json::from_slice(&bytes).map_err(|_| bad("malformed"))?;
     check(&order).map_err(bad)?;
-    let plan = Plan::new(&mut order).map_err(bad)?;
+    if order.passed.len() != fds.len() {
+        return Err(bad("not the descriptors that it names"));
+    }
+    let mut plan = Plan::new(&mut order).map_err(bad)?;
+    for (what, fd) in order.passed.drain(..).zip(fds) {
+        plan.pass(what, fd);
+    }
     let place = Place::reserve(dir, &order.id).map_err(|error| {
         let errno = Errno::from_io_error(&error).unwrap_or(Errno::IO);
         let what = format!("no room for the exit record: {}", child::text(errno));

@@ -19,6 +19,7 @@
 //! | `cgroup`, `parse`, `oom` | who is in the scope, signals to all of them, what they used |
 //! | `manager` | was a stop signal the host's shutdown? |
 //! | `peers`, `journal`, `record` | sockets; the output stream; the record on disk |
+//! | `plain` | its other use: a program without privileges for the agent |
 //! | `sys` | the only `unsafe`: fork, execve, signal settings |
 //!
 //! Rules that hold:
@@ -59,10 +60,13 @@ mod manager;
 mod oom;
 mod parse;
 mod peers;
+mod plain;
 mod record;
 mod signals;
 mod supervisor;
 mod sys;
+
+pub use plain::exec as exec_without_privileges;
 
 use std::process::ExitCode;
 

@@ -172,6 +172,7 @@ async fn strangers_see_the_public_part_and_do_nothing() {
         spec,
         setenv: Vec::new(),
         request_id: None,
+        streams: Default::default(),
     };
     let launched = engine.launch(request, actor).await.unwrap();
     let id = launched.runner.id.to_string();
@@ -186,6 +187,7 @@ async fn strangers_see_the_public_part_and_do_nothing() {
         spec,
         setenv: Vec::new(),
         request_id: None,
+        streams: Default::default(),
     };
     let mut endings = manager.receive_runner_ended().await.unwrap();
     let failed = engine.launch(request, stratavore::domain::event::Actor::host());

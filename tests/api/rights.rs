@@ -136,6 +136,7 @@ impl Site {
             spec,
             setenv: Vec::new(),
             request_id: None,
+            streams: Default::default(),
         };
         let launched = engine.launch(request, Actor::host()).await.unwrap();
         launched.runner.id.to_string()

@@ -290,6 +290,15 @@ fn missing() -> HostError {
 
 #[async_trait::async_trait]
 impl Host for Agent {
+    async fn logs(
+        &self,
+        _id: RunnerId,
+        _caller: u32,
+        _request: stratavore::domain::logs::LogsRequest,
+    ) -> Result<std::os::fd::OwnedFd, HostError> {
+        Err(missing())
+    }
+
     async fn prepare(&self, order: LaunchOrder) -> Result<Placement, HostError> {
         self.order(|state| {
             if !state.lucky && state.luck.one_in(15) {

@@ -1,8 +1,10 @@
 //! A host without systemd: runners that exist as entries of a map.
 
 use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
 use std::sync::Mutex;
 use stratavore::domain::exit::{Asked, LaunchError, Record, Usage};
+use stratavore::domain::logs::LogsRequest;
 use stratavore::domain::reconcile::{Observed, World};
 use stratavore::domain::runner::Placement;
 use stratavore::domain::{Error, ErrorKind, Limits, ProjectName, RunnerId};
@@ -197,6 +199,18 @@ impl Host for FakeHost {
     async fn forget(&self, id: RunnerId) -> Result<(), HostError> {
         self.records().remove(&id);
         Ok(())
+    }
+
+    async fn logs(
+        &self,
+        id: RunnerId,
+        caller: u32,
+        request: LogsRequest,
+    ) -> Result<OwnedFd, HostError> {
+        use std::io::Write;
+        let (log, mut line) = std::io::pipe().expect("a pipe");
+        writeln!(line, "{id} {caller} {request:?}").expect("room in the pipe");
+        Ok(log.into())
     }
 
     async fn usage(&self, id: RunnerId) -> Result<Usage, HostError> {

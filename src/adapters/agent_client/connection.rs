@@ -1,7 +1,7 @@
 //! The connection to the agent: greeting, answers, notices, and connecting again.
 
-use crate::domain::Error;
 use crate::domain::kinds;
+use crate::domain::{Error, ErrorKind};
 use crate::ports::{HostError, HostNotice};
 use crate::seqpacket;
 use crate::wire::{
@@ -51,7 +51,9 @@ struct State {
     /// Counts connections.
     connection: u64,
     waiting: HashMap<u64, oneshot::Sender<Outcome>>,
-    out: VecDeque<(Vec<u8>, Option<OwnedFd>)>,
+    out: VecDeque<(Vec<u8>, Vec<Arc<OwnedFd>>)>,
+    /// What the agent can do beyond the first release.
+    knows: Vec<String>,
     notices: VecDeque<HostNotice>,
 }
 
@@ -65,10 +67,10 @@ impl Waiting {
     pub(super) fn new(
         client: Arc<Shared>,
         order: Order,
-        payload: Option<OwnedFd>,
+        fds: Vec<Arc<OwnedFd>>,
     ) -> Result<Self, HostError> {
         Ok(Self {
-            answer: client.queue(order, payload)?,
+            answer: client.queue(order, fds)?,
             client,
         })
     }
@@ -106,11 +108,26 @@ impl Shared {
         self.state().connection
     }
 
+    /// An error unless the agent can do this.
+    pub(super) fn needs(&self, what: &str) -> Result<(), HostError> {
+        let state = self.state();
+        if !state.connected || state.knows.iter().any(|k| k == what) {
+            return Ok(());
+        }
+        let why = format!(
+            "The stratavore-agent that runs is of an earlier release and does not know “{what}”. Runners go on while it is restarted: systemctl restart stratavore-agent."
+        );
+        Err(HostError::Refused(Error::new(
+            ErrorKind::HostUnavailable,
+            why,
+        )))
+    }
+
     /// Queues an order; the answer comes by the receiver.
     pub(super) fn queue(
         &self,
         order: Order,
-        payload: Option<OwnedFd>,
+        fds: Vec<Arc<OwnedFd>>,
     ) -> Result<(u64, oneshot::Receiver<Outcome>), HostError> {
         let (sender, receiver) = oneshot::channel();
         let mut state = self.state();
@@ -124,7 +141,7 @@ impl Shared {
         let bytes = encode(&Request { seq, order })
             .map_err(|e| HostError::Refused(Error::invalid(e.to_string())))?;
         state.waiting.insert(seq, sender);
-        state.out.push_back((bytes, payload));
+        state.out.push_back((bytes, fds));
         drop(state);
         self.queued.notify_one();
         Ok((seq, receiver))
@@ -163,10 +180,11 @@ pub(super) async fn connect_for_ever(shared: Arc<Shared>) {
     let mut pause = FIRST_PAUSE;
     loop {
         let tried = match connect(&shared).await {
-            Ok((socket, boot_id)) => {
+            Ok((socket, boot_id, knows)) => {
                 pause = FIRST_PAUSE;
                 // First, so that nobody takes the new boot id for the old connection's.
                 shared.state().connection += 1;
+                shared.state().knows = knows;
                 shared.boot_id.send_replace(Some(boot_id));
                 shared.state().connected = true;
                 shared.notice(HostNotice::Connected);
@@ -188,8 +206,8 @@ pub(super) async fn connect_for_ever(shared: Arc<Shared>) {
     }
 }
 
-/// Connects and greets; returns the boot id.
-async fn connect(shared: &Shared) -> io::Result<(UnixStream, String)> {
+/// Connects and greets; returns the boot id and what the agent knows.
+async fn connect(shared: &Shared) -> io::Result<(UnixStream, String, Vec<String>)> {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
     rustix::net::connect(&socket, &SocketAddrUnix::new(shared.path.as_path())?)?;
@@ -199,6 +217,7 @@ async fn connect(shared: &Shared) -> io::Result<(UnixStream, String)> {
     let order = Order::Hello(Hello {
         v: VERSION,
         program,
+        knows: Vec::new(),
     });
     let bytes = encode(&Request { seq: 0, order }).map_err(io::Error::other)?;
     let greeting = async {
@@ -219,7 +238,7 @@ async fn connect(shared: &Shared) -> io::Result<(UnixStream, String)> {
         .await
         .map_err(slow)??
     {
-        Ok(Answer::Hello { boot_id, .. }) => Ok((socket, boot_id)),
+        Ok(Answer::Hello { boot_id, hello }) => Ok((socket, boot_id, hello.knows)),
         Ok(_) => Err(io::Error::other("it does not greet")),
         Err(refused) => Err(io::Error::other(refused.message)),
     }
@@ -270,8 +289,8 @@ async fn write(shared: &Shared, socket: &UnixStream) -> io::Result<()> {
     loop {
         let next = shared.state().out.pop_front();
         match next {
-            Some((bytes, fd)) => {
-                let fds: Vec<_> = fd.iter().map(AsFd::as_fd).collect();
+            Some((bytes, fds)) => {
+                let fds: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
                 socket
                     .async_io(Interest::WRITABLE, || seqpacket::send(socket, &bytes, &fds))
                     .await?;

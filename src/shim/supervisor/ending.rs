@@ -65,6 +65,8 @@ impl Supervisor {
 
     /// Writes the record; `false`: not yet.
     pub(super) fn end(&mut self, now: u64) -> bool {
+        // It was never launched: whoever reads its output shall see the end of it.
+        self.plan = None;
         let written = match self.retry_at {
             None => {
                 self.complete();
