@@ -19,19 +19,13 @@ mod verbs;
 
 pub use launch::Launched;
 
-use crate::domain::admission::Gate;
 use crate::domain::event::{Actor, Event};
-use crate::domain::exit::Usage;
 use crate::domain::kinds;
-use crate::domain::logs::LogsRequest;
 use crate::domain::spec::Setenv;
-use crate::domain::{
-    Error, ErrorKind, Limits, ProjectName, Runner, RunnerId, RunnerSpec, State, Timestamp,
-};
+use crate::domain::{Error, ErrorKind, Limits, Runner, RunnerId, RunnerSpec, State, Timestamp};
 use crate::metrics::Metrics;
 use crate::ports::{Host, HostError, HostNotice, Store, StoreError, Streams};
 use std::collections::HashMap;
-use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
@@ -299,35 +293,6 @@ impl Engine {
                 reply,
             })
             .await
-    }
-
-    /// Every gate of a launch with its numbers; nothing is launched.
-    pub async fn explain(&self, project: &ProjectName) -> Result<Vec<Gate>, Error> {
-        let settings = &self.0.settings;
-        self.0
-            .store
-            .gates(project, &settings.host, self.0.terms().host_max)
-            .await
-            .map_err(store_error)
-    }
-
-    /// What a live runner has used up to now, or an ended one in all.
-    pub async fn usage(&self, runner: &Runner) -> Usage {
-        match runner.usage {
-            Some(usage) => usage,
-            None => self.0.host.usage(runner.id).await.unwrap_or_default(),
-        }
-    }
-
-    /// Begins to read the output of a runner, live or ended, for this user.
-    pub async fn logs(
-        &self,
-        id: RunnerId,
-        caller: u32,
-        request: LogsRequest,
-    ) -> Result<OwnedFd, Error> {
-        let log = self.0.host.logs(id, caller, request).await;
-        log.map_err(host_error)
     }
 
     /// Refuses launches from now on and waits, within the given time, for those under way.

@@ -1,16 +1,49 @@
-//! Looking things up: by id, unique prefix, name, project or label.
+//! Looking things up: by id, unique prefix, name, project or label; and what is known of them.
 
-use super::{Engine, store_error};
+use super::{Engine, host_error, store_error};
+use crate::domain::admission::Gate;
 use crate::domain::event::Event;
+use crate::domain::exit::Usage;
+use crate::domain::logs::LogsRequest;
 use crate::domain::name::shown;
 use crate::domain::{Error, ErrorKind, Project, ProjectName, Runner, RunnerId, State};
 use crate::ports::{EventFilter, RunnerFilter};
+use std::os::fd::OwnedFd;
 
 /// The shortest prefix of an id that is looked up: the first digits of ids made in the same
 /// months are the same.
 const PREFIX_MIN: usize = 4;
 
 impl Engine {
+    /// Every gate of a launch with its numbers; nothing is launched.
+    pub async fn explain(&self, project: &ProjectName) -> Result<Vec<Gate>, Error> {
+        let settings = &self.0.settings;
+        self.0
+            .store
+            .gates(project, &settings.host, self.0.terms().host_max)
+            .await
+            .map_err(store_error)
+    }
+
+    /// What a live runner has used up to now, or an ended one in all.
+    pub async fn usage(&self, runner: &Runner) -> Usage {
+        match runner.usage {
+            Some(usage) => usage,
+            None => self.0.host.usage(runner.id).await.unwrap_or_default(),
+        }
+    }
+
+    /// Begins to read the output of a runner, live or ended, for this user.
+    pub async fn logs(
+        &self,
+        id: RunnerId,
+        caller: u32,
+        request: LogsRequest,
+    ) -> Result<OwnedFd, Error> {
+        let log = self.0.host.logs(id, caller, request).await;
+        log.map_err(host_error)
+    }
+
     /// The runner that `text` means: its id; else the live runner of this name; else a unique
     /// prefix of an id, live ones first; else the newest ended runner of this name.
     pub async fn resolve(&self, text: &str) -> Result<Runner, Error> {
