@@ -83,6 +83,11 @@ pub async fn run(config: Config, start: Start, log: Telemetry) -> Result<(), Fat
             ))
         })?;
     }
+    // The system's is kept single by its account and its unit.
+    let _lock = match start.user {
+        true => start.places.lock().map_err(Fatal::Store)?,
+        false => None,
+    };
     let observed = Observed::new(&host_id, &host_name, &config.metrics_advertise, log);
     let passed = passed_socket().map_err(|e| Fatal::Machine(format!("the passed socket: {e}")))?;
     tokio::spawn(observe::serve(

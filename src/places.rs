@@ -1,9 +1,12 @@
 //! Where things are: the system's folders, or with `--user` the user's own, by the XDG base
 //! directory specification.
 
+use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
 use std::ffi::OsString;
+use std::fs::File;
 use std::io;
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::PathBuf;
 
 /// The folders of one instance.
@@ -61,6 +64,25 @@ impl Places {
         let mut builder = std::fs::DirBuilder::new();
         builder.recursive(true).mode(0o700).create(&self.state)
     }
+
+    /// Takes the state for this process alone, until it ends: another instance of the user's, by hand or on another
+    /// machine that shares the home, would end the runners of this one. `Ok(None)` = it can't be told (no space, say).
+    pub fn lock(&self) -> Result<Option<File>, String> {
+        let path = self.state.join("lock");
+        let mut options = File::options();
+        options.write(true).create(true).truncate(false).mode(0o600);
+        let Ok(file) = options.open(&path) else {
+            return Ok(None);
+        };
+        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Err(Errno::WOULDBLOCK) => Err(format!(
+                "{} is in use by another stratavored of yours, on this machine or on one that shares your home. See: systemctl --user status stratavored.",
+                self.state.display()
+            )),
+            Err(_) => Ok(None),
+            Ok(()) => Ok(Some(file)),
+        }
+    }
 }
 
 #[cfg(test)]
@@ -72,6 +94,23 @@ mod tests {
             let found = variables.iter().find(|(n, _)| *n == name);
             found.map(|(_, value)| OsString::from(value))
         })
+    }
+
+    #[test]
+    fn one_instance_at_a_time() {
+        let state = std::env::temp_dir().join(format!("stratavore-lock-{}", std::process::id()));
+        let places = Places {
+            state: state.clone(),
+            ..Places::system()
+        };
+        places.make_state().expect("a folder");
+        let held = places.lock().expect("free");
+        assert!(held.is_some());
+        let refused = places.lock().expect_err("held");
+        assert!(refused.contains("in use by another"), "{refused}");
+        drop(held);
+        assert!(places.lock().expect("free again").is_some());
+        std::fs::remove_dir_all(state).expect("removed");
     }
 
     #[test]

@@ -16,8 +16,9 @@ use std::os::unix::fs::FileExt;
 const SETTLE: u64 = 100_000;
 
 /// Protects this process from the OOM killer, where it may. Returns the `oom_score_adj` of its
-/// child: none; or the shim's own where root may not protect it (a container); or with `--user` a
-/// step above that, as systemd puts one between a user's manager and its units.
+/// child: none; or the shim's own where root may not protect it (a container), but no protection
+/// that was meant for us; or with `--user` a step above that, as systemd puts one between a user's
+/// manager and its units.
 pub(super) fn protect() -> i32 {
     const FILE: &str = "/proc/self/oom_score_adj";
     const MOST: i32 = 1_000;
@@ -27,7 +28,7 @@ pub(super) fn protect() -> i32 {
     }
     let own = std::fs::read_to_string(FILE).ok();
     let own = own.and_then(|text| text.trim().parse().ok()).unwrap_or(0);
-    MOST.min(own + step)
+    MOST.min(own.max(0) + step)
 }
 
 /// Watches `memory.events`.
