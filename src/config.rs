@@ -21,6 +21,7 @@ use crate::places::Places;
 use crate::wire::Unenforced;
 use std::collections::BTreeMap;
 use std::fmt;
+use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -104,7 +105,9 @@ impl Config {
         let mut config = Self::new(places);
         let usual = places.config.join("stratavored.toml");
         // Only the usual file may be absent: one that was named is meant to be there.
-        if file.is_some() || usual.exists() {
+        let absent =
+            std::fs::symlink_metadata(&usual).is_err_and(|e| e.kind() == ErrorKind::NotFound);
+        if file.is_some() || !absent {
             config.read(file.unwrap_or(&usual))?;
         }
         let file = file.unwrap_or(&usual);

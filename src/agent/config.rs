@@ -4,6 +4,7 @@ use crate::domain::Limits;
 use crate::domain::limits::{KEYS, Value};
 use crate::domain::nearest::nearest;
 use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -121,13 +122,18 @@ fn place(text: &str, at: usize) -> (usize, String) {
     )
 }
 
+fn is_absent(error: std::io::Error) -> bool {
+    error.kind() == ErrorKind::NotFound
+}
+
 /// Reads the file. It must be root's and writable for nobody else; absent = the defaults.
 pub(super) fn load(path: &Path) -> Result<Config, String> {
     let shown = path.display();
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
     let mut file = match rustix::fs::open(path, flags, Mode::empty()) {
         Ok(fd) => File::from(fd),
-        Err(e) if std::io::Error::from(e).kind() == ErrorKind::NotFound => {
+        // A link that leads nowhere was meant to bound us.
+        Err(e) if e == Errno::NOENT && std::fs::symlink_metadata(path).is_err_and(is_absent) => {
             return Ok(Config::default());
         }
         Err(e) => return Err(format!("{shown} can't be read: {e}.")),
@@ -152,6 +158,17 @@ pub(super) fn load(path: &Path) -> Result<Config, String> {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn a_link_that_leads_nowhere_is_no_absent_file() {
+        let folder = std::env::temp_dir().join(format!("stratavore-bounds-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        let path = folder.join("agent.toml");
+        assert!(load(&path).is_ok(), "absent: the defaults");
+        std::os::unix::fs::symlink(folder.join("elsewhere"), &path).unwrap();
+        assert!(load(&path).unwrap_err().contains("can't be read"));
+        std::fs::remove_dir_all(folder).unwrap();
+    }
 
     #[test]
     fn a_full_file() {

@@ -1,6 +1,7 @@
 //! A launch up to its gate. Every step can be undone, and whatever fails undoes all before it.
 
 use super::cgroup::{in_cgroup, stat};
+use super::foreign::Foreign;
 use super::hub::{Agent, Phase, Runner, lock};
 use super::policy::{self, refusal};
 use super::shim::{self, Raw, Spawned};
@@ -40,10 +41,11 @@ impl Agent {
         fds: Vec<OwnedFd>,
     ) -> Result<Answer, Refusal> {
         point("agent.launch-received");
+        let mut fds = fds;
+        let payload = (!fds.is_empty()).then(|| fds.remove(0));
+        let streams = Foreign::new(fds);
         policy::check_launch(&launch)?;
-        let mut streams = fds;
-        let payload = (!streams.is_empty()).then(|| streams.remove(0));
-        check_streams(&launch.passed, streams.len())?;
+        check_streams(&launch.passed, streams.as_slice().len())?;
         let limits = policy::clamp(&launch.limits, &self.config().ceilings)?;
         readback::judge(
             &self.lacking(&limits),
@@ -110,7 +112,7 @@ impl Agent {
         launch: &Launch,
         limits: &Limits,
         payload: Payload,
-        streams: Vec<OwnedFd>,
+        streams: Foreign,
     ) -> Result<Placement, Refusal> {
         let (account, spawned) = self.spawn(launch).await?;
         let Spawned {
@@ -203,7 +205,7 @@ impl Agent {
         limits: &Limits,
         payload: Payload,
         account: &Account,
-        (socket, streams): (OwnedFd, Vec<OwnedFd>),
+        (socket, streams): (OwnedFd, Foreign),
     ) -> Result<(), Refusal> {
         let order = ShimOrder {
             v: VERSION,
@@ -237,7 +239,7 @@ impl Agent {
             .link()
             .ok_or_else(|| failed("The shim left before its order."))?;
         let mut fds = vec![memfd.as_fd(), socket.as_fd(), self.exits.as_fd()];
-        fds.extend(streams.iter().map(AsFd::as_fd));
+        fds.extend(streams.as_slice().iter().map(AsFd::as_fd));
         let sent = link.send(&ShimRequest::Order, &fds).await;
         sent.map_err(|e| failed(format!("The shim takes no order: {e}.")))
     }
@@ -371,6 +373,10 @@ fn check_streams(passed: &[Passed], given: usize) -> Result<(), Refusal> {
     if twice || passed.len() != given {
         let why = format!("{given} descriptors came with a launch that names {passed:?}.");
         return Err(refusal(RefusalCode::Unsupported, why));
+    }
+    if given > 0 && Foreign::too_many_hang() {
+        let why = "Too many descriptors of earlier launches can't be closed, as their file systems do not answer; launch without --pipe, or see to the mounts.";
+        return Err(refusal(RefusalCode::LimitsExceeded, why));
     }
     Ok(())
 }

@@ -8,6 +8,7 @@
 //!
 //! [`--cursor-file`]: https://www.freedesktop.org/software/systemd/man/journalctl.html
 
+use super::foreign::Foreign;
 use super::hub::{Agent, Runner, lock};
 use super::log;
 use super::policy::refusal;
@@ -15,6 +16,8 @@ use crate::domain::RunnerId;
 use crate::domain::kinds;
 use crate::domain::logs::{LINES_FOLLOWED, LogsRequest};
 use crate::wire::{Answer, Refusal, RefusalCode};
+use rustix::fs::{OFlags, fcntl_getfl};
+use rustix::pipe::fcntl_getpipe_size;
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
@@ -137,6 +140,16 @@ impl Agent {
                 "It comes with one descriptor, a pipe.".to_owned(),
             ));
         };
+        // Whatever else it were, root would write to it.
+        let pipe = fcntl_getpipe_size(&sink).is_ok();
+        let writes = fcntl_getfl(&sink)
+            .is_ok_and(|flags| flags.contains(OFlags::WRONLY) && !flags.contains(OFlags::NONBLOCK));
+        if !pipe || !writes {
+            drop(Foreign::new(vec![sink]));
+            return Err(unsupported(
+                "Its descriptor is no pipe to be written to.".to_owned(),
+            ));
+        }
         // Tells when its reader has gone. It is not made non-blocking: journalctl writes to it.
         let watched = sink.try_clone().and_then(Sender::from_owned_fd_unchecked);
         let watched =

@@ -9,6 +9,7 @@
 //! | `systemd` `cgroup` `exits` `shim` | the edges: bus, cgroup tree, records, shims |
 //! | `hub` | what is known: runners and connections |
 //! | `launch` `control` `slices` `inventory` `adopt` | the orders |
+//! | `foreign` | descriptors of callers, closed elsewhere |
 //! | `logs` | the output of runners, by journalctl |
 //! | `serve` | the socket |
 
@@ -17,6 +18,7 @@ mod cgroup;
 mod config;
 mod control;
 mod exits;
+mod foreign;
 mod gate;
 mod hub;
 mod inventory;

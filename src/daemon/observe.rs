@@ -185,8 +185,11 @@ impl Observed {
         pool.with_label_values(&["used"]).set(used);
         pool.with_label_values(&["idle"]).set(idle);
         now.register(Box::new(pool))?;
-        for family in runners(&parts.engine)? {
-            now.register(Box::new(family))?;
+        // Before the agent has told what runs, nothing is known of runners: absent is true, 0 would not be.
+        if health.adopted {
+            for family in runners(&parts.engine)? {
+                now.register(Box::new(family))?;
+            }
         }
         let mut all = now.gather();
         all.extend(parts.store_times.collect());

@@ -22,6 +22,7 @@ pub fn exec(words: &[OsString]) -> ExitCode {
         eprintln!("stratavore-shim {WITHOUT_PRIVILEGES} needs a program.");
         return ExitCode::from(2);
     };
+    sys::close_from_3();
     let _ = std::fs::write("/proc/self/oom_score_adj", OOM_SCORE_ADJ);
     if geteuid().is_root() && give_up().is_err() {
         eprintln!("stratavore-shim can't give up its privileges.");

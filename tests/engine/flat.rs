@@ -39,8 +39,21 @@ fn private() -> u64 {
         .unwrap()
 }
 
+/// In a process of its own, so that its memory is not that of other tests.
 #[test]
 fn memory_and_store_stay_flat() {
+    const PART: &str = "STRATAVORE_TEST_FLAT";
+    if std::env::var_os(PART).is_none() {
+        let output = std::process::Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "flat::memory_and_store_stay_flat", "--nocapture"])
+            .env(PART, "1")
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&output.stdout);
+        let passed = output.status.success() && said.contains("1 passed");
+        assert!(passed, "{said}{}", String::from_utf8_lossy(&output.stderr));
+        return;
+    }
     let lives = std::env::var("STRATAVORE_LIVES")
         .ok()
         .and_then(|n| n.parse().ok())

@@ -5,7 +5,7 @@ use crate::domain::{Error, ErrorKind};
 use crate::ports::{HostError, HostNotice};
 use crate::seqpacket;
 use crate::wire::{
-    Answer, FromAgent, Hello, Notice, Order, Refusal, Request, VERSION, decode, encode,
+    Answer, FromAgent, Hello, Notice, Order, Refusal, RefusalCode, Request, VERSION, decode, encode,
 };
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use std::collections::{HashMap, VecDeque};
@@ -51,7 +51,7 @@ struct State {
     /// Counts connections.
     connection: u64,
     waiting: HashMap<u64, oneshot::Sender<Outcome>>,
-    out: VecDeque<(Vec<u8>, Vec<Arc<OwnedFd>>)>,
+    out: VecDeque<(u64, Vec<u8>, Vec<Arc<OwnedFd>>)>,
     /// What the agent can do beyond the first release.
     knows: Vec<String>,
     notices: VecDeque<HostNotice>,
@@ -141,7 +141,7 @@ impl Shared {
         let bytes = encode(&Request { seq, order })
             .map_err(|e| HostError::Refused(Error::invalid(e.to_string())))?;
         state.waiting.insert(seq, sender);
-        state.out.push_back((bytes, fds));
+        state.out.push_back((seq, bytes, fds));
         drop(state);
         self.queued.notify_one();
         Ok((seq, receiver))
@@ -289,14 +289,36 @@ async fn write(shared: &Shared, socket: &UnixStream) -> io::Result<()> {
     loop {
         let next = shared.state().out.pop_front();
         match next {
-            Some((bytes, fds)) => {
+            Some((seq, bytes, fds)) => {
                 let fds: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
-                socket
+                let sent = socket
                     .async_io(Interest::WRITABLE, || seqpacket::send(socket, &bytes, &fds))
-                    .await?;
+                    .await;
+                match sent {
+                    Err(error) if !fds.is_empty() && !is_gone(&error) => {
+                        refuse_passed(shared, seq, &error)
+                    }
+                    other => other?,
+                }
             }
             None => shared.queued.notified().await,
         }
+    }
+}
+
+/// Whether the connection is gone, and not only this packet refused.
+fn is_gone(error: &io::Error) -> bool {
+    use io::ErrorKind::{BrokenPipe, ConnectionReset, NotConnected};
+    matches!(error.kind(), BrokenPipe | ConnectionReset | NotConnected)
+}
+
+/// The kernel does not pass a caller's descriptors on (a socket full of sockets, say): that is this order's trouble and
+/// nobody else's. A packet is sent whole or not at all.
+fn refuse_passed(shared: &Shared, seq: u64, error: &io::Error) {
+    if let Some(waiting) = shared.state().waiting.remove(&seq) {
+        let message = format!("Its descriptors can't be passed on: {error}.");
+        let code = RefusalCode::LaunchFailed;
+        let _ = waiting.send(Err(Refusal { code, message }));
     }
 }
 

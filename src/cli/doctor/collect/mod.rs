@@ -26,7 +26,8 @@ pub(super) async fn collect() -> Facts {
     let daemon_runs = units
         .as_ref()
         .and_then(|u| u.get("stratavored.service"))
-        .is_some_and(|u| u.is("ActiveState", "active"));
+        // One that is starting is about to take its name.
+        .is_some_and(|u| !u.is("ActiveState", "inactive") && !u.is("ActiveState", "failed"));
     let accounts = files::accounts();
     let user = is_user();
     // Without a session nothing of the user's can be there; the bus will say so.

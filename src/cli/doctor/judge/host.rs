@@ -185,14 +185,14 @@ fn disk(disk: &Disk) -> Finding {
             format!("The file system of {path} is mounted read-only."),
         )
         .mend(format!(
-            "mount -o remount,rw \"$(findmnt -n -o TARGET -T {path})\""
+            "journalctl -k -b -g 'I/O error|remount|EXT4-fs|XFS|BTRFS'; findmnt -T {path}"
         ));
     }
     // A small disk may be small; 5 % of a large one is still room.
     let little = BYTES_WARNING.min(disk.bytes / 10);
     let few = disk.inodes > 0;
     let told = |finding: Finding| {
-        finding.mend(format!("journalctl --rotate --vacuum-size=100M; du -xh -d2 \"$(findmnt -n -o TARGET -T {path})\" | sort -h | tail"))
+        finding.mend(format!("journalctl --disk-usage; du -xh -d2 \"$(findmnt -n -o TARGET -T {path})\" | sort -h | tail"))
     };
     let consequence = if disk.paths == ["/var/log/journal"] {
         "what runners print is lost when it is full"
@@ -253,8 +253,9 @@ pub(super) fn journal(facts: &Facts) -> Vec<Finding> {
             .filter(|v| !v.is_empty())
     };
     let drop_in = |setting: &str| {
+        let (key, _) = setting.split_once('=').unwrap_or((setting, ""));
         format!(
-            "mkdir -p /etc/systemd/journald.conf.d && printf '[Journal]\\n{setting}\\n' >/etc/systemd/journald.conf.d/zz-stratavore.conf && systemctl restart systemd-journald"
+            "mkdir -p /etc/systemd/journald.conf.d && printf '[Journal]\\n{setting}\\n' >/etc/systemd/journald.conf.d/zz-stratavore-{key}.conf && systemctl restart systemd-journald"
         )
     };
     let storage = get("Storage").unwrap_or("auto");

@@ -104,7 +104,8 @@ fn agent_config(told: Option<&Told>) -> Vec<Finding> {
         Some(Told::Wrong(why)) => {
             vec![
                 Finding::problem(CHECK, format!("{why} The agent will not start with it."))
-                    .mend("systemctl restart stratavore-agent"),
+                    // Which changes nothing before the file is right.
+                    .mend("systemctl reload stratavore-agent"),
             ]
         }
         Some(Told::TooLong) => vec![Finding::note(CHECK, "The agent did not check it in time.")],

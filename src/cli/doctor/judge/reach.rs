@@ -162,7 +162,7 @@ fn limits(bus: &Bus) -> Vec<Finding> {
 /// The last word is /etc/dbus-1/system-local.conf's.
 fn raise(name: &str, value: u64) -> String {
     format!(
-        "f=/etc/dbus-1/system-local.conf; [ -e $f ] || echo '<busconfig></busconfig>' >$f; sed -i '/name=\"{name}\"/d; s|</busconfig>|  <limit name=\"{name}\">{value}</limit>\\n&|' $f; systemctl reload dbus"
+        "f=/etc/dbus-1/system-local.conf; [ -s $f ] || printf '<busconfig>\\n</busconfig>\\n' >$f; sed -i 's|<limit name=\"{name}\">[^<]*</limit>||g; s|</busconfig>|<limit name=\"{name}\">{value}</limit>\\n&|' $f; systemctl reload dbus"
     )
 }
 

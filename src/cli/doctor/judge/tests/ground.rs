@@ -99,13 +99,13 @@ fn disks_journal_memory_and_clock() {
     says(Problem, disk, &["1M of 100G"], |f| {
         f.disks[0].bytes_free = 1 << 20
     });
-    says(Warning, disk, &["64M of 100G", "--vacuum-size"], |f| {
+    says(Warning, disk, &["64M of 100G", "--disk-usage"], |f| {
         f.disks[0].bytes_free = 64 << 20
     });
     says(Problem, disk, &["50 of 1000000 inodes"], |f| {
         f.disks[0].inodes_free = 50
     });
-    says(Problem, disk, &["read-only", "remount,rw"], |f| {
+    says(Problem, disk, &["read-only", "journalctl -k"], |f| {
         f.disks[0].read_only = true
     });
     // Small disks and file systems that do not count inodes.
