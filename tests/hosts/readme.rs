@@ -1,7 +1,7 @@
 //! README's installation and tour, typed by alice exactly as they stand.
 //!
 //! Stand-ins, since a test host is no workplace: `make build` and `make install` were done outside (what they install is
-//! laid over the host), `claude` and `make` are scripts that do a little, and what goes on for ever (`-f`) is ended.
+//! laid over the host), `claude`, `make`, `git` and `less` are scripts that do a little, and what goes on for ever (`-f`) is ended.
 
 use crate::fixture::SOON;
 use crate::support::{Bus, Host, Root, project, wait_for};
@@ -29,8 +29,10 @@ fn installation_and_tour_work_as_they_are_written() {
         .payload(project().join("target/test-payload"))
         .program(
             "/usr/local/bin/claude",
-            "#!/bin/sh\necho working on: \"$2\"\nexec sleep 1000\n",
+            "#!/bin/sh\necho working on: \"$2\"\n[ \"$2\" != 'review this' ] || exec cat\nexec sleep 1000\n",
         )
+        .program("/usr/local/bin/git", "#!/bin/sh\necho a \"$1\" of alice\n")
+        .program("/usr/local/bin/less", "#!/bin/sh\nexec cat\n")
         .program(
             "/usr/local/bin/make",
             "#!/bin/sh\n[ \"$1\" = test ] && echo tested\n",
@@ -59,10 +61,14 @@ fn installation_and_tour_work_as_they_are_written() {
     let mut shown = String::new();
     for line in typed(&readme, "A tour in five minutes").concat() {
         if line.contains(" -f") {
+            let awaited = match line.starts_with("stratavorectl logs ") {
+                true => "working on: fix the tests",
+                false => "runner.ended",
+            };
             let mut going = host.command(["bash", "-c", &line]).user("alice").spawn();
             wait_for(&format!("{line} tells something"), SOON, || {
                 match going.out_so_far() {
-                    out if out.contains("runner.ended") => Ok(()),
+                    out if out.contains(awaited) => Ok(()),
                     out => Err(format!("{out}{}", going.err_so_far())),
                 }
             });
@@ -86,6 +92,8 @@ fn installation_and_tour_work_as_they_are_written() {
                 .ok()
                 .out();
             assert!(state.contains("\"frozen\""), "{state}");
+        } else if line.contains("--pipe") {
+            assert!(text.contains("review this\na diff of alice"), "{out}");
         } else if line.starts_with("stratavorectl list --all") {
             assert!(text.contains("stopped"), "{out}");
         }
