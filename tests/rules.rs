@@ -38,7 +38,7 @@ const LAYERS: &[(&str, &[&str], &str)] = &[
             "wire",
             "seqpacket",
             "crash",
-            "journal",
+            "telemetry",
             "places",
             "service",
             "VERSION",
@@ -78,7 +78,7 @@ const LAYERS: &[(&str, &[&str], &str)] = &[
     ("service", &[], "sd_notify is a leaf"),
     ("journal", &["domain"], "the way to the journal is a leaf"),
     ("metrics", &["domain"], "the counters are a leaf"),
-    ("telemetry", &["journal"], "the daemon's log is a leaf"),
+    ("telemetry", &["journal"], "what is said is a leaf"),
 ];
 
 /// Crates a layer must not touch.

@@ -1,95 +1,88 @@
 //! What the agent says: to the journal with fields, else on standard error.
 //!
 //! Nothing of a command or an environment is ever logged. A journal that does not take lines does
-//! not stop the agent ([`crate::journal`]).
+//! not stop the agent ([`crate::telemetry`]).
 
 use super::runner::Runner;
 use crate::domain::ProjectName;
 use crate::domain::kinds::Kind;
-use crate::journal::{self, Entry, Journal};
 use std::fmt::Display;
-use std::sync::OnceLock;
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, Ordering};
+use tracing::Level;
 
-const IDENTIFIER: &str = "stratavore-agent";
-/// How long the last lines may take.
-const LAST_LINES: Duration = Duration::from_secs(1);
+/// The agent's name in the journal.
+pub(super) const IDENTIFIER: &str = "stratavore-agent";
 
-/// Where lines go, and which field makes `journalctl -u SCOPE` and `systemctl status SCOPE` show
-/// them: it is believed of uid 0, and for a user's own units of that user.
-static PLACE: OnceLock<(Journal, &str)> = OnceLock::new();
+/// Whether the scopes are those of a user's own systemd.
+static USER: AtomicBool = AtomicBool::new(false);
 
 /// To be called once, at start.
 pub(super) fn set_up(user: bool) {
-    if journal::connected() {
-        let field = match user {
-            false => "OBJECT_SYSTEMD_UNIT",
-            true => "OBJECT_SYSTEMD_USER_UNIT",
-        };
-        let _ = PLACE.set((Journal::new(journal::SOCKET, IDENTIFIER), field));
-    }
-}
-
-/// From here on lines leave, by a thread with the caller's capabilities.
-pub(super) fn start() -> std::io::Result<()> {
-    PLACE.get().map_or(Ok(()), |(journal, _)| journal.start())
-}
-
-/// Sees the last lines off.
-pub(super) fn flush() {
-    if let Some((journal, _)) = PLACE.get() {
-        journal.flush(LAST_LINES);
-    }
+    USER.store(user, Ordering::Relaxed);
 }
 
 /// Something an administrator must look at.
 pub(super) fn error(kind: Kind, message: impl Display) {
-    line(3, kind, None, message.to_string());
+    line(Level::ERROR, kind, None, message.to_string());
 }
 
 /// Something unexpected that was dealt with.
 pub(super) fn warning(kind: Kind, message: impl Display) {
-    line(4, kind, None, message.to_string());
+    line(Level::WARN, kind, None, message.to_string());
 }
 
 /// What the agent does.
 pub(super) fn info(kind: Kind, message: impl Display) {
-    line(6, kind, None, message.to_string());
+    line(Level::INFO, kind, None, message.to_string());
 }
 
 /// The same about a runner: the line is also its scope's.
 impl Runner {
     pub(super) fn error(&self, kind: Kind, message: impl Display) {
-        line(3, kind, Some(self), message.to_string());
+        line(Level::ERROR, kind, Some(self), message.to_string());
     }
 
     pub(super) fn warning(&self, kind: Kind, message: impl Display) {
-        line(4, kind, Some(self), message.to_string());
+        line(Level::WARN, kind, Some(self), message.to_string());
     }
 
     pub(super) fn info(&self, kind: Kind, message: impl Display) {
-        line(6, kind, Some(self), message.to_string());
+        line(Level::INFO, kind, Some(self), message.to_string());
     }
 }
 
-fn line(level: u8, kind: Kind, about: Option<&Runner>, message: String) {
+fn line(level: Level, kind: Kind, about: Option<&Runner>, message: String) {
     let message = match about {
         Some(runner) => format!("Runner {}: {message}", runner.id),
         None => message,
     };
-    let Some((journal, unit)) = PLACE.get() else {
-        // One line each, whatever is in a name.
-        return eprintln!("{}", message.replace(['\n', '\r'], " "));
+    // One line each, whatever is in a name.
+    let message = message.replace(['\n', '\r'], " ");
+    let runner = about.map(|runner| runner.id.to_string());
+    let project = about.and_then(|runner| project(&runner.cgroup));
+    // `journalctl -u SCOPE` and `systemctl status SCOPE` show the line, too.
+    let scope = about.map(|runner| runner.id.unit());
+    let (unit, user_unit) = match USER.load(Ordering::Relaxed) {
+        false => (scope, None),
+        true => (None, scope),
     };
-    let mut entry = Entry::new(level, IDENTIFIER, &message).kind(kind);
-    if let Some(runner) = about {
-        entry.field("STRATAVORE_RUNNER", &runner.id.to_string());
-        if let Some(project) = project(&runner.cgroup) {
-            entry.field("STRATAVORE_PROJECT", project.as_str());
-        }
-        entry.field(unit, &runner.id.unit());
+    macro_rules! at {
+        ($level:ident) => {
+            tracing::$level!(
+                message_id = kind.id,
+                runner,
+                project = project.as_ref().map(ProjectName::as_str),
+                unit,
+                user_unit,
+                "{message}"
+            )
+        };
     }
-    journal.send(entry);
+    match level {
+        Level::ERROR => at!(error),
+        Level::WARN => at!(warn),
+        _ => at!(info),
+    }
 }
 
 /// The project whose slice a scope is in.

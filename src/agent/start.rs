@@ -11,6 +11,7 @@ use super::user::{self, HostEnvironment};
 use super::{log, serve};
 use crate::domain::kinds::{self, Kind};
 use crate::places::Places;
+use crate::telemetry::{self, Telemetry};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustix::thread::{CapabilitySet, CapabilitySets};
@@ -88,18 +89,22 @@ pub fn main(args: Args) -> ExitCode {
         return check_config(file.as_deref().unwrap_or(&args.config));
     }
     log::set_up(args.user);
+    let said = telemetry::set_up();
     // Half a launch in memory is worth nothing: the next agent adopts what there really is.
     let told = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |info| {
         told(info);
         std::process::exit(101);
     }));
-    let prepared = match prepare(args) {
+    let prepared = prepare(args);
+    // Only now: its thread keeps the capabilities there are.
+    if let Err(error) = said.start(log::IDENTIFIER) {
+        eprintln!("The thread for the journal can't be started: {error}.");
+        return ExitCode::FAILURE;
+    }
+    let prepared = match prepared {
         Ok(prepared) => prepared,
-        Err((kind, why)) => {
-            let _ = log::start();
-            return give_up(kind, &why);
-        }
+        Err((kind, why)) => return give_up(&said, kind, &why),
     };
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -109,12 +114,12 @@ pub fn main(args: Args) -> ExitCode {
     match runtime {
         Ok(runtime) => match runtime.block_on(run(prepared)) {
             Ok(()) => {
-                log::flush();
+                said.flush();
                 ExitCode::SUCCESS
             }
-            Err(why) => give_up(kinds::FAILED, &why),
+            Err(why) => give_up(&said, kinds::FAILED, &why),
         },
-        Err(e) => give_up(kinds::FAILED, &e.to_string()),
+        Err(e) => give_up(&said, kinds::FAILED, &e.to_string()),
     }
 }
 
@@ -136,9 +141,9 @@ fn check_config(file: &Path) -> ExitCode {
     }
 }
 
-fn give_up(kind: Kind, why: &str) -> ExitCode {
+fn give_up(said: &Telemetry, kind: Kind, why: &str) -> ExitCode {
     log::error(kind, why);
-    log::flush();
+    said.flush();
     ExitCode::FAILURE
 }
 
@@ -232,7 +237,6 @@ fn find(args: Args, config: Config) -> Result<Prepared, String> {
     if uid == 0 {
         drop_capabilities().map_err(|e| format!("Capabilities can't be given up: {e}."))?;
     }
-    log::start().map_err(|e| format!("The thread for the journal can't be started: {e}."))?;
     Ok(prepared)
 }
 

@@ -11,6 +11,8 @@ use stratavore::{daemon, journal, telemetry};
 
 /// EX_CONFIG of sysexits.h: a new start won't help, so stratavored.service is not started again.
 const CONFIG: u8 = 78;
+/// The daemon's name in the journal.
+const IDENTIFIER: &str = "stratavored";
 
 /// Stratavore's daemon: launches runners as systemd scopes and keeps their truth. Started by
 /// stratavored.service.
@@ -63,7 +65,8 @@ fn main() -> ExitCode {
                 return ExitCode::FAILURE;
             }
             if journal::connected() {
-                let log = telemetry::start();
+                let log = telemetry::set_up();
+                let _ = log.start(IDENTIFIER);
                 tracing::error!(message_id = kinds::CONFIGURATION_ERROR.id, "{error}");
                 log.flush();
             } else {
@@ -82,7 +85,11 @@ fn main() -> ExitCode {
     if args.check_store {
         return check_store(&config);
     }
-    let log = telemetry::start();
+    let log = telemetry::set_up();
+    if let Err(error) = log.start(IDENTIFIER) {
+        eprintln!("The thread for the journal can't be started: {error}.");
+        return ExitCode::FAILURE;
+    }
     let runtime = match tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()

@@ -192,3 +192,20 @@ fn a_stopped_journald_stops_nobody() {
     );
     site.check();
 }
+
+/// While nobody listens where journald should, lines wait; none is lost.
+#[test]
+fn lines_wait_for_a_journal_that_is_away() {
+    let site = Site::boot("away");
+    let socket = "/run/systemd/journal/socket";
+    site.root(&format!("mv {socket} {socket}-away")).ok();
+    let launch = "call org.stratavore1 /org/stratavore1 org.stratavore1.Manager Launch 'sasa{sv}' p 1 true 1 uid s alice";
+    let id = site.root(&format!("busctl {launch}")).ok().out();
+    let id = id.split('"').nth(1).unwrap().to_owned();
+    assert_eq!(site.cause(&id), "success");
+    site.root(&format!("mv {socket}-away {socket}")).ok();
+    for unit in ["stratavored", "stratavore-agent"] {
+        one(&site, &format!("-u {unit} STRATAVORE_RUNNER={id}"));
+    }
+    site.check();
+}
