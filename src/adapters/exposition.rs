@@ -14,9 +14,9 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 
 /// Connections at a time; more wait in the kernel's queue.
-const CONNECTIONS: usize = 32;
-/// How long the head of a request may take.
-const HEAD: Duration = Duration::from_secs(5);
+const CONNECTIONS: usize = 64;
+/// How long the head of a request may take; so long all places can be taken by connections that say nothing.
+const HEAD: Duration = Duration::from_secs(2);
 /// How long a connection may take in all.
 const ALL: Duration = Duration::from_secs(15);
 /// The largest head of a request, in bytes.

@@ -14,6 +14,8 @@ use zbus::names::BusName;
 pub const CALLS_MAX: usize = 256;
 /// Calls of one user that may be, over however many connections.
 pub(super) const USER_CALLS_MAX: usize = 1_024;
+/// Descriptors that a call may bring: those of `run --pipe`.
+const DESCRIPTORS_MAX: u32 = 3;
 /// Callers whose uid is remembered.
 const CACHE_MAX: usize = 4_096;
 /// Look-ups under way: with [polkit's](super::polkit) questions fewer than the 128 dbus-daemon allows a connection.
@@ -75,6 +77,10 @@ impl Callers {
     /// Counts a call in for its connection and its user, or refuses it.
     pub(super) async fn enter(&self, header: &Header<'_>) -> Result<(u32, [Slot; 2]), Error> {
         // First what needs no answer of the bus.
+        if header.unix_fds().is_some_and(|fds| fds > DESCRIPTORS_MAX) {
+            let message = format!("A call brings at most {DESCRIPTORS_MAX} descriptors.");
+            return Err(Error::new(ErrorKind::LimitsExceeded, message));
+        }
         let sender = Who::Connection(sender(header)?.to_owned());
         let connection = self.count(sender, CALLS_MAX, "connection")?;
         let uid = self.uid(header).await?;

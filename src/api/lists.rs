@@ -10,11 +10,14 @@ use crate::domain::{ErrorKind, Runner, State, kinds};
 use crate::ports::RunnerFilter;
 use futures_util::StreamExt;
 use std::collections::HashMap;
+use std::time::Duration;
 
 /// Rows looked at together where some may have to be left out.
 const LOOK_AT: u32 = 200;
 /// Questions to the agent about what runners use, at a time.
 const USAGES_AT_ONCE: usize = 32;
+/// How long they may take in all.
+const USAGES_TIME: Duration = Duration::from_secs(5);
 
 impl Core {
     /// A page of runners. Labels of runners that the caller may not view are neither shown nor
@@ -71,7 +74,9 @@ impl Core {
             async move { (at, core.usage(&runner).await) }
         });
         let mut used = futures_util::stream::iter(used).buffer_unordered(USAGES_AT_ONCE);
-        while let Some((at, usage)) = used.next().await {
+        // What an agent that hangs does not tell in time is left out.
+        let until = tokio::time::Instant::now() + USAGES_TIME;
+        while let Ok(Some((at, usage))) = tokio::time::timeout_at(until, used.next()).await {
             convert::put(&mut out[at], "usage", convert::usage(&usage));
         }
         Ok(out)

@@ -5,17 +5,17 @@ use super::bus;
 use super::text::{clean, cut};
 use std::process::Stdio;
 use std::time::Duration;
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::process::Command;
 
 /// A journal that takes longer is too large or too slow to wait for.
 const TIME_MAX: Duration = Duration::from_secs(5);
 /// No more is read of what it answers.
-const BYTES_MAX: u64 = 1 << 20;
+const BYTES_MAX: usize = 1 << 20;
 
 /// The command that shows all of a unit's lines.
 pub(super) fn command(unit: &str) -> String {
-    format!("{} '{unit}'", bus::journalctl_unit())
+    format!("{} '{}'", bus::journalctl_unit(), clean(unit))
 }
 
 /// The last lines of a unit since a time (µs), each at most so wide; or why there are none.
@@ -43,24 +43,34 @@ pub(super) async fn tail(
         .kill_on_drop(true)
         .spawn()
         .map_err(|e| format!("journalctl can't be run: {e}"))?;
-    let mut text = Vec::new();
-    let read = async {
-        if let Some(stdout) = child.stdout.take() {
-            stdout.take(BYTES_MAX).read_to_end(&mut text).await?;
-        }
-        Ok::<_, std::io::Error>(())
+    let Some(stdout) = child.stdout.take() else {
+        return Err("journalctl has no output".to_owned());
     };
-    match tokio::time::timeout(TIME_MAX, read).await {
-        Err(_) => {
-            return Err(format!(
-                "the journal did not answer within {} s",
-                TIME_MAX.as_secs()
-            ));
-        }
-        Ok(Err(error)) => return Err(format!("journalctl can't be read: {error}")),
-        Ok(Ok(())) => {}
+    match tokio::time::timeout(TIME_MAX, end(stdout, BYTES_MAX)).await {
+        Err(_) => Err(format!(
+            "the journal did not answer within {} s",
+            TIME_MAX.as_secs()
+        )),
+        Ok(Err(error)) => Err(format!("journalctl can't be read: {error}")),
+        Ok(Ok(text)) => Ok(shown(&String::from_utf8_lossy(&text), width)),
     }
-    Ok(shown(&String::from_utf8_lossy(&text), width))
+}
+
+/// The last whole lines, at most so many bytes.
+async fn end(mut from: impl AsyncRead + Unpin, most: usize) -> std::io::Result<Vec<u8>> {
+    let (mut text, mut cut) = (Vec::new(), false);
+    while from.read_buf(&mut text).await? > 0 {
+        if text.len() > 2 * most {
+            text.drain(..text.len() - most);
+            cut = true;
+        }
+    }
+    let mut first = text.len().saturating_sub(most);
+    if cut || first > 0 {
+        let line = text[first..].iter().position(|b| *b == b'\n');
+        first = line.map_or(text.len(), |at| first + at + 1);
+    }
+    Ok(text.split_off(first))
 }
 
 fn shown(text: &str, width: Option<usize>) -> Vec<String> {
@@ -76,6 +86,15 @@ fn shown(text: &str, width: Option<usize>) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn of_much_the_last_lines_are_kept() -> std::io::Result<()> {
+        let text: String = (0..999).map(|n| format!("line {n}\n")).collect();
+        assert_eq!(end(text.as_bytes(), 20).await?, b"line 997\nline 998\n");
+        assert_eq!(end(text.as_bytes(), 1 << 20).await?, text.as_bytes());
+        assert_eq!(end(&b"no line end"[..], 5).await?, b"");
+        Ok(())
+    }
 
     #[test]
     fn lines_are_harmless_and_fit() {

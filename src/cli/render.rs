@@ -1,6 +1,6 @@
 //! How things look for people: blocks of keys and values, times, spans.
 
-use super::text::width;
+use super::text::{clean, width};
 use crate::domain::units;
 
 /// `KEY: value` lines, the colons below each other. Empty values are left out. On a terminal long
@@ -11,7 +11,8 @@ pub(super) fn block(entries: &[(&str, String)], columns: Option<usize>) -> Strin
     let mut out = String::new();
     for (key, value) in entries.iter().filter(|(_, value)| !value.is_empty()) {
         let room = columns.map_or(usize::MAX, |c| c.saturating_sub(wide + 2).max(20));
-        let lines = wrap(value, room).join(&format!("\n{}", " ".repeat(wide + 2)));
+        let harmless: Vec<String> = value.split('\n').map(clean).collect();
+        let lines = wrap(&harmless.join("\n"), room).join(&format!("\n{}", " ".repeat(wide + 2)));
         out.push_str(&format!("{key:>wide$}: {lines}\n"));
     }
     out

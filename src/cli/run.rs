@@ -148,17 +148,42 @@ async fn launch(client: &Client, global: &Global, args: &Run) -> Result<u8> {
         }
         Ok(())
     });
-    tokio::select! {
-        done = wait => done?,
-        _ = tokio::signal::ctrl_c() => {
+    // Left alone, one that has this terminal would read what is typed next, and write over it.
+    let mut stops = args.pipe && on_terminal();
+    {
+        tokio::pin!(wait);
+        loop {
+            tokio::select! {
+                done = &mut wait => break done?,
+                _ = tokio::signal::ctrl_c() => {}
+            }
+            if !std::mem::take(&mut stops) {
+                eprintln_unless(
+                    global.quiet,
+                    &format!("Runner {id} goes on. Stop it with: stratavorectl stop {id}"),
+                );
+                return Ok(130);
+            }
             eprintln_unless(
                 global.quiet,
-                &format!("Runner {id} goes on. Stop it with: stratavorectl stop {id}"),
+                &format!("Stopping {id}. Ctrl-C again leaves it to itself."),
             );
-            return Ok(130);
+            let none = Given::new();
+            let stopped: Result<()> = client.call("Stop", &(&id, &none)).await;
+            if let Err(failure) = stopped {
+                super::complain(&failure);
+            }
         }
     }
     Ok(code)
+}
+
+/// Whether somebody sits at what the command gets as its streams.
+fn on_terminal() -> bool {
+    use std::io::IsTerminal;
+    std::io::stdin().is_terminal()
+        || std::io::stdout().is_terminal()
+        || std::io::stderr().is_terminal()
 }
 
 /// What the host does not hold although it was asked for.

@@ -62,7 +62,7 @@ fn head(out: &Out, of: &Dict) -> String {
     format!(
         "{} {}{name}\n",
         out.paint(style, dot),
-        out.paint(Style::Bold, text(of, "id"))
+        out.paint(Style::Bold, &clean(text(of, "id")))
     )
 }
 

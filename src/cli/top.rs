@@ -1,6 +1,6 @@
 //! `top`: what runners use just now, again and again.
 
-use super::args::{Order, Top};
+use super::args::{Format, Order, Top};
 use super::client::{Client, dict, number, text, texts};
 use super::failure::{Failure, Result, USAGE};
 use super::keyboard::{Keyboard, Wake};
@@ -98,6 +98,13 @@ fn sort(rows: &mut [Row], order: Order) {
 pub(super) async fn top(client: &Client, global: &Global, args: &Top) -> Result<u8> {
     let out = Out::new(global);
     let delay = delay(&args.delay)?;
+    let many = args.iterations.map_or(args.batch, |n| n != 1);
+    if global.output == Format::Json && many {
+        return Err(Failure::new(
+            USAGE,
+            "-o json is one document, and this would be several; use -o jsonl, one object a line.",
+        ));
+    }
     let terminal = !args.batch && !out.is_json() && out.can_redraw();
     // As systemd-cgtop has it: for ever on a terminal, once elsewhere.
     let mut left = args.iterations.or((!terminal && !args.batch).then_some(1));

@@ -152,12 +152,12 @@ pub(super) async fn wait(client: &Client, global: &Global, args: &Wait) -> Resul
 /// `<id>: exit-code. The main process exited with status 7.`
 pub(super) fn told(described: &Dict) -> String {
     let exit = dict(described, "exit");
-    format!(
+    super::text::clean(&format!(
         "{}: {}. {}",
         text(described, "id"),
         text(&exit, "cause"),
-        super::text::clean(text(&exit, "message"))
-    )
+        text(&exit, "message")
+    ))
 }
 
 fn int(of: &Dict, key: &str) -> Option<i32> {

@@ -23,7 +23,6 @@ const PAGE: u32 = 500;
 const AGAIN: Duration = Duration::from_millis(500);
 
 pub(super) async fn run(shared: Arc<Shared>, mut notices: mpsc::Receiver<HostNotice>) {
-    let mut strangers = HashSet::new();
     let mut next = None::<Instant>;
     let mut turn = tokio::time::interval(TURN);
     loop {
@@ -57,7 +56,7 @@ pub(super) async fn run(shared: Arc<Shared>, mut notices: mpsc::Receiver<HostNot
             continue;
         }
         let done = {
-            let work = reconcile(&shared, &mut strangers);
+            let work = reconcile(&shared);
             tokio::pin!(work);
             loop {
                 // A slow agent is no wedged engine.
@@ -95,7 +94,7 @@ impl Engine {
             Error::new(ErrorKind::HostUnavailable, message)
         };
         let shared = &self.0;
-        let _turn = shared.reconciling.lock().await;
+        let mut strangers = shared.reconciling.lock().await;
         if !shared.health.borrow().adopted {
             return Err(away("what ran before is not taken over yet".to_owned()));
         }
@@ -103,7 +102,6 @@ impl Engine {
         shared.metrics.reconciled(compared.is_ok());
         let (world, _, todo) = compared.map_err(away)?;
         if !dry_run {
-            let mut strangers = HashSet::new();
             for step in todo.clone() {
                 execute(shared, &world, step, &mut strangers);
             }
@@ -114,8 +112,8 @@ impl Engine {
 }
 
 /// Compares rows with the host and sets right what differs.
-async fn reconcile(shared: &Arc<Shared>, strangers: &mut HashSet<RunnerId>) -> Result<(), String> {
-    let _turn = shared.reconciling.lock().await;
+async fn reconcile(shared: &Arc<Shared>) -> Result<(), String> {
+    let mut strangers = shared.reconciling.lock().await;
     let first = !shared.health.borrow().adopted;
     let (world, rows, todo) = compare(shared, first).await?;
     strangers.retain(|id| world.runners.contains_key(id));
@@ -132,7 +130,7 @@ async fn reconcile(shared: &Arc<Shared>, strangers: &mut HashSet<RunnerId>) -> R
     }
     crash::point("daemon.adopting");
     for step in todo {
-        execute(shared, &world, step, strangers);
+        execute(shared, &world, step, &mut strangers);
     }
     Ok(())
 }

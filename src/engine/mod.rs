@@ -25,7 +25,7 @@ use crate::domain::spec::Setenv;
 use crate::domain::{Error, ErrorKind, Limits, Runner, RunnerId, RunnerSpec, State, Timestamp};
 use crate::metrics::Metrics;
 use crate::ports::{Host, HostError, HostNotice, Store, StoreError, Streams};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
@@ -117,8 +117,8 @@ struct Shared {
     /// One change of a project at a time: its slice and its row must tell the same.
     projects: tokio::sync::Mutex<()>,
     project_changes: AtomicU64,
-    /// One comparison of rows with the host at a time.
-    reconciling: tokio::sync::Mutex<()>,
+    /// One comparison of rows with the host at a time, and the strangers it has warned of.
+    reconciling: tokio::sync::Mutex<HashSet<RunnerId>>,
     closing: AtomicBool,
     recheck: Notify,
     /// Monotonic milliseconds of the last turn of hub and store loop, for the watchdog.
@@ -182,7 +182,7 @@ impl Engine {
             launches: Arc::new(Semaphore::new(LAUNCHES_MAX)),
             projects: tokio::sync::Mutex::new(()),
             project_changes: AtomicU64::new(0),
-            reconciling: tokio::sync::Mutex::new(()),
+            reconciling: tokio::sync::Mutex::default(),
             closing: AtomicBool::new(false),
             recheck: Notify::new(),
             progress: [AtomicU64::new(0), AtomicU64::new(0)],
