@@ -138,6 +138,8 @@ pub struct EventFilter {
     pub kind: Option<EventType>,
     /// At most so many.
     pub limit: u32,
+    /// The last ones that fit instead of the first; in their order all the same.
+    pub newest: bool,
 }
 
 /// What a pruning removed.

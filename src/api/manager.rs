@@ -216,7 +216,8 @@ impl Manager {
 
     /// A page of events, oldest first, that come after a position (0 = from the beginning):
     /// seq (the position), type, project, subject, runnerseq, time, actor, data.
-    /// Filter: project s, runner s, type s. The limit is 100 for 0, and 1000 at most.
+    /// Filter: project s, runner s, type s; newest b, the last ones that fit instead of the
+    /// first. The limit is 100 for 0, and 1000 at most.
     #[zbus(out_args("events"))]
     async fn list_events(
         &self,

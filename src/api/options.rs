@@ -1,8 +1,8 @@
 //! The `a{sv}` arguments: pure parsing, with sentences for whoever got one wrong.
 
 use super::values::{
-    Options, PAGE_MAX, User, bare, descriptor, in_order, labels, limit, page, scalar, states, text,
-    texts, time, unknown, user, wrong,
+    Options, PAGE_MAX, User, boolean, descriptor, in_order, labels, limit, page, scalar, states,
+    text, texts, time, unknown, user, wrong,
 };
 use crate::domain::limits::Value;
 use crate::domain::logs::{LINES_MAX, LogOutput, LogsRequest};
@@ -14,7 +14,6 @@ use crate::domain::{Error, Limits, RunnerId, State};
 use crate::ports::{EventFilter, RunnerFilter, Streams};
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use zbus::Variant;
 
 /// So many rows are in a page where the caller does not say.
 pub const PAGE_DEFAULT: u32 = 100;
@@ -152,9 +151,8 @@ pub fn none(options: &Options) -> Result<(), Error> {
 pub fn reconcile(options: &Options) -> Result<bool, Error> {
     let mut dry = false;
     for (key, value) in in_order(options) {
-        match (key, bare(value)) {
-            ("dry-run", Variant::Bool(b)) => dry = *b,
-            ("dry-run", _) => return Err(wrong(key, value, "a b")),
+        match key {
+            "dry-run" => dry = boolean(key, value)?,
             _ => return Err(unknown(key, &["dry-run"])),
         }
     }
@@ -176,10 +174,7 @@ pub fn logs(options: &Options) -> Result<LogsRequest, Error> {
                 }
                 _ => return Err(wrong(key, value, "a t")),
             },
-            "follow" => match bare(value) {
-                Variant::Bool(b) => out.follow = *b,
-                _ => return Err(wrong(key, value, "a b")),
-            },
+            "follow" => out.follow = boolean(key, value)?,
             "output" => {
                 let text = text(key, value)?;
                 out.output = LogOutput::parse(text).ok_or_else(|| {
@@ -282,11 +277,8 @@ pub fn runner_filter(options: &Options) -> Result<Listing, Error> {
         match key {
             "project" => out.project = Some(text(key, value)?.parse()?),
             "state" => out.states = states(key, value)?,
-            "all" | "usage" => match bare(value) {
-                Variant::Bool(b) if key == "all" => all = *b,
-                Variant::Bool(b) => usage = *b,
-                _ => return Err(wrong(key, value, "a b")),
-            },
+            "all" => all = boolean(key, value)?,
+            "usage" => usage = boolean(key, value)?,
             "label" => out.labels = labels(key, value)?,
             "uid" => user_asked = Some(user(key, value)?),
             "name" => out.name = Some(text(key, value)?.to_owned()),
@@ -309,7 +301,7 @@ pub fn runner_filter(options: &Options) -> Result<Listing, Error> {
 
 /// The filter of `ListEvents`.
 pub fn event_filter(after: u64, limit: u32, options: &Options) -> Result<EventFilter, Error> {
-    const KEYS: [&str; 3] = ["project", "runner", "type"];
+    const KEYS: [&str; 4] = ["newest", "project", "runner", "type"];
     let mut out = EventFilter {
         after,
         limit: match limit {
@@ -320,6 +312,7 @@ pub fn event_filter(after: u64, limit: u32, options: &Options) -> Result<EventFi
     };
     for (key, value) in in_order(options) {
         match key {
+            "newest" => out.newest = boolean(key, value)?,
             "project" => out.project = Some(text(key, value)?.parse()?),
             "runner" => out.runner = Some(text(key, value)?.parse()?),
             "type" => {

@@ -6,6 +6,7 @@ use crate::domain::ErrorKind;
 use proptest::prelude::*;
 use std::collections::HashMap;
 use zbus::OwnedVariant;
+use zbus::Variant;
 
 fn owned(value: impl Into<Variant<'static>>) -> OwnedVariant {
     value.into().try_into_owned().expect("holds no descriptor")

@@ -174,6 +174,14 @@ pub(super) fn page(key: &str, value: &Variant<'static>) -> Result<u32, Error> {
     }
 }
 
+/// A boolean.
+pub(super) fn boolean(key: &str, value: &Variant<'static>) -> Result<bool, Error> {
+    match bare(value) {
+        Variant::Bool(yes) => Ok(*yes),
+        _ => Err(wrong(key, value, "a b")),
+    }
+}
+
 pub(super) fn wrong(key: &str, value: &Variant<'static>, expected: &str) -> Error {
     Error::invalid(format!(
         "{key}: {expected} is expected, not {}.",

@@ -381,6 +381,18 @@ pub struct Events {
     /// Only those after this position; 0 = all. Following begins at the last ten without it
     #[arg(long, value_name = "SEQ")]
     pub after: Option<u64>,
+    /// Only the last so many, at most 1000
+    #[arg(short = 'n', long, value_name = "N")]
+    pub lines: Option<u32>,
+    /// Only those of this project
+    #[arg(long, add = ArgValueCandidates::new(live::projects))]
+    pub project: Option<String>,
+    /// Only those of this runner: its id, a unique prefix of it, or its name
+    #[arg(long, value_name = "ID", add = ArgValueCandidates::new(live::all_runners))]
+    pub runner: Option<String>,
+    /// Only those of this type, such as runner.ended
+    #[arg(long, value_name = "TYPE", add = ArgValueCandidates::new(live::event_types))]
+    pub r#type: Option<String>,
 }
 
 /// `project`.

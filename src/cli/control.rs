@@ -72,10 +72,14 @@ async fn live_ids(client: &Client, given: &[String]) -> Result<(Vec<String>, u8)
     Ok((ids, status))
 }
 
+/// The signal meant.
+pub(super) fn signal(args: &Kill) -> Result<i32> {
+    crate::domain::signal::parse(&args.signal).map_err(|e| Failure::new(USAGE, e.message))
+}
+
 /// `kill`.
 pub(super) async fn kill(client: &Client, global: &Global, args: &Kill) -> Result<u8> {
-    let number =
-        crate::domain::signal::parse(&args.signal).map_err(|e| Failure::new(USAGE, e.message))?;
+    let number = signal(args)?;
     many(client, global, &args.which, &Deed::Kill(number)).await
 }
 
@@ -89,8 +93,8 @@ pub(super) async fn thaw(client: &Client, global: &Global, args: &Many) -> Resul
     many(client, global, args, &Deed::Thaw).await
 }
 
-/// `set`.
-pub(super) async fn set(client: &Client, global: &Global, args: &Set) -> Result<u8> {
+/// The limits and the runners that `set` is given.
+pub(super) fn limits(args: &Set) -> Result<(Vec<(String, String)>, Many)> {
     let (limits, ids): (Vec<&String>, Vec<&String>) =
         args.words.iter().partition(|word| word.contains('='));
     if limits.is_empty() {
@@ -100,16 +104,38 @@ pub(super) async fn set(client: &Client, global: &Global, args: &Set) -> Result<
         ));
     }
     // The names of a limit in JSON and in the configuration are as good as those of an option.
-    let limits = limits
+    let limits: Vec<(String, String)> = limits
         .iter()
         .filter_map(|word| word.split_once('='))
         .map(|(key, value)| (key.replace('_', "-"), value.to_owned()))
         .collect();
+    for (key, value) in &limits {
+        super::check_limit(key, value)?;
+    }
     let which = Many {
         ids: ids.into_iter().cloned().collect(),
         choice: args.choice.clone(),
     };
+    check(&which)?;
+    Ok((limits, which))
+}
+
+/// `set`.
+pub(super) async fn set(client: &Client, global: &Global, args: &Set) -> Result<u8> {
+    let (limits, which) = limits(args)?;
     many(client, global, &which, &Deed::Set(limits)).await
+}
+
+/// Whether it is said which runners are meant.
+pub(super) fn check(which: &Many) -> Result<()> {
+    let by_choice = by_choice(&which.choice);
+    if by_choice != which.ids.is_empty() {
+        return Err(Failure::new(
+            USAGE,
+            "Give either runners (ids or names), or --project, --label or --all.",
+        ));
+    }
+    labels(&which.choice.label).map(drop)
 }
 
 async fn many(client: &Client, global: &Global, args: &Many, deed: &Deed) -> Result<u8> {
@@ -124,14 +150,7 @@ async fn chosen(
     ids: &[String],
     choice: &Choice,
 ) -> Result<Vec<String>> {
-    let by_choice = by_choice(choice);
-    if by_choice != ids.is_empty() {
-        return Err(Failure::new(
-            USAGE,
-            "Give either runners (ids or names), or --project, --label or --all.",
-        ));
-    }
-    if !by_choice {
+    if !by_choice(choice) {
         return Ok(ids.to_vec());
     }
     let mut filter = Given::new();

@@ -2,12 +2,13 @@
 
 use super::args::Events;
 use super::client::{Client, dict, number, text};
-use super::failure::{Failure, Result};
+use super::failure::{Failure, Result, USAGE};
 use super::out::Out;
 use super::render;
 use super::text::{clean, cut};
 use super::{Global, json};
 use crate::api::proxy::{Dict, Given};
+use crate::domain::RunnerId;
 use futures_util::StreamExt;
 use std::time::Duration;
 use tokio::sync::mpsc;
@@ -16,7 +17,9 @@ use tokio::sync::mpsc::error::TrySendError;
 /// Rows in one page.
 const PAGE: u32 = 500;
 /// How many past events `-f` begins with.
-const TAIL: u64 = 10;
+const TAIL: u32 = 10;
+/// The most that `-n` can ask for: a page of the daemon's.
+const LAST_MAX: u32 = 1_000;
 /// Signals only wake us up; what has none of its own is found by looking so often.
 const LOOK: Duration = Duration::from_secs(1);
 
@@ -28,10 +31,13 @@ pub(super) async fn events(client: &Client, global: &Global, args: &Events) -> R
         true => Some(wake_ups(client).await?),
         false => None,
     };
-    let mut after = match (args.after, args.follow) {
-        (Some(after), _) => after,
-        (None, false) => 0,
-        (None, true) => last(client).await?.saturating_sub(TAIL),
+    let filter = filter(client, args).await?;
+    let mut after = args.after.unwrap_or_default();
+    // The last ones first, then what comes after them.
+    let mut last = match (args.lines, args.after, args.follow) {
+        (Some(lines), ..) => Some(lines),
+        (None, None, true) => Some(TAIL),
+        _ => None,
     };
     if !args.follow {
         out.page();
@@ -39,13 +45,13 @@ pub(super) async fn events(client: &Client, global: &Global, args: &Events) -> R
     let mut all = Vec::new();
     let mut away = false;
     loop {
-        match page(client, after).await {
+        match page(client, after, &filter, last).await {
             Ok(events) => {
                 away = false;
                 if let Some(seq) = events.last().and_then(|e| number(e, "seq")) {
                     after = seq;
                 }
-                let full = events.len() == PAGE as usize;
+                let full = last.take().is_none() && events.len() == PAGE as usize;
                 match (
                     out.is_json(),
                     global.output == super::args::Format::Json && !args.follow,
@@ -94,27 +100,50 @@ pub(super) async fn events(client: &Client, global: &Global, args: &Events) -> R
     Ok(0)
 }
 
-async fn page(client: &Client, after: u64) -> Result<Vec<Dict>> {
-    let page = client
-        .manager()
-        .list_events(after, PAGE, &Given::new())
-        .await;
-    page.map_err(|e| Failure::of_call(&e))
+/// What is asked for, before anything is connected to.
+pub(super) fn check(args: &Events) -> Result<()> {
+    match args.lines {
+        Some(n) if n == 0 || n > LAST_MAX => Err(Failure::new(
+            USAGE,
+            format!("--lines={n}: from 1 to {LAST_MAX} are possible."),
+        )),
+        _ => Ok(()),
+    }
 }
 
-/// The position of the last event, by halving.
-pub(super) async fn last(client: &Client) -> Result<u64> {
-    let manager = client.manager();
-    let (mut low, mut high) = (0u64, u64::MAX >> 1);
-    while low < high {
-        let middle = low + (high - low) / 2;
-        let found = manager.list_events(middle, 1, &Given::new()).await;
-        match found.map_err(|e| Failure::of_call(&e))?.first() {
-            Some(event) => low = number(event, "seq").unwrap_or(middle).max(middle + 1),
-            None => high = middle,
-        }
+async fn filter(client: &Client, args: &Events) -> Result<Given<'static>> {
+    let mut filter = Given::new();
+    if let Some(project) = &args.project {
+        filter.insert("project", project.clone().into());
     }
-    Ok(low)
+    if let Some(kind) = &args.r#type {
+        filter.insert("type", kind.clone().into());
+    }
+    if let Some(runner) = &args.runner {
+        // The events of one whose row is gone are there still.
+        let id = match runner.parse::<RunnerId>() {
+            Ok(id) => id.to_string(),
+            Err(_) => text(&client.describe(runner).await?, "id").to_owned(),
+        };
+        filter.insert("runner", id.into());
+    }
+    Ok(filter)
+}
+
+/// The first page after a position, or the last so many.
+async fn page(
+    client: &Client,
+    after: u64,
+    filter: &Given<'_>,
+    last: Option<u32>,
+) -> Result<Vec<Dict>> {
+    let mut filter = filter.clone();
+    if last.is_some() {
+        filter.insert("newest", true.into());
+    }
+    let limit = last.unwrap_or(PAGE);
+    let page = client.manager().list_events(after, limit, &filter).await;
+    page.map_err(|e| Failure::of_call(&e))
 }
 
 /// Connects and subscribes anew.

@@ -110,7 +110,7 @@ fn nothing(args: &List) -> String {
     }
 }
 
-fn filter(args: &List) -> Result<Given<'static>> {
+pub(super) fn filter(args: &List) -> Result<Given<'static>> {
     let mut filter = Given::new();
     if let Some(project) = &args.project {
         filter.insert("project", project.clone().into());

@@ -127,6 +127,13 @@ pub(super) fn signals() -> Vec<CompletionCandidate> {
     .into()
 }
 
+/// Types of events.
+pub(super) fn event_types() -> Vec<CompletionCandidate> {
+    crate::domain::event::EventType::ALL
+        .map(|kind| CompletionCandidate::new(kind.short()))
+        .into()
+}
+
 /// States a runner can be in.
 pub(super) fn states() -> Vec<CompletionCandidate> {
     crate::domain::State::ALL

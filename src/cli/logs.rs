@@ -4,6 +4,7 @@ use super::Global;
 use super::args::{Format, Logs};
 use super::client::Client;
 use super::failure::{FAILED, Failure, Result};
+use super::text::clean;
 use crate::api::proxy::Given;
 use std::fs::File;
 use std::io::{BufRead, BufReader, IsTerminal, Write};
@@ -52,15 +53,14 @@ fn print(log: OwnedFd) -> std::io::Result<()> {
     let mut log = BufReader::new(log);
     let mut line = Vec::new();
     while log.read_until(b'\n', &mut line)? > 0 {
-        let shown: String = String::from_utf8_lossy(&line)
-            .chars()
-            .map(|c| match c {
-                '\n' | '\t' => c,
-                c if c.is_control() => '\u{fffd}',
-                c => c,
-            })
-            .collect();
-        out.write_all(shown.as_bytes())?;
+        let text = String::from_utf8_lossy(&line).replace('\t', "    ");
+        let shown = text
+            .split_inclusive('\n')
+            .map(|l| match l.strip_suffix('\n') {
+                Some(l) => clean(l) + "\n",
+                None => clean(l),
+            });
+        out.write_all(shown.collect::<String>().as_bytes())?;
         out.flush()?;
         line.clear();
     }

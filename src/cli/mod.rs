@@ -34,6 +34,7 @@ mod why;
 
 use args::{Cli, Global, Verb};
 use clap::Parser;
+use clap::error::ErrorKind;
 use client::Client;
 use failure::{Failure, Result, USAGE};
 use out::Out;
@@ -48,6 +49,11 @@ pub async fn main() -> u8 {
         Err(error) => {
             // --help and --version are no errors, and go to standard output.
             let _ = error.print();
+            if error.kind() == ErrorKind::UnknownArgument
+                && std::env::args().any(|word| word == "run")
+            {
+                eprintln!("Put -- before the command, as in: stratavorectl run web -- true");
+            }
             return if error.use_stderr() { USAGE } else { 0 };
         }
     };
@@ -71,6 +77,7 @@ async fn obey(cli: &Cli) -> Result<u8> {
     if let Verb::Doctor = &cli.verb {
         return doctor::doctor(global).await;
     }
+    check(cli)?;
     let client = match Client::connect(global).await {
         Ok(client) => client,
         Err(mut failure) => {
@@ -101,6 +108,21 @@ async fn obey(cli: &Cli) -> Result<u8> {
         Verb::Completions(_) => Ok(0),
         Verb::Status => status::status(&client, global).await,
         Verb::Doctor => doctor::doctor(global).await,
+    }
+}
+
+/// Wrong usage is told as such before anything is connected to.
+fn check(cli: &Cli) -> Result<()> {
+    match &cli.verb {
+        Verb::Run(args) => run::options(args, cli.global.host.is_some()).map(drop),
+        Verb::List(args) => list::filter(args).map(drop),
+        Verb::Stop(args) => control::check(&args.which),
+        Verb::Kill(args) => control::signal(args).and_then(|_| control::check(&args.which)),
+        Verb::Freeze(args) | Verb::Thaw(args) => control::check(args),
+        Verb::Set(args) => control::limits(args).map(drop),
+        Verb::Events(args) => events::check(args),
+        Verb::Top(args) => top::check(&cli.global, args).map(drop),
+        _ => Ok(()),
     }
 }
 

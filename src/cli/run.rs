@@ -213,7 +213,7 @@ fn eprintln_unless(quiet: bool, text: &str) {
     }
 }
 
-fn options(args: &Run, elsewhere: bool) -> Result<Given<'static>> {
+pub(super) fn options(args: &Run, elsewhere: bool) -> Result<Given<'static>> {
     let mut options = Given::new();
     let mut put = |key, value: &Option<String>| {
         if let Some(value) = value {

@@ -16,6 +16,7 @@ const LAST: usize = 12;
 /// The events of one runner: the first and the last.
 #[derive(Debug, Default)]
 pub(super) struct Story {
+    id: String,
     first: Vec<Dict>,
     last: VecDeque<Dict>,
     left_out: u64,
@@ -41,7 +42,10 @@ impl Story {
 
     async fn read(client: &Client, id: &str) -> Result<Self> {
         let filter = Given::from([("runner", id.to_owned().into())]);
-        let mut story = Self::default();
+        let mut story = Self {
+            id: id.to_owned(),
+            ..Self::default()
+        };
         let page = client.manager().list_events(0, PAGE, &filter).await;
         let page = page.map_err(|e| Failure::of_call(&e))?;
         let full = page.len() == PAGE as usize;
@@ -49,7 +53,7 @@ impl Story {
         page.into_iter().for_each(|event| story.add(event));
         if full {
             let seq = |e: &Dict| number(e, "seq").unwrap_or_default();
-            let mut latest = latest(client, &filter, PAGE as usize).await?;
+            let mut latest = latest(client, &filter, PAGE).await?;
             latest.retain(|event| seq(event) > end);
             story.gap = latest.len() == PAGE as usize;
             latest.into_iter().for_each(|event| story.add(event));
@@ -119,8 +123,9 @@ impl Story {
         if self.left_out > 0 {
             let least = if self.gap { "at least " } else { "" };
             out.push_str(&format!(
-                "… {least}{} more: stratavorectl events\n",
-                self.left_out
+                "… {least}{} more: stratavorectl events --runner={}\n",
+                self.left_out,
+                clean(&self.id)
             ));
         }
         out.extend(self.last.iter().map(line));
@@ -128,31 +133,12 @@ impl Story {
     }
 }
 
-/// The last `most` events that fit, oldest first: looked for among so many of the newest, then among ten times as many.
-pub(super) async fn latest(client: &Client, filter: &Given<'_>, most: usize) -> Result<Vec<Dict>> {
-    const PAGE: u32 = 1_000;
-    let end = super::events::last(client).await?;
-    let mut window: u64 = 10_000;
-    loop {
-        let mut after = end.saturating_sub(window);
-        let whole = after == 0;
-        let mut found: Vec<Dict> = Vec::new();
-        loop {
-            let page = client.manager().list_events(after, PAGE, filter).await;
-            let page = page.map_err(|e| Failure::of_call(&e))?;
-            let full = page.len() == PAGE as usize;
-            after = page.last().and_then(|e| number(e, "seq")).unwrap_or(after);
-            found.extend(page);
-            found.drain(..found.len().saturating_sub(most));
-            if !full {
-                break;
-            }
-        }
-        if whole || found.len() == most {
-            return Ok(found);
-        }
-        window = window.saturating_mul(10);
-    }
+/// The last events that fit, oldest first: at most so many, and no more than a page.
+pub(super) async fn latest(client: &Client, filter: &Given<'_>, most: u32) -> Result<Vec<Dict>> {
+    let mut filter = filter.clone();
+    filter.insert("newest", true.into());
+    let found = client.manager().list_events(0, most, &filter).await;
+    found.map_err(|e| Failure::of_call(&e))
 }
 
 /// `ended` of `org.stratavore.runner.ended`.

@@ -97,14 +97,7 @@ fn sort(rows: &mut [Row], order: Order) {
 /// Shows what runners use.
 pub(super) async fn top(client: &Client, global: &Global, args: &Top) -> Result<u8> {
     let out = Out::new(global);
-    let delay = delay(&args.delay)?;
-    let many = args.iterations.map_or(args.batch, |n| n != 1);
-    if global.output == Format::Json && many {
-        return Err(Failure::new(
-            USAGE,
-            "-o json is one document, and this would be several; use -o jsonl, one object a line.",
-        ));
-    }
+    let delay = check(global, args)?;
     let terminal = !args.batch && !out.is_json() && out.can_redraw();
     // As systemd-cgtop has it: for ever on a terminal, once elsewhere.
     let mut left = args.iterations.or((!terminal && !args.batch).then_some(1));
@@ -153,6 +146,18 @@ pub(super) async fn top(client: &Client, global: &Global, args: &Top) -> Result<
         }
         wake = keyboard.wait(delay).await;
     }
+}
+
+/// The time between two looks.
+pub(super) fn check(global: &Global, args: &Top) -> Result<Duration> {
+    let many = args.iterations.map_or(args.batch, |n| n != 1);
+    if global.output == Format::Json && many {
+        return Err(Failure::new(
+            USAGE,
+            "-o json is one document, and this would be several; use -o jsonl, one object a line.",
+        ));
+    }
+    delay(&args.delay)
 }
 
 fn delay(text: &str) -> Result<Duration> {

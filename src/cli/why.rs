@@ -13,7 +13,7 @@ use crate::domain::name::shown;
 use crate::domain::nearest::nearest;
 
 /// So many of the last refusals are told.
-const DENIED: usize = 5;
+const DENIED: u32 = 5;
 
 /// Tells why.
 pub(super) async fn why(client: &Client, global: &Global, args: &Why) -> Result<u8> {

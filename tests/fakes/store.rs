@@ -320,8 +320,12 @@ impl Store for MemoryStore {
                     .is_none_or(|r| e.draft.subject == format!("runner/{r}"))
                 && filter.kind.is_none_or(|k| k == e.draft.kind)
         };
-        let found = rows.events.iter().filter(fits);
-        Ok(found.take(filter.limit as usize).cloned().collect())
+        let found: Vec<Event> = rows.events.iter().filter(fits).cloned().collect();
+        let most = found.len().min(filter.limit as usize);
+        Ok(match filter.newest {
+            true => found[found.len() - most..].to_vec(),
+            false => found[..most].to_vec(),
+        })
     }
 
     async fn prune(&self, _before: Timestamp, _batch: u32) -> Result<Pruned, StoreError> {

@@ -334,3 +334,77 @@ fn reconcile() {
     site.ctl("root", &format!("thaw {id}")).ok();
     site.clear();
 }
+
+/// Who presses Ctrl-C at the terminal that the command has means the command.
+#[test]
+fn interrupted_at_the_terminal() {
+    let site = Site::boot("ctrl-c");
+    let mut seen = on_terminal(
+        &site,
+        (90, 20),
+        "",
+        "stratavorectl run --pipe p -- sh -c 'echo begun; exec sleep 1000'",
+    );
+    wait_seen(&seen, "begun");
+    let id = site.ctl("alice", "list -q").ok().out();
+    seen.stdin.as_mut().unwrap().write_all(b"\x03").unwrap();
+    let out = seen.wait(SOON).code(143).out();
+    assert!(
+        out.contains("Stopping ") && !out.contains("goes on"),
+        "{out:?}"
+    );
+    assert_eq!(site.cause(&id), "stopped");
+    site.check();
+}
+
+/// Events of one project, runner or type, and the last ones; what is wrong usage is told as such
+/// without a daemon or a bus.
+#[test]
+fn events_and_usage() {
+    let site = Site::boot("usage");
+    site.ctl("alice", "run --wait p -- true").ok();
+    let id = site.ctl("alice", "list --all -q").ok().out();
+    site.ctl("root", "project create q").ok();
+    site.ctl("alice", "run --wait q -- false").code(1);
+    let of = |arguments: &str| -> Vec<String> {
+        let out = site
+            .ctl("alice", &format!("events -o jsonl {arguments}"))
+            .ok()
+            .out();
+        let kind = |line: &str| {
+            let event: serde_json::Value = serde_json::from_str(line).unwrap();
+            event["type"]
+                .as_str()
+                .unwrap()
+                .replace("org.stratavore.", "")
+        };
+        out.lines().map(kind).collect()
+    };
+    let life = ["runner.starting", "runner.running", "runner.ended"];
+    assert_eq!(of(&format!("--runner {}", &id[..13])), life);
+    assert_eq!(of("-n 1"), ["runner.ended"]);
+    assert_eq!(of("-n 2 --project p"), life[1..]);
+    assert_eq!(of("--type runner.ended --project q"), ["runner.ended"]);
+    let out = site.ctl("alice", "events --type runner.endet");
+    assert!(out.err().contains("runner.ended"), "{out:?}");
+
+    site.root("systemctl stop stratavored").ok();
+    for wrong in [
+        "events -n 0",
+        "list --state runing",
+        "list --since soon",
+        "kill -s FOO x",
+        "stop",
+        "set x",
+        "set x memory-max=lots",
+        "run p --memory-max=lots -- true",
+        "top -o json -n 3",
+    ] {
+        let out = site.ctl("alice", wrong).code(2);
+        assert!(!out.err().contains("stratavored"), "{wrong}: {out:?}");
+    }
+    let out = site.ctl("alice", "run p true").code(2);
+    assert!(out.err().contains("Put -- before the command"), "{out:?}");
+    site.root("systemctl start stratavored").ok();
+    site.check();
+}

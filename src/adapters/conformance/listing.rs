@@ -301,6 +301,27 @@ pub(crate) async fn events_by_filter(store: Arc<impl Store + 'static>) {
         .await,
         []
     );
+    let endings = only(&|e| e.draft.kind == EventType::RunnerEnded);
+    assert_eq!(
+        of(EventFilter {
+            kind: Some(EventType::RunnerEnded),
+            limit: 3,
+            newest: true,
+            ..any()
+        })
+        .await,
+        endings[endings.len() - 3..]
+    );
+    assert_eq!(
+        of(EventFilter {
+            after: all[48].position,
+            limit: 5,
+            newest: true,
+            ..any()
+        })
+        .await,
+        all[49..]
+    );
     let both = EventFilter {
         project: Some(name("q")),
         kind: Some(EventType::RunnerRunning),

@@ -240,14 +240,15 @@ pub(super) async fn projects(pool: &SqlitePool) -> Result<Vec<Project>, Fail> {
 }
 
 pub(super) async fn events(pool: &SqlitePool, filter: &EventFilter) -> Result<Vec<Event>, Fail> {
-    telling(filter)
+    let mut rows = telling(filter)
         .build()
         .persistent(false)
         .fetch_all(pool)
-        .await?
-        .iter()
-        .map(row::event)
-        .collect()
+        .await?;
+    if filter.newest {
+        rows.reverse();
+    }
+    rows.iter().map(row::event).collect()
 }
 
 pub(super) fn telling(filter: &EventFilter) -> QueryBuilder<Sqlite> {
@@ -269,7 +270,10 @@ pub(super) fn telling(filter: &EventFilter) -> QueryBuilder<Sqlite> {
             sql.push(RARE);
         }
     }
-    sql.push(" ORDER BY position LIMIT ")
-        .push_bind(page(filter.limit));
+    sql.push(match filter.newest {
+        true => " ORDER BY position DESC LIMIT ",
+        false => " ORDER BY position LIMIT ",
+    });
+    sql.push_bind(page(filter.limit));
     sql
 }

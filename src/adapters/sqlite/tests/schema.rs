@@ -264,12 +264,20 @@ async fn lists_do_not_walk_over_history() {
         },
     ];
     let mut queries: Vec<_> = filters.iter().map(super::super::read::listing).collect();
-    queries.extend(EventType::ALL.map(|kind| {
-        super::super::read::telling(&EventFilter {
-            kind: Some(kind),
+    for newest in [false, true] {
+        queries.extend(EventType::ALL.map(|kind| {
+            super::super::read::telling(&EventFilter {
+                kind: Some(kind),
+                newest,
+                ..EventFilter::default()
+            })
+        }));
+        queries.push(super::super::read::telling(&EventFilter {
+            project: Some("p".parse().unwrap()),
+            newest,
             ..EventFilter::default()
-        })
-    }));
+        }));
+    }
     for query in queries {
         let query = query.sql().as_str().to_owned();
         let sql = sqlx::AssertSqlSafe(format!("EXPLAIN QUERY PLAN {query}"));
