@@ -139,7 +139,7 @@ pub async fn run(config: Config, start: Start, log: Telemetry) -> Result<(), Fat
     };
     let connection = match bus {
         api::Bus::System => zbus::Connection::system().await,
-        api::Bus::Session { .. } => zbus::Connection::session().await,
+        api::Bus::Session { .. } => crate::bus::user().build().await,
     };
     let connection = connection.map_err(|e| Fatal::Bus(e.to_string()))?;
     let identity = api::Identity {
@@ -202,12 +202,16 @@ pub async fn check_store(config: &Config) -> Result<String, String> {
 /// A store that can't be opened now may be there later (a full disk, a folder not mounted yet);
 /// one that refuses us won't.
 async fn open_store(config: &Config, observed: &Observed) -> Result<SqliteStore, Fatal> {
+    let mut told = String::new();
     loop {
         match SqliteStore::open(&config.store_path, config.max_connections).await {
             Ok(store) => return Ok(store),
             Err(StoreError::Refused(error)) => return Err(Fatal::Store(error.message)),
             Err(StoreError::Unavailable(why)) => {
-                tracing::error!(message_id = kinds::STORE_AWAY.id, %why, "The store can't be opened; trying again");
+                if told != why {
+                    tracing::error!(message_id = kinds::STORE_AWAY.id, %why, "The store can't be opened; trying again");
+                    told.clone_from(&why);
+                }
                 let waits = format!("Waiting for the store: {why}");
                 service::status(&waits);
                 observed.waits_for(waits);

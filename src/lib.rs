@@ -24,6 +24,7 @@
 pub mod adapters;
 pub mod agent;
 pub mod api;
+pub mod bus;
 pub mod cli;
 pub mod config;
 pub mod crash;

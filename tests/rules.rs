@@ -39,6 +39,7 @@ const LAYERS: &[(&str, &[&str], &str)] = &[
             "seqpacket",
             "crash",
             "telemetry",
+            "bus",
             "places",
             "service",
             "VERSION",
@@ -55,6 +56,7 @@ const LAYERS: &[(&str, &[&str], &str)] = &[
         "api",
         &[
             "api",
+            "bus",
             "engine",
             "ports",
             "domain",
@@ -66,7 +68,15 @@ const LAYERS: &[(&str, &[&str], &str)] = &[
     ),
     (
         "cli",
-        &["cli", "api", "domain", "places", "VERSION", "VERSION_TEXT"],
+        &[
+            "cli",
+            "api",
+            "bus",
+            "domain",
+            "places",
+            "VERSION",
+            "VERSION_TEXT",
+        ],
         "the control tool speaks D-Bus as everybody else does",
     ),
     (
@@ -74,6 +84,7 @@ const LAYERS: &[(&str, &[&str], &str)] = &[
         &["domain", "places", "wire"],
         "the configuration is a leaf",
     ),
+    ("bus", &[], "the user's bus is a leaf"),
     ("places", &[], "where things are is a leaf"),
     ("service", &[], "sd_notify is a leaf"),
     ("journal", &["domain"], "the way to the journal is a leaf"),

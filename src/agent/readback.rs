@@ -102,7 +102,10 @@ pub(super) fn unheld(
     read: impl Fn(&str) -> Option<String>,
 ) -> Vec<Unheld> {
     let mut all = Vec::new();
-    let undelegated = |controller| host.user.is_some_and(|machine| has(machine, controller));
+    let here = read("cgroup.controllers").unwrap_or_default();
+    let undelegated = |controller| {
+        host.user.is_some_and(|machine| has(machine, controller)) && !has(&here, controller)
+    };
     let mut check = |key: &'static str,
                      wanted: Option<u64>,
                      controller,

@@ -47,10 +47,9 @@ pub(super) struct Systemd {
 impl Systemd {
     /// Connects and subscribes, before anything is asked for.
     pub(super) async fn connect(user: bool) -> Result<Self, Fault> {
-        let builder = if user {
-            zbus::connection::Builder::session()
-        } else {
-            zbus::connection::Builder::system()
+        let builder = match user {
+            true => crate::bus::user(),
+            false => zbus::connection::Builder::system(),
         };
         let connection = builder.method_timeout(CALL).build().await?;
         let manager = ManagerProxy::builder(&connection)

@@ -85,7 +85,7 @@ pub async fn serve(
 ) -> zbus::Result<()> {
     let lookups = match bus {
         Bus::System => Connection::system().await?,
-        Bus::Session { .. } => Connection::session().await?,
+        Bus::Session { .. } => crate::bus::user().build().await?,
     };
     serve_with(connection, &lookups, engine, identity, bus).await
 }

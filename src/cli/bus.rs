@@ -35,7 +35,7 @@ pub(super) fn journalctl_unit() -> &'static str {
 pub(super) async fn connect() -> zbus::Result<Connection> {
     match is_user() {
         false => Connection::system().await,
-        true => Connection::session().await,
+        true => crate::bus::user().build().await,
     }
 }
 

@@ -70,6 +70,7 @@ impl Failure {
     }
 
     fn named(name: &str, message: String) -> Self {
+        let message = for_whom(message, is_user());
         let short = name.strip_prefix(PREFIX);
         let status = match short {
             Some("QuotaExceeded" | "BudgetExceeded" | "QueueFull" | "Held" | "Cordoned") => REFUSED,
@@ -130,6 +131,12 @@ impl Failure {
 
     /// There is no bus.
     pub fn no_bus(error: &zbus::Error) -> Self {
+        if is_user() && rustix::process::geteuid().is_root() {
+            return Self::new(
+                USAGE,
+                "--user is for ordinary users; root has the system's stratavored: leave it out.",
+            );
+        }
         if is_user() {
             return Self::new(
                 FAILED,
@@ -175,6 +182,16 @@ impl Failure {
     /// Whether the connection itself is gone.
     pub fn is_lost(&self) -> bool {
         self.is("Disconnected")
+    }
+}
+
+/// A daemon's messages name the system's systemd; with `--user` it is the user's that is meant.
+fn for_whom(message: String, user: bool) -> String {
+    match user {
+        false => message,
+        true => message
+            .replace(": systemctl ", ": systemctl --user ")
+            .replace(": journalctl -u ", ": journalctl --user -u "),
     }
 }
 
@@ -248,6 +265,16 @@ mod tests {
             "agent.toml forbids it.".to_owned(),
         );
         assert_eq!(failure.message, "agent.toml forbids it.");
+    }
+
+    #[test]
+    fn advice_is_about_the_right_systemd() {
+        let said = "No answer. See: systemctl status stratavore-agent. See: journalctl -u x.";
+        assert_eq!(for_whom(said.to_owned(), false), said);
+        let told = for_whom(said.to_owned(), true);
+        assert!(
+            told.contains(": systemctl --user status") && told.contains("journalctl --user -u x")
+        );
     }
 
     #[test]

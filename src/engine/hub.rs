@@ -24,6 +24,7 @@ const AGAIN: Duration = Duration::from_millis(500);
 
 pub(super) async fn run(shared: Arc<Shared>, mut notices: mpsc::Receiver<HostNotice>) {
     let mut next = None::<Instant>;
+    let mut told = String::new();
     let mut turn = tokio::time::interval(TURN);
     loop {
         shared.note_progress(Loop::Hub);
@@ -72,10 +73,15 @@ pub(super) async fn run(shared: Arc<Shared>, mut notices: mpsc::Receiver<HostNot
                 shared
                     .health
                     .send_if_modified(|h| !std::mem::replace(&mut h.adopted, true));
+                told.clear();
                 SWEEP
             }
             Err(why) => {
-                tracing::warn!(message_id = kinds::RECONCILIATION_FAILED.id, %why, "Rows and runners could not be compared; trying again");
+                // Once for each reason: it may take hours.
+                if told != why {
+                    tracing::warn!(message_id = kinds::RECONCILIATION_FAILED.id, %why, "Rows and runners could not be compared; trying again");
+                    told = why;
+                }
                 AGAIN
             }
         };

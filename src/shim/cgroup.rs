@@ -2,7 +2,7 @@
 
 use super::{parse, sys};
 use crate::domain::Usage;
-use rustix::fs::{Dir, FileType, Mode, OFlags, open, openat};
+use rustix::fs::{Dir, FileType, Mode, OFlags, mkdirat, open, openat};
 use rustix::io::Errno;
 use rustix::process::{
     Pid, PidfdFlags, Signal, getpid, kill_process, pidfd_open, pidfd_send_signal,
@@ -18,6 +18,8 @@ const CHUNK: usize = 1_000;
 const ROUNDS: usize = 50;
 /// Sub-cgroups looked at. Only root can make any in a scope that is not delegated.
 const DIRS_MAX: usize = 10_000;
+/// The cgroup below ours for processes of other users that are to be killed.
+const OTHERS: &str = "others";
 /// How deep.
 const DEPTH_MAX: usize = 32;
 
@@ -72,6 +74,7 @@ impl Cgroup {
     /// and the signal goes nowhere.
     pub(super) fn signal(&self, signals: &[Signal], except: Option<i32>, done: &mut BTreeSet<i32>) {
         let everybody = signals.contains(&Signal::KILL);
+        let mut others = Vec::new();
         for round in 0..ROUNDS {
             let Ok(mut found) = self.members(except) else {
                 return;
@@ -93,17 +96,42 @@ impl Cgroup {
                 for (pid, pin) in &pinned {
                     if still.contains(&pid.as_raw_nonzero().get()) {
                         for signal in signals {
-                            // ESRCH: it is gone. EPERM (`--user`): a set-uid program; not ours.
-                            let _ = match pin {
+                            let sent = match pin {
                                 Some(fd) => pidfd_send_signal(fd, *signal),
                                 None => kill_process(*pid, *signal),
                             };
+                            // ESRCH: it is gone. EPERM (`--user`): sudo, say; it is another's.
+                            if everybody && sent == Err(Errno::PERM) {
+                                others.push(*pid);
+                            }
                         }
                     }
                 }
                 done.extend(chunk);
             }
+            if !others.is_empty() {
+                let _ = self.kill_others(&std::mem::take(&mut others));
+            }
         }
+    }
+
+    /// Kills processes of other users: whoever owns a cgroup may kill what is in it, but in this
+    /// one is the shim, too. So they get one of their own, in which what they fork stays.
+    fn kill_others(&self, pids: &[Pid]) -> io::Result<()> {
+        match mkdirat(&self.dir, OTHERS, Mode::from_raw_mode(0o755)) {
+            Err(Errno::EXIST) | Ok(()) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC;
+        let dir = openat(&self.dir, OTHERS, flags, Mode::empty())?;
+        let file = |name| openat(&dir, name, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty());
+        let procs = file("cgroup.procs")?;
+        for pid in pids {
+            // Gone is as good as killed.
+            let _ = rustix::io::write(&procs, pid.to_string().as_bytes());
+        }
+        rustix::io::write(&file("cgroup.kill")?, b"1")?;
+        Ok(())
     }
 
     /// Processes killed for lack of memory, up to now.

@@ -463,3 +463,38 @@ fn doctor_of_a_user() {
     assert_ne!(said("stratavored.service")["level"], "problem");
     site.root("loginctl disable-linger alice").ok();
 }
+
+/// What runs as somebody else (sudo) takes no signal of the user's, and ends all the same.
+#[test]
+fn set_uid_programs_are_killed() {
+    for (name, root) in [("setuid", Root::Machine), ("setuid-t", Root::Trixie)] {
+        let site = Site::with(Plan {
+            name,
+            root,
+            ..Plan::default()
+        });
+        let mine = Mine::of(&site);
+        site.root("cp /usr/bin/setpriv /usr/local/bin/as-root; chmod 4755 /usr/local/bin/as-root")
+            .ok();
+        let other = "as-root --reuid=0 --regid=0 --clear-groups sh -c 'trap \"\" TERM; sleep 1000 & sleep 1000'";
+        let id = mine.run(&format!("sh -c \"{}\"", other.replace('"', "\\\"")));
+        wait_until("somebody else's processes run", SOON, || {
+            mine.sh(&format!("ps -o uid= -p $(tr '\\n' ',' <{MANAGER}/stratavore.slice/*/stratavore-{id}.scope/cgroup.procs | sed 's/,$//')"))
+                .out()
+                .split_whitespace()
+                .filter(|uid| *uid == "0")
+                .count()
+                > 2
+        });
+        mine.ctl(&format!("set {id} stop-timeout=1s")).ok();
+        mine.ctl(&format!("stop {id}")).ok();
+        assert_eq!(mine.exit(&id)["cause"], "stopped");
+        wait_until("its scope is gone", SOON, || {
+            site.root(&format!(
+                "! ls -d {MANAGER}/stratavore.slice/*/stratavore-{id}.scope"
+            ))
+            .success()
+        });
+        mine.clear();
+    }
+}
