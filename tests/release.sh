@@ -57,6 +57,11 @@ cd "$work/unpacked/stratavore-98.7.6"
 [ ! -e .git ] && [ "$(told)" = "$expect" ] || fail "from the archive: $(told) instead of $expect"
 handed=$(STRATAVORE_COMMIT=0123abc SOURCE_DATE_EPOCH=86400 told)
 [ "$handed" = "98.7.6 (0123abc 1970-01-02)" ] || fail "handed in: $handed"
+# As nixpkgs' stdenv sets it where nobody hands in a date.
+nix=$(SOURCE_DATE_EPOCH=315532800 told)
+[ "$nix" = "$expect" ] || fail "with nixpkgs' default date: $nix instead of $expect"
 rm .commit
+nix=$(STRATAVORE_COMMIT=0123abc SOURCE_DATE_EPOCH=315532800 told)
+[ "$nix" = "98.7.6 (0123abc)" ] || fail "with nixpkgs' default date alone: $nix"
 [ "$(told)" = 98.7.6 ] || fail "from nothing: $(told)"
 echo "release: version from git, archive and packager: $expect"

@@ -25,6 +25,14 @@ test) list=$test ;;
 *) echo "usage: tests/setup.sh demo|test" >&2; exit 2 ;;
 esac
 
+# What Cargo.toml asks for; Debian's own may be older.
+rust=$(sed -n 's/^rust-version = "\(.*\)"$/\1/p' "$(dirname "$0")/../Cargo.toml")
+have=$(${CARGO:-cargo} --version 2>/dev/null | sed -n 's/^cargo \([0-9.]*\).*/\1/p')
+if [ "$(printf '%s\n' "$rust" "${have:-0}" | sort -V | head -n 1)" != "$rust" ]; then
+    echo "setup: Rust $rust or later is needed, and there is ${have:-none}. Get it from https://rustup.rs: rustup toolchain install stable" >&2
+    exit 1
+fi
+
 there() { # a program on the path, or a file
     case $1 in /*) [ -e "$1" ] ;; *) command -v "$1" >/dev/null 2>&1 || [ -x "/usr/sbin/$1" ] ;; esac
 }

@@ -53,7 +53,7 @@ struct Raw {
     ceilings: BTreeMap<Spanned<String>, Spanned<toml::Value>>,
 }
 
-/// Parses the file's text. The error names line and key.
+/// Parses the file's text. The error is `LINE: KEY: …`, as for the daemon's file.
 pub(super) fn parse(text: &str) -> Result<Config, String> {
     let raw: Raw = toml::from_str(text).map_err(|e| {
         let at = e.span().map_or(0, |s| s.start);
@@ -63,14 +63,14 @@ pub(super) fn parse(text: &str) -> Result<Config, String> {
             false => None,
         };
         match near {
-            Some(near) => format!("line {line}, {key}: there is no such key; did you mean {near}?"),
-            None => format!("line {line}, {key}: {}", e.message()),
+            Some(near) => format!("{line}: unknown key {key}; did you mean {near}?"),
+            None => format!("{line}: {key}: {}", e.message()),
         }
     })?;
     let mut ceilings = Limits::default();
     for (key, value) in &raw.ceilings {
         let (line, _) = place(text, key.span().start);
-        let refuse = |why: String| format!("line {line}, ceilings.{}: {why}", key.get_ref());
+        let refuse = |why: String| format!("{line}: ceilings.{}: {why}", key.get_ref());
         let name = KEYS
             .iter()
             .map(|(name, _)| *name)
@@ -126,14 +126,23 @@ fn is_absent(error: std::io::Error) -> bool {
     error.kind() == ErrorKind::NotFound
 }
 
-/// Reads the file. It must be root's and writable for nobody else; absent = the defaults.
-pub(super) fn load(path: &Path) -> Result<Config, String> {
+/// Reads the file that was named, which must be there, else the usual one, which may be absent. It must be root's and
+/// writable for nobody else.
+pub(super) fn load(named: Option<&Path>) -> Result<Config, String> {
+    read(named.unwrap_or(Path::new(PATH)), named.is_none())
+}
+
+fn read(path: &Path, may_be_absent: bool) -> Result<Config, String> {
     let shown = path.display();
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
     let mut file = match rustix::fs::open(path, flags, Mode::empty()) {
         Ok(fd) => File::from(fd),
         // A link that leads nowhere was meant to bound us.
-        Err(e) if e == Errno::NOENT && std::fs::symlink_metadata(path).is_err_and(is_absent) => {
+        Err(e)
+            if may_be_absent
+                && e == Errno::NOENT
+                && std::fs::symlink_metadata(path).is_err_and(is_absent) =>
+        {
             return Ok(Config::default());
         }
         Err(e) => return Err(format!("{shown} can't be read: {e}.")),
@@ -151,7 +160,7 @@ pub(super) fn load(path: &Path) -> Result<Config, String> {
     let bytes =
         crate::seqpacket::read_bounded(&mut file, SIZE_MAX).map_err(|e| format!("{shown}: {e}"))?;
     let text = String::from_utf8(bytes).map_err(|_| format!("{shown} is not UTF-8."))?;
-    parse(&text).map_err(|e| format!("{shown}: {e}"))
+    parse(&text).map_err(|e| format!("{shown}:{e}"))
 }
 
 #[cfg(test)]
@@ -164,9 +173,10 @@ mod tests {
         let folder = std::env::temp_dir().join(format!("stratavore-bounds-{}", std::process::id()));
         std::fs::create_dir_all(&folder).unwrap();
         let path = folder.join("agent.toml");
-        assert!(load(&path).is_ok(), "absent: the defaults");
+        assert!(read(&path, true).is_ok(), "absent: the defaults");
+        assert!(load(Some(&path)).unwrap_err().contains("can't be read"));
         std::os::unix::fs::symlink(folder.join("elsewhere"), &path).unwrap();
-        assert!(load(&path).unwrap_err().contains("can't be read"));
+        assert!(read(&path, true).unwrap_err().contains("can't be read"));
         std::fs::remove_dir_all(folder).unwrap();
     }
 
@@ -188,29 +198,21 @@ mod tests {
     #[test]
     fn errors_name_line_and_key() {
         for (text, line, key) in [
-            ("\nallow_rot = true\n", "line 2", "allow_rot"),
-            ("allow_root = \"yes\"\n", "line 1", "allow_root"),
-            ("[ceilings]\n\nmemory-max = 1\n", "line 3", "memory-max"),
-            (
-                "[ceilings]\nmemory_max = \"lots\"\n",
-                "line 2",
-                "memory_max",
-            ),
-            ("[ceilings]\ntasks_max = -1\n", "line 2", "tasks_max"),
-            (
-                "[ceilings]\noom_policy = \"kill\"\n",
-                "line 2",
-                "oom_policy",
-            ),
+            ("\nallow_rot = true\n", "2: ", "allow_rot"),
+            ("allow_root = \"yes\"\n", "1: ", "allow_root"),
+            ("[ceilings]\n\nmemory-max = 1\n", "3: ", "memory-max"),
+            ("[ceilings]\nmemory_max = \"lots\"\n", "2: ", "memory_max"),
+            ("[ceilings]\ntasks_max = -1\n", "2: ", "tasks_max"),
+            ("[ceilings]\noom_policy = \"kill\"\n", "2: ", "oom_policy"),
             (
                 "accept_placed_launches = true\n",
-                "line 1",
+                "1: ",
                 "accept_placed_launches",
             ),
         ] {
             let error = parse(text).err().unwrap_or_default();
             assert!(
-                error.contains(line) && error.contains(key),
+                error.starts_with(line) && error.contains(key),
                 "{text:?}: {error}"
             );
         }

@@ -7,6 +7,7 @@ use crate::domain::units::{INFINITY, show_size, show_span};
 use crate::domain::{Limits, name, signal, spec};
 use crate::wire::{Launch, Payload, Refusal, RefusalCode};
 use std::ops::RangeInclusive;
+use std::path::Path;
 
 /// The weight the kernel gives where nobody says one.
 pub(super) const DEFAULT_WEIGHT: u64 = 100;
@@ -24,8 +25,14 @@ pub(super) fn refusal(code: RefusalCode, message: impl Into<String>) -> Refusal 
 const PEOPLE: RangeInclusive<u32> = 1000..=60000;
 
 /// What root's bounds come to, for a person: a sentence, and lines that begin with `warning: ` for what is surely not
-/// meant. `passwd` is the file of the local accounts, `known` asks the name service.
-pub(super) fn told(config: &Config, passwd: &str, known: impl Fn(&str) -> bool) -> Vec<String> {
+/// meant. `file` is where they stand, `passwd` the file of the local accounts, `known` asks the name service.
+pub(super) fn told(
+    config: &Config,
+    file: &Path,
+    passwd: &str,
+    known: impl Fn(&str) -> bool,
+) -> Vec<String> {
+    let file = file.display();
     let mut out = Vec::new();
     let root = if config.allow_root { "root and " } else { "" };
     if config.allowed_users.is_empty() {
@@ -39,7 +46,7 @@ pub(super) fn told(config: &Config, passwd: &str, known: impl Fn(&str) -> bool) 
         out.push(format!("Runners may be {root}every account with a uid from {first} to {last}; {people} of them are in /etc/passwd."));
         if people == 0 && !config.allow_root {
             out.push(format!(
-                "warning: No local account has a uid from {first} to {last}, so nothing can run: make one (useradd), or name others in allowed_users of {PATH}."
+                "warning: No local account has a uid from {first} to {last}, so nothing can run: make one (useradd), or name others in allowed_users of {file}."
             ));
         }
         return out;
@@ -56,9 +63,9 @@ pub(super) fn told(config: &Config, passwd: &str, known: impl Fn(&str) -> bool) 
     for user in &config.allowed_users {
         match user {
             UserRef::Name(name) if name == "root" && !config.allow_root => out.push(format!(
-                "warning: allowed_users of {PATH} names root, which only allow_root = true lets run."
+                "warning: allowed_users of {file} names root, which only allow_root = true lets run."
             )),
-            UserRef::Name(name) if !known(name) => out.push(format!("warning: allowed_users of {PATH} names {name}, whom this host does not know.")),
+            UserRef::Name(name) if !known(name) => out.push(format!("warning: allowed_users of {file} names {name}, whom this host does not know.")),
             _ => {}
         }
     }
@@ -194,7 +201,9 @@ mod told_tests {
     fn who_may_run_is_told() {
         let parse = |text: &str| super::super::config::parse(text).unwrap_or_default();
         let warnings = |text: &str, passwd: &str| {
-            let lines = told(&parse(text), passwd, |name| name == "alice");
+            let lines = told(&parse(text), Path::new("b.toml"), passwd, |name| {
+                name == "alice"
+            });
             lines
                 .iter()
                 .filter(|l| l.starts_with("warning: "))
@@ -206,7 +215,7 @@ mod told_tests {
         assert_eq!(warnings("", "root:x:0:0:::\nbad\n").len(), 1);
         assert!(warnings("allow_root = true", "").is_empty());
         assert!(warnings("allowed_users = [\"alice\", 7]", "").is_empty());
-        assert!(warnings("allowed_users = [\"alcie\"]", passwd)[0].contains("alcie"));
+        assert!(warnings("allowed_users = [\"alcie\"]", passwd)[0].contains("b.toml names alcie"));
         assert!(warnings("allowed_users = [\"root\"]", passwd)[0].contains("allow_root"));
     }
 }

@@ -33,6 +33,11 @@ const BACKLOG: i32 = 64;
 const BLOCKING: usize = 8;
 /// How many of them may hang in the name service.
 const LOOK_UPS: usize = 6;
+/// EX_CONFIG of sysexits.h: a new start won't help.
+const CONFIG: u8 = 78;
+/// How long a start that has failed waits before it ends: the daemon knocks at the socket, systemd answers with the next
+/// start, and the journal is not to be flooded.
+const PAUSE: Duration = Duration::from_secs(5);
 /// Launches being prepared at a time.
 const LAUNCHES: usize = 128;
 
@@ -45,9 +50,9 @@ pub struct Args {
     /// there is no agent.toml.
     #[arg(long)]
     user: bool,
-    /// Root's bounds; no such file = the defaults.
-    #[arg(long, value_name = "FILE", default_value = config::PATH, conflicts_with = "user")]
-    config: PathBuf,
+    /// Root's bounds instead of /etc/stratavore/agent.toml, which need not be there.
+    #[arg(long, value_name = "FILE", conflicts_with = "user")]
+    config: Option<PathBuf>,
     /// Check root's bounds and exit: 0 with who may run, 1 with file, line and key of what is wrong.
     #[arg(long, value_name = "FILE", conflicts_with = "user")]
     check_config: Option<Option<PathBuf>>,
@@ -75,7 +80,7 @@ struct Prepared {
     exits: Folder,
     sockets: Folder,
     config: Config,
-    config_file: PathBuf,
+    config_file: Option<PathBuf>,
     user: Option<u32>,
     shim: PathBuf,
     nofile: (u64, u64),
@@ -86,7 +91,7 @@ struct Prepared {
 /// Runs the agent.
 pub fn main(args: Args) -> ExitCode {
     if let Some(file) = &args.check_config {
-        return check_config(file.as_deref().unwrap_or(&args.config));
+        return check_config(file.as_deref().or(args.config.as_deref()));
     }
     log::set_up(args.user);
     let said = telemetry::set_up();
@@ -104,7 +109,7 @@ pub fn main(args: Args) -> ExitCode {
     }
     let prepared = match prepared {
         Ok(prepared) => prepared,
-        Err((kind, why)) => return give_up(&said, kind, &why),
+        Err((kind, why)) => return refuse_to_start(&said, kind, &why),
     };
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -124,12 +129,13 @@ pub fn main(args: Args) -> ExitCode {
 }
 
 /// Says what the bounds come to, and warns of what is surely not meant.
-fn check_config(file: &Path) -> ExitCode {
+fn check_config(file: Option<&Path>) -> ExitCode {
     match config::load(file) {
         Ok(config) => {
             let passwd = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
-            for line in super::policy::told(&config, &passwd, |name| user::by_name(name).is_some())
-            {
+            let file = file.unwrap_or(Path::new(config::PATH));
+            let known = |name: &str| user::by_name(name).is_some();
+            for line in super::policy::told(&config, file, &passwd, known) {
                 println!("{line}");
             }
             ExitCode::SUCCESS
@@ -147,10 +153,25 @@ fn give_up(said: &Telemetry, kind: Kind, why: &str) -> ExitCode {
     ExitCode::FAILURE
 }
 
+/// As [`give_up`], with the reason in `systemctl status`, and after a while.
+fn refuse_to_start(said: &Telemetry, kind: Kind, why: &str) -> ExitCode {
+    let code = give_up(said, kind, why);
+    if std::env::var_os("NOTIFY_SOCKET").is_some() {
+        let _ = sd_notify::notify(&[NotifyState::Status(why)]);
+        std::thread::sleep(PAUSE);
+    }
+    match kind == kinds::CONFIGURATION_ERROR {
+        true => ExitCode::from(CONFIG),
+        false => code,
+    }
+}
+
 fn prepare(args: Args) -> Result<Prepared, (Kind, String)> {
     let config = match args.user {
         true => Config::default(),
-        false => config::load(&args.config).map_err(|why| (kinds::CONFIGURATION_ERROR, why))?,
+        false => {
+            config::load(args.config.as_deref()).map_err(|why| (kinds::CONFIGURATION_ERROR, why))?
+        }
     };
     find(args, config).map_err(|why| (kinds::FAILED, why))
 }
@@ -353,7 +374,7 @@ async fn run(prepared: Prepared) -> Result<(), String> {
     );
     let reloads = async {
         while hangup.recv().await.is_some() {
-            reload(&agent, &prepared.config_file);
+            reload(&agent, prepared.config_file.as_deref());
         }
     };
     let serving = serve::serve(agent.clone(), prepared.listener, prepared.allowed);
@@ -375,7 +396,7 @@ fn stopping() -> Result<(), String> {
 
 /// Reads root's bounds again. A mistake in them leaves those in force that are. With `--user` there
 /// are none.
-fn reload(agent: &Agent, file: &Path) {
+fn reload(agent: &Agent, file: Option<&Path>) {
     if agent.user.is_some() {
         return;
     }

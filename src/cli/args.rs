@@ -292,6 +292,10 @@ pub struct Why {
 
 /// `logs`.
 #[derive(Debug, Args)]
+#[command(
+    after_help = "It comes from the journal: what a runner prints faster than journald allows (by default 10,000 lines in 30 s, more \
+                  while the disk has room) is not there; journald says how many lines it dropped, see journalctl -u systemd-journald."
+)]
 pub struct Logs {
     /// Go on printing until it has ended; begins with the last 10 lines
     #[arg(short, long)]

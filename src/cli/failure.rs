@@ -203,11 +203,11 @@ fn who_may(message: &str) -> &'static str {
         .next()
     {
         Some("view" | "launch") => {
-            " Members of the group stratavore-users may: sudo usermod -aG stratavore-users USER, then log in again."
+            " Members of the group stratavore-users may: sudo usermod -aG stratavore-users USER."
         }
         Some("") | None => "",
         Some(_) => {
-            " Root may, and members of the group stratavore-admins: sudo usermod -aG stratavore-admins USER, then log in again."
+            " Root may, and members of the group stratavore-admins: sudo usermod -aG stratavore-admins USER."
         }
     }
 }

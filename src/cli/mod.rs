@@ -38,6 +38,7 @@ use clap::error::ErrorKind;
 use client::Client;
 use failure::{Failure, Result, USAGE};
 use out::Out;
+use remote::Remote;
 use std::collections::HashMap;
 use zbus::Variant;
 
@@ -113,8 +114,15 @@ async fn obey(cli: &Cli) -> Result<u8> {
 
 /// Wrong usage is told as such before anything is connected to.
 fn check(cli: &Cli) -> Result<()> {
+    let host = cli.global.host.as_ref();
     match &cli.verb {
-        Verb::Run(args) => run::options(args, cli.global.host.is_some()).map(drop),
+        Verb::Run(args) => {
+            if args.pipe {
+                Remote::no_descriptors(host, "run --pipe …")?;
+            }
+            run::options(args, host.is_some()).map(drop)
+        }
+        Verb::Logs(args) => Remote::no_descriptors(host, &format!("logs {}", args.id)),
         Verb::List(args) => list::filter(args).map(drop),
         Verb::Stop(args) => control::check(&args.which),
         Verb::Kill(args) => control::signal(args).and_then(|_| control::check(&args.which)),

@@ -1,5 +1,6 @@
 //! `-H [USER@]HOST[:PORT]`: the bus of another host by ssh, as systemctl reaches it.
 
+use super::failure::{Failure, USAGE};
 use std::fmt;
 use std::str::FromStr;
 use zbus::Address;
@@ -105,6 +106,20 @@ impl Remote {
         )))
     }
 
+    /// What takes descriptors is refused, as they do not go by ssh. `words` is what one would type there.
+    pub(super) fn no_descriptors(host: Option<&Self>, words: &str) -> Result<(), Failure> {
+        match host {
+            None => Ok(()),
+            Some(host) => Err(Failure::new(
+                USAGE,
+                format!(
+                    "Descriptors do not go by ssh; use: {} stratavorectl {words}",
+                    host.ssh()
+                ),
+            )),
+        }
+    }
+
     /// What one types to run a command there.
     pub(super) fn ssh(&self) -> String {
         match self.port {
@@ -149,6 +164,10 @@ mod tests {
             "a@[::1]".parse::<Remote>().map(|r| r.ssh()),
             Ok("ssh a@::1".to_owned())
         );
+        assert_eq!(Remote::no_descriptors(None, "logs x"), Ok(()));
+        let refused = Remote::no_descriptors("a@b:2222".parse().ok().as_ref(), "logs x");
+        let said = "Descriptors do not go by ssh; use: ssh -p 2222 a@b stratavorectl logs x";
+        assert_eq!(refused, Err(Failure::new(USAGE, said)));
     }
 
     #[test]

@@ -42,7 +42,7 @@ kinds! {
         "It could not start or go on; the line says why. Runners go on. systemd starts it again by itself, unless it says that\na person has to look (status 78): mend what it names, then\n\n    systemctl restart stratavored stratavore-agent";
     CONFIGURATION_ERROR = "40136f80dfe94b2bb50f2fe25dd19bf5",
         "The configuration is wrong",
-        "The line names the file, the line in it and the key. Runners go on. Mend it, check it with\n\n    stratavored --check-config\n\n(the agent's file is /etc/stratavore/agent.toml), then reload or restart the service.";
+        "The line names the file, the line in it and the key. Runners go on. Mend it, and see whether it is right:\n\n    stratavored --check-config\n    /usr/libexec/stratavore/stratavore-agent --check-config\n\nThen: systemctl reload-or-restart stratavored stratavore-agent";
     CONFIGURATION_READ = "158a98666744405bb7cc2cebaf13bc94",
         "The configuration was read again",
         "The line says what was taken over, and what is in force only after a restart (stratavored --print-config shows which\nkeys those are). Runners do not notice.";
@@ -90,7 +90,7 @@ kinds! {
         "Its main process exited with another status than 0 or was killed by a signal that Stratavore did not send. Its own last\nwords:\n\n    journalctl -u 'stratavore-@STRATAVORE_RUNNER@.scope'";
     RUNNER_STOPPED = "2ba73093ca46491bb875973d16ed1380",
         "Runner @STRATAVORE_RUNNER@ of project @STRATAVORE_PROJECT@ was stopped",
-        "Somebody asked for it, or the host was shut down. Who asked is in its events:\n\n    stratavorectl events --all | grep @STRATAVORE_RUNNER@";
+        "Somebody asked for it, or the host was shut down. Who asked:\n\n    stratavorectl show @STRATAVORE_RUNNER@";
     RUNNER_TIMEOUT = "82e74c2914cc4625b775ec63c1a07f8a",
         "Runner @STRATAVORE_RUNNER@ of project @STRATAVORE_PROJECT@ reached its runtime limit",
         "It was stopped because runtime-max had passed. Launch it with a longer one, or see why it took so long:\n\n    stratavorectl show @STRATAVORE_RUNNER@";

@@ -29,9 +29,13 @@ pub fn stratavored_toml() -> String {
         page.item(
             name,
             &format!(
-                "{}. {}",
+                "{}. {} {}",
                 key.about.trim_end_matches('.'),
-                default(&defaults, section, name)
+                default(&defaults, section, name),
+                match key.reload {
+                    true => "Taken over by a reload.",
+                    false => "Needs a restart.",
+                }
             ),
         );
     }

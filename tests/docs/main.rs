@@ -2,6 +2,7 @@
 //! forgotten. `UPDATE_GOLDEN=1 cargo test --test docs` writes systemd/man anew.
 #![allow(clippy::unwrap_used, clippy::expect_used, unreachable_pub)]
 
+mod commands;
 mod files;
 mod interface;
 mod program;

@@ -76,6 +76,8 @@ pub fn agent() -> String {
     page.text(texts::AGENT);
     page.heading("OPTIONS");
     options(&mut page, &command, |_| true);
+    page.heading("EXIT STATUS");
+    page.text(texts::AGENT_STATUS);
     page.heading("FILES");
     for (name, meaning) in texts::AGENT_FILES {
         page.item(name, meaning);

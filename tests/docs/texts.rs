@@ -10,11 +10,11 @@ A runner is named by its id, a unique prefix of the id, or its name. Options sta
 follows -- is the command.";
 
 pub const CTL_STATUS: &str = "\
-0 done, 1 failed, 2 wrong usage, 3 refused by a quota, 4 not permitted, 5 no such thing.
+0 done, 1 failed, 2 wrong usage, 3 refused by a quota, 4 not permitted, 5 no such thing. 130 after Ctrl-C.
 
-run --wait exits with the command's own status, with 128+n if it was killed by signal n, and with 125 (could not be
-launched), 126 (not executable) or 127 (not found) if it never ran. doctor exits with 1 if there is a warning or a
-problem.";
+run --wait and run --pipe exit with the command's own status, with 128+n if it was killed by signal n, and with 125
+(could not be launched), 126 (not executable) or 127 (not found) if it never ran. status exits with 1 while the store is
+down. doctor exits with 1 if there is a warning or a problem.";
 
 pub const CTL_ENVIRONMENT: Meanings = &[
     (
@@ -41,6 +41,9 @@ stratavored answers on the bus as org.stratavore1, decides about launches, and k
 started by stratavored.service as the user stratavore, without any privilege; all it does on the host is done by
 stratavore-agent.
 
+systemctl reload stratavored reads the configuration again; stratavored.toml(5) says of each key whether that takes it
+over.
+
 Runners do not depend on it: it may be stopped, killed and started again at any time, and takes over what runs.";
 
 pub const DAEMON_STATUS: &str = "\
@@ -64,7 +67,13 @@ stratavore-agent is the one program of Stratavore that is root. It spawns runner
 limits against the kernel, and stops, freezes and signals them as stratavored orders, within the bounds of agent.toml,
 whatever it is asked for. It is started by stratavore-agent.socket and accepts stratavored and root alone.
 
+systemctl reload stratavore-agent reads agent.toml again, for launches from then on.
+
 Runners do not depend on it: it may be killed and started again at any time.";
+
+pub const AGENT_STATUS: &str = "\
+78 if agent.toml is wrong: what is wrong is in the journal and in systemctl status. Started by systemd it ends only after
+5 s then. stratavored goes on trying to connect, and so has it started again. --check-config exits with 0 or 1.";
 
 pub const AGENT_FILES: Meanings = &[
     ("/etc/stratavore/agent.toml", "Root's bounds; optional."),
@@ -78,7 +87,8 @@ First stratavored.toml is read, then every file of stratavored.toml.d that ends 
 All files and keys are optional. The format is TOML. An unknown key is an error, with which the daemon does not start.
 
 stratavored --print-config shows every value with where it came from, stratavored --check-config tells file, line and
-key of what is wrong. A changed configuration holds from the next start: systemctl restart stratavored.
+key of what is wrong. systemctl reload stratavored takes over what is said so below, for launches from then on; the rest
+holds from the next start: systemctl restart stratavored. A mistake fails the reload and changes nothing.
 
 Sizes may be numbers of bytes or texts such as \"4G\", times are texts such as \"1h 30min\", \"infinity\" is no limit.";
 
@@ -93,9 +103,10 @@ tasks_max = 2000";
 pub const AGENT_CONFIG: &str = "\
 What root allows stratavore-agent to do for stratavored, whatever it is asked for. The file is optional; it must belong
 to root and be writable for root alone. The format is TOML. An unknown key is an error, with which the agent does not
-start. stratavore-agent --check-config tells who may run, and what is wrong.
+start. /usr/libexec/stratavore/stratavore-agent --check-config tells who may run, and what is wrong.
 
-A changed file holds from the next start: systemctl restart stratavore-agent. Runners go on.";
+systemctl reload stratavore-agent takes over a changed file, for launches from then on; a mistake in it fails the reload
+and changes nothing. Runners go on.";
 
 pub const CEILINGS: &str = "\
 No runner gets more than this: a launch that asks for more is refused (LimitsExceeded), one that asks for nothing gets

@@ -2,6 +2,7 @@
 
 use crate::fixture::{Plan, SOON, Site};
 use crate::support::{Root, wait_for};
+use std::time::{Duration, Instant};
 
 const FILE: &str = "/etc/stratavore/stratavored.toml";
 const BOUNDS: &str = "/etc/stratavore/agent.toml";
@@ -84,9 +85,16 @@ fn reloads(name: &'static str, root: Root) {
         .root("/usr/libexec/stratavore/stratavore-agent --check-config")
         .code(1);
     assert!(
-        wrong.err().contains("line 1, alowed_users") && wrong.err().contains("allowed_users?"),
+        wrong.err().contains(&format!(
+            "{BOUNDS}:1: unknown key alowed_users; did you mean allowed_users?"
+        )),
         "{wrong}"
     );
+    // A file that is named must be there.
+    let nowhere = site
+        .root("/usr/libexec/stratavore/stratavore-agent --check-config /etc/nosuch")
+        .code(1);
+    assert!(nowhere.err().contains("/etc/nosuch"), "{nowhere}");
     site.root("systemctl kill -s HUP --kill-whom=main stratavore-agent")
         .ok();
     wait_for("the status tells the mistake", SOON, || {
@@ -97,6 +105,41 @@ fn reloads(name: &'static str, root: Root) {
 
     assert_eq!(pids(), before, "nothing was restarted");
     assert_eq!(site.show(&first)["state"], "running");
+    site.clear();
+}
+
+/// The agent can't start with it, and daemon and systemd try again and again: not so often that the journal is flooded,
+/// and it is back as soon as it can.
+#[test]
+fn wrong_bounds_flood_nothing() {
+    let site = Site::boot("bounds");
+    let id = site.run("-- sleep 1000");
+    site.root(&format!(
+        "mkdir -p /etc/stratavore; echo 'alowed_users = []' >{BOUNDS}; systemctl restart stratavore-agent"
+    ))
+    .code(1);
+    wait_for("the status tells the mistake", SOON, || {
+        let text = status(&site, "stratavore-agent");
+        text.contains("alowed_users").then_some(()).ok_or(text)
+    });
+    let starts = || {
+        let said = site.root("journalctl --no-pager -q -o cat -u stratavore-agent MESSAGE_ID=40136f80dfe94b2bb50f2fe25dd19bf5");
+        said.out().lines().count()
+    };
+    let begun = Instant::now();
+    let before = starts();
+    wait_for("it is tried again", SOON, || {
+        (starts() > before + 1).then_some(()).ok_or(site.log())
+    });
+    // Two starts, at 5 s each.
+    assert!(begun.elapsed() > Duration::from_secs(5), "{}", site.log());
+    site.root(&format!("rm {BOUNDS}")).ok();
+    site.wait_up();
+    wait_for("it is back by itself", SOON, || {
+        let out = site.ctl("alice", "run p -- true");
+        out.success().then_some(()).ok_or(out.to_string())
+    });
+    assert_eq!(site.show(&id)["state"], "running");
     site.clear();
 }
 

@@ -183,7 +183,27 @@ fn each_thing_broken_is_named_and_mended_by_the_command_it_prints() {
         "warning",
         "alcie",
         nobody,
-        "rm /etc/stratavore/agent.toml; ln -sf /usr/libexec/stratavore/stratavore-agent /usr/local/bin/",
+        "rm /etc/stratavore/agent.toml",
+    );
+    // The file that a unit's own command line names is the one that counts.
+    let elsewhere = "mkdir -p /etc/systemd/system/stratavored.service.d && \
+        printf '[Service]\nExecStart=\nExecStart=/usr/bin/stratavored --config /etc/other.toml\n' >/etc/systemd/system/stratavored.service.d/other.conf && \
+        echo '[stor]\nx = 1' >/etc/other.toml && systemctl daemon-reload";
+    mends(
+        &site,
+        "stratavored.toml",
+        "problem",
+        "/etc/other.toml:2",
+        elsewhere,
+        "rm /etc/systemd/system/stratavored.service.d/other.conf && systemctl daemon-reload",
+    );
+    mends(
+        &site,
+        "catalog",
+        "warning",
+        "does not explain",
+        "rm /var/lib/systemd/catalog/database",
+        "",
     );
     let few = "printf '<busconfig>\\n  <limit name=\"max_connections_per_user\">20</limit>\\n</busconfig>\\n' >/etc/dbus-1/system-local.conf";
     mends(

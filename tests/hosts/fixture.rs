@@ -90,7 +90,9 @@ impl Site {
         let host = builder.boot();
         let site = Self { host };
         site.wait_up();
-        site.root("usermod -aG stratavore-users alice").ok();
+        // As README has it.
+        site.root("journalctl --update-catalog && usermod -aG stratavore-users alice")
+            .ok();
         site.ctl("root", "project create p").ok();
         site
     }

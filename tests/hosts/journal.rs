@@ -38,7 +38,6 @@ fn lines_carry_fields_and_the_catalog_explains_them() {
             root,
             ..Plan::default()
         });
-        site.root("journalctl --update-catalog").ok();
         site.ctl("root", "project create a-b.c --max-runners 1")
             .ok();
         let id = site

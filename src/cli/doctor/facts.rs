@@ -223,8 +223,8 @@ pub(super) enum Told {
 
 #[derive(Debug, Clone, Default)]
 pub(super) struct Programs {
-    /// Services that run another program than the one installed now.
-    pub(super) replaced: Option<Vec<&'static str>>,
+    /// Daemon and agent, as far as they run, and whether the program that runs was replaced since.
+    pub(super) running: Option<Vec<(&'static str, bool)>>,
     /// Live shims, and how many of them run a program that was replaced since.
     pub(super) shims: Option<(usize, usize)>,
     pub(super) config: Option<Told>,
@@ -257,6 +257,8 @@ pub(super) struct Journal {
     pub(super) settings: Option<BTreeMap<String, String>>,
     /// /var/log/journal is there.
     pub(super) persistent_folder: bool,
+    /// `journalctl -x` knows our lines; `None` = it can't be asked.
+    pub(super) catalog: Option<bool>,
 }
 
 #[derive(Debug, Clone, Default)]

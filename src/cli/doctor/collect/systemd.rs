@@ -4,6 +4,7 @@ use super::super::facts::{Caller, Clock, Journal, Programs, Systemd, Told, Unit}
 use super::super::judge::OURS;
 use super::{ANSWER, Mute, ask, output, systemctl};
 use crate::cli::bus::is_user;
+use crate::domain::kinds;
 use rustix::time::{ClockId, clock_gettime};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -86,14 +87,15 @@ pub(super) async fn programs(
     let (root, user) = (caller.is_root(), is_user());
     let sees = root || user;
     let mut programs = Programs {
-        replaced: sees.then(|| {
+        running: sees.then(|| {
             [
                 ("stratavored.service", "stratavored", &stratavored),
                 ("stratavore-agent.service", "stratavore-agent", &agent),
             ]
             .into_iter()
-            .filter(|(service, _, path)| replaced(unit(service), path.as_deref()))
-            .map(|(_, name, _)| name)
+            .filter_map(|(service, name, path)| {
+                Some((name, replaced(unit(service), path.as_deref())?))
+            })
             .collect()
         }),
         shims: sees.then(shims),
@@ -103,7 +105,10 @@ pub(super) async fn programs(
     if let Some(path) = &stratavored {
         let check = |what| {
             let mut command = Command::new(path);
-            command.args(whose).arg(what);
+            command
+                .args(whose)
+                .args(config_of(unit("stratavored.service")))
+                .arg(what);
             command
         };
         programs.config = Some(told(&mut check("--check-config"), ANSWER).await);
@@ -118,7 +123,10 @@ pub(super) async fn programs(
         }
     }
     if let (Some(path), false) = (&agent, user) {
-        programs.agent_config = Some(told(Command::new(path).arg("--check-config"), ANSWER).await);
+        let mut check = Command::new(path);
+        let file = config_of(unit("stratavore-agent.service"));
+        check.args(file).arg("--check-config");
+        programs.agent_config = Some(told(&mut check, ANSWER).await);
     }
     programs
 }
@@ -136,14 +144,32 @@ fn program(unit: Option<&Unit>, beside: &str) -> Option<PathBuf> {
     started.or_else(installed).filter(|p| p.exists())
 }
 
-/// Whether a service runs another file than this one.
-fn replaced(unit: Option<&Unit>, path: Option<&Path>) -> bool {
+/// `--config FILE`, where the unit's own command line (a drop-in may have changed it) has it.
+fn config_of(unit: Option<&Unit>) -> Vec<String> {
+    let command = unit.map_or("", |u| u.get("ExecStart"));
+    let words = command.split_once("argv[]=").map_or("", |(_, rest)| rest);
+    let mut words = words.split(" ;").next().unwrap_or("").split_whitespace();
+    while let Some(word) = words.next() {
+        if word == "--config" || word.starts_with("--config=") {
+            let value = if word == "--config" {
+                words.next()
+            } else {
+                None
+            };
+            return [word].into_iter().chain(value).map(str::to_owned).collect();
+        }
+    }
+    Vec::new()
+}
+
+/// Whether a service runs another file than this one; `None` = it does not run.
+fn replaced(unit: Option<&Unit>, path: Option<&Path>) -> Option<bool> {
     let pid = unit.map_or("", |u| u.get("MainPID"));
     let running = std::fs::read_link(format!("/proc/{pid}/exe"));
     match (running, path.map(std::fs::canonicalize)) {
         // A file that is gone is called “… (deleted)”.
-        (Ok(running), Some(Ok(installed))) => running != installed,
-        _ => false,
+        (Ok(running), Some(Ok(installed))) => Some(running != installed),
+        _ => None,
     }
 }
 
@@ -188,7 +214,15 @@ pub(super) async fn journal() -> Journal {
     Journal {
         settings: text.map(|text| settings(&text)),
         persistent_folder: Path::new("/var/log/journal").is_dir(),
+        catalog: catalog().await,
     }
+}
+
+async fn catalog() -> Option<bool> {
+    let mut dump = Command::new("journalctl");
+    dump.args(["--no-pager", "--dump-catalog", kinds::READY.id]);
+    let said = ask(&mut dump, ANSWER).await.ok()?;
+    Some(said.out.contains("Stratavore"))
 }
 
 /// `Key=value` lines; the last counts, an empty one is the default again.
@@ -261,6 +295,19 @@ mod tests {
         );
         assert_eq!(program(Some(&unit), "x"), Some("/usr/bin/sh".into()));
         assert!(unit.is("Result", "") && unit.is("Id", "a.service"));
+        assert_eq!(config_of(Some(&unit)), Vec::<String>::new());
+        for (given, config) in [
+            (
+                "--config /x.toml --check-config",
+                vec!["--config", "/x.toml"],
+            ),
+            ("--config=/x.toml", vec!["--config=/x.toml"]),
+        ] {
+            let line =
+                format!("{{ path=/d ; argv[]=/d --user {given} ; ignore_errors=no ; pid=0 }}");
+            let unit = Unit([("ExecStart".to_owned(), line)].into());
+            assert_eq!(config_of(Some(&unit)), config);
+        }
         let settings = settings(
             "# /etc/x.conf\n[Journal]\n#Storage=none\nStorage=auto\n Storage = volatile\n;A=b\n",
         );

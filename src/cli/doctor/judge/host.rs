@@ -294,7 +294,19 @@ pub(super) fn journal(facts: &Facts) -> Vec<Finding> {
         }
         _ => Finding::note("journal rate", "journald's rate limit can't be read."),
     };
-    vec![stored, limited]
+    let mut out = vec![stored, limited];
+    // A user's own installation has none.
+    if !facts.user {
+        out.push(match facts.journal.catalog {
+            Some(true) => Finding::ok("catalog", "“journalctl -x” explains our lines."),
+            Some(false) => {
+                Finding::warning("catalog", "“journalctl -x” does not explain our lines.")
+                    .mend("journalctl --update-catalog")
+            }
+            None => Finding::note("catalog", "Not looked at: journalctl can't be asked."),
+        });
+    }
+    out
 }
 
 /// Swap, and who kills when memory is short.

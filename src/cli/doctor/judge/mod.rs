@@ -28,7 +28,8 @@ pub(super) fn judge(facts: &Facts) -> Vec<Finding> {
         for mend in ours.iter_mut().filter_map(|f| f.mend.as_mut()) {
             *mend = mend
                 .replace("systemctl ", "systemctl --user ")
-                .replace("journalctl -u", "journalctl --user -u");
+                .replace("journalctl -u", "journalctl --user -u")
+                .replace("stratavored --check", "stratavored --user --check");
         }
     }
     out.extend(ours);

@@ -12,30 +12,12 @@ const SOCKET_MODE: u32 = 0o660;
 /// Whether what runs is what is installed, and what our programs say of configuration and store.
 pub(super) fn programs(facts: &Facts) -> Vec<Finding> {
     let programs = &facts.programs;
-    let mut out = vec![match &programs.replaced {
+    let mut out = vec![match &programs.running {
         None => Finding::unseen(
             "programs",
             "whether daemon and agent run the programs installed now",
         ),
-        Some(names) if names.is_empty() => Finding::ok(
-            "programs",
-            "Daemon and agent run the programs installed now.",
-        ),
-        Some(names) => {
-            let verb = if names.len() == 1 {
-                "runs a program that was"
-            } else {
-                "run programs that were"
-            };
-            Finding::warning(
-                "programs",
-                format!(
-                    "{} still {verb} replaced since. Runners go on over a restart.",
-                    and(names)
-                ),
-            )
-            .mend(format!("systemctl restart {}", names.join(" ")))
-        }
+        Some(running) => replaced(running),
     }];
     if let Some((all, old)) = programs.shims
         && old > 0
@@ -56,15 +38,44 @@ pub(super) fn programs(facts: &Facts) -> Vec<Finding> {
             "store",
             "The store is so large that it was not read to its end in time.",
         )
-        .mend(
-            "setpriv --reuid=stratavore --regid=stratavore --init-groups stratavored --check-store",
-        ),
+        .mend(match facts.user {
+            true => "stratavored --check-store",
+            false => "setpriv --reuid=stratavore --regid=stratavore --init-groups stratavored --check-store",
+        }),
         Some(Told::Wrong(why)) => {
             Finding::problem("store", why.clone()).mend("journalctl -u stratavored -n 50")
         }
         Some(Told::Unable(why)) => Finding::note("store", format!("Not looked at: {why}.")),
     });
     out
+}
+
+fn replaced(running: &[(&str, bool)]) -> Finding {
+    const CHECK: &str = "programs";
+    let names = |old: bool| -> Vec<&str> {
+        let those = running.iter().filter(|(_, replaced)| *replaced == old);
+        those.map(|(name, _)| *name).collect()
+    };
+    let (old, new) = (names(true), names(false));
+    match (&old[..], &new[..]) {
+        ([], []) => Finding::note(CHECK, "Neither daemon nor agent runs."),
+        ([], [one]) => Finding::ok(CHECK, format!("{one} runs the program installed now.")),
+        ([], _) => Finding::ok(CHECK, "Daemon and agent run the programs installed now."),
+        _ => {
+            let verb = match old.len() {
+                1 => "runs a program that was",
+                _ => "run programs that were",
+            };
+            Finding::warning(
+                CHECK,
+                format!(
+                    "{} still {verb} replaced since. Runners go on over a restart.",
+                    and(&old)
+                ),
+            )
+            .mend(format!("systemctl restart {}", old.join(" ")))
+        }
+    }
 }
 
 fn config(told: Option<&Told>) -> Finding {
@@ -86,6 +97,8 @@ fn config(told: Option<&Told>) -> Finding {
 
 fn agent_config(told: Option<&Told>) -> Vec<Finding> {
     const CHECK: &str = "agent.toml";
+    // Changes nothing before a person has set the file right.
+    const RELOAD: &str = "systemctl reload-or-restart stratavore-agent";
     match told {
         Some(Told::Fine(text)) => {
             let (warnings, said): (Vec<&str>, Vec<&str>) =
@@ -94,8 +107,9 @@ fn agent_config(told: Option<&Told>) -> Vec<Finding> {
                 true => vec![Finding::ok(CHECK, said.join(" "))],
                 false => {
                     let warning = |line: &&str| {
-                        Finding::warning(CHECK, line.trim_start_matches("warning: "))
-                            .mend("stratavore-agent --check-config")
+                        let line = line.trim_start_matches("warning: ");
+                        Finding::warning(CHECK, format!("{line} When that is set right:"))
+                            .mend(RELOAD)
                     };
                     warnings.iter().map(warning).collect()
                 }
@@ -103,9 +117,11 @@ fn agent_config(told: Option<&Told>) -> Vec<Finding> {
         }
         Some(Told::Wrong(why)) => {
             vec![
-                Finding::problem(CHECK, format!("{why} The agent will not start with it."))
-                    // Which changes nothing before the file is right.
-                    .mend("systemctl reload stratavore-agent"),
+                Finding::problem(
+                    CHECK,
+                    format!("{why} The agent will not start with it. When it is set right:"),
+                )
+                .mend(RELOAD),
             ]
         }
         Some(Told::TooLong) => vec![Finding::note(CHECK, "The agent did not check it in time.")],

@@ -7,6 +7,7 @@ use super::super::facts::*;
 use super::super::{Finding, Level, status};
 use super::{OURS, judge};
 use crate::api::auth::ACTIONS;
+use clap::Parser;
 
 fn words(text: &str) -> Vec<String> {
     text.split_whitespace().map(str::to_owned).collect()
@@ -103,7 +104,7 @@ fn healthy() -> Facts {
             connect: Some(Ok(())),
         },
         programs: Programs {
-            replaced: Some(Vec::new()),
+            running: Some(vec![("stratavored", false), ("stratavore-agent", false)]),
             shims: Some((3, 0)),
             config: Some(Told::Fine(String::new())),
             agent_config: Some(Told::Fine("Runners may be alice.".to_owned())),
@@ -124,6 +125,7 @@ fn healthy() -> Facts {
         journal: Journal {
             settings: Some([].into()),
             persistent_folder: true,
+            catalog: Some(true),
         },
         clock: Clock {
             synchronised: Some(true),
@@ -166,6 +168,17 @@ fn says(level: Level, check: &str, parts: &[&str], change: impl FnOnce(&mut Fact
         "{finding:?}"
     );
     let line = finding.line();
+    if let Some(ours) = finding
+        .mend
+        .as_deref()
+        .and_then(|m| m.strip_prefix("sudo stratavorectl"))
+    {
+        let words = ["stratavorectl"].into_iter().chain(ours.split_whitespace());
+        assert!(
+            crate::cli::args::Cli::try_parse_from(words).is_ok(),
+            "{line}"
+        );
+    }
     for part in parts {
         assert!(line.contains(part), "{part:?} is not in: {line}");
     }

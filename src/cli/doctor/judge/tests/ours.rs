@@ -215,7 +215,7 @@ fn what_a_plain_user_does_not_see_is_said() {
             name: "alice".to_owned(),
             groups: words("stratavore-users"),
         };
-        f.programs.replaced = None;
+        f.programs.running = None;
         f.programs.store = None;
         f.records = None;
         f.folders[1].found = Found::Hidden;
@@ -238,7 +238,14 @@ fn programs_and_files() {
         Warning,
         "programs",
         &["systemctl restart stratavore-agent"],
-        |f| f.programs.replaced = Some(vec!["stratavore-agent"]),
+        |f| f.programs.running = Some(vec![("stratavored", false), ("stratavore-agent", true)]),
+    );
+    says(Note, "programs", &["Neither daemon nor agent runs"], |f| {
+        f.programs.running = Some(Vec::new())
+    });
+    assert_eq!(
+        broken(|f| f.programs.running = Some(vec![("stratavored", false)])),
+        []
     );
     says(Note, "shims", &["2 of 3"], |f| {
         f.programs.shims = Some((3, 2))
@@ -246,10 +253,11 @@ fn programs_and_files() {
     says(Problem, "stratavored.toml", &["f.toml:3"], |f| {
         f.programs.config = Some(Told::Wrong("f.toml:3: unknown key.".to_owned()))
     });
-    says(Problem, "agent.toml", &["line 2"], |f| {
-        f.programs.agent_config = Some(Told::Wrong("line 2.".to_owned()))
+    let reload = "systemctl reload-or-restart stratavore-agent";
+    says(Problem, "agent.toml", &["a.toml:2", reload], |f| {
+        f.programs.agent_config = Some(Told::Wrong("a.toml:2: x.".to_owned()))
     });
-    says(Warning, "agent.toml", &["nothing can run"], |f| {
+    says(Warning, "agent.toml", &["nothing can run", reload], |f| {
         f.programs.agent_config = Some(Told::Fine(
             "Runners may be x.\nwarning: so nothing can run.".to_owned(),
         ));
@@ -319,6 +327,21 @@ fn a_users_own() {
         f.bus.policies.clear();
     };
     assert_eq!(broken(mine), []);
+    // No command looks at the system's files instead.
+    for told in [Told::Wrong("f.toml:3: x.".to_owned()), Told::TooLong] {
+        let found = broken(|f| {
+            mine(f);
+            f.programs.config = Some(told.clone());
+            f.programs.store = Some(told.clone());
+            f.journal.catalog = Some(false);
+        });
+        for mend in found.iter().filter_map(|f| f.mend.as_deref()) {
+            assert!(
+                mend.contains("--user") && !mend.contains("setpriv"),
+                "{mend}"
+            );
+        }
+    }
     says(Warning, "linger", &["loginctl enable-linger root"], |f| {
         mine(f);
         f.lingers = Some(false);
