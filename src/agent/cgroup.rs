@@ -1,5 +1,6 @@
 //! The cgroup tree and /proc, read directly: they are the truth, systemd only tells of it.
 
+use crate::domain::cgroup::{keyed, usage};
 use crate::domain::{ProjectName, RunnerId, Usage};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use std::collections::BTreeMap;
@@ -76,14 +77,14 @@ impl Cgroups {
 
     fn event(&self, cgroup: &str, key: &str) -> bool {
         self.read(cgroup, "cgroup.events")
-            .is_some_and(|text| field(&text, key) == Some(1))
+            .is_some_and(|text| keyed(&text, key) == Some(1))
     }
 
     /// Whether it has a living process. Where that can't be read but for its being gone, it has:
     /// to end what lives is worse than to ask again.
     pub(super) fn populated(&self, cgroup: &str) -> bool {
         match std::fs::read_to_string(self.path(cgroup).join("cgroup.events")) {
-            Ok(text) => field(&text, "populated") == Some(1),
+            Ok(text) => keyed(&text, "populated") == Some(1),
             Err(e) => !is_gone(&e),
         }
     }
@@ -222,23 +223,6 @@ impl Cgroups {
     }
 }
 
-/// The meaning of the files; `None` = this kernel does not say.
-fn usage(read: impl Fn(&str) -> Option<String>) -> Usage {
-    let number = |file: &str| read(file)?.trim().parse::<u64>().ok();
-    let io = |key: &str| read("io.stat").map(|text| sum(&text, key));
-    Usage {
-        cpu_usec: read("cpu.stat").and_then(|t| field(&t, "usage_usec")),
-        memory_peak_bytes: number("memory.peak"),
-        io_read_bytes: io("rbytes="),
-        io_write_bytes: io("wbytes="),
-        // The shim's own task is not the runner's.
-        tasks_peak: number("pids.peak").map(|n| n.saturating_sub(1)),
-        oom_kills: read("memory.events").and_then(|t| field(&t, "oom_kill")),
-        memory_bytes: number("memory.current"),
-        tasks: number("pids.current").map(|n| n.saturating_sub(1)),
-    }
-}
-
 /// There is no such cgroup, or not any more.
 fn is_gone(error: &io::Error) -> bool {
     let nodev = rustix::io::Errno::NODEV.raw_os_error();
@@ -249,18 +233,6 @@ fn is_gone(error: &io::Error) -> bool {
 fn real_uid(status: &str) -> Option<u32> {
     let line = status.lines().find_map(|l| l.strip_prefix("Uid:"))?;
     line.split_ascii_whitespace().next()?.parse().ok()
-}
-
-fn field(text: &str, key: &str) -> Option<u64> {
-    let line = |l: &str| l.strip_prefix(key)?.strip_prefix(' ')?.trim().parse().ok();
-    text.lines().find_map(line)
-}
-
-fn sum(text: &str, key: &str) -> u64 {
-    let words = text.split_ascii_whitespace();
-    words
-        .filter_map(|w| w.strip_prefix(key)?.parse::<u64>().ok())
-        .fold(0, u64::saturating_add)
 }
 
 /// The mount point of cgroup2; /sys/fs/cgroup where there are several.
@@ -328,39 +300,9 @@ mod tests {
         assert_eq!(real_uid("Name:\tx\nUid:\t7\t8\t9\t9\n"), Some(7));
     }
 
-    #[test]
-    fn usage_from_files() {
-        let read = |file: &str| {
-            let text = match file {
-                "cpu.stat" => "usage_usec 1234\nuser_usec 1000\n",
-                "memory.peak" => "4096\n",
-                "io.stat" => "8:0 rbytes=10 wbytes=20 rios=1\n8:16 rbytes=1 wbytes=2\n",
-                "pids.peak" => "4\n",
-                "memory.current" => "2048\n",
-                "pids.current" => "3\n",
-                "memory.events" => "low 0\noom_kill 2\noom_group_kill 0\n",
-                _ => return None,
-            };
-            Some(text.to_owned())
-        };
-        let expected = Usage {
-            cpu_usec: Some(1234),
-            memory_peak_bytes: Some(4096),
-            io_read_bytes: Some(11),
-            io_write_bytes: Some(22),
-            tasks_peak: Some(3),
-            oom_kills: Some(2),
-            memory_bytes: Some(2048),
-            tasks: Some(2),
-        };
-        assert_eq!(usage(read), expected);
-        assert_eq!(usage(|_| None), Usage::default());
-    }
-
     proptest! {
         #[test]
         fn no_file_makes_it_panic(text in "\\PC{0,40}") {
-            let _ = usage(|_| Some(text.clone()));
             let _ = parse_stat(&text);
             let _ = mount_point(&text);
         }

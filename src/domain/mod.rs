@@ -5,6 +5,7 @@
 //! tested by millions of made-up worlds.
 
 pub mod admission;
+pub mod cgroup;
 pub mod error;
 pub mod event;
 pub mod exit;

@@ -1,7 +1,7 @@
 //! The scope's cgroup: who is in it, signals to all of them, and what it used.
 
 use super::{parse, sys};
-use crate::domain::Usage;
+use crate::domain::{Usage, cgroup};
 use rustix::fs::{Dir, FileType, Mode, OFlags, mkdirat, open, openat};
 use rustix::io::Errno;
 use rustix::process::{
@@ -134,25 +134,15 @@ impl Cgroup {
         Ok(())
     }
 
-    /// Processes killed for lack of memory, up to now.
-    pub(super) fn oom_kills(&self) -> Option<u64> {
-        parse::keyed(&self.read("memory.events")?, "oom_kill")
-    }
-
     /// What the tree used, without the shim's own task. `helper_ooms`: kills of our own helper.
     pub(super) fn usage(&self, helper_ooms: u64) -> Usage {
-        let io = self.read("io.stat").map(|t| parse::io_bytes(&t));
-        let number = |name| parse::number(&self.read(name)?);
+        let all = cgroup::usage(|name| self.read(name));
         Usage {
-            cpu_usec: self
-                .read("cpu.stat")
-                .and_then(|t| parse::keyed(&t, "usage_usec")),
-            memory_peak_bytes: number("memory.peak"),
-            io_read_bytes: io.map(|io| io.0),
-            io_write_bytes: io.map(|io| io.1),
-            tasks_peak: number("pids.peak").map(|n| n.saturating_sub(1)),
-            oom_kills: self.oom_kills().map(|n| n.saturating_sub(helper_ooms)),
-            ..Usage::default()
+            oom_kills: all.oom_kills.map(|n| n.saturating_sub(helper_ooms)),
+            // Of the dead.
+            memory_bytes: None,
+            tasks: None,
+            ..all
         }
     }
 
@@ -213,7 +203,7 @@ fn members_of(
     }
     let below = read_at(dir, "cgroup.stat")
         .ok()
-        .and_then(|t| parse::keyed(&t, "nr_descendants"));
+        .and_then(|t| cgroup::keyed(&t, "nr_descendants"));
     if below == Some(0) || depth == 0 {
         return Ok(());
     }
@@ -234,7 +224,7 @@ fn members_of(
             continue;
         };
         let events = read_at(child.as_fd(), "cgroup.events").unwrap_or_default();
-        if parse::keyed(&events, "populated") != Some(0) {
+        if cgroup::keyed(&events, "populated") != Some(0) {
             members_of(child.as_fd(), depth - 1, dirs, found)?;
         }
     }

@@ -7,6 +7,7 @@
 //! else's.
 
 use super::parse;
+use crate::domain::cgroup;
 use rustix::process::geteuid;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -94,7 +95,7 @@ impl OomWatch {
 fn kills(events: &File) -> Option<u64> {
     let mut text = [0; 512];
     let read = events.read_at(&mut text, 0).ok()?;
-    parse::keyed(&String::from_utf8_lossy(text.get(..read)?), "oom_kill")
+    cgroup::keyed(&String::from_utf8_lossy(text.get(..read)?), "oom_kill")
 }
 
 #[cfg(test)]

@@ -1,34 +1,6 @@
 //! What the kernel's files say, as pure functions of their text. A file that does not have the
 //! expected form gives `None`, never a made-up number.
 
-/// The value of a `key value` line (`cpu.stat`, `memory.events`, `cgroup.stat`).
-pub(super) fn keyed(text: &str, key: &str) -> Option<u64> {
-    text.lines().find_map(|line| {
-        let (name, value) = line.split_once(' ')?;
-        (name == key).then(|| value.trim().parse().ok())?
-    })
-}
-
-/// The only number in a file (`memory.peak`, `pids.peak`).
-pub(super) fn number(text: &str) -> Option<u64> {
-    text.trim().parse().ok()
-}
-
-/// Bytes read and written, summed over all devices (`io.stat`). An empty file means that
-/// nothing was.
-pub(super) fn io_bytes(text: &str) -> (u64, u64) {
-    let mut sums = (0u64, 0u64);
-    for field in text.split_ascii_whitespace() {
-        let (sum, value) = match field.split_once('=') {
-            Some(("rbytes", value)) => (&mut sums.0, value),
-            Some(("wbytes", value)) => (&mut sums.1, value),
-            _ => continue,
-        };
-        *sum = sum.saturating_add(value.parse().unwrap_or(0));
-    }
-    sums
-}
-
 /// The processes in a `cgroup.procs`. 0 stands for one that our PID namespace cannot see; it
 /// can't be signalled, but it is there.
 pub(super) fn pids(text: &str) -> impl Iterator<Item = i32> + '_ {
@@ -81,17 +53,6 @@ mod tests {
 
     #[test]
     fn the_kernels_own_forms() {
-        let cpu = "usage_usec 2517\nuser_usec 1000\nsystem_usec 1517\n";
-        assert_eq!(keyed(cpu, "usage_usec"), Some(2517));
-        assert_eq!(keyed(cpu, "usage"), None);
-        let events = "low 0\nhigh 12\nmax 3\noom 2\noom_kill 1\noom_group_kill 0\n";
-        assert_eq!(keyed(events, "oom_kill"), Some(1));
-        assert_eq!(keyed(events, "oom"), Some(2));
-        assert_eq!(number("1048576\n"), Some(1 << 20));
-        assert_eq!(number("max\n"), None);
-        let io = "8:0 rbytes=10 wbytes=1 rios=9 wios=9 dbytes=7 dios=0\n253:0 rbytes=5 wbytes=2\n";
-        assert_eq!(io_bytes(io), (15, 3));
-        assert_eq!(io_bytes(""), (0, 0));
         assert_eq!(
             own_cgroup("4:memory:/x\n0::/a.slice/b.scope\n"),
             Some("/a.slice/b.scope")
@@ -117,20 +78,9 @@ mod tests {
     proptest! {
         #[test]
         fn no_text_makes_them_panic(text in "\\PC{0,60}|([a-z_]{1,8}[ =:][0-9a-f]{0,22}\n){0,6}") {
-            let _ = keyed(&text, "a");
-            let _ = number(&text);
-            let _ = io_bytes(&text);
             let _ = pids(&text).count();
             let _ = own_cgroup(&text);
             let _ = (dying(&text, &text), parent(&text));
-        }
-
-        #[test]
-        fn sums_over_any_devices(devices in proptest::collection::vec((0u64..1 << 50, 0u64..1 << 50), 0..9)) {
-            let text: String = devices.iter().enumerate()
-                .map(|(n, (r, w))| format!("8:{n} rbytes={r} wbytes={w} rios=1 wios=1 dbytes=0 dios=0\n")).collect();
-            let sums = devices.iter().fold((0, 0), |a, d| (a.0 + d.0, a.1 + d.1));
-            prop_assert_eq!(io_bytes(&text), sums);
         }
 
         #[test]
