@@ -105,4 +105,24 @@ stratavorectl set $id memory-max=200M 2>/dev/null && fail "more than the ceiling
 stratavorectl stop $id || fail "stop"
 for _ in $(seq 100); do left=$(ls /run/stratavore/shims /var/lib/stratavore/exits | grep -v :); [ -z "$left" ] && break; sleep .1; done
 [ -z "$left" ] || fail "left over: $left"
+
+# With --user, what systemd delegates to users holds, too.
+uid=$(id -u alice)
+systemctl start "user@$uid.service" || fail "alice has no manager"
+mine() { setpriv --reuid alice --regid alice --init-groups env -C /home/alice HOME=/home/alice XDG_RUNTIME_DIR="/run/user/$uid" stratavorectl --user "$@"; }
+for _ in $(seq 100); do [ -S "/run/user/$uid/bus" ] && break; sleep .1; done
+mine project create p || fail "alice's project"
+id=$(mine run --memory-max=40M --memory-swap-max=0 --tasks-max=20 p -- python3 -c "$hog") || fail "alice's launch"
+timeout 120 setpriv --reuid alice env XDG_RUNTIME_DIR="/run/user/$uid" stratavorectl --user wait "$id" >/dev/null || fail "alice's runner does not end"
+r=$(mine show -o json "$id")
+is "cause of an OOM with --user" "$(echo "$r" | field exit.cause)" oom-kill
+peak=$(echo "$r" | field usage.memory_peak_bytes)
+[ "$peak" -gt 30000000 ] && [ "$peak" -le 41943040 ] || fail "alice's memory peak $peak"
+id=$(mine run --memory-max=64M --tasks-max=20 p -- sleep 1000) || fail "alice's second launch"
+scope() { cat /sys/fs/cgroup/user.slice/user-$uid.slice/user@$uid.service/stratavore.slice/*/stratavore-$id.scope/$1; }
+is "alice's memory.max" "$(scope memory.max)" 67108864
+is "alice's pids.max" "$(scope pids.max)" 21
+mine set "$id" memory-max=80M || fail "alice's set"
+is "alice's memory.max, changed" "$(scope memory.max)" 83886080
+mine stop "$id" || fail "alice's stop"
 echo "ALL HELD"
