@@ -1,4 +1,5 @@
 # make demo, make test: the two commands of README. make install DESTDIR=… PREFIX=/usr for packagers.
+# make uninstall (with the same words) takes away again what that put there.
 # make install-user, make uninstall-user: for yourself alone, without root.
 PREFIX ?= /usr
 DESTDIR ?=
@@ -15,7 +16,7 @@ units = stratavored.service stratavore-agent.service stratavore-agent.socket str
 # Shipped units name programs below /usr.
 unit = sed 's|/usr/bin/stratavore|$(PREFIX)/bin/stratavore|g; s|/usr/libexec/stratavore|$(PREFIX)/libexec/stratavore|g'
 
-.PHONY: build install programs install-user uninstall-user demo test bench release clean
+.PHONY: build install uninstall programs install-user uninstall-user demo test bench release clean
 
 build:
 	$(CARGO) build --release --locked
@@ -39,10 +40,24 @@ install: programs
 	for x in systemd/dbus/interfaces/*.xml; do $(INSTALL) 644 $$x $(share)/dbus-1/interfaces/$${x##*/} || exit 1; done
 	$(INSTALL) 644 systemd/dbus/org.stratavore1.policy $(share)/polkit-1/actions/org.stratavore1.policy
 	$(INSTALL) 644 systemd/completions/stratavorectl.bash $(share)/bash-completion/completions/stratavorectl
-	$(INSTALL) 644 systemd/completions/stratavorectl.zsh $(share)/zsh/site-functions/_stratavorectl
+# Debian's zsh looks into the second below /usr, others into the first.
+	for d in site-functions vendor-completions; do $(INSTALL) 644 systemd/completions/stratavorectl.zsh $(share)/zsh/$$d/_stratavorectl || exit 1; done
 	$(INSTALL) 644 systemd/completions/stratavorectl.fish $(share)/fish/vendor_completions.d/stratavorectl.fish
 	$(INSTALL) 644 systemd/dbus/stratavore.rules $(share)/polkit-1/rules.d/50-stratavore.rules
 	for m in systemd/man/*; do $(INSTALL) 644 $$m $(share)/man/man$${m##*.}/$${m##*/} || exit 1; done
+
+# Leaves what runners and people have written: the store, the configuration, the accounts.
+uninstall:
+	@[ -n "$(DESTDIR)" ] || [ -z "$$(systemctl list-units --plain --no-legend 'stratavore-*.scope')" ] || \
+	  { echo "Runners live; stop them first: stratavorectl stop --all" >&2; exit 1; }
+	@[ -n "$(DESTDIR)" ] || systemctl disable --quiet --now stratavored.service stratavore-agent.socket stratavore-agent.service stratavore.slice
+	@work=$$(mktemp -d) && trap 'rm -rf "$$work"' EXIT && mkdir "$$work/built" && \
+	  (cd "$$work/built" && touch stratavored stratavorectl stratavore-agent stratavore-shim) && \
+	  $(MAKE) --no-print-directory --silent install BUILT="$$work/built" DESTDIR="$$work/root" && \
+	  (cd "$$work/root" && find . -type f) | while read -r file; do rm -f "$(DESTDIR)/$$file"; done
+	@rmdir "$(libexec)" 2>/dev/null || true
+	@[ -n "$(DESTDIR)" ] || { systemctl daemon-reload && systemctl reload dbus && journalctl --update-catalog; }
+	@echo "Gone, but for /var/lib/stratavore, /etc/stratavore and the accounts."
 
 # For yourself alone, on your own systemd and session bus, without root.
 mine = $${XDG_DATA_HOME:-$$HOME/.local/share}
@@ -53,6 +68,9 @@ install-user: $(if $(filter target/release,$(BUILT)),build)
 	@install -d "$(mine)/systemd/user" "$(mine)/dbus-1/services"
 	@for u in $(units); do sed "s|/usr/bin/|$$HOME/.local/bin/|; s|/usr/libexec/|$$HOME/.local/libexec/|" systemd/user/$$u > "$(mine)/systemd/user/$$u" || exit 1; done
 	@install -m 644 systemd/dbus/org.stratavore1.user.service "$(mine)/dbus-1/services/org.stratavore1.service"
+	@for m in systemd/man/*; do install -D -m 644 $$m "$(mine)/man/man$${m##*.}/$${m##*/}" || exit 1; done
+	@install -D -m 644 systemd/completions/stratavorectl.bash "$(mine)/bash-completion/completions/stratavorectl"
+	@install -D -m 644 systemd/completions/stratavorectl.fish "$(mine)/fish/vendor_completions.d/stratavorectl.fish"
 	@systemctl --user daemon-reload
 	@busctl --user --quiet call org.freedesktop.DBus /org/freedesktop/DBus org.freedesktop.DBus ReloadConfig
 	@systemctl --user enable --quiet stratavore-agent.socket stratavored.service
@@ -66,6 +84,8 @@ uninstall-user:
 	@systemctl --user disable --quiet --now stratavored.service stratavore-agent.socket stratavore-agent.service stratavore.slice
 	@for u in $(units); do rm -f "$(mine)/systemd/user/$$u"; done
 	@rm -f "$(mine)/dbus-1/services/org.stratavore1.service"
+	@for m in systemd/man/*; do rm -f "$(mine)/man/man$${m##*.}/$${m##*/}"; done
+	@rm -f "$(mine)/bash-completion/completions/stratavorectl" "$(mine)/fish/vendor_completions.d/stratavorectl.fish"
 	@rm -rf "$$HOME/.local/libexec/stratavore"
 	@rm -f "$$HOME/.local/bin/stratavored" "$$HOME/.local/bin/stratavorectl"
 	@systemctl --user daemon-reload

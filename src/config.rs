@@ -419,6 +419,25 @@ mod tests {
         })
     }
 
+    #[test]
+    fn values_are_printed_as_people_write_them() -> Result<(), String> {
+        let lines = [
+            "[limits]",
+            "memory_max = \"4G\"",
+            "memory_high = \"1536M\"",
+            "memory_swap_max = 1048577",
+            "cpu_quota = \"200%\"",
+            "tasks_max = 500",
+            "runtime_max = \"90min\"",
+            "stop_timeout = \"250ms\"",
+        ];
+        let printed = parse(&lines.join("\n"))?.print();
+        for line in lines.iter().chain(&["retention = \"90d\""]) {
+            assert!(printed.lines().any(|l| l == *line), "{line}: {printed}");
+        }
+        Ok(())
+    }
+
     proptest! {
         #[test]
         fn what_is_printed_is_the_same_read_again(text in any_text()) {

@@ -37,11 +37,17 @@ git tag v98.7.6
 refused "tag v98.7.6 already" 98.7.6
 git tag -d v98.7.6 >/dev/null
 
+# What fails half-way leaves nothing, and can be repeated.
+touch target
+refused "File exists" 98.7.6
+[ "$(git log -1 --format=%s)" = "A new thing" ] && ! git rev-parse --quiet --verify v98.7.6 || fail "half a release stays"
+rm target
+
 make --no-print-directory release VERSION=98.7.6 >"$work/said"
 [ "$(cat VERSION)" = 98.7.6 ] && [ -z "$(git status --porcelain --untracked-files=no)" ] || fail "$(git status)"
 grep -q '^## 98.7.6 (20' CHANGELOG.md && ! grep -q Unreleased CHANGELOG.md || fail "$(head -n 9 CHANGELOG.md)"
 [ "$(git cat-file -t v98.7.6)" = tag ] && git cat-file tag v98.7.6 | grep -q '^- A new thing' || fail "$(git show v98.7.6)"
-[ "$(cargo metadata --offline --locked --no-deps --format-version 1 | grep -o '"version":"98.7.6"' | head -n 1)" ] ||
+[ "$(cargo metadata --offline --locked --format-version 1 | grep -o '"version":"98.7.6"' | head -n 1)" ] ||
     fail "cargo does not see the version"
 archive=$PWD/target/stratavore-98.7.6.tar.gz
 git archive --format=tar --prefix=stratavore-98.7.6/ v98.7.6 | gzip -n -9 | cmp - "$archive" || fail "the archive is another each time"

@@ -2,6 +2,7 @@
 
 #![allow(clippy::expect_used, clippy::unwrap_used)]
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -290,6 +291,45 @@ fn the_catalog_is_the_sources() {
         catalog,
         "{path} is old: UPDATE_GOLDEN=1 cargo test --test rules"
     );
+}
+
+/// `make uninstall` takes away what `make install` puts there, and nothing else.
+#[test]
+fn what_is_installed_can_be_uninstalled() {
+    let folder = std::env::temp_dir().join(format!("stratavore-install-{}", std::process::id()));
+    let (built, root) = (folder.join("built"), folder.join("root"));
+    fs::create_dir_all(&built).unwrap();
+    for program in [
+        "stratavored",
+        "stratavorectl",
+        "stratavore-agent",
+        "stratavore-shim",
+    ] {
+        fs::write(built.join(program), "").unwrap();
+    }
+    let make = |target: &str| {
+        let done = std::process::Command::new("make")
+            .args(["--silent", target, "PREFIX=/opt/x"])
+            .arg(format!("BUILT={}", built.display()))
+            .arg(format!("DESTDIR={}", root.display()))
+            .output()
+            .expect("make is missing: apt-get install make");
+        assert!(done.status.success(), "{done:?}");
+    };
+    let files = || -> BTreeSet<String> {
+        let found = std::process::Command::new("find")
+            .args([root.as_os_str(), "-type".as_ref(), "f".as_ref()])
+            .output();
+        let text = String::from_utf8(found.unwrap().stdout).unwrap();
+        text.lines().map(str::to_owned).collect()
+    };
+    make("install");
+    assert!(files().len() > 25, "{:?}", files());
+    let other = root.join("opt/x/bin/other");
+    fs::write(&other, "").unwrap();
+    make("uninstall");
+    assert_eq!(files(), BTreeSet::from([other.display().to_string()]));
+    fs::remove_dir_all(folder).unwrap();
 }
 
 #[test]

@@ -16,7 +16,7 @@ sqlite3:sqlite3  bsdutils:script  less:less  python3:python3  make:make  gcc:gcc
 "
 test="$demo
 mmdebstrap:mmdebstrap  user-mode-linux:linux.uml  debian-archive-keyring:/usr/share/keyrings
-prometheus:promtool  man-db:man  postgresql:pg_config  postgresql-client:psql  rabbitmq-server:rabbitmqctl  nix-bin:nix
+prometheus:promtool  man-db:man  zsh:zsh  postgresql:pg_config  postgresql-client:psql  rabbitmq-server:rabbitmqctl  nix-bin:nix
 "
 
 case $want in

@@ -174,7 +174,7 @@ impl Agent {
             };
             if let Err(e) = done {
                 let why = format_args!("The log of {id} ends too early: {e}");
-                log::warning(kinds::ORDER_FAILED, why);
+                log::warning(kinds::LOG_ENDED_EARLY, why);
             }
         });
         Ok(Answer::Done)

@@ -116,7 +116,8 @@ impl Core {
             tracing::info!(
                 message_id = kinds::RECONCILIATION_ASKED.id,
                 uid = call.uid,
-                "Rows and runners are compared on request"
+                "Rows and runners are compared at the request of uid {}",
+                call.uid
             );
         }
         let steps = self.engine().reconcile(dry_run).await?;

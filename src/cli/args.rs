@@ -113,7 +113,8 @@ pub enum Verb {
     /// Check this host, and say how to mend what is wrong; works without daemon, bus and systemd
     #[command(
         after_help = "One line for each check: ok, note, warning or problem. Exit status: 0 if there is no warning and no problem, else 1.\n\
-                            With -q only warnings and problems. Root sees more than other users; what was not seen is said."
+                            With -q only warnings and problems. Root sees more than other users; what was not seen is said.\n\
+                            It looks at the host it runs on, so -H is refused: ssh HOST stratavorectl doctor."
     )]
     Doctor,
     /// Print what a shell loads to complete our words; “make install” has put it in place already
@@ -304,7 +305,7 @@ pub struct Logs {
     #[arg(short = 'n', long, value_name = "N")]
     pub lines: Option<u64>,
     /// The id, a unique prefix of it, or the name
-    #[arg(value_name = "ID")]
+    #[arg(value_name = "ID", add = ArgValueCandidates::new(live::all_runners))]
     pub id: String,
 }
 

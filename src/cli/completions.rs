@@ -39,7 +39,14 @@ pub(super) fn script(shell: Shell) -> Result<String> {
         .write_registration(ASKED, NAME, NAME, NAME, &mut out)
         .map_err(|e| failed(e.to_string()))?;
     let text = String::from_utf8(out).map_err(|e| failed(e.to_string()))?;
-    Ok(format!("{}\n", text.trim()))
+    // Found in $fpath, zsh runs the whole file at the first Tab: it is to answer that one, too.
+    let first = match shell {
+        Shell::Zsh => {
+            "[ \"$funcstack[1]\" = _stratavorectl ] && _clap_dynamic_completer_stratavorectl \"$@\"\n"
+        }
+        Shell::Bash | Shell::Fish => "",
+    };
+    Ok(format!("{}\n{first}", text.trim()))
 }
 
 #[cfg(test)]

@@ -134,6 +134,14 @@ pub(super) fn event_types() -> Vec<CompletionCandidate> {
         .into()
 }
 
+/// What an OOM kill can do to the rest of a runner.
+pub(super) fn oom_policies() -> Vec<CompletionCandidate> {
+    use crate::domain::limits::OomPolicy::{Continue, Kill, Stop};
+    [Continue, Stop, Kill]
+        .map(|p| CompletionCandidate::new(p.as_str()))
+        .into()
+}
+
 /// States a runner can be in.
 pub(super) fn states() -> Vec<CompletionCandidate> {
     crate::domain::State::ALL

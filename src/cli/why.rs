@@ -9,8 +9,10 @@ use super::story::{Story, actor, latest};
 use super::text::clean;
 use super::{Global, bus, journal, json, show, usage};
 use crate::api::proxy::{Dict, Given};
+use crate::domain::limits::DEFAULT_STOP_TIMEOUT;
 use crate::domain::name::shown;
 use crate::domain::nearest::nearest;
+use crate::domain::units::show_span;
 
 /// So many of the last refusals are told.
 const DENIED: u32 = 5;
@@ -158,7 +160,7 @@ fn standing(of: &Dict, state: &str, story: &Story, limits: &Dict) -> String {
                 .asked_by()
                 .unwrap_or_else(|| "the host itself".to_owned()),
             match usage::limit(limits, "stop-timeout") {
-                none if none.is_empty() => "the default of this host".to_owned(),
+                none if none.is_empty() => show_span(DEFAULT_STOP_TIMEOUT),
                 some => some,
             }
         ),

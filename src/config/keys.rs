@@ -1,7 +1,7 @@
 //! The keys: what each means, how it is read and shown, and whether a reload takes it over.
 
 use super::{Config, address};
-use crate::domain::limits::{self, Value};
+use crate::domain::limits::{self, Unit, Value};
 use crate::domain::units;
 use crate::wire::Unenforced;
 use std::time::Duration;
@@ -76,8 +76,7 @@ pub const KEYS: &[Key] = &[
             let usec = u64::try_from(config.retention.as_micros()).unwrap_or(units::INFINITY);
             match usec {
                 units::INFINITY => quoted("infinity"),
-                _ if usec % 1_000_000 == 0 => quoted(&format!("{}s", usec / 1_000_000)),
-                _ => quoted(&format!("{usec}us")),
+                _ => written(Unit::Span, usec),
             }
         },
     },
@@ -123,10 +122,16 @@ pub const KEYS: &[Key] = &[
     limit("limits.runtime_max", "Time from start to stop"),
     limit(
         "limits.stop_timeout",
-        "Time from the stop signal to SIGKILL",
+        "Time from the stop signal to SIGKILL; 10s where nobody says one",
     ),
-    limit("limits.oom_policy", "continue, stop or kill"),
-    limit("limits.kill_signal", "The stop signal"),
+    limit(
+        "limits.oom_policy",
+        "What an OOM kill does to the rest of a runner: continue (where nobody says one), stop or kill",
+    ),
+    limit(
+        "limits.kill_signal",
+        "The stop signal; SIGTERM where nobody says one",
+    ),
     Key {
         name: "limits.unenforced",
         about: "What a limit gets whose controller this host lacks: refuse or warn",
@@ -210,13 +215,43 @@ const fn limit(name: &'static str, about: &'static str) -> Key {
                 _ => match limits.number(&key) {
                     None => quoted(""),
                     Some(units::INFINITY) => quoted("infinity"),
-                    Some(number) if matches!(key.as_str(), "runtime-max" | "stop-timeout") => {
-                        quoted(&format!("{number}us"))
+                    Some(number) => {
+                        let unit = limits::KEYS.iter().find(|(k, _)| *k == key);
+                        written(unit.map_or(Unit::Count, |(_, unit)| *unit), number)
                     }
-                    Some(number) => number.to_string(),
                 },
             }
         },
+    }
+}
+
+/// A number as people write it, in the largest unit that is exact: `"4G"`, `"90d"`, `"200%"`.
+fn written(unit: Unit, number: u64) -> String {
+    let second = 1_000_000;
+    let names: &[(&str, u64)] = match unit {
+        Unit::Bytes => &[
+            ("T", 1 << 40),
+            ("G", 1 << 30),
+            ("M", 1 << 20),
+            ("K", 1 << 10),
+        ],
+        Unit::CpuQuota => &[("%", 10_000)],
+        Unit::Span => &[
+            ("d", 86_400 * second),
+            ("h", 3_600 * second),
+            ("min", 60 * second),
+            ("s", second),
+            ("ms", 1_000),
+            ("us", 1),
+        ],
+        Unit::Weight | Unit::Count => &[],
+    };
+    match names
+        .iter()
+        .find(|(_, factor)| number >= *factor && number.is_multiple_of(*factor))
+    {
+        Some((name, factor)) => quoted(&format!("{}{name}", number / factor)),
+        None => number.to_string(),
     }
 }
 

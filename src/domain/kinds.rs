@@ -72,7 +72,7 @@ kinds! {
         "Store or agent failed meanwhile; the line says which. It is tried again by itself.";
     RECONCILIATION_ASKED = "e3f8509998d34000b14a48782de8946a",
         "Somebody had rows and runners compared",
-        "As at the start and every minute, what the store says was compared with what runs here, and what differed was set\nright: stratavorectl reconcile. The line says who asked.";
+        "As at the start and every minute, what the store says was compared with what runs here, and what differed was set\nright: stratavorectl reconcile. The line says which uid asked.";
     ADOPTED = "4eff674d795342ad92b966ecfdcba2a4",
         "Runners were adopted",
         "stratavore-agent has started and found runners of an earlier one. They did not notice.";
@@ -99,7 +99,7 @@ kinds! {
         "The kernel killed it at a memory limit: its own, its project's or that of stratavore.slice. Compare its peak with its\nlimits, and launch it with a higher memory-max, or with less to do:\n\n    stratavorectl show @STRATAVORE_RUNNER@";
     RUNNER_LOST = "30d269f8026943be9052cd2f1100cda5",
         "Nobody saw how runner @STRATAVORE_RUNNER@ of project @STRATAVORE_PROJECT@ ended",
-        "Its shim was killed, the host went down without a shutdown, or its record can't be read. Its processes are gone, its\nstatus is unknown. A shim is only killed by root: see who did it, or the kernel's lines of that time.";
+        "Its shim was killed, the host went down without a shutdown, or its record can't be read. Its processes are gone, its\nstatus is unknown. Shims are killed by root, by systemd-oomd where it watches, and with --user by whatever that user\nruns: see who did it, or the kernel's lines of that time.";
     RUNNER_EMPTY = "1ad97a3f43604620a917c3eaff3c2799",
         "All processes of runner @STRATAVORE_RUNNER@ have ended",
         "The shim has written down how it ended; stratavored takes that into its store and then says it there.\n\n    stratavorectl show @STRATAVORE_RUNNER@";
@@ -121,6 +121,9 @@ kinds! {
     ORDER_FAILED = "a8f335bba0b347c98c18a13a1cc9c45a",
         "An order to a runner could not be carried out",
         "The line says why. It is given again by itself.";
+    LOG_ENDED_EARLY = "7491aed66edf4faa8b17adf7648088dd",
+        "The output of a runner could not be read to its end",
+        "Whoever asked for it got less than there is; the line names the runner and says why. The journal still has it: ask again.";
     SLICE_STALE = "3008e8f9f72b402c890bc15bd6ddba25",
         "The slice of project @STRATAVORE_PROJECT@ is not as its settings say",
         "Its limits could not be changed. They are set at the next launch in the project, or by repeating\n\n    stratavorectl project set @STRATAVORE_PROJECT@ …";
@@ -129,7 +132,7 @@ kinds! {
         "It may be frozen, starved or of another release. The agent goes on trying, and kills what is left where a stop has to\ncome to its end.";
     SHIM_LOST = "3cfd919d6a214b5787af1a764287eb3c",
         "The shim of runner @STRATAVORE_RUNNER@ is gone",
-        "It was killed, so nobody would see the runner's end: the agent stops the scope. A shim is only killed by root.";
+        "It was killed, so nobody would see the runner's end: the agent stops the scope. Root can kill it, and\nsystemd-oomd where it watches; with --user whatever that user runs.";
     SCOPE_NOT_EMPTY = "c184d5572ff64f96be2478ff1363405e",
         "Processes of runner @STRATAVORE_RUNNER@ do not go",
         "They were killed and are still there: in uninterruptible sleep (a disk or network file system that hangs), or forking\nfaster than they are killed. The agent goes on. See: systemd-cgls -u stratavore-@STRATAVORE_RUNNER@.scope";
@@ -185,7 +188,7 @@ pub fn catalog() -> String {
     let mut out = "# SPDX-License-Identifier: Apache-2.0 OR MIT\n# Made from src/domain/kinds.rs by: UPDATE_GOLDEN=1 cargo test --test rules\n".to_owned();
     for kind in ALL {
         out.push_str(&format!(
-            "\n-- {}\nSubject: {}\nDefined-By: Stratavore\n\n{}\n",
+            "\n-- {}\nSubject: {}\nDefined-By: Stratavore\nDocumentation: man:stratavored(8)\n\n{}\n",
             kind.id, kind.subject, kind.text
         ));
     }

@@ -34,3 +34,4 @@ function _clap_dynamic_completer_stratavorectl() {
 }
 
 compdef _clap_dynamic_completer_stratavorectl stratavorectl
+[ "$funcstack[1]" = _stratavorectl ] && _clap_dynamic_completer_stratavorectl "$@"

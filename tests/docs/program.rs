@@ -215,3 +215,42 @@ fn sentence(text: &str) -> String {
         false => format!("{text}."),
     }
 }
+
+/// Every variable that `stratavorectl` reads is in its page.
+#[test]
+fn the_environment_is_documented() {
+    let told: Vec<&str> = texts::CTL_ENVIRONMENT
+        .iter()
+        .flat_map(|(names, _)| names.split(", "))
+        .collect();
+    let mut seen = Vec::new();
+    for file in [
+        "pager.rs",
+        "out.rs",
+        "bus.rs",
+        "run.rs",
+        "text.rs",
+        "failure.rs",
+    ] {
+        let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("src/cli")
+            .join(file);
+        let source = std::fs::read_to_string(path).unwrap();
+        let code = source.split("#[cfg(test)]").next().unwrap();
+        for call in ["env(\"", "var(\"", "var_os(\"", "of(\""] {
+            let names = code
+                .split(call)
+                .skip(1)
+                .filter_map(|rest| rest.split('"').next());
+            let variable = |name: &&str| name.chars().all(|c| c.is_ascii_uppercase() || c == '_');
+            seen.extend(names.filter(variable).map(str::to_owned));
+        }
+    }
+    assert!(seen.len() >= 8, "{seen:?}");
+    for name in seen {
+        assert!(
+            told.contains(&name.as_str()),
+            "{name} is not in CTL_ENVIRONMENT"
+        );
+    }
+}

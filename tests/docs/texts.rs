@@ -21,6 +21,32 @@ pub const CTL_ENVIRONMENT: Meanings = &[
         "DBUS_SYSTEM_BUS_ADDRESS",
         "Where the system bus is, instead of the usual place.",
     ),
+    (
+        "DBUS_SESSION_BUS_ADDRESS",
+        "The same of the session bus, with --user.",
+    ),
+    (
+        "SYSTEMD_PAGER, PAGER",
+        "The pager, instead of less; the first of them that is set. Empty or cat is none, as is --no-pager.",
+    ),
+    (
+        "SYSTEMD_LESS, SYSTEMD_LESSCHARSET",
+        "What less is given as LESS and LESSCHARSET.",
+    ),
+    (
+        "SYSTEMD_PAGERSECURE",
+        "Whether the pager has to be less without its commands that touch files and run programs. Without it, that is so \
+         under sudo and the like, and $PAGER does not count then.",
+    ),
+    (
+        "SYSTEMD_COLORS, NO_COLOR, TERM",
+        "Whether there are colours: SYSTEMD_COLORS is a boolean and decides, else NO_COLOR (whatever its value) and a \
+         terminal that is dumb mean none.",
+    ),
+    (
+        "SYSTEMD_COLUMNS, COLUMNS",
+        "How wide tables may be; the second counts on a terminal alone.",
+    ),
     ("TZ", "The zone that times are shown in."),
 ];
 

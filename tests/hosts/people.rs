@@ -215,9 +215,9 @@ fn another_host() {
     site.clear();
 }
 
-/// What `make install` puts in place works in bash.
+/// What `make install` puts in place works in bash and zsh.
 #[test]
-fn completions_of_bash() {
+fn completions() {
     let site = Site::boot("complete");
     let id = site.run("--name=agent -- sleep 1000");
     let ask = |words: &str| {
@@ -234,6 +234,18 @@ fn completions_of_bash() {
     assert!(ask("show ag").contains("agent"));
     assert!(ask(&format!("stop {}", &id[..20])).contains(&id));
     assert!(ask("run ''").lines().any(|l| l == "p"));
+    assert!(ask("logs ag").contains("agent"));
+    assert!(ask("run --kill-signal SIGU").contains("SIGUSR1"));
+    assert!(ask("run --oom-policy ''").lines().any(|l| l == "kill"));
+    // zsh finds its file by itself, and knows at the very first Tab.
+    let zsh = "zmodload zsh/zpty\n\
+        zpty -b z 'TERM=dumb zsh -f -i'\n\
+        zpty -w z 'PS1=; autoload -Uz compinit; compinit -u -D; echo rea\"\"dy'\n\
+        zpty -r -m z out $'*ready\\r\\n*'\n\
+        zpty -w -n z $'stratavorectl show ag\\t'\n\
+        zpty -r -m z out '*show agent *'\n";
+    let first_tab = site.host.command(["zsh", "-f", "-c", zsh]).user("alice");
+    first_tab.limit(SOON).run().ok();
     site.root("systemctl stop stratavored").ok();
     assert_eq!(ask("show ag"), "");
     assert_eq!(
@@ -241,12 +253,8 @@ fn completions_of_bash() {
         "inactive",
         "asking starts nothing"
     );
-    for file in [
-        "/usr/share/zsh/site-functions/_stratavorectl",
-        "/usr/share/fish/vendor_completions.d/stratavorectl.fish",
-    ] {
-        assert!(site.file(file).contains("STRATAVORECTL_COMPLETE"), "{file}");
-    }
+    let fish = "/usr/share/fish/vendor_completions.d/stratavorectl.fish";
+    assert!(site.file(fish).contains("STRATAVORECTL_COMPLETE"), "{fish}");
     site.root("systemctl start stratavored").ok();
     site.wait_up();
     site.clear();

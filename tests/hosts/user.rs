@@ -414,6 +414,8 @@ fn installed_by_the_user_alone() {
     // A call starts what is not there.
     mine.sh("systemctl --user stop stratavored").ok();
     ctl("-q status").ok();
+    mine.sh("ls ~/.local/share/man/man1/stratavorectl.1 ~/.local/share/bash-completion/completions/stratavorectl")
+        .ok();
     let refused = make("uninstall-user");
     assert!(
         !refused.success() && refused.err().contains("stop --all"),

@@ -1,6 +1,8 @@
 //! Limits as options of commands.
 
+use crate::cli::live;
 use clap::Args;
+use clap_complete::engine::ArgValueCandidates;
 
 /// Limits that runners and projects have.
 #[derive(Debug, Clone, Default, Args)]
@@ -36,14 +38,14 @@ pub struct OwnLimits {
     /// Time after which it is stopped, as in 1h 30min
     #[arg(long, value_name = "TIME")]
     pub runtime_max: Option<String>,
-    /// Time between the stop signal and SIGKILL
+    /// Time between the stop signal and SIGKILL; 10s if neither this nor the configuration says one
     #[arg(long, value_name = "TIME")]
     pub stop_timeout: Option<String>,
-    /// The stop signal
-    #[arg(long, value_name = "SIGNAL")]
+    /// The stop signal, usually SIGTERM
+    #[arg(long, value_name = "SIGNAL", add = ArgValueCandidates::new(live::signals))]
     pub kill_signal: Option<String>,
-    /// What an OOM kill does to the rest of it: continue, stop or kill
-    #[arg(long, value_name = "POLICY")]
+    /// What an OOM kill does to the rest of it: continue (usually), stop or kill
+    #[arg(long, value_name = "POLICY", add = ArgValueCandidates::new(live::oom_policies))]
     pub oom_policy: Option<String>,
 }
 

@@ -102,9 +102,11 @@ impl Finding {
 
 /// Looks at everything; 1 if there is a warning or a problem.
 pub(super) async fn doctor(global: &Global) -> Result<u8> {
-    if global.host.is_some() {
-        let message =
-            "doctor looks at the host it runs on: ssh to the other one, and run it there.";
+    if let Some(host) = &global.host {
+        let message = format!(
+            "doctor looks at the host it runs on; use: {} stratavorectl doctor",
+            host.ssh()
+        );
         return Err(Failure::new(USAGE, message));
     }
     let findings = judge::judge(&collect::collect().await);
