@@ -56,7 +56,9 @@ pub(crate) async fn measure(size: Size, table: &mut Table) -> Res<()> {
 
     let (mut calls, mut programs) = (Vec::new(), Vec::new());
     for _ in 0..size.rounds {
+        services("stop").await?;
         let ceiling = program(size.singles, &["systemd-run", "-q", "--scope", "true"]).await?;
+        services("start").await?;
         let mut took = Vec::new();
         for _ in 0..size.singles {
             let begun = Instant::now();
@@ -99,7 +101,7 @@ pub(crate) async fn measure(size: Size, table: &mut Table) -> Res<()> {
         }
         rounds.push((median(&mut ours), median(&mut ceiling)));
     }
-    table.beside(
+    table.between_ours(
         "Describe, p50; Ping of the same daemon",
         "µs",
         &rounds,

@@ -100,6 +100,9 @@ fn memory(table: &mut Table, live: usize) -> Res<()> {
         } else {
             30.0
         };
+        if all.is_empty() && (live > 0 || *name != "stratavore-shim") {
+            return Err(format!("{name} does not run, or its memory can't be read").into());
+        }
         if !all.is_empty() {
             table.absolute(
                 format!("memory of {name}, {live} live"),
