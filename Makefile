@@ -13,7 +13,7 @@ libexec = $(DESTDIR)$(PREFIX)/libexec/stratavore
 lib = $(DESTDIR)$(PREFIX)/lib
 share = $(DESTDIR)$(PREFIX)/share
 units = stratavored.service stratavore-agent.service stratavore-agent.socket stratavore.slice
-# Shipped units name programs below /usr.
+# Shipped units, the catalog and the manual name programs below /usr.
 unit = sed 's|/usr/bin/stratavore|$(PREFIX)/bin/stratavore|g; s|/usr/libexec/stratavore|$(PREFIX)/libexec/stratavore|g'
 
 .PHONY: build install uninstall programs install-user uninstall-user demo test bench release clean
@@ -33,7 +33,7 @@ install: programs
 	  to=$(lib)/systemd/$${at%%:*}/$$u; $(unit) $${at#*:}/$$u > $$to && chmod 644 $$to || exit 1; done; done
 	$(INSTALL) 644 systemd/stratavore.sysusers $(lib)/sysusers.d/stratavore.conf
 	$(INSTALL) 644 systemd/stratavore.tmpfiles $(lib)/tmpfiles.d/stratavore.conf
-	$(INSTALL) 644 systemd/stratavore.catalog $(lib)/systemd/catalog/stratavore.catalog
+	to=$(lib)/systemd/catalog/stratavore.catalog; install -d $${to%/*} && $(unit) systemd/stratavore.catalog >$$to && chmod 644 $$to
 	$(INSTALL) 644 systemd/dbus/org.stratavore1.conf $(share)/dbus-1/system.d/org.stratavore1.conf
 	$(INSTALL) 644 systemd/dbus/org.stratavore1.service $(share)/dbus-1/system-services/org.stratavore1.service
 	$(INSTALL) 644 systemd/dbus/org.stratavore1.user.service $(share)/dbus-1/services/org.stratavore1.service
@@ -44,7 +44,8 @@ install: programs
 	for d in site-functions vendor-completions; do $(INSTALL) 644 systemd/completions/stratavorectl.zsh $(share)/zsh/$$d/_stratavorectl || exit 1; done
 	$(INSTALL) 644 systemd/completions/stratavorectl.fish $(share)/fish/vendor_completions.d/stratavorectl.fish
 	$(INSTALL) 644 systemd/dbus/stratavore.rules $(share)/polkit-1/rules.d/50-stratavore.rules
-	for m in systemd/man/*; do $(INSTALL) 644 $$m $(share)/man/man$${m##*.}/$${m##*/} || exit 1; done
+	for m in systemd/man/*; do to=$(share)/man/man$${m##*.}/$${m##*/}; \
+	  install -d $${to%/*} && $(unit) $$m >$$to && chmod 644 $$to || exit 1; done
 
 # Leaves what runners and people have written: the store, the configuration, the accounts.
 uninstall:

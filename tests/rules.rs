@@ -325,6 +325,11 @@ fn what_is_installed_can_be_uninstalled() {
     };
     make("install");
     assert!(files().len() > 25, "{:?}", files());
+    for file in files() {
+        let text = fs::read_to_string(&file).unwrap();
+        let elsewhere = text.contains("/usr/bin/stratavore") || text.contains("/usr/libexec/");
+        assert!(!elsewhere, "{file} names programs below /usr");
+    }
     let other = root.join("opt/x/bin/other");
     fs::write(&other, "").unwrap();
     make("uninstall");
