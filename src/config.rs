@@ -143,6 +143,16 @@ impl Config {
                 let message = stray(section.get_ref());
                 return Err(error(section.span().start, message));
             };
+            let known = |k: &Key| {
+                k.name
+                    .split_once('.')
+                    .is_some_and(|(s, _)| s == section.get_ref())
+            };
+            if keys.is_empty() && !KEYS.iter().any(known) {
+                let name = crate::domain::name::shown(section.get_ref());
+                let message = format!("there is no section [{name}]; there are {}.", sections());
+                return Err(error(section.span().start, message));
+            }
             for (key, value) in keys {
                 let name = format!("{}.{}", section.get_ref(), key.get_ref());
                 let at = key.span().start;
@@ -313,6 +323,7 @@ mod tests {
             ),
             ("x = 1", "f.toml:1: “x” stands outside"),
             ("[fleet]\nname = 'x'", "f.toml:2: unknown key fleet.name"),
+            ("\n[stor]\n", "f.toml:2: there is no section [stor]"),
             ("[store]\nurl = 'postgres://x'", "f.toml:2: store.url"),
             ("[store\n", "f.toml:1"),
             ("[metrics]\nlisten = '9791'", "f.toml:2: metrics.listen"),
