@@ -58,6 +58,14 @@ impl Places {
         })
     }
 
+    /// The credentials of runners: where systemd has those of services, and as these not to be
+    /// seen by services in a sandbox.
+    pub fn credentials(&self) -> PathBuf {
+        self.runtime
+            .with_file_name("credentials")
+            .join("stratavore")
+    }
+
     /// Makes the folder of the state and those above it for the user alone, where missing. The
     /// system's are made by systemd.
     pub fn make_state(&self) -> io::Result<()> {

@@ -4,6 +4,7 @@
 use crate::domain::admission::Gate;
 use crate::domain::event::{Actor, Event, EventType};
 use crate::domain::exit::{Asked, Record, Usage};
+use crate::domain::inputs::Inputs;
 use crate::domain::logs::LogsRequest;
 use crate::domain::project::{ProjectChange, ProjectSettings};
 use crate::domain::reconcile::World;
@@ -246,6 +247,8 @@ pub struct LaunchOrder {
     pub setenv: Vec<crate::domain::spec::Setenv>,
     /// For the slice.
     pub project_limits: Limits,
+    /// What it is given by file.
+    pub inputs: Inputs,
     /// Its streams; what is missing is /dev/null for input and the journal for output.
     pub streams: Streams,
 }

@@ -13,6 +13,7 @@
 //! ```
 
 use crate::domain::exit::{Asked, LaunchError, Record};
+use crate::domain::inputs::Inputs;
 use crate::domain::limits::OomPolicy;
 use crate::domain::logs::LogsRequest;
 use crate::domain::runner::Placement;
@@ -32,8 +33,10 @@ pub const PAGE: usize = 64;
 pub const KNOWS_STREAMS: &str = "streams";
 /// The agent takes [`Order::Logs`].
 pub const KNOWS_LOGS: &str = "logs";
+/// The agent takes [`Payload::inputs`].
+pub const KNOWS_INPUTS: &str = "load-credential, env-file";
 /// What this release can do beyond version 1, for [`Hello::knows`].
-pub const KNOWS: [&str; 2] = [KNOWS_STREAMS, KNOWS_LOGS];
+pub const KNOWS: [&str; 3] = [KNOWS_STREAMS, KNOWS_LOGS, KNOWS_INPUTS];
 /// The shim's first word when it is to become another program, without privileges.
 pub const WITHOUT_PRIVILEGES: &str = "--without-privileges";
 
@@ -124,6 +127,9 @@ pub enum Passed {
     Stdin,
     Stdout,
     Stderr,
+    /// The folder of credentials; only from the agent to the shim, whenever there are
+    /// [`ShimOrder::inputs`].
+    Credentials,
 }
 
 /// What to do with a limit that this host's kernel does not hold.
@@ -171,6 +177,9 @@ pub struct Payload {
     /// `None` = the user's home.
     #[serde(default)]
     pub working_directory: Option<String>,
+    /// Files to be read by the runner's user.
+    #[serde(default, skip_serializing_if = "Inputs::is_empty")]
+    pub inputs: Inputs,
 }
 
 impl std::fmt::Debug for Payload {
@@ -368,6 +377,9 @@ pub struct ShimOrder {
     pub identifier: String,
     /// Soft and hard RLIMIT_NOFILE for the command.
     pub nofile: (u64, u64),
+    /// Files to be read by the runner's user.
+    #[serde(default, skip_serializing_if = "Inputs::is_empty")]
+    pub inputs: Inputs,
     /// The descriptors after the first three.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub passed: Vec<Passed>,

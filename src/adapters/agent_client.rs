@@ -14,8 +14,8 @@ use crate::domain::{Error, ErrorKind, Limits, ProjectName, RunnerId};
 use crate::ports::{Host, HostError, HostNotice, LaunchOrder};
 use crate::seqpacket;
 use crate::wire::{
-    Answer, KNOWS_LOGS, KNOWS_STREAMS, Launch, Order, Passed, Payload, Refusal, RefusalCode, Seen,
-    Unenforced,
+    Answer, KNOWS_INPUTS, KNOWS_LOGS, KNOWS_STREAMS, Launch, Order, Passed, Payload, Refusal,
+    RefusalCode, Seen, Unenforced,
 };
 use async_trait::async_trait;
 use connection::{Shared, Waiting, connect_for_ever, tell};
@@ -179,12 +179,17 @@ impl Host for AgentClient {
             spec,
             setenv,
             project_limits,
+            inputs,
             streams,
         } = order;
+        if !inputs.is_empty() {
+            self.shared.needs(KNOWS_INPUTS)?;
+        }
         let payload = Payload {
             command: spec.command,
             setenv: setenv.into_iter().map(|e| (e.name, e.value)).collect(),
             working_directory: spec.working_directory,
+            inputs,
         };
         let failed = |e: &dyn std::fmt::Display| {
             HostError::Unavailable(format!("the payload can't be handed over: {e}"))

@@ -37,6 +37,11 @@ impl Agent {
                 self.exits.drop_unfinished(id);
             }
         }
+        for id in self.credentials.ids()? {
+            if !found.contains_key(&id) {
+                self.credentials.remove(id);
+            }
+        }
         let all = found.len();
         let each = found
             .into_iter()
@@ -60,7 +65,7 @@ impl Agent {
         let Some(cgroup) = cgroup else {
             // A socket without a scope: a launch that came to nothing, or an ended runner's.
             if matches!(found, Ok(Found::Nobody)) {
-                let _ = self.sockets.remove(&shim::socket_name(id));
+                self.sweep(id);
             }
             return false;
         };

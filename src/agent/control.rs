@@ -2,7 +2,6 @@
 
 use super::hub::{Agent, Phase, Runner, lock};
 use super::policy::{self, refusal};
-use super::shim;
 use super::systemd::SCOPE;
 use super::{properties, readback};
 use crate::crash::point;
@@ -372,7 +371,7 @@ impl Agent {
             .forget(id)
             .map_err(|e| failed(format!("The record of {id} can't be removed: {e}.")))?;
         point("agent.record-removed");
-        let _ = self.sockets.remove(&shim::socket_name(id));
+        self.sweep(id);
         if lock(&self.failed_units).remove(&id) {
             let _ = self.systemd.reset_failed(&id.unit()).await;
         }

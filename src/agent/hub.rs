@@ -2,6 +2,7 @@
 
 use super::cgroup::Cgroups;
 use super::config::Config;
+use super::credentials::Credentials;
 use super::exits::Folder;
 use super::logs::Readers;
 use super::policy::refusal;
@@ -54,6 +55,8 @@ pub(super) struct Agent {
     pub(super) look_ups: Arc<Semaphore>,
     pub(super) runners: Mutex<HashMap<RunnerId, Arc<Runner>>>,
     pub(super) connections: Mutex<BTreeMap<u64, Arc<Outbox>>>,
+    /// The folder of credentials.
+    pub(super) credentials: Credentials,
     /// Who reads the output of runners.
     pub(super) readers: Readers,
     /// Scopes that systemd keeps as failed.
@@ -259,7 +262,14 @@ impl Agent {
                 None => self.lost(runner).await,
             }
         }
-        let _ = self.sockets.remove(&shim::socket_name(runner.id));
+        self.sweep(runner.id);
+    }
+
+    /// Removes what a shim that is gone may have left: its socket, and the credentials of its
+    /// runner.
+    pub(super) fn sweep(&self, id: RunnerId) {
+        let _ = self.sockets.remove(&shim::socket_name(id));
+        self.credentials.remove(id);
     }
 
     /// Connects to a shim, waiting while it takes no connections (it may be frozen) and while
@@ -326,7 +336,7 @@ impl Agent {
                 self.notify(&Notice::Lost { id: runner.id });
             }
         }
-        let _ = self.sockets.remove(&shim::socket_name(runner.id));
+        self.sweep(runner.id);
     }
 }
 

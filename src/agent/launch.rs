@@ -10,6 +10,7 @@ use super::user::{Account, environment};
 use super::{properties, readback};
 use crate::crash::point;
 use crate::domain::Limits;
+use crate::domain::inputs::DIRECTORY;
 use crate::domain::kinds;
 use crate::domain::runner::Placement;
 use crate::seqpacket::{read_sealed, sealed_memfd};
@@ -114,6 +115,7 @@ impl Agent {
         payload: Payload,
         streams: Foreign,
     ) -> Result<Placement, Refusal> {
+        let by_file = !payload.inputs.is_empty();
         let (account, spawned) = self.spawn(launch).await?;
         let Spawned {
             pid,
@@ -130,6 +132,9 @@ impl Agent {
             let fds = (socket, streams);
             self.order(runner, launch, limits, payload, &account, fds)
                 .await?;
+            if by_file {
+                self.takes_files(runner).await?;
+            }
             point("agent.shim-spawned");
             self.set_slice(&launch.project, &launch.project_limits, launch.unenforced)
                 .await?;
@@ -181,6 +186,25 @@ impl Agent {
         })
     }
 
+    /// A shim of an earlier release does not know files: it refuses its order or leaves without a
+    /// word. It is asked before it is in a scope, whose end would be all that is seen of it.
+    async fn takes_files(&self, runner: &Runner) -> Result<(), Refusal> {
+        runner.has_spoken(READY).await;
+        match &*runner.phase.borrow() {
+            Phase::Failed(error) if error.step != "order" => {
+                return Err(refusal(RefusalCode::LaunchFailed, error.message.clone()));
+            }
+            Phase::Failed(_) => {}
+            _ if runner.link().is_some() => return Ok(()),
+            _ => {}
+        }
+        let why = format!(
+            "The shim did not take its order. If {} is of an earlier release than the stratavore-agent that runs, it knows neither load-credential nor env-file: install the programs of one release and restart stratavore-agent; runners go on.",
+            self.shim.display()
+        );
+        Err(refusal(RefusalCode::LaunchFailed, why))
+    }
+
     async fn start_scope(
         &self,
         launch: &Launch,
@@ -207,17 +231,27 @@ impl Agent {
         account: &Account,
         (socket, streams): (OwnedFd, Foreign),
     ) -> Result<(), Refusal> {
+        let mut env = environment(
+            &self.environment,
+            account,
+            launch.id,
+            &launch.project,
+            &payload.setenv,
+        );
+        let mut passed = launch.passed.clone();
+        // Also for files of variables: a shim that does not know them then refuses the order.
+        let vault = !payload.inputs.is_empty();
+        passed.extend(vault.then_some(Passed::Credentials));
+        if !payload.inputs.credentials.is_empty() {
+            let begin = format!("{DIRECTORY}=");
+            env.retain(|entry| !entry.starts_with(&begin));
+            env.push(begin + &self.credentials.of(launch.id));
+        }
         let order = ShimOrder {
             v: VERSION,
             id: launch.id.to_string(),
             identifier: identifier(&payload.command),
-            env: environment(
-                &self.environment,
-                account,
-                launch.id,
-                &launch.project,
-                &payload.setenv,
-            ),
+            env,
             working_directory: payload
                 .working_directory
                 .unwrap_or_else(|| account.home.clone()),
@@ -231,7 +265,8 @@ impl Agent {
             runtime_max: limits.runtime_max.unwrap_or(u64::MAX),
             oom_policy: limits.oom_policy,
             nofile: self.nofile,
-            passed: launch.passed.clone(),
+            inputs: payload.inputs,
+            passed,
         };
         let bytes = serde_json::to_vec(&order).map_err(failed)?;
         let memfd = sealed_memfd("stratavore-order", &bytes).map_err(failed)?;
@@ -240,6 +275,7 @@ impl Agent {
             .ok_or_else(|| failed("The shim left before its order."))?;
         let mut fds = vec![memfd.as_fd(), socket.as_fd(), self.exits.as_fd()];
         fds.extend(streams.as_slice().iter().map(AsFd::as_fd));
+        fds.extend(vault.then(|| self.credentials.as_fd()));
         let sent = link.send(&ShimRequest::Order, &fds).await;
         sent.map_err(|e| failed(format!("The shim takes no order: {e}.")))
     }
@@ -344,7 +380,7 @@ impl Agent {
             // systemd drops an empty scope by itself; a call makes sure it has seen that.
             let _ = self.systemd.stop(&runner.id.unit()).await;
         }
-        let _ = self.sockets.remove(&shim::socket_name(runner.id));
+        self.sweep(runner.id);
         let _ = self.exits.forget(runner.id);
         runner.becomes(Phase::Undone);
         lock(&self.runners).remove(&runner.id);
@@ -366,11 +402,12 @@ impl Agent {
 
 /// Each of the three at most once, and a descriptor for each.
 fn check_streams(passed: &[Passed], given: usize) -> Result<(), Refusal> {
+    let ours = passed.contains(&Passed::Credentials);
     let twice = passed
         .iter()
         .enumerate()
         .any(|(n, p)| passed[..n].contains(p));
-    if twice || passed.len() != given {
+    if ours || twice || passed.len() != given {
         let why = format!("{given} descriptors came with a launch that names {passed:?}.");
         return Err(refusal(RefusalCode::Unsupported, why));
     }

@@ -6,7 +6,7 @@
 //! |---|---|
 //! | `config` `policy` `user` | root's bounds, who may run, as whom, in which environment |
 //! | `properties` `readback` | limits as systemd's properties; whether the kernel holds them |
-//! | `systemd` `cgroup` `exits` `shim` | the edges: bus, cgroup tree, records, shims |
+//! | `systemd` `cgroup` `exits` `credentials` `shim` | the edges: bus, cgroup tree, records, shims |
 //! | `hub` | what is known: runners and connections |
 //! | `launch` `control` `slices` `inventory` `adopt` | the orders |
 //! | `foreign` | descriptors of callers, closed elsewhere |
@@ -17,6 +17,7 @@ mod adopt;
 mod cgroup;
 mod config;
 mod control;
+mod credentials;
 mod exits;
 mod foreign;
 mod gate;

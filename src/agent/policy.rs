@@ -173,6 +173,7 @@ pub(super) fn check_payload(payload: &Payload) -> Result<(), Refusal> {
     if let Some(path) = &payload.working_directory {
         spec::check_path("The working directory", path).map_err(malformed)?;
     }
+    payload.inputs.check().map_err(malformed)?;
     let entries: Vec<String> = payload
         .setenv
         .iter()

@@ -2,6 +2,7 @@
 
 use super::cgroup::Cgroups;
 use super::config::{self, Config};
+use super::credentials::Credentials;
 use super::exits::Folder;
 use super::hub::Agent;
 use super::logs::Readers;
@@ -86,6 +87,7 @@ struct Prepared {
     nofile: (u64, u64),
     boot_id: String,
     readers: Readers,
+    credentials: Credentials,
 }
 
 /// Runs the agent.
@@ -223,6 +225,8 @@ fn find(args: Args, config: Config) -> Result<Prepared, String> {
     };
     let exits = folder(args.exits, places.state.join("exits"), 0o750, group)?;
     let sockets = folder(args.shims, places.runtime.join("shims"), 0o700, None)?;
+    let credentials =
+        Credentials::open(&places.credentials(), !args.user).map_err(|e| format!("{e}."))?;
     // Only for cursors of journalctl; nobody else has business there.
     let cursors = places.runtime.join("readers");
     let readers =
@@ -254,6 +258,7 @@ fn find(args: Args, config: Config) -> Result<Prepared, String> {
         nofile: raise_open_files(),
         boot_id: boot_id.trim().replace('-', ""),
         readers,
+        credentials,
     };
     if uid == 0 {
         drop_capabilities().map_err(|e| format!("Capabilities can't be given up: {e}."))?;
@@ -363,6 +368,7 @@ async fn run(prepared: Prepared) -> Result<(), String> {
         runners: Default::default(),
         connections: Default::default(),
         readers: prepared.readers,
+        credentials: prepared.credentials,
         failed_units: Default::default(),
     });
     let unknown = |e| format!("What is there can't be found out: {e}.");

@@ -247,6 +247,7 @@ impl Core {
             spec,
             setenv: options.setenv,
             request_id: options.request_id,
+            inputs: options.inputs,
             streams: options.streams,
         };
         let actor = self.actor(&call).await;

@@ -33,6 +33,13 @@ impl Manager {
     /// runtime-max, stop-timeout t: microseconds.
     /// kill-signal i: the stop signal.
     /// oom-policy s: continue, stop or kill.
+    /// load-credential as: NAME:PATH, absolute paths; when the command is started, a copy of each
+    /// file is made that it finds as NAME in $CREDENTIALS_DIRECTORY until the runner has ended.
+    /// env-file as: absolute paths of files of variables, as systemd's EnvironmentFile= has them,
+    /// with a "-" before one that may be missing; read when the command is started, they go over
+    /// setenv and later ones over earlier ones.
+    /// All these files are read with the rights of the runner's user and no others. What is in
+    /// them is never stored, shown or logged.
     /// stdin, stdout, stderr h: descriptors to become the runner's; without them its input is
     /// empty and its output goes to the journal. They are handed on and closed here: their
     /// other ends see the end when the runner has ended.

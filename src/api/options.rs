@@ -4,6 +4,7 @@ use super::values::{
     Options, PAGE_MAX, User, boolean, descriptor, in_order, labels, limit, page, scalar, states,
     text, texts, time, unknown, user, wrong,
 };
+use crate::domain::inputs::{self, Inputs};
 use crate::domain::limits::Value;
 use crate::domain::logs::{LINES_MAX, LogOutput, LogsRequest};
 use crate::domain::name::{self, shown};
@@ -18,7 +19,7 @@ use std::sync::Arc;
 /// So many rows are in a page where the caller does not say.
 pub const PAGE_DEFAULT: u32 = 100;
 
-const LAUNCH_KEYS: [&str; 20] = [
+const LAUNCH_KEYS: [&str; 22] = [
     "name",
     "uid",
     "working-directory",
@@ -36,6 +37,8 @@ const LAUNCH_KEYS: [&str; 20] = [
     "stop-timeout",
     "kill-signal",
     "oom-policy",
+    "load-credential",
+    "env-file",
     "stdin",
     "stdout",
     "stderr",
@@ -72,6 +75,8 @@ pub struct Launch {
     pub limits: Limits,
     /// `request-id`.
     pub request_id: Option<String>,
+    /// `load-credential`, `env-file`.
+    pub inputs: Inputs,
     /// `stdin`, `stdout`, `stderr`.
     pub streams: Streams,
 }
@@ -100,6 +105,16 @@ pub fn launch(options: &Options) -> Result<Launch, Error> {
                 out.request_id = Some(text.to_owned());
             }
             _ if Limits::is_key(key) => limit(&mut out.limits, key, value)?,
+            "load-credential" => {
+                let all = texts(key, value)?;
+                let all = all.iter().map(|text| inputs::parse_credential(text));
+                out.inputs.credentials = all.collect::<Result<_, _>>()?;
+            }
+            "env-file" => {
+                let all = texts(key, value)?;
+                let all = all.iter().map(|text| inputs::parse_environment_file(text));
+                out.inputs.environment_files = all.collect();
+            }
             "stdin" | "stdout" | "stderr" => {
                 let at = STREAMS.iter().position(|s| *s == key).unwrap_or(0);
                 out.streams.0[at] = Some(Arc::new(descriptor(key, value)?));
@@ -112,6 +127,7 @@ pub fn launch(options: &Options) -> Result<Launch, Error> {
             _ => return Err(unknown(key, &LAUNCH_KEYS)),
         }
     }
+    out.inputs.check()?;
     Ok(out)
 }
 

@@ -36,6 +36,8 @@ fn everything_at_once() {
         ("kill-signal".to_owned(), owned(2i32)),
         ("oom-policy".to_owned(), owned("kill")),
         ("request-id".to_owned(), owned("r-1")),
+        ("load-credential".to_owned(), owned(vec!["key:/srv/a:b"])),
+        ("env-file".to_owned(), owned(vec!["/srv/env", "-/srv/more"])),
     ]);
     let launch = launch(&options).expect("legal");
     assert_eq!(launch.name.as_deref(), Some("web"));
@@ -45,6 +47,13 @@ fn everything_at_once() {
     assert_eq!(launch.limits.memory_max, Some(1 << 30));
     assert_eq!(launch.limits.runtime_max, Some(3_600_000_000));
     assert_eq!(launch.limits.kill_signal, Some(2));
+    let [key] = &launch.inputs.credentials[..] else {
+        panic!("one credential");
+    };
+    assert_eq!((key.name.as_str(), key.path.as_str()), ("key", "/srv/a:b"));
+    let files = launch.inputs.environment_files.iter();
+    let files: Vec<_> = files.map(|f| (f.path.as_str(), f.optional)).collect();
+    assert_eq!(files, [("/srv/env", false), ("/srv/more", true)]);
 }
 
 #[test]
@@ -83,6 +92,12 @@ fn refusals_name_key_and_type() {
     assert!(
         of("setenv", "A=1".into()).contains("setenv: an as is expected, not a value of type s")
     );
+    assert!(of("load-credential", vec!["key"].into()).contains("NAME:PATH"));
+    assert!(of("load-credential", vec!["a/b:/x"].into()).contains("no name of a credential"));
+    assert!(of("load-credential", vec!["key:x"].into()).contains("not an absolute path"));
+    assert!(of("load-credential", "key:/x".into()).contains("an as is expected"));
+    assert!(of("env-file", vec!["env"].into()).contains("not an absolute path"));
+    assert!(of("env-file", vec!["/x"; 17].into()).contains("at most 16"));
     assert!(of("label", vec!["a"].into()).contains("a{ss}"));
     assert!(of("name", 5u32.into()).contains("name: an s"));
     assert!(of("uid", "a/b".into()).contains("not the name of a user"));

@@ -211,6 +211,13 @@ pub struct Run {
     /// Set an environment variable; NAME alone takes it from your own environment
     #[arg(short = 'E', long, value_name = "NAME[=VALUE]")]
     pub setenv: Vec<String>,
+    /// Set variables from this file, over those of -E; its format is that of systemd's EnvironmentFile=, a “-” before
+    /// the path says that it may be missing
+    #[arg(long, value_name = "PATH", value_hint = ValueHint::FilePath)]
+    pub env_file: Vec<String>,
+    /// Give the runner a copy of this file as $CREDENTIALS_DIRECTORY/NAME
+    #[arg(long, value_name = "NAME:PATH")]
+    pub load_credential: Vec<String>,
     /// Attach a label
     #[arg(long, value_name = "KEY=VALUE")]
     pub label: Vec<String>,

@@ -9,6 +9,7 @@ use super::wait::{Endings, status, told};
 use super::{Global, json, labels};
 use crate::api::options::STREAMS;
 use crate::api::proxy::{Dict, Given};
+use crate::domain::inputs::{self, Credential};
 use rustix::io::Errno;
 use std::collections::BTreeSet;
 use std::os::fd::AsFd;
@@ -236,6 +237,22 @@ pub(super) fn options(args: &Run, elsewhere: bool) -> Result<Given<'static>> {
         let entries: Vec<String> = entries.collect::<Result<_>>()?;
         options.insert("setenv", entries.into());
     }
+    if !args.env_file.is_empty() {
+        let files = args.env_file.iter().map(|given| {
+            let file = inputs::parse_environment_file(given);
+            let dash = if file.optional { "-" } else { "" };
+            Ok(format!("{dash}{}", there(&file.path, elsewhere)?))
+        });
+        options.insert("env-file", files.collect::<Result<Vec<_>>>()?.into());
+    }
+    if !args.load_credential.is_empty() {
+        let all = args.load_credential.iter().map(|given| {
+            let Credential { name, path } =
+                inputs::parse_credential(given).map_err(|e| Failure::new(USAGE, e.message))?;
+            Ok(format!("{name}:{}", there(&path, elsewhere)?))
+        });
+        options.insert("load-credential", all.collect::<Result<Vec<_>>>()?.into());
+    }
     if !args.label.is_empty() {
         options.insert("label", labels(&args.label)?);
     }
@@ -276,6 +293,22 @@ fn absolute(path: &str) -> Result<String> {
     match path.starts_with('/') {
         true => Ok(path.to_owned()),
         false => Ok(format!("{}/{path}", here()?.trim_end_matches('/'))),
+    }
+}
+
+/// A file of the host that runs the command; a relative path is meant from here only if that is
+/// this one.
+fn there(path: &str, elsewhere: bool) -> Result<String> {
+    match path {
+        "" => Err(Failure::new(USAGE, "A path is empty; name a file.")),
+        path if elsewhere && !path.starts_with('/') => Err(Failure::new(
+            USAGE,
+            format!(
+                "With -H the file is read on the other host; “{}” is not an absolute path.",
+                crate::domain::name::shown(path)
+            ),
+        )),
+        path => absolute(path),
     }
 }
 

@@ -6,10 +6,12 @@
 
 pub mod admission;
 pub mod cgroup;
+pub mod env_file;
 pub mod error;
 pub mod event;
 pub mod exit;
 pub mod id;
+pub mod inputs;
 pub mod kinds;
 pub mod limits;
 pub mod logs;

@@ -116,11 +116,7 @@ pub fn parse_setenv(entries: &[String]) -> Result<Vec<Setenv>, Error> {
                 at + 1
             ))
         })?;
-        let legal = |c: char| c.is_ascii_alphanumeric() || c == '_';
-        if name.is_empty()
-            || !name.chars().all(legal)
-            || name.starts_with(|c: char| c.is_ascii_digit())
-        {
+        if !is_variable(name) {
             return Err(Error::invalid(format!(
                 "setenv entry {}: the variable's name must be letters, digits and “_”, and not begin with a digit.",
                 at + 1
@@ -138,6 +134,12 @@ pub fn parse_setenv(entries: &[String]) -> Result<Vec<Setenv>, Error> {
         });
     }
     Ok(out)
+}
+
+/// Whether a variable can have this name: letters, digits and `_`, no digit first.
+pub fn is_variable(name: &str) -> bool {
+    let legal = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    name.chars().all(legal) && !name.starts_with(|c: char| c.is_ascii_digit()) && !name.is_empty()
 }
 
 /// Checks a working directory: absolute, bounded, without NUL.

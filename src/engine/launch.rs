@@ -191,6 +191,7 @@ impl Engine {
             spec: runner.spec.clone(),
             setenv: request.setenv,
             project_limits,
+            inputs: request.inputs,
             streams: request.streams,
         };
         let Some(mut lane) = shared.open_lane(runner, true) else {
@@ -379,9 +380,12 @@ fn digest(request: &LaunchRequest) -> String {
     // Serialising plain data can't fail; an empty text would only make repetitions conflict. What
     // came in a later release counts only where it is used: a request may be repeated after an
     // upgrade. Of streams it is which are given; their numbers differ each time.
-    let text = match request.streams.given() {
-        [false, false, false] => serde_json::to_vec(&(&request.spec, setenv)),
-        given => serde_json::to_vec(&(&request.spec, setenv, given)),
+    let text = match (request.streams.given(), &request.inputs) {
+        ([false, false, false], files) if files.is_empty() => {
+            serde_json::to_vec(&(&request.spec, setenv))
+        }
+        (given, files) if files.is_empty() => serde_json::to_vec(&(&request.spec, setenv, given)),
+        (given, files) => serde_json::to_vec(&(&request.spec, setenv, given, files)),
     };
     let text = text.unwrap_or_default();
     Sha256::digest(&text)

@@ -20,6 +20,7 @@ mod verbs;
 pub use launch::Launched;
 
 use crate::domain::event::{Actor, Event};
+use crate::domain::inputs::Inputs;
 use crate::domain::kinds;
 use crate::domain::spec::Setenv;
 use crate::domain::{Error, ErrorKind, Limits, Runner, RunnerId, RunnerSpec, State, Timestamp};
@@ -73,6 +74,8 @@ pub struct LaunchRequest {
     pub setenv: Vec<Setenv>,
     /// Makes a repetition return the first runner.
     pub request_id: Option<String>,
+    /// What it is given by file.
+    pub inputs: Inputs,
     /// Its streams.
     pub streams: Streams,
 }

@@ -1,9 +1,11 @@
 //! The child from fork to exec. Nothing of the shim is left in what it becomes: no descriptor
 //! but 0 to 2, no environment, no signal setting, no protection from the OOM killer.
 
-use super::{gate, journal, sys};
+use super::inputs::{self, Vault};
+use super::{capabilities, gate, journal, sys};
 use crate::crash;
 use crate::domain::exit::LaunchError;
+use crate::domain::inputs::Inputs;
 use crate::wire::{Identity, Passed, ShimOrder};
 use rustix::fs::{Mode, OFlags, open};
 use rustix::io::Errno;
@@ -14,8 +16,8 @@ use rustix::process::{
 };
 use rustix::stdio::{dup2_stderr, dup2_stdin, dup2_stdout};
 use rustix::thread::{
-    CapabilitySet, CapabilitySets, clear_ambient_capability_set, set_capabilities,
-    set_thread_groups, set_thread_res_gid, set_thread_res_uid,
+    CapabilitySet, clear_ambient_capability_set, set_thread_groups, set_thread_res_gid,
+    set_thread_res_uid,
 };
 use rustix::{fs::Gid, fs::Uid};
 use std::ffi::{CString, OsStr};
@@ -33,12 +35,14 @@ const DEFAULT_PATH: &str = "/bin:/usr/bin";
 pub(super) struct Plan {
     argv: Vec<CString>,
     env: Vec<CString>,
-    path: String,
     directory: String,
     identity: Option<Identity>,
     nofile: (u64, u64),
     /// The caller's, by number.
     streams: [Option<OwnedFd>; 3],
+    inputs: Inputs,
+    /// The folder for credentials.
+    vault: Option<OwnedFd>,
 }
 
 impl Plan {
@@ -49,8 +53,6 @@ impl Plan {
                 .map(CString::new)
                 .collect::<Result<Vec<_>, _>>()
         };
-        let path = order.env.iter().find_map(|e| e.strip_prefix("PATH="));
-        let path = path.unwrap_or(DEFAULT_PATH).to_owned();
         let argv = c(std::mem::take(&mut order.command)).map_err(|_| "NUL byte in the command")?;
         if argv.first().is_none_or(|c| c.is_empty()) {
             return Err("the command is empty");
@@ -58,11 +60,12 @@ impl Plan {
         Ok(Self {
             argv,
             env: c(std::mem::take(&mut order.env)).map_err(|_| "NUL byte in the environment")?,
-            path,
             directory: std::mem::take(&mut order.working_directory),
             identity: order.identity.take(),
             nofile: order.nofile,
             streams: Default::default(),
+            inputs: std::mem::take(&mut order.inputs),
+            vault: None,
         })
     }
 
@@ -72,8 +75,25 @@ impl Plan {
             Passed::Stdin => 0,
             Passed::Stdout => 1,
             Passed::Stderr => 2,
+            Passed::Credentials => {
+                self.vault = Some(fd);
+                return;
+            }
         };
         self.streams[at] = Some(fd);
+    }
+
+    /// Makes the files for its credentials, if it has any.
+    pub(super) fn vault(&mut self, id: &str) -> Result<Option<(Vault, Vec<File>)>, LaunchError> {
+        let reader = self.identity.as_ref().map(|i| i.uid);
+        match (self.vault.take(), self.inputs.credentials.is_empty()) {
+            (_, true) => Ok(None),
+            (Some(base), false) => Vault::make(base, id, &self.inputs, reader).map(Some),
+            (None, false) => {
+                let why = "the shim was given no folder for credentials";
+                Err(failed("credentials", Errno::BADF, why))
+            }
+        }
     }
 }
 
@@ -132,6 +152,7 @@ fn said(heard: &[u8]) -> Said {
 /// is one.
 pub(super) fn launch(
     plan: &Plan,
+    mut credentials: Vec<File>,
     identifier: &str,
     cgroup: &str,
     oom_score: i32,
@@ -157,10 +178,10 @@ pub(super) fn launch(
         }
         sys::Side::Child => {
             let mut pipe = File::from(theirs);
-            let error = match prepare(plan, output, oom_score) {
-                Ok(()) => {
+            let error = match prepare(plan, &mut credentials, output, oom_score) {
+                Ok(env) => {
                     let _ = pipe.write_all(&[READY]);
-                    exec(plan)
+                    exec(plan, &env)
                 }
                 Err(error) => error,
             };
@@ -170,7 +191,13 @@ pub(super) fn launch(
     }
 }
 
-fn prepare(plan: &Plan, output: Option<OwnedFd>, oom_score: i32) -> Result<(), LaunchError> {
+/// Returns the environment.
+fn prepare(
+    plan: &Plan,
+    credentials: &mut [File],
+    output: Option<OwnedFd>,
+    oom_score: i32,
+) -> Result<Vec<CString>, LaunchError> {
     let step = |step: &'static str, what: &'static str| {
         move |errno: Errno| failed(step, errno, &format!("{what}: {}", text(errno)))
     };
@@ -206,6 +233,8 @@ fn prepare(plan: &Plan, output: Option<OwnedFd>, oom_score: i32) -> Result<(), L
         })?;
     }
     let _ = clear_ambient_capability_set();
+    // With no other rights than the command itself will have.
+    let env = inputs::take(&plan.inputs, credentials, &plan.env)?;
     chdir(plan.directory.as_str()).map_err(|errno| {
         let what = format!(
             "working directory {}: {}",
@@ -214,7 +243,8 @@ fn prepare(plan: &Plan, output: Option<OwnedFd>, oom_score: i32) -> Result<(), L
         );
         failed("working-directory", errno, &what)
     })?;
-    sys::cloexec_from_3().map_err(step("stdio", "close-on-exec"))
+    sys::cloexec_from_3().map_err(step("stdio", "close-on-exec"))?;
+    Ok(env)
 }
 
 /// The runner's keys are for itself: without this, all of the agent's runners would share its
@@ -260,15 +290,7 @@ fn become_user(identity: &Identity) -> Result<(), Errno> {
     if uid.is_root() {
         return Ok(());
     }
-    let none = CapabilitySet::empty();
-    set_capabilities(
-        None,
-        CapabilitySets {
-            effective: none,
-            permitted: none,
-            inheritable: none,
-        },
-    )?;
+    capabilities::keep(CapabilitySet::empty())?;
     match set_thread_res_uid(Uid::ROOT, Uid::ROOT, Uid::ROOT) {
         Err(_) => Ok(()),
         Ok(()) => Err(Errno::PERM),
@@ -277,22 +299,24 @@ fn become_user(identity: &Identity) -> Result<(), Errno> {
 
 /// execvp(3)'s rules over the PATH that the command itself gets, but a script without its
 /// first line is an error (as with systemd) and not handed to a shell.
-fn exec(plan: &Plan) -> LaunchError {
+fn exec(plan: &Plan, env: &[CString]) -> LaunchError {
+    let path = env.iter().find_map(|e| e.to_bytes().strip_prefix(b"PATH="));
+    let path = path.map_or(DEFAULT_PATH.into(), String::from_utf8_lossy);
     let Some(command) = plan.argv.first() else {
         return failed("exec", Errno::INVAL, "the command is empty");
     };
     let name = command.to_string_lossy();
     if name.contains('/') {
-        let errno = sys::exec(command, &plan.argv, &plan.env);
+        let errno = sys::exec(command, &plan.argv, env);
         return failed("exec", errno, &explain(command.as_bytes(), errno));
     }
     let mut denied = None;
-    for folder in plan.path.split(':') {
+    for folder in path.split(':') {
         let folder = if folder.is_empty() { "." } else { folder };
         let Ok(file) = CString::new([folder.as_bytes(), b"/", command.as_bytes()].concat()) else {
             continue;
         };
-        match sys::exec(&file, &plan.argv, &plan.env) {
+        match sys::exec(&file, &plan.argv, env) {
             Errno::NOENT | Errno::NOTDIR | Errno::STALE | Errno::NODEV | Errno::TIMEDOUT => {}
             Errno::ACCESS => {
                 denied.get_or_insert(file);
@@ -307,7 +331,7 @@ fn exec(plan: &Plan) -> LaunchError {
             &explain(file.as_bytes(), Errno::ACCESS),
         ),
         None => {
-            let what = format!("{}: not found in PATH={}", clip(&name), clip(&plan.path));
+            let what = format!("{}: not found in PATH={}", clip(&name), clip(&path));
             failed("exec", Errno::NOENT, &what)
         }
     }
@@ -347,7 +371,7 @@ pub(super) fn text(errno: Errno) -> String {
 }
 
 /// Long names shortened, so that a record stays small.
-fn clip(text: &str) -> String {
+pub(super) fn clip(text: &str) -> String {
     match text.char_indices().nth(300) {
         None => text.to_owned(),
         Some((end, _)) => format!("{}…", text.get(..end).unwrap_or_default()),

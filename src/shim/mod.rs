@@ -16,10 +16,11 @@
 //! | `life` | every decision: gate, running, stopping, killing, finished. Pure |
 //! | `supervisor` | the poll loop that feeds `life` and does what it says |
 //! | `child` | from fork to exec: session, output, user, limits, PATH look-up, launch errors |
+//! | `inputs` | credentials and environment files |
 //! | `cgroup`, `parse`, `oom` | who is in the scope, signals to all of them, what they used |
 //! | `manager` | was a stop signal the host's shutdown? |
 //! | `peers`, `journal`, `record` | sockets; the output stream; the record on disk |
-//! | `plain` | its other use: a program without privileges for the agent |
+//! | `plain`, `capabilities` | its other use: a program without privileges for the agent |
 //! | `sys` | the only `unsafe`: fork, execve, signal settings |
 //!
 //! Rules that hold:
@@ -51,9 +52,11 @@
 //!
 //! Its exit status means nothing but: 0 = a record is on disk, 1 = nothing was to be recorded.
 
+mod capabilities;
 mod cgroup;
 mod child;
 mod gate;
+mod inputs;
 mod journal;
 mod life;
 mod manager;

@@ -1,12 +1,12 @@
 //! A program without privileges for the agent: the shim's other use. The agent may start a
 //! program but not change what it is born with, and root's programs are born with everything.
 
-use super::sys;
+use super::{capabilities, sys};
 use crate::wire::WITHOUT_PRIVILEGES;
 use rustix::process::geteuid;
 use rustix::thread::{
-    CapabilitiesSecureBits, CapabilitySet, CapabilitySets, clear_ambient_capability_set,
-    set_capabilities, set_capabilities_secure_bits, set_no_new_privs,
+    CapabilitiesSecureBits, CapabilitySet, clear_ambient_capability_set,
+    set_capabilities_secure_bits, set_no_new_privs,
 };
 use std::ffi::OsString;
 use std::os::unix::process::CommandExt;
@@ -45,13 +45,5 @@ fn give_up() -> rustix::io::Result<()> {
     )?;
     set_no_new_privs(true)?;
     clear_ambient_capability_set()?;
-    let none = CapabilitySet::empty();
-    set_capabilities(
-        None,
-        CapabilitySets {
-            effective: none,
-            permitted: none,
-            inheritable: none,
-        },
-    )
+    capabilities::keep(CapabilitySet::empty())
 }

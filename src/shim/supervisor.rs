@@ -8,6 +8,7 @@ mod talk;
 use super::cgroup::{Cgroup, stop_signals};
 use super::child::{Launching, Plan};
 use super::gate::Ready;
+use super::inputs::Vault;
 use super::life::{Action, Input, Life, Times};
 use super::manager::{self, Question};
 use super::oom::OomWatch;
@@ -45,6 +46,7 @@ enum Source {
 pub(super) struct Supervisor {
     life: Life,
     plan: Option<Plan>,
+    vault: Option<Vault>,
     peers: Peers,
     signals: OwnedFd,
     place: Place,
@@ -116,6 +118,7 @@ impl Supervisor {
         Ok(Self {
             life: Life::new(times),
             plan: Some(plan),
+            vault: None,
             peers,
             signals,
             place,

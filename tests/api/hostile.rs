@@ -172,6 +172,7 @@ async fn strangers_see_the_public_part_and_do_nothing() {
         spec,
         setenv: Vec::new(),
         request_id: None,
+        inputs: Default::default(),
         streams: Default::default(),
     };
     let launched = engine.launch(request, actor).await.unwrap();
@@ -187,6 +188,7 @@ async fn strangers_see_the_public_part_and_do_nothing() {
         spec,
         setenv: Vec::new(),
         request_id: None,
+        inputs: Default::default(),
         streams: Default::default(),
     };
     let mut endings = manager.receive_runner_ended().await.unwrap();

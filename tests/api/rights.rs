@@ -136,6 +136,7 @@ impl Site {
             spec,
             setenv: Vec::new(),
             request_id: None,
+            inputs: Default::default(),
             streams: Default::default(),
         };
         let launched = engine.launch(request, Actor::host()).await.unwrap();

@@ -56,6 +56,7 @@ fn request(id: Option<String>) -> LaunchRequest {
         },
         setenv: Vec::new(),
         request_id: id,
+        inputs: Default::default(),
         streams: Default::default(),
     }
 }

@@ -36,7 +36,7 @@ fn scenario(site: &Site, round: &str) {
     };
     let script = format!(
         "{}; {}; {}; timeout 60 stratavorectl freeze f{round}; timeout 60 stratavorectl thaw f{round}; timeout 60 stratavorectl stop --no-block f{round}; {}; true",
-        run("", "exit 3"),
+        run("--load-credential=k:/etc/hostname", "exit 3"),
         run(&format!("--name f{round}"), "exec sleep 1000"),
         run(
             &format!("--name l{round} --stop-timeout=2s"),

@@ -264,6 +264,8 @@ impl Site {
                     .iter()
                     .map(|n| n.trim_end_matches(".sock").to_owned())
                     .collect();
+                let mut credentials = self.names("/run/credentials/stratavore");
+                credentials.retain(|id| !rows.contains(id));
                 let records: BTreeSet<String> = self
                     .names("/var/lib/stratavore/exits")
                     .iter()
@@ -281,6 +283,7 @@ impl Site {
                     ("rows and sockets", rows == sockets),
                     ("rows and shims", shims == rows.len()),
                     ("no record left over", records.is_empty()),
+                    ("no credential left over", credentials.is_empty()),
                 ];
                 match story
                     .iter()

@@ -14,6 +14,7 @@ mod support;
 mod access;
 mod config;
 mod crash;
+mod credentials;
 mod doctor;
 mod endings;
 mod fixture;

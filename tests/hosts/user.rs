@@ -110,7 +110,7 @@ impl<'a> Mine<'a> {
             self.ctl("stop --all").ok();
         }
         wait_for("nothing is left over", SOON, || {
-            let left = self.0.root(&format!("ls -A {STATE}/exits /run/user/2001/stratavore/shims; pgrep -u alice -l stratavore-shim; true")).out();
+            let left = self.0.root(&format!("ls -A {STATE}/exits /run/user/2001/stratavore/shims /run/user/2001/credentials/stratavore; pgrep -u alice -l stratavore-shim; true")).out();
             let left: Vec<&str> = left
                 .lines()
                 .filter(|l| !l.is_empty() && !l.ends_with(':'))
@@ -199,6 +199,45 @@ fn a_runners_life_on_252() {
 #[test]
 fn a_runners_life_on_257() {
     life("user-life-257", Root::Trixie);
+}
+
+/// Credentials in her own folder in memory, which no one else enters.
+#[test]
+fn what_her_runners_are_given() {
+    let site = Site::boot("user-creds");
+    let mine = Mine::of(&site);
+    mine.sh("printf s3cret > key; printf 'A=from a file\\n' > env")
+        .ok();
+    let flags = "--load-credential=k:key --env-file=env";
+    let show = "sh -c 'cat $CREDENTIALS_DIRECTORY/k; echo \",$A\"; echo $CREDENTIALS_DIRECTORY'";
+    let out = mine.ctl(&format!("-q run --pipe {flags} p -- {show}")).ok();
+    let folder = "/run/user/2001/credentials/stratavore";
+    assert!(
+        out.out()
+            .starts_with(&format!("s3cret,from a file\n{folder}/0")),
+        "{out}"
+    );
+    let out = mine
+        .ctl("run --wait --load-credential=k:/etc/shadow p -- true")
+        .code(125);
+    assert!(
+        out.err().contains("as uid 2001: Permission denied"),
+        "{out}"
+    );
+    let id = mine.ctl(&format!("run {flags} p -- sleep 1000")).ok().out();
+    let path = format!("{folder}/{id}");
+    let out = site.root(&format!(
+        "stat -fc %T {path}; stat -c '%U %A' {path} {path}/k"
+    ));
+    assert_eq!(
+        out.out(),
+        "tmpfs\nalice dr-x------\nalice -r--------",
+        "{out}"
+    );
+    site.sh_as("bob", &format!("cat {path}/k")).code(1);
+    site.root("pkill -9 -xu alice stratavore-shim").ok();
+    assert_eq!(mine.exit(&id)["cause"], "supervisor-lost");
+    mine.clear();
 }
 
 /// Everything runs as the user; a limit whose controller users are not given is refused, or warned about where the

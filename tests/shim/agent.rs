@@ -170,6 +170,7 @@ impl Agent {
             oom_policy: None,
             identifier: "test".to_owned(),
             nofile: (1024, 4096),
+            inputs: Default::default(),
             passed: Vec::new(),
         };
         Self {

@@ -67,6 +67,8 @@ impl Supervisor {
     pub(super) fn end(&mut self, now: u64) -> bool {
         // It was never launched: whoever reads its output shall see the end of it.
         self.plan = None;
+        // Whatever comes of the record, its secrets go now.
+        self.vault = None;
         let written = match self.retry_at {
             None => {
                 self.complete();

@@ -1,5 +1,6 @@
 //! From the open gate to the exec.
 
+use super::super::capabilities;
 use super::super::cgroup::Cgroup;
 use super::super::child::{self, Launching, Said};
 use super::super::life::Input;
@@ -11,7 +12,7 @@ use crate::domain::exit::LaunchError;
 use crate::wire::ShimNotice;
 use rustix::io::Errno;
 use rustix::process::geteuid;
-use rustix::thread::{CapabilitySet, CapabilitySets, capabilities, set_capabilities};
+use rustix::thread::{self, CapabilitySet};
 
 impl Supervisor {
     pub(super) fn launch(&mut self) {
@@ -25,10 +26,19 @@ impl Supervisor {
         let launched = launched.and_then(|cgroup| {
             self.oom = OomWatch::new(cgroup.memory_events());
             self.cgroup = Some(cgroup);
-            match &self.plan {
+            match &mut self.plan {
                 Some(plan) => {
                     let order = &self.order;
-                    child::launch(plan, &order.identifier, &order.cgroup, self.oom_score)
+                    let (vault, files) = plan.vault(&order.id)?.unzip();
+                    self.vault = vault;
+                    let (name, cgroup) = (&order.identifier, &order.cgroup);
+                    child::launch(
+                        plan,
+                        files.unwrap_or_default(),
+                        name,
+                        cgroup,
+                        self.oom_score,
+                    )
                 }
                 None => Err(child::failed("start", Errno::ALREADY, "launched already")),
             }
@@ -71,16 +81,10 @@ impl Supervisor {
     }
 }
 
-/// After the fork the shim signals, and writes one file in a folder of root's.
+/// After the fork the shim signals, writes one file and removes others in folders of root's.
 fn drop_capabilities() {
-    if let (true, Ok(have)) = (geteuid().is_root(), capabilities(None)) {
+    if let (true, Ok(have)) = (geteuid().is_root(), thread::capabilities(None)) {
         let keep = CapabilitySet::KILL | CapabilitySet::CHOWN | CapabilitySet::DAC_OVERRIDE;
-        let keep = have.permitted & keep;
-        let sets = CapabilitySets {
-            effective: keep,
-            permitted: keep,
-            inheritable: CapabilitySet::empty(),
-        };
-        let _ = set_capabilities(None, sets);
+        let _ = capabilities::keep(have.permitted & keep);
     }
 }
