@@ -285,6 +285,23 @@ mod tests {
     }
 
     #[test]
+    fn what_is_given_by_file_is_checked_again() {
+        let check = |json: &str| {
+            let payload = format!(r#"{{"command": ["true"], "inputs": {json}}}"#);
+            let payload = serde_json::from_str(&payload).map_err(|e| e.to_string())?;
+            check_payload(&payload).map_err(|r| r.message)
+        };
+        let key = |name: &str, path: &str| {
+            check(&format!(
+                r#"{{"credentials": [{{"name": "{name}", "path": "{path}"}}]}}"#
+            ))
+        };
+        assert_eq!(key("key", "/srv/key"), Ok(()));
+        assert!(key("../key", "/srv/key").is_err() && key("key", "srv/key").is_err());
+        assert!(check(r#"{"environment_files": [{"path": "env"}]}"#).is_err());
+    }
+
+    #[test]
     fn defaults_below_a_ceiling_stay() {
         let ceilings = Limits {
             cpu_weight: Some(500),

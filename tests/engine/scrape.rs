@@ -45,6 +45,7 @@ async fn ten_thousand_live_runners_are_scraped_in_fifty_milliseconds() {
             spec: spec.clone(),
             setenv: Vec::new(),
             project_limits: Limits::default(),
+            inputs: Default::default(),
             streams: Default::default(),
         };
         let placement = host.prepare(order).await.unwrap();

@@ -94,6 +94,9 @@ fn given(name: &'static str, root: Root) {
         "nsenter -t {pid} -m ls {FOLDER} 2>/dev/null || true"
     ));
     assert_eq!(out.out(), "");
+    let service = "systemd-run -q --wait --pipe -p PrivateTmp=yes";
+    let out = site.root(&format!("{service} ls {FOLDER}"));
+    assert!(!out.success() && out.out().is_empty(), "{out}");
     // Nothing of the values is in store, journal, properties, events, or arguments.
     let seen = site.root(&format!("journalctl --no-pager -a -o verbose; stratavorectl show -o json {id}; stratavorectl events -o json; busctl call org.stratavore1 /org/stratavore1 org.stratavore1.Manager Describe s {id}; busctl introspect org.stratavore1 /org/stratavore1/runner/{}; cat /proc/*/cmdline; cat /var/lib/stratavore/*; cat /run/stratavore/* 2>/dev/null; systemctl show 'stratavore-{id}.scope'; for p in $(pgrep -x stratavore-shim) $(pgrep -x stratavored) $(pgrep -x stratavore-agen); do cat /proc/$p/environ; done; for p in /proc/[0-9]*; do tr '\\0' '\\n' < $p/environ; done 2>/dev/null | grep -v ^PLAIN=", id.replace('-', "_"))).out();
     assert!(
@@ -136,8 +139,8 @@ fn nothing_is_left_over() {
         id
     };
     let id = run(&site);
-    let shim = format!("kill -9 $(pgrep -x stratavore-shim)");
-    site.root(&shim).ok();
+    let shim = "kill -9 $(pgrep -x stratavore-shim)";
+    site.root(shim).ok();
     assert_eq!(site.cause(&id), "supervisor-lost");
     wait_until("the agent clears up", SOON, || left(&site).is_empty());
     // While no agent is there.

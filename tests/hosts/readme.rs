@@ -65,6 +65,11 @@ fn installation_and_tour_work_as_they_are_written() {
     );
     host.sh("systemctl is-active stratavored stratavore-agent.socket && id -nG alice | grep -w stratavore-users").ok();
 
+    host.sh_as(
+        "alice",
+        "echo key > ~/.claude-key; echo 'TOKEN=\"of the tests\"' > ~/.env",
+    )
+    .ok();
     let mut shown = String::new();
     for line in typed(&readme, "A tour in five minutes").concat() {
         if line.contains(" -f") {
