@@ -1,7 +1,11 @@
 //! Hands version, commit and date to the programs. `VERSION` is the one source of the version;
 //! commit and date come from the packager (`STRATAVORE_COMMIT`, `SOURCE_DATE_EPOCH`), from git, or in an
 //! unpacked archive from `.commit`, which `git archive` has filled in.
+//!
+//! And links the shim statically where the C library can be: it is started for each runner, and half of that is the
+//! dynamic linker's work.
 
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// 1980-01-01: what nixpkgs sets `SOURCE_DATE_EPOCH` to where nobody has said a date.
@@ -43,6 +47,57 @@ fn main() {
     };
     println!("cargo::rustc-env=STRATAVORE_VERSION={version}");
     println!("cargo::rustc-env=STRATAVORE_VERSION_TEXT={text}");
+    if let Some(folder) = static_libraries() {
+        for argument in ["-static-pie", &format!("-L{}", folder.display())] {
+            println!("cargo::rustc-link-arg-bin=stratavore-shim={argument}");
+        }
+    }
+}
+
+/// A folder in which the linker finds the C library's static archives under the names of its shared ones: cargo can't
+/// say `crt-static` of one program alone. `None`: the archives are not installed (Fedora has them in glibc-static), the
+/// build is for another system, or there is nothing to do.
+fn static_libraries() -> Option<PathBuf> {
+    let is = |name: &str, value: &str| std::env::var(name).is_ok_and(|found| found == value);
+    let features = std::env::var("CARGO_CFG_TARGET_FEATURE").unwrap_or_default();
+    if !is("CARGO_CFG_TARGET_OS", "linux")
+        || !is("CARGO_CFG_TARGET_ENV", "gnu")
+        || std::env::var("TARGET") != std::env::var("HOST")
+        || features.split(',').any(|f| f == "crt-static")
+    {
+        return None;
+    }
+    println!("cargo::rerun-if-env-changed=RUSTC_LINKER");
+    let linker = std::env::var("RUSTC_LINKER").unwrap_or_else(|_| "cc".to_owned());
+    // The compiler repeats the name of what it does not have.
+    let has = |file: &str| {
+        let asked = Command::new(&linker)
+            .arg(format!("-print-file-name={file}"))
+            .output();
+        asked
+            .is_ok_and(|told| Path::new(String::from_utf8_lossy(&told.stdout).trim()).is_absolute())
+    };
+    if !["libc.a", "libgcc_eh.a", "libgcc.a", "rcrt1.o"]
+        .into_iter()
+        .all(has)
+    {
+        return None;
+    }
+    let folder = PathBuf::from(std::env::var_os("OUT_DIR")?).join("static");
+    std::fs::create_dir_all(&folder).ok()?;
+    for library in ["c", "util", "rt", "pthread", "m", "dl", "gcc_s"] {
+        let archives = match library {
+            "gcc_s" => "libgcc_eh.a libgcc.a libc.a".to_owned(),
+            "c" => "libc.a libgcc_eh.a libgcc.a".to_owned(),
+            other => format!("lib{other}.a"),
+        };
+        std::fs::write(
+            folder.join(format!("lib{library}.so")),
+            format!("GROUP ( {archives} )\n"),
+        )
+        .ok()?;
+    }
+    Some(folder)
 }
 
 fn git(arguments: &[&str]) -> Option<String> {
