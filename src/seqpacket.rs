@@ -62,7 +62,12 @@ pub fn send(socket: impl AsFd, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io::Resu
 /// Receives one packet; `None` = the other side has closed. A packet that is larger than
 /// allowed or carries too many descriptors is an error, and its descriptors are closed.
 pub fn recv(socket: impl AsFd) -> io::Result<Option<Packet>> {
-    let mut bytes = vec![0; PACKET_MAX + 1];
+    // Its size first: a buffer for the largest, made and filled with zeros for each small packet, costs more.
+    let mut bytes = match peek(&socket) {
+        Ok(size) => vec![0; size.clamp(1, PACKET_MAX + 1)],
+        Err(Errno::CONNRESET | Errno::PIPE) => return Ok(None),
+        Err(errno) => return Err(errno.into()),
+    };
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FDS_MAX))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let got = rustix::io::retry_on_intr(|| {
@@ -98,6 +103,14 @@ pub fn recv(socket: impl AsFd) -> io::Result<Option<Packet>> {
     }
     bytes.truncate(got.bytes);
     Ok(Some(Packet { bytes, fds }))
+}
+
+/// The size of the next packet, which stays where it is; 0 = the other side has closed.
+fn peek(socket: impl AsFd) -> rustix::io::Result<usize> {
+    let mut nothing = [0u8; 0];
+    let look = RecvFlags::PEEK | RecvFlags::TRUNC;
+    rustix::io::retry_on_intr(|| rustix::net::recv(&socket, &mut nothing[..], look))
+        .map(|(_, size)| size)
 }
 
 /// The uid of the process that connected (SO_PEERCRED): what it was at connect time.
