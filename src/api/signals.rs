@@ -10,11 +10,16 @@ use crate::domain::{Project, ProjectName, Runner, RunnerId, State};
 use crate::engine::{Engine, Happening};
 use futures_util::StreamExt;
 use std::sync::{Arc, PoisonError};
+use std::time::Duration;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{broadcast, mpsc, watch};
+use tokio::time::Instant;
 use zbus::fdo::DBusProxy;
 use zbus::object_server::SignalEmitter;
 use zbus::{Connection, MatchRule, MessageStream, ObjectPath, OwnedObjectPath};
+
+/// LiveRunners is signalled at most so often: who follows single runners has their own signals.
+const COUNT_PAUSE: Duration = Duration::from_millis(100);
 
 /// What to read from the store.
 #[derive(Debug)]
@@ -52,6 +57,8 @@ pub(super) async fn start(
         asks,
         count: 0,
         store: "",
+        count_due: Instant::now(),
+        count_waits: false,
     };
     match gardener.core.engine().projects().await {
         Ok(projects) => gardener.found(Found::Projects(projects)).await,
@@ -142,6 +149,9 @@ struct Gardener {
     /// LiveRunners and Store as last signalled.
     count: u32,
     store: &'static str,
+    /// When LiveRunners may be signalled again, and whether it is to be then.
+    count_due: Instant,
+    count_waits: bool,
 }
 
 impl Gardener {
@@ -170,6 +180,7 @@ impl Gardener {
                     Err(_) => return,
                 },
                 Some(found) = found.recv() => self.found(found).await,
+                () = tokio::time::sleep_until(self.count_due), if self.count_waits => {}
             }
             if happenings.is_empty() {
                 self.counts().await;
@@ -311,9 +322,11 @@ impl Gardener {
     async fn counts(&mut self) {
         let (count, store) = (self.core.garden().count(), self.core.store());
         let mut dict = Dict::new();
-        if count != self.count {
+        self.count_waits = count != self.count && Instant::now() < self.count_due;
+        if count != self.count && !self.count_waits {
             convert::put(&mut dict, "LiveRunners", count);
             self.count = count;
+            self.count_due = Instant::now() + COUNT_PAUSE;
         }
         if store != self.store {
             convert::put(&mut dict, "Store", store);
