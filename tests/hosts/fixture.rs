@@ -99,11 +99,12 @@ impl Site {
 
     /// Until the daemon answers.
     pub fn wait_up(&self) {
+        // Up is who has taken over what was there.
         wait_for("stratavored is up", SOON, || {
             let out = self
                 .host
-                .sh("systemctl is-active stratavored && stratavorectl -q status");
-            if out.success() {
+                .sh("systemctl is-active stratavored && stratavorectl status -o json");
+            if out.success() && !out.out().contains("degraded") {
                 Ok(())
             } else {
                 Err(format!("{out}\n{}", self.log()))
