@@ -57,7 +57,7 @@ uninstall:
 	  $(MAKE) --no-print-directory --silent install BUILT="$$work/built" DESTDIR="$$work/root" && \
 	  (cd "$$work/root" && find . -type f) | while read -r file; do rm -f "$(DESTDIR)/$$file"; done
 	@rmdir "$(libexec)" 2>/dev/null || true
-	@[ -n "$(DESTDIR)" ] || ! mountpoint -q /run/credentials/stratavore || umount /run/credentials/stratavore
+	@[ -n "$(DESTDIR)" ] || ! mountpoint -q /run/credentials/stratavore || umount -l /run/credentials/stratavore || true
 	@[ -n "$(DESTDIR)" ] || { systemctl daemon-reload && systemctl reload dbus && journalctl --update-catalog; }
 	@echo "Gone, but for /var/lib/stratavore, /etc/stratavore and the accounts."
 

@@ -37,9 +37,11 @@ impl Agent {
                 self.exits.drop_unfinished(id);
             }
         }
-        for id in self.credentials.ids()? {
-            if !found.contains_key(&id) {
-                self.credentials.remove(id);
+        if let Ok(credentials) = &self.credentials {
+            for id in credentials.ids()? {
+                if !found.contains_key(&id) {
+                    credentials.remove(id);
+                }
             }
         }
         let all = found.len();

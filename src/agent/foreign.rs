@@ -2,7 +2,9 @@
 //! server's that is away, so they are never closed on the agent's one thread.
 
 use super::log;
+use super::policy::refusal;
 use crate::domain::kinds;
+use crate::wire::{Passed, Refusal, RefusalCode};
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -54,6 +56,24 @@ impl Drop for Foreign {
             );
         }
     }
+}
+
+/// Each of the three at most once, and a descriptor for each.
+pub(super) fn check_streams(passed: &[Passed], given: usize) -> Result<(), Refusal> {
+    let ours = passed.contains(&Passed::Credentials);
+    let twice = passed
+        .iter()
+        .enumerate()
+        .any(|(n, p)| passed[..n].contains(p));
+    if ours || twice || passed.len() != given {
+        let why = format!("{given} descriptors came with a launch that names {passed:?}.");
+        return Err(refusal(RefusalCode::Unsupported, why));
+    }
+    if given > 0 && Foreign::too_many_hang() {
+        let why = "Too many descriptors of earlier launches can't be closed, as their file systems do not answer; launch without --pipe, or see to the mounts.";
+        return Err(refusal(RefusalCode::LimitsExceeded, why));
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -55,8 +55,8 @@ pub(super) struct Agent {
     pub(super) look_ups: Arc<Semaphore>,
     pub(super) runners: Mutex<HashMap<RunnerId, Arc<Runner>>>,
     pub(super) connections: Mutex<BTreeMap<u64, Arc<Outbox>>>,
-    /// The folder of credentials.
-    pub(super) credentials: Credentials,
+    /// The folder of credentials, or why there is none.
+    pub(super) credentials: Result<Credentials, String>,
     /// Who reads the output of runners.
     pub(super) readers: Readers,
     /// Scopes that systemd keeps as failed.
@@ -269,7 +269,9 @@ impl Agent {
     /// runner.
     pub(super) fn sweep(&self, id: RunnerId) {
         let _ = self.sockets.remove(&shim::socket_name(id));
-        self.credentials.remove(id);
+        if let Ok(credentials) = &self.credentials {
+            credentials.remove(id);
+        }
     }
 
     /// Connects to a shim, waiting while it takes no connections (it may be frozen) and while

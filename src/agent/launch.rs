@@ -1,7 +1,7 @@
 //! A launch up to its gate. Every step can be undone, and whatever fails undoes all before it.
 
 use super::cgroup::{in_cgroup, stat};
-use super::foreign::Foreign;
+use super::foreign::{Foreign, check_streams};
 use super::hub::{Agent, Phase, Runner, lock};
 use super::policy::{self, refusal};
 use super::shim::{self, Raw, Spawned};
@@ -66,6 +66,11 @@ impl Agent {
             }
             let payload = read_payload(payload)?;
             policy::check_payload(&payload)?;
+            if !payload.inputs.credentials.is_empty()
+                && let Err(why) = &self.credentials
+            {
+                return Err(refusal(RefusalCode::LaunchFailed, why.clone()));
+            }
             self.prepare(&runner, &launch, &limits, payload, streams)
                 .await
         };
@@ -242,10 +247,15 @@ impl Agent {
         // Also for files of variables: a shim that does not know them then refuses the order.
         let vault = !payload.inputs.is_empty();
         passed.extend(vault.then_some(Passed::Credentials));
-        if !payload.inputs.credentials.is_empty() {
-            let begin = format!("{DIRECTORY}=");
-            env.retain(|entry| !entry.starts_with(&begin));
-            env.push(begin + &self.credentials.of(launch.id));
+        // For files of variables alone, any folder does.
+        let mut folder = self.exits.as_fd();
+        if let Ok(credentials) = &self.credentials {
+            folder = credentials.as_fd();
+            if !payload.inputs.credentials.is_empty() {
+                let begin = format!("{DIRECTORY}=");
+                env.retain(|entry| !entry.starts_with(&begin));
+                env.push(begin + &credentials.of(launch.id));
+            }
         }
         let order = ShimOrder {
             v: VERSION,
@@ -275,7 +285,7 @@ impl Agent {
             .ok_or_else(|| failed("The shim left before its order."))?;
         let mut fds = vec![memfd.as_fd(), socket.as_fd(), self.exits.as_fd()];
         fds.extend(streams.as_slice().iter().map(AsFd::as_fd));
-        fds.extend(vault.then(|| self.credentials.as_fd()));
+        fds.extend(vault.then_some(folder));
         let sent = link.send(&ShimRequest::Order, &fds).await;
         sent.map_err(|e| failed(format!("The shim takes no order: {e}.")))
     }
@@ -398,24 +408,6 @@ impl Agent {
             runner.has_left(LEAVE).await;
         }
     }
-}
-
-/// Each of the three at most once, and a descriptor for each.
-fn check_streams(passed: &[Passed], given: usize) -> Result<(), Refusal> {
-    let ours = passed.contains(&Passed::Credentials);
-    let twice = passed
-        .iter()
-        .enumerate()
-        .any(|(n, p)| passed[..n].contains(p));
-    if ours || twice || passed.len() != given {
-        let why = format!("{given} descriptors came with a launch that names {passed:?}.");
-        return Err(refusal(RefusalCode::Unsupported, why));
-    }
-    if given > 0 && Foreign::too_many_hang() {
-        let why = "Too many descriptors of earlier launches can't be closed, as their file systems do not answer; launch without --pipe, or see to the mounts.";
-        return Err(refusal(RefusalCode::LimitsExceeded, why));
-    }
-    Ok(())
 }
 
 fn read_payload(fd: Option<OwnedFd>) -> Result<Payload, Refusal> {

@@ -87,7 +87,7 @@ struct Prepared {
     nofile: (u64, u64),
     boot_id: String,
     readers: Readers,
-    credentials: Credentials,
+    credentials: Result<Credentials, String>,
 }
 
 /// Runs the agent.
@@ -225,8 +225,11 @@ fn find(args: Args, config: Config) -> Result<Prepared, String> {
     };
     let exits = folder(args.exits, places.state.join("exits"), 0o750, group)?;
     let sockets = folder(args.shims, places.runtime.join("shims"), 0o700, None)?;
-    let credentials =
-        Credentials::open(&places.credentials(), !args.user).map_err(|e| format!("{e}."))?;
+    let credentials = Credentials::open(&places.credentials(), !args.user);
+    if let Err(why) = &credentials {
+        let refused = "Launches with load-credential are refused";
+        log::warning(kinds::SETUP_LACKING, format_args!("{why} {refused}."));
+    }
     // Only for cursors of journalctl; nobody else has business there.
     let cursors = places.runtime.join("readers");
     let readers =

@@ -179,9 +179,9 @@ pub(super) fn launch(
         sys::Side::Child => {
             let mut pipe = File::from(theirs);
             let error = match prepare(plan, &mut credentials, output, oom_score) {
-                Ok(env) => {
+                Ok((env, path_by)) => {
                     let _ = pipe.write_all(&[READY]);
-                    exec(plan, &env)
+                    exec(plan, &env, path_by.as_deref())
                 }
                 Err(error) => error,
             };
@@ -191,13 +191,13 @@ pub(super) fn launch(
     }
 }
 
-/// Returns the environment.
+/// Returns the environment, and the file that set its PATH.
 fn prepare(
     plan: &Plan,
     credentials: &mut [File],
     output: Option<OwnedFd>,
     oom_score: i32,
-) -> Result<Vec<CString>, LaunchError> {
+) -> Result<(Vec<CString>, Option<String>), LaunchError> {
     let step = |step: &'static str, what: &'static str| {
         move |errno: Errno| failed(step, errno, &format!("{what}: {}", text(errno)))
     };
@@ -233,8 +233,10 @@ fn prepare(
         })?;
     }
     let _ = clear_ambient_capability_set();
+    // What is read now is in nobody's dump of us; exec makes the command an ordinary process.
+    set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(step("user", "no dump"))?;
     // With no other rights than the command itself will have.
-    let env = inputs::take(&plan.inputs, credentials, &plan.env)?;
+    let taken = inputs::take(&plan.inputs, credentials, &plan.env)?;
     chdir(plan.directory.as_str()).map_err(|errno| {
         let what = format!(
             "working directory {}: {}",
@@ -244,7 +246,7 @@ fn prepare(
         failed("working-directory", errno, &what)
     })?;
     sys::cloexec_from_3().map_err(step("stdio", "close-on-exec"))?;
-    Ok(env)
+    Ok(taken)
 }
 
 /// The runner's keys are for itself: without this, all of the agent's runners would share its
@@ -299,7 +301,8 @@ fn become_user(identity: &Identity) -> Result<(), Errno> {
 
 /// execvp(3)'s rules over the PATH that the command itself gets, but a script without its
 /// first line is an error (as with systemd) and not handed to a shell.
-fn exec(plan: &Plan, env: &[CString]) -> LaunchError {
+/// A PATH that a file sets is not told: what is in the file may be secret.
+fn exec(plan: &Plan, env: &[CString], path_by: Option<&str>) -> LaunchError {
     let path = env.iter().find_map(|e| e.to_bytes().strip_prefix(b"PATH="));
     let path = path.map_or(DEFAULT_PATH.into(), String::from_utf8_lossy);
     let Some(command) = plan.argv.first() else {
@@ -308,8 +311,15 @@ fn exec(plan: &Plan, env: &[CString]) -> LaunchError {
     let name = command.to_string_lossy();
     if name.contains('/') {
         let errno = sys::exec(command, &plan.argv, env);
-        return failed("exec", errno, &explain(command.as_bytes(), errno));
+        return failed("exec", errno, &explain(command.as_bytes(), &name, errno));
     }
+    let wrong = |file: CString, errno: Errno| {
+        let shown = match path_by {
+            None => file.to_string_lossy().into_owned(),
+            Some(_) => format!("…/{name}"),
+        };
+        failed("exec", errno, &explain(file.as_bytes(), &shown, errno))
+    };
     let mut denied = None;
     for folder in path.split(':') {
         let folder = if folder.is_empty() { "." } else { folder };
@@ -321,24 +331,24 @@ fn exec(plan: &Plan, env: &[CString]) -> LaunchError {
             Errno::ACCESS => {
                 denied.get_or_insert(file);
             }
-            errno => return failed("exec", errno, &explain(file.as_bytes(), errno)),
+            errno => return wrong(file, errno),
         }
     }
     match denied {
-        Some(file) => failed(
-            "exec",
-            Errno::ACCESS,
-            &explain(file.as_bytes(), Errno::ACCESS),
-        ),
+        Some(file) => wrong(file, Errno::ACCESS),
         None => {
-            let what = format!("{}: not found in PATH={}", clip(&name), clip(&path));
+            let path = match path_by {
+                None => format!("={}", clip(&path)),
+                Some(file) => format!(", which {file} sets"),
+            };
+            let what = format!("{}: not found in PATH{path}", clip(&name));
             failed("exec", Errno::NOENT, &what)
         }
     }
 }
 
 /// A sentence that says what to do about it.
-fn explain(file: &[u8], errno: Errno) -> String {
+fn explain(file: &[u8], shown: &str, errno: Errno) -> String {
     let found = std::fs::metadata(OsStr::from_bytes(file));
     let hint = match errno {
         Errno::NOENT if found.is_ok() => ": the interpreter that it names is missing",
@@ -348,11 +358,7 @@ fn explain(file: &[u8], errno: Errno) -> String {
         Errno::TOOBIG => ": the command and its environment are too large",
         _ => "",
     };
-    format!(
-        "{}: {}{hint}",
-        clip(&String::from_utf8_lossy(file)),
-        text(errno)
-    )
+    format!("{}: {}{hint}", clip(shown), text(errno))
 }
 
 /// A launch error, bounded.
@@ -398,7 +404,7 @@ mod tests {
     fn errors_carry_their_number() {
         assert_eq!(text(Errno::NOENT), "No such file or directory (errno 2)");
         assert_eq!(
-            explain(b"/nowhere/x", Errno::ACCESS),
+            explain(b"/nowhere/x", "/nowhere/x", Errno::ACCESS),
             "/nowhere/x: Permission denied (errno 13): is it executable?"
         );
         assert_eq!(clip(&"ä".repeat(301)).chars().count(), 301);

@@ -10,8 +10,8 @@ use crate::domain::exit::LaunchError;
 use crate::domain::inputs::{CREDENTIALS_BYTES, DIRECTORY, FILE_BYTES, Inputs};
 use crate::domain::spec::{ENV_ENTRIES_MAX, Setenv};
 use rustix::fs::{
-    AtFlags, CWD, FileType, Mode, OFlags, XattrFlags, fchmod, fsetxattr, fstat, mkdirat, openat,
-    unlinkat,
+    AtFlags, CWD, FileType, Mode, OFlags, XattrFlags, chmodat, fchmod, fsetxattr, fstat, mkdirat,
+    openat, unlinkat,
 };
 use rustix::io::Errno;
 use rustix::process::geteuid;
@@ -84,11 +84,19 @@ impl Drop for Vault {
         if let Ok(dir) = self.open() {
             let _ = fchmod(&dir, Mode::RWXU);
             for name in &self.names {
+                let _ = make_empty(dir.as_fd(), name);
                 let _ = unlinkat(&dir, name, AtFlags::empty());
             }
         }
         let _ = unlinkat(&self.base, &self.id, AtFlags::REMOVEDIR);
     }
+}
+
+/// Whoever has it open has nothing then, and holds no memory.
+fn make_empty(dir: BorrowedFd<'_>, name: &str) -> Result<(), Errno> {
+    chmodat(dir, name, Mode::RUSR | Mode::WUSR, AtFlags::empty())?;
+    let flags = OFlags::WRONLY | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
+    openat(dir, name, flags | OFlags::CLOEXEC, Mode::empty()).map(drop)
 }
 
 /// An ACL: the owner and this user have `permissions`, nobody else any.
@@ -112,12 +120,13 @@ fn show(fd: BorrowedFd<'_>, reader: Option<u32>, permissions: u16) -> Result<(),
     fsetxattr(fd, "system.posix_acl_access", &acl, XattrFlags::empty())
 }
 
-/// As the runner's user: fills the credentials and returns the environment with what its files say.
+/// As the runner's user: fills the credentials and returns the environment with what its files say,
+/// and the file that set PATH, if one did.
 pub(super) fn take(
     inputs: &Inputs,
     files: &mut [File],
     env: &[CString],
-) -> Result<Vec<CString>, LaunchError> {
+) -> Result<(Vec<CString>, Option<String>), LaunchError> {
     let mut left = CREDENTIALS_BYTES;
     for (credential, file) in inputs.credentials.iter().zip(files) {
         let name = format!("credential {}", credential.name);
@@ -140,6 +149,7 @@ pub(super) fn take(
     }
     let mut env = env.to_vec();
     let mut variables = 0;
+    let mut path_by = None;
     for given in &inputs.environment_files {
         let path = clip(&given.path);
         let wrong = |errno, why: &str| {
@@ -174,10 +184,13 @@ pub(super) fn take(
             if !ours {
                 env.retain(|entry| !entry.as_bytes().starts_with(begin.as_bytes()));
                 env.extend(CString::new(begin + &value));
+                if name == "PATH" {
+                    path_by = Some(path.clone());
+                }
             }
         }
     }
-    Ok(env)
+    Ok((env, path_by))
 }
 
 /// Why a file was not read.

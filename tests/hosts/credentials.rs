@@ -86,17 +86,43 @@ fn given(name: &'static str, root: Root) {
         for command in [&command, &other] {
             let out = site.sh_as("bob", command);
             assert!(!out.success() && out.out().is_empty(), "{out}");
+            assert!(out.err().contains("Permission denied"), "{out}");
         }
     }
+    let out = site.sh_as("bob", "stratavorectl -q run --pipe p -- cat /etc/hostname");
+    assert!(!out.ok().out().is_empty(), "bob's runners run");
     // Nor does the daemon in its sandbox, or any other service that has one.
     let pid = site.main_pid("stratavored");
     let out = site.root(&format!(
-        "nsenter -t {pid} -m ls {FOLDER} 2>/dev/null || true"
+        "nsenter -t {pid} -m sh -c 'echo in; ls {FOLDER} 2>/dev/null || true'"
     ));
-    assert_eq!(out.out(), "");
+    assert_eq!(out.out(), "in");
     let service = "systemd-run -q --wait --pipe -p PrivateTmp=yes";
-    let out = site.root(&format!("{service} ls {FOLDER}"));
-    assert!(!out.success() && out.out().is_empty(), "{out}");
+    let out = site.root(&format!("{service} sh -c 'echo in; ls {FOLDER}'"));
+    assert!(!out.success() && out.out() == "in", "{out}");
+    // A PATH that a file sets is no part of what is said about a launch that fails with it.
+    site.sh_as(
+        "alice",
+        "cd ~; mkdir -p s3cret-bin; : > s3cret-bin/tool; echo PATH=$HOME/s3cret-bin > path",
+    )
+    .ok();
+    for (command, code, words) in [
+        (
+            "nowhere",
+            127,
+            "nowhere: not found in PATH, which /home/alice/path sets",
+        ),
+        (
+            "tool",
+            126,
+            "…/tool: Permission denied (errno 13): is it executable?",
+        ),
+    ] {
+        let flags = "run --wait --env-file=path p --";
+        let out = site.sh_as("alice", &format!("cd ~; stratavorectl {flags} {command}"));
+        assert!(out.code == code && out.err().contains(words), "{out}");
+        assert!(!out.err().contains("s3cret"), "{out}");
+    }
     // Nothing of the values is in store, journal, properties, events, or arguments.
     let seen = site.root(&format!("journalctl --no-pager -a -o verbose; stratavorectl show -o json {id}; stratavorectl events -o json; busctl call org.stratavore1 /org/stratavore1 org.stratavore1.Manager Describe s {id}; busctl introspect org.stratavore1 /org/stratavore1/runner/{}; cat /proc/*/cmdline; cat /var/lib/stratavore/*; cat /run/stratavore/* 2>/dev/null; systemctl show 'stratavore-{id}.scope'; for p in $(pgrep -x stratavore-shim) $(pgrep -x stratavored) $(pgrep -x stratavore-agen); do cat /proc/$p/environ; done; for p in /proc/[0-9]*; do tr '\\0' '\\n' < $p/environ; done 2>/dev/null | grep -v ^PLAIN=", id.replace('-', "_"))).out();
     assert!(
@@ -159,7 +185,9 @@ fn nothing_is_left_over() {
         assert_eq!(left(&site), "", "{command}");
     }
     // What it left behind in its scope may still read it; then it goes.
-    site.sh_as("alice", "stratavorectl -q run --wait --stop-timeout=1s --load-credential=k:$HOME/key p -- sh -c 'trap \"sleep .3; cp $CREDENTIALS_DIRECTORY/k /tmp/late; exit\" TERM; (while :; do sleep .1; done) & exit 0'").ok();
+    site.sh_as("alice", "stratavorectl -q run --wait --stop-timeout=30s --load-credential=k:$HOME/key p -- sh -c '(trap \"sleep .3; cat $CREDENTIALS_DIRECTORY/k > /tmp/late; exit\" TERM; echo > /tmp/set; while :; do sleep .1; done) & until [ -e /tmp/set ]; do sleep .1; done'").ok();
+    assert_eq!(site.file("/tmp/late"), "s3cret-key");
+    site.root("rm /tmp/late").ok();
     assert_eq!(left(&site), "");
     // The host goes down and comes up: nothing waits for the folder, and nothing is in it.
     let id = run(&site);
@@ -181,6 +209,94 @@ fn nothing_is_left_over() {
     assert_eq!(left(&site), "");
     let found = site.root("grep -rl s3cret-key /var /etc /tmp /run 2>/dev/null || true");
     assert_eq!(found.out(), "");
+    site.check();
+}
+
+/// A reader that stays, outside the scope, keeps neither the secret nor its memory.
+#[test]
+fn nothing_is_left_to_who_has_it_open() {
+    let site = Site::boot("creds-open");
+    furnish(&site);
+    let flags = "--load-credential=k:$HOME/key --load-credential=big:/tmp/big";
+    site.sh_as("alice", "head -c 1000000 /dev/zero > /tmp/big")
+        .ok();
+    let used = || site.root(&format!("df --output=used {FOLDER} | tail -n1"));
+    for end in [
+        "stratavorectl stop",
+        "pkill -9 -x stratavore-shim; stratavorectl wait",
+    ] {
+        let id = site.sh_as(
+            "alice",
+            &format!("stratavorectl run {flags} p -- sleep 1000"),
+        );
+        let id = id.ok().out();
+        let path = format!("{FOLDER}/{id}");
+        let holder =
+            format!("setsid sleep 1000 < {path}/k 3< {path}/big > /dev/null 2>&1 & echo $!");
+        let pid = site.sh_as("alice", &holder).ok().out();
+        let size = || {
+            site.root(&format!("stat -Lc %s /proc/{pid}/fd/0 /proc/{pid}/fd/3"))
+                .ok()
+                .out()
+        };
+        wait_until("it is held", SOON, || size() == "10\n1000000");
+        assert_ne!(used().out().trim(), "0");
+        site.root(&format!("{end} {id}"));
+        wait_until("its folder is gone", SOON, || left(&site).is_empty());
+        assert_eq!(size(), "0\n0", "{end}");
+        assert_eq!(used().out().trim(), "0", "{end}");
+        site.root(&format!("kill {pid}")).ok();
+    }
+    site.check();
+}
+
+/// What is wrong with the folder is no reason to launch nothing, and never one to write to a disk.
+#[test]
+fn without_the_folder_only_credentials_are_refused() {
+    let site = Site::boot("creds-folder");
+    furnish(&site);
+    let restart = "systemctl restart stratavore-agent";
+    let run = |flags: &str| {
+        let run = format!("cd ~ && stratavorectl -q run --pipe {flags} p -- sh -c 'echo $A,'");
+        site.sh_as("alice", &run)
+    };
+    for (wrong, words, right) in [
+        (
+            format!("umount -l {FOLDER}; rmdir {FOLDER}; : > {FOLDER}"),
+            format!("The folder of credentials {FOLDER} can't be used: "),
+            format!("rm {FOLDER}"),
+        ),
+        (
+            format!("mkdir -p /srv/disk; chmod 711 /srv/disk; mount --bind /srv/disk {FOLDER}"),
+            "in memory alone, and it is on neither a tmpfs nor a ramfs".to_owned(),
+            format!("umount -l {FOLDER}"),
+        ),
+    ] {
+        site.root(&format!("{wrong}; {restart}")).ok();
+        site.wait_up();
+        wait_for("others are launched", SOON, || {
+            let out = run("--env-file=env");
+            if out.out() == "1," {
+                Ok(())
+            } else {
+                Err(out.to_string())
+            }
+        });
+        let out = run("--load-credential=k:key").code(125);
+        assert!(out.err().contains(&words), "{out}");
+        let journal = site.root("journalctl --no-pager -b -u stratavore-agent");
+        assert!(journal.out().contains(&words), "{journal}");
+        site.root(&format!("{right}; {restart}")).ok();
+        site.wait_up();
+        wait_for("all is well again", SOON, || {
+            let out = run("--load-credential=k:key");
+            if out.success() {
+                Ok(())
+            } else {
+                Err(out.to_string())
+            }
+        });
+    }
     site.check();
 }
 
@@ -265,7 +381,8 @@ fn with_the_users_rights_alone() {
         "alice",
         "stratavorectl -H nowhere run --env-file=env p -- true",
     );
-    assert!(!out.success(), "{out}");
+    let words = "With -H the file is read on the other host; “env” is not an absolute path.";
+    assert!(out.code == 2 && out.err().contains(words), "{out}");
 
     // Root launches for alice: it is alice's rights that count.
     let out = site
@@ -299,6 +416,9 @@ fn with_the_users_rights_alone() {
             .all(|l| l.ends_with(" mine") || l.contains("Permission denied")),
         "{out}"
     );
+    for seen in [" mine", "Permission denied"] {
+        assert!(out.out().contains(seen), "{out}");
+    }
     site.check();
 }
 
