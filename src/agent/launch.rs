@@ -195,16 +195,17 @@ impl Agent {
     /// word. It is asked before it is in a scope, whose end would be all that is seen of it.
     async fn takes_files(&self, runner: &Runner) -> Result<(), Refusal> {
         runner.has_spoken(READY).await;
+        let mut said = String::new();
         match &*runner.phase.borrow() {
             Phase::Failed(error) if error.step != "order" => {
                 return Err(refusal(RefusalCode::LaunchFailed, error.message.clone()));
             }
-            Phase::Failed(_) => {}
+            Phase::Failed(error) => said = format!(": {}", error.message),
             _ if runner.link().is_some() => return Ok(()),
             _ => {}
         }
         let why = format!(
-            "The shim did not take its order. If {} is of an earlier release than the stratavore-agent that runs, it knows neither load-credential nor env-file: install the programs of one release and restart stratavore-agent; runners go on.",
+            "The shim did not take its order{said}. If {} is of an earlier release than the stratavore-agent that runs, it knows neither load-credential nor env-file: install the programs of one release and restart stratavore-agent; runners go on.",
             self.shim.display()
         );
         Err(refusal(RefusalCode::LaunchFailed, why))

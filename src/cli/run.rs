@@ -308,9 +308,20 @@ fn there(path: &str, elsewhere: bool) -> Result<String> {
                 crate::domain::name::shown(path)
             ),
         )),
+        // Such as a shell's <(…): they mean something else to whoever reads the file.
+        path if OF_THE_READER.iter().any(|of| path.starts_with(of)) => Err(Failure::new(
+            USAGE,
+            format!(
+                "“{}” is another file for each process, and not yours for the runner; name a file.",
+                crate::domain::name::shown(path)
+            ),
+        )),
         path => absolute(path),
     }
 }
+
+/// Paths that depend on who opens them.
+const OF_THE_READER: [&str; 4] = ["/dev/fd/", "/dev/std", "/proc/self/", "/proc/thread-self/"];
 
 /// `NAME` alone takes the value from here, as systemd-run does it.
 fn setenv(entry: &str) -> Result<String> {
@@ -402,6 +413,12 @@ mod tests {
         for (command, message, status) in [
             ("x", "x: not found in PATH=/bin", 127),
             ("x", "x: not found in PATH=/a (errno 13)", 127),
+            ("x", "x: not found in PATH, which /e (errno 13) sets", 127),
+            (
+                "x",
+                "…/x: Permission denied (errno 13): is it executable?",
+                126,
+            ),
             ("/x", "/x: No such file or directory (errno 2)", 127),
             (
                 "/x",

@@ -127,7 +127,11 @@ impl Parser {
                 _ if blank => State::Before,
                 _ => self.keep(c),
             },
-            State::Value if c == '\\' => State::Escape,
+            State::Value if c == '\\' => {
+                // Blanks before it stay, whatever it escapes.
+                self.kept = self.value.len();
+                State::Escape
+            }
             State::Value if blank => {
                 self.value.push(c);
                 State::Value

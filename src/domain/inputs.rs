@@ -19,6 +19,9 @@ pub const FILES_MAX: usize = 16;
 /// The most bytes of one environment file.
 pub const FILE_BYTES: usize = 256 << 10;
 
+/// The most bytes of all paths together.
+pub const PATHS_BYTES: usize = 64 << 10;
+
 /// All that a runner is given by file.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Inputs {
@@ -82,6 +85,14 @@ impl Inputs {
         }
         for file in &self.environment_files {
             spec::check_path("The environment file", &file.path)?;
+        }
+        let paths = self.credentials.iter().map(|c| c.path.len());
+        let paths = paths.chain(self.environment_files.iter().map(|f| f.path.len()));
+        let bytes: usize = paths.sum();
+        if bytes > PATHS_BYTES {
+            return Err(Error::invalid(format!(
+                "The paths of credentials and environment files have {bytes} bytes together; at most {PATHS_BYTES} are allowed."
+            )));
         }
         Ok(())
     }
@@ -151,6 +162,9 @@ mod tests {
         assert!(check(&[&format!("{}:/x", "k".repeat(256))], &[]).is_err());
         assert!(check(&[], &["relative"]).is_err() && check(&[], &["-"]).is_err());
         assert!(check(&[], &["/e"; 17]).is_err());
+        let long = |bytes: usize| format!("/{}", "x".repeat(bytes - 1));
+        assert!(check(&[], &[&long(4000)[..]; 16]).is_ok());
+        assert!(check(&[&format!("k:{}", long(4000))], &[&long(4000)[..]; 16]).is_err());
     }
 
     proptest! {

@@ -39,12 +39,15 @@ impl Vault {
         inputs: &Inputs,
         reader: Option<u32>,
     ) -> Result<(Self, Vec<File>), LaunchError> {
-        let wrong = |errno: Errno| {
+        let wrong = |(name, errno): (Option<String>, Errno)| {
             let why = match errno {
                 Errno::NOTSUP => "its file system has no access control lists (is the kernel without CONFIG_TMPFS_POSIX_ACL?)".to_owned(),
                 errno => text(errno),
             };
-            let what = format!("the folder of credentials can't be made: {why}");
+            let what = match name {
+                None => format!("the folder of credentials of runner {id} can't be made: {why}"),
+                Some(name) => format!("credential {name} can't be made: {why}"),
+            };
             failed("credentials", errno, &what)
         };
         let names = inputs.credentials.iter().map(|c| c.name.clone());
@@ -58,18 +61,21 @@ impl Vault {
         Ok((vault, files))
     }
 
-    fn fill(&self, reader: Option<u32>) -> Result<Vec<File>, Errno> {
-        mkdirat(&self.base, &self.id, Mode::RWXU)?;
-        let dir = self.open()?;
+    /// An error names the credential, or nothing if it is about the folder.
+    fn fill(&self, reader: Option<u32>) -> Result<Vec<File>, (Option<String>, Errno)> {
+        let folder = |errno| (None, errno);
+        mkdirat(&self.base, &self.id, Mode::RWXU).map_err(folder)?;
+        let dir = self.open().map_err(folder)?;
         let mut files = Vec::new();
         for name in &self.names {
             let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
-            let file = openat(&dir, name, flags, Mode::RUSR)?;
-            show(file.as_fd(), reader, 4)?;
+            let wrong = |errno| (Some(name.clone()), errno);
+            let file = openat(&dir, name, flags, Mode::RUSR).map_err(wrong)?;
+            show(file.as_fd(), reader, 4).map_err(wrong)?;
             files.push(File::from(file));
         }
-        fchmod(&dir, Mode::RUSR | Mode::XUSR)?;
-        show(dir.as_fd(), reader, 5)?;
+        fchmod(&dir, Mode::RUSR | Mode::XUSR).map_err(folder)?;
+        show(dir.as_fd(), reader, 5).map_err(folder)?;
         Ok(files)
     }
 
@@ -144,7 +150,11 @@ pub(super) fn take(
         left -= bytes.len();
         file.write_all(&bytes).map_err(|e| {
             let errno = Errno::from_io_error(&e).unwrap_or(Errno::IO);
-            wrong(errno, &format!("there is no room for it: {}", text(errno)))
+            let what = match errno {
+                Errno::NOSPC | Errno::DQUOT | Errno::NOMEM => "there is no room for it",
+                _ => "it can't be written",
+            };
+            wrong(errno, &format!("{what}: {}", text(errno)))
         })?;
     }
     let mut env = env.to_vec();

@@ -6,9 +6,13 @@
 //!   │                                                                  └──── Empty ────────┤
 //!   └── gate closed, stop ───────────────────────────────────────────────────────► finished ◄┘
 //! ```
+//! A launch that hangs ([`LAUNCH_MAX`]) is killed at once.
 
 use crate::domain::exit::Asked;
 use crate::domain::units::INFINITY;
+
+/// How long it may take from the gate to the exec, µs: less than the agent waits to hear of it.
+pub(super) const LAUNCH_MAX: u64 = 50_000_000;
 
 /// What happened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,7 +74,7 @@ pub(super) enum Why {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
     Gated,
-    Launching,
+    Launching { since: u64 },
     Running,
     Stopping { since: u64 },
     Killing,
@@ -128,6 +132,7 @@ impl Life {
     /// When to say [`Input::Tick`] at the latest.
     pub(super) fn next(&self) -> Option<u64> {
         let (from, span) = match self.phase {
+            Phase::Launching { since } => (since, LAUNCH_MAX),
             Phase::Running => (self.started?, self.times.runtime_max),
             Phase::Stopping { since } => (since, self.times.stop_timeout),
             _ => return None,
@@ -139,7 +144,7 @@ impl Life {
     pub(super) fn take(&mut self, now: u64, input: Input) -> Vec<Action> {
         match input {
             Input::Go if self.gated() => {
-                self.phase = Phase::Launching;
+                self.phase = Phase::Launching { since: now };
                 self.launched = true;
                 vec![Action::Launch]
             }
@@ -149,7 +154,7 @@ impl Life {
             }
             Input::Started => {
                 self.started = Some(now);
-                if self.phase == Phase::Launching {
+                if matches!(self.phase, Phase::Launching { .. }) {
                     self.phase = Phase::Running;
                 }
                 Vec::new()
@@ -190,7 +195,7 @@ impl Life {
     }
 
     fn going(&self) -> bool {
-        matches!(self.phase, Phase::Launching | Phase::Running)
+        matches!(self.phase, Phase::Launching { .. } | Phase::Running)
     }
 
     /// The stop begins, unless it has already: the first reason is the one that counts.
@@ -213,7 +218,9 @@ impl Life {
             Phase::Running if self.next().is_some_and(|at| now >= at) => {
                 self.stop(now, Some(Why::Known(Asked::Timeout)), true)
             }
-            Phase::Stopping { .. } if self.next().is_some_and(|at| now >= at) => {
+            Phase::Launching { .. } | Phase::Stopping { .. }
+                if self.next().is_some_and(|at| now >= at) =>
+            {
                 self.phase = Phase::Killing;
                 vec![Action::Kill]
             }
@@ -299,6 +306,26 @@ mod tests {
             let actions = life.take(10 + early, Input::Tick);
             prop_assert_eq!(actions.contains(&Action::Kill), early >= timeout);
         }
+    }
+
+    #[test]
+    fn a_launch_that_hangs_is_killed() {
+        let mut life = Life::new(Times {
+            runtime_max: INFINITY,
+            stop_timeout: INFINITY,
+        });
+        life.take(7, Input::Go);
+        assert_eq!(life.next(), Some(7 + LAUNCH_MAX));
+        assert_eq!(life.take(6 + LAUNCH_MAX, Input::Tick), vec![]);
+        assert_eq!(life.take(7 + LAUNCH_MAX, Input::Tick), vec![Action::Kill]);
+        // Whatever comes of it now, it goes on being killed.
+        assert_eq!(life.take(8 + LAUNCH_MAX, Input::Started), vec![]);
+        assert!(life.killing() && life.why().is_none());
+        life.take(9 + LAUNCH_MAX, Input::MainEnded);
+        assert_eq!(
+            life.take(9 + LAUNCH_MAX, Input::Empty),
+            vec![Action::Finish]
+        );
     }
 
     #[test]

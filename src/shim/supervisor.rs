@@ -158,6 +158,8 @@ impl Supervisor {
     fn step(&mut self) -> bool {
         let woken = self.wait();
         let now = clock::monotonic();
+        // What was exec'd in time did not hang.
+        self.hear_child();
         // Time first: a limit that passed while the scope was frozen came before the signals
         // that came with the thaw.
         self.take(Input::Tick);
@@ -256,6 +258,7 @@ impl Supervisor {
                     self.look_at = None;
                 }
                 Action::Kill => {
+                    self.hangs();
                     self.look_gap = LOOK_FIRST;
                     self.look_at = None;
                 }

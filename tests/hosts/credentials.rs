@@ -333,6 +333,10 @@ fn with_the_users_rights_alone() {
         ),
         ("--load-credential=a/b:file", "a/b"),
         (
+            "--env-file=/dev/fd/3",
+            "“/dev/fd/3” is another file for each process",
+        ),
+        (
             "--load-credential=k:file --load-credential=k:dir",
             "given twice",
         ),
@@ -422,6 +426,42 @@ fn with_the_users_rights_alone() {
     site.check();
 }
 
+/// A file system that does not answer, as the lease that another process has on the program and
+/// then on its interpreter, 45 s each: the launch fails in time, and the command never runs.
+#[test]
+fn a_launch_that_hangs_is_given_up() {
+    let site = Site::boot("creds-hang");
+    furnish(&site);
+    let hold = r#"
+import fcntl, signal, time
+signal.signal(signal.SIGIO, signal.SIG_IGN)
+held = [open("/dev/shm/" + name, "rb") for name in "xi"]
+for file in held:
+    fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+open("/dev/shm/held", "w").close()
+time.sleep(1000)
+"#;
+    site.host.write("/tmp/hold.py", hold);
+    site.root("cd /dev/shm; cp /bin/true i; printf '#!/dev/shm/i\n' > x; chmod 755 i x; setsid python3 /tmp/hold.py > /tmp/hold.log 2>&1 &").ok();
+    wait_until("the leases are held", SOON, || {
+        site.root("test -e /dev/shm/held").success()
+    });
+    let flags = "--wait --load-credential=k:$HOME/key";
+    let out = site.sh_as(
+        "alice",
+        &format!("stratavorectl run {flags} p -- /dev/shm/x"),
+    );
+    assert!(out.code == 125, "{out}");
+    assert!(out.err().contains("could not be run within 50 s"), "{out}");
+    assert_eq!(left(&site), "");
+    let causes = site.sql("SELECT json_extract(exit, '$.cause') FROM runners");
+    assert!(
+        format!("{causes:?}").contains("launch-failed"),
+        "{causes:?}"
+    );
+    site.check();
+}
+
 /// The same files mean the same to systemd and to us.
 #[test]
 fn environment_files_are_systemds() {
@@ -448,6 +488,8 @@ K=esc\'aped\
 L=x=y=z
 M="joined \
 here"
+O=kept  \
+
 A=again
 N=‹ü›
 "#;

@@ -87,6 +87,10 @@ impl Drop for Waiting {
     }
 }
 
+fn not_connected() -> HostError {
+    HostError::Unavailable("stratavore-agent is not connected".to_owned())
+}
+
 impl Shared {
     pub(super) fn new(path: &Path) -> Self {
         Self {
@@ -111,7 +115,10 @@ impl Shared {
     /// An error unless the agent can do this.
     pub(super) fn needs(&self, what: &str) -> Result<(), HostError> {
         let state = self.state();
-        if !state.connected || state.knows.iter().any(|k| k == what) {
+        if !state.connected {
+            return Err(not_connected());
+        }
+        if state.knows.iter().any(|k| k == what) {
             return Ok(());
         }
         let why = format!(
@@ -132,9 +139,7 @@ impl Shared {
         let (sender, receiver) = oneshot::channel();
         let mut state = self.state();
         if !state.connected {
-            return Err(HostError::Unavailable(
-                "stratavore-agent is not connected".to_owned(),
-            ));
+            return Err(not_connected());
         }
         state.next += 1;
         let seq = state.next;

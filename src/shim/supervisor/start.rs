@@ -3,7 +3,7 @@
 use super::super::capabilities;
 use super::super::cgroup::Cgroup;
 use super::super::child::{self, Launching, Said};
-use super::super::life::Input;
+use super::super::life::{Input, LAUNCH_MAX};
 use super::super::oom::OomWatch;
 use super::super::sys;
 use super::{Supervisor, clock};
@@ -63,6 +63,19 @@ impl Supervisor {
     fn failed(&mut self, error: LaunchError) {
         self.peers.tell(&ShimNotice::LaunchFailed(error.clone()));
         self.record.launch_error = Some(error);
+    }
+
+    /// SIGKILL is due; if the command does not run yet and nobody asked for a stop, it takes too
+    /// long.
+    pub(super) fn hangs(&mut self) {
+        if self.launching.is_some() && self.life.why().is_none() {
+            self.launching = None;
+            let message = format!(
+                "the command could not be run within {} s: what it needs (credentials, environment files, working directory, program) is on a file system that does not answer",
+                LAUNCH_MAX / 1_000_000
+            );
+            self.failed(child::failed("start", Errno::TIMEDOUT, &message));
+        }
     }
 
     pub(super) fn hear_child(&mut self) {
