@@ -4,6 +4,7 @@
 //! |---|---|---|
 //! | [`domain`] | pure decisions: names, limits, states, endings, admission, reconciliation | nothing of ours |
 //! | [`wire`], [`seqpacket`] | messages between daemon, agent and shim, and their transport | `domain` |
+//! | [`logfile`] | the log file of a runner: the shim writes, the agent reads it | nothing of ours |
 //! | [`ports`] | what the engine needs of the world: traits `Store` and `Host` | `domain` |
 //! | [`engine`] | the one owner of live state: lanes, launch saga, hub | `ports`, `domain` |
 //! | [`adapters`] | one port each: SQLite store, client of the agent; the HTTP server for metrics | `ports`, `wire`, `domain` |
@@ -32,6 +33,7 @@ pub mod daemon;
 pub mod domain;
 pub mod engine;
 pub mod journal;
+pub mod logfile;
 pub mod metrics;
 pub mod places;
 pub mod ports;

@@ -249,7 +249,7 @@ pub struct LaunchOrder {
     pub project_limits: Limits,
     /// What it is given by file.
     pub inputs: Inputs,
-    /// Its streams; what is missing is /dev/null for input and the journal for output.
+    /// Its streams; what is missing is /dev/null for input, and for output the journal or the log file.
     pub streams: Streams,
 }
 
@@ -309,4 +309,8 @@ pub trait Host: Send + Sync + std::fmt::Debug {
         caller: u32,
         request: LogsRequest,
     ) -> Result<OwnedFd, HostError>;
+    /// A page of the runners that are over and whose log files are here, after this one. Empty = no more.
+    async fn log_files(&self, after: Option<RunnerId>) -> Result<Vec<RunnerId>, HostError>;
+    /// Removes such log files.
+    async fn remove_log_files(&self, ids: Vec<RunnerId>) -> Result<(), HostError>;
 }

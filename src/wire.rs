@@ -31,6 +31,11 @@ pub const PACKET_MAX: usize = 64 << 10;
 pub const PAYLOAD_MAX: usize = 4 << 20;
 /// Most runners in one [`Answer::Inventory`].
 pub const PAGE: usize = 64;
+/// Most ids in one [`Answer::LogFiles`] and [`Order::RemoveLogFiles`].
+pub const LOG_FILES: usize = 1_000;
+/// How long a log file stays after its last line even if nobody knows its runner: the store may
+/// have been put back from an older copy.
+pub const LOG_FILE_KEPT: std::time::Duration = std::time::Duration::from_secs(24 * 3600);
 
 /// The agent takes [`Launch::passed`].
 pub const KNOWS_STREAMS: &str = "streams";
@@ -38,8 +43,10 @@ pub const KNOWS_STREAMS: &str = "streams";
 pub const KNOWS_LOGS: &str = "logs";
 /// The agent takes [`Payload::inputs`].
 pub const KNOWS_INPUTS: &str = "load-credential, env-file";
+/// The agent takes [`Launch::log_file_max`], [`Order::LogFiles`] and [`Order::RemoveLogFiles`].
+pub const KNOWS_LOG_FILES: &str = "log-files";
 /// What this release can do beyond version 1, for [`Hello::knows`].
-pub const KNOWS: [&str; 3] = [KNOWS_STREAMS, KNOWS_LOGS, KNOWS_INPUTS];
+pub const KNOWS: [&str; 4] = [KNOWS_STREAMS, KNOWS_LOGS, KNOWS_INPUTS, KNOWS_LOG_FILES];
 /// The shim's first word when it is to become another program, without privileges.
 pub const WITHOUT_PRIVILEGES: &str = "--without-privileges";
 
@@ -108,6 +115,12 @@ pub enum Order {
         caller: u32,
         logs: LogsRequest,
     },
+    /// Whose log files are here, after the given id: of runners that are over, and not written to
+    /// for [`LOG_FILE_KEPT`]. Answered with [`Answer::LogFiles`].
+    LogFiles { after: Option<RunnerId> },
+    /// Nobody knows these runners any more: remove their log files, where [`Order::LogFiles`]
+    /// would still name them.
+    RemoveLogFiles { ids: Vec<RunnerId> },
 }
 
 /// Who is speaking.
@@ -122,8 +135,8 @@ pub struct Hello {
     pub knows: Vec<String>,
 }
 
-/// A descriptor beside a message, after those that are always there: to become the command's
-/// standard input, output or error.
+/// A descriptor beside a message, after those that are always there: most are to become the
+/// command's standard input, output or error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Passed {
@@ -133,6 +146,8 @@ pub enum Passed {
     /// The folder of credentials; only from the agent to the shim, whenever there are
     /// [`ShimOrder::inputs`].
     Credentials,
+    /// From the agent to the shim alone: the folder of log files.
+    Logs,
 }
 
 /// What to do with a limit that this host's kernel does not hold.
@@ -166,6 +181,9 @@ pub struct Launch {
     /// The descriptors after the payload: the caller's own, each at most once.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub passed: Vec<Passed>,
+    /// Output goes into a log file of at most so many bytes, instead of the journal.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub log_file_max: Option<u64>,
 }
 
 /// What is too large or too private for a packet. Its values go from here into the runner's
@@ -233,6 +251,8 @@ pub enum Answer {
     Inventory { runners: Vec<Seen>, more: bool },
     /// To [`Order::Usage`].
     Usage(crate::domain::Usage),
+    /// To [`Order::LogFiles`]: at most [`LOG_FILES`], by id; none = there are no more.
+    LogFiles { ids: Vec<RunnerId> },
 }
 
 /// One runner as the agent sees it; see `domain::reconcile::Observed`.

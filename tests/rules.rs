@@ -38,6 +38,7 @@ const LAYERS: &[(&str, &[&str], &str)] = &[
             "domain",
             "wire",
             "seqpacket",
+            "logfile",
             "crash",
             "telemetry",
             "bus",
@@ -50,7 +51,7 @@ const LAYERS: &[(&str, &[&str], &str)] = &[
     ),
     (
         "shim",
-        &["shim", "domain", "wire", "seqpacket", "crash"],
+        &["shim", "domain", "wire", "seqpacket", "logfile", "crash"],
         "the shim is tiny: no runtime, no bus",
     ),
     (
@@ -86,6 +87,7 @@ const LAYERS: &[(&str, &[&str], &str)] = &[
         "the configuration is a leaf",
     ),
     ("bus", &[], "the user's bus is a leaf"),
+    ("logfile", &["crash"], "the log files are a leaf"),
     ("places", &[], "where things are is a leaf"),
     ("service", &[], "sd_notify is a leaf"),
     ("journal", &["domain"], "the way to the journal is a leaf"),

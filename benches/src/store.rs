@@ -118,6 +118,7 @@ fn runner() -> Res<NewRunner> {
             working_directory: None,
             labels: BTreeMap::new(),
             limits: Limits::default(),
+            log_file_max: None,
         },
         host: "host".to_owned(),
         host_max: None,

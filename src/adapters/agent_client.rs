@@ -14,8 +14,8 @@ use crate::domain::{Error, ErrorKind, Limits, ProjectName, RunnerId};
 use crate::ports::{Host, HostError, HostNotice, LaunchOrder};
 use crate::seqpacket;
 use crate::wire::{
-    Answer, KNOWS_INPUTS, KNOWS_LOGS, KNOWS_STREAMS, Launch, Order, Passed, Payload, Refusal,
-    RefusalCode, Seen, Unenforced,
+    Answer, KNOWS_INPUTS, KNOWS_LOG_FILES, KNOWS_LOGS, KNOWS_STREAMS, Launch, Order, Passed,
+    Payload, Refusal, RefusalCode, Seen, Unenforced,
 };
 use async_trait::async_trait;
 use connection::{Shared, Waiting, connect_for_ever, tell};
@@ -207,6 +207,9 @@ impl Host for AgentClient {
         if !passed.is_empty() {
             self.shared.needs(KNOWS_STREAMS)?;
         }
+        if spec.log_file_max.is_some() {
+            self.shared.needs(KNOWS_LOG_FILES)?;
+        }
         let launch = Launch {
             id,
             project: spec.project,
@@ -216,6 +219,7 @@ impl Host for AgentClient {
             limits: spec.limits,
             unenforced: self.unenforced(),
             passed,
+            log_file_max: spec.log_file_max,
         };
         let mut gate = Gate {
             shared: &self.shared,
@@ -339,5 +343,20 @@ impl Host for AgentClient {
             Answer::Done => Ok(ours),
             other => Err(strange(&other)),
         }
+    }
+
+    async fn log_files(&self, after: Option<RunnerId>) -> Result<Vec<RunnerId>> {
+        self.shared.needs(KNOWS_LOG_FILES)?;
+        match self
+            .order(Order::LogFiles { after }, Vec::new(), SHORT)
+            .await?
+        {
+            Answer::LogFiles { ids, .. } => Ok(ids),
+            other => Err(strange(&other)),
+        }
+    }
+
+    async fn remove_log_files(&self, ids: Vec<RunnerId>) -> Result<()> {
+        self.done(Order::RemoveLogFiles { ids }, SHORT).await
     }
 }

@@ -90,6 +90,7 @@ pub(crate) fn launch(n: u64, project: &str) -> NewRunner {
                 tasks_max: Some(u64::MAX),
                 ..Limits::default()
             },
+            log_file_max: None,
         },
         host: "h1".to_owned(),
         host_max: None,

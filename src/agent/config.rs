@@ -3,6 +3,8 @@
 use crate::domain::Limits;
 use crate::domain::limits::{KEYS, Value};
 use crate::domain::nearest::nearest;
+use crate::domain::spec::check_log_file_max;
+use crate::domain::units::parse_size;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use serde::Deserialize;
@@ -27,6 +29,8 @@ pub(super) struct Config {
     pub(super) allowed_users: Vec<UserRef>,
     /// No runner gets more than this.
     pub(super) ceilings: Limits,
+    /// Bytes of the largest log file; 1G by default, 0 = none at all. Nobody gets a log file without asking for it.
+    pub(super) log_file_max: Option<u64>,
 }
 
 /// An account as root names it.
@@ -38,6 +42,9 @@ pub(super) enum UserRef {
     /// By name.
     Name(String),
 }
+
+/// The ceiling that is no limit of a scope.
+const LOG_FILE: &str = "log-file-max";
 
 /// The keys of [`Raw`].
 const NAMES: [&str; 3] = ["allow_root", "allowed_users", "ceilings"];
@@ -68,15 +75,18 @@ pub(super) fn parse(text: &str) -> Result<Config, String> {
         }
     })?;
     let mut ceilings = Limits::default();
+    let mut log_file_max = None;
     for (key, value) in &raw.ceilings {
         let (line, _) = place(text, key.span().start);
         let refuse = |why: String| format!("{line}: ceilings.{}: {why}", key.get_ref());
         let name = KEYS
             .iter()
             .map(|(name, _)| *name)
+            .chain([LOG_FILE])
             .find(|name| name.replace('-', "_") == *key.get_ref())
             .ok_or_else(|| {
-                let known = KEYS.map(|(name, _)| name.replace('-', "_"));
+                let all = KEYS.iter().map(|(name, _)| *name).chain([LOG_FILE]);
+                let known: Vec<String> = all.map(|name| name.replace('-', "_")).collect();
                 refuse(
                     match nearest(key.get_ref(), known.iter().map(String::as_str)) {
                         Some(near) => format!("there is no such ceiling; did you mean {near}?"),
@@ -97,12 +107,26 @@ pub(super) fn parse(text: &str) -> Result<Config, String> {
                 ));
             }
         };
+        if name == LOG_FILE {
+            let max = match value {
+                Value::Number(n) => Ok(n),
+                Value::Text(text) => parse_size(text),
+            };
+            // 0 = none at all.
+            let max = max.and_then(|n| match n {
+                0 => Ok(0),
+                n => check_log_file_max(n).map(|()| n),
+            });
+            log_file_max = Some(max.map_err(|e| refuse(e.message))?);
+            continue;
+        }
         ceilings.set(name, value).map_err(|e| refuse(e.message))?;
     }
     Ok(Config {
         allow_root: raw.allow_root,
         allowed_users: raw.allowed_users,
         ceilings,
+        log_file_max,
     })
 }
 
@@ -182,17 +206,20 @@ mod tests {
 
     #[test]
     fn a_full_file() {
-        let text = "allow_root = true\nallowed_users = [\"alice\", 1001]\n[ceilings]\nmemory_max = \"4G\"\ntasks_max = 100\ncpu_quota = \"200%\"\n";
+        let text = "allow_root = true\nallowed_users = [\"alice\", 1001]\n[ceilings]\nmemory_max = \"4G\"\ntasks_max = 100\nlog_file_max = \"64M\"\ncpu_quota = \"200%\"\n";
         let config = parse(text);
         assert!(
             matches!(&config, Ok(c) if c.allow_root
                 && c.allowed_users == [UserRef::Name("alice".to_owned()), UserRef::Uid(1001)]
                 && c.ceilings.memory_max == Some(4 << 30)
                 && c.ceilings.tasks_max == Some(100)
+                && c.log_file_max == Some(64 << 20)
                 && c.ceilings.cpu_quota == Some(2_000_000)),
             "{config:?}"
         );
         assert_eq!(parse(""), Ok(Config::default()));
+        let none = parse("[ceilings]\nlog_file_max = 0\n");
+        assert_eq!(none.map(|c| c.log_file_max), Ok(Some(0)));
     }
 
     #[test]
@@ -203,6 +230,7 @@ mod tests {
             ("[ceilings]\n\nmemory-max = 1\n", "3: ", "memory-max"),
             ("[ceilings]\nmemory_max = \"lots\"\n", "2: ", "memory_max"),
             ("[ceilings]\ntasks_max = -1\n", "2: ", "tasks_max"),
+            ("[ceilings]\nlog_file_max = 100\n", "2: ", "log_file_max"),
             ("[ceilings]\noom_policy = \"kill\"\n", "2: ", "oom_policy"),
             (
                 "accept_placed_launches = true\n",

@@ -60,7 +60,7 @@ impl Drop for Foreign {
 
 /// Each of the three at most once, and a descriptor for each.
 pub(super) fn check_streams(passed: &[Passed], given: usize) -> Result<(), Refusal> {
-    let ours = passed.contains(&Passed::Credentials);
+    let ours = passed.contains(&Passed::Credentials) || passed.contains(&Passed::Logs);
     let twice = passed
         .iter()
         .enumerate()

@@ -36,6 +36,8 @@ pub(super) struct Agent {
     pub(super) cgroups: Cgroups,
     pub(super) exits: Arc<Folder>,
     pub(super) sockets: Arc<Folder>,
+    /// The folder of log files.
+    pub(super) logs: Arc<Folder>,
     /// Root's bounds as read last.
     pub(super) config: RwLock<Arc<Config>>,
     pub(super) accounts: Arc<Accounts>,
@@ -204,9 +206,15 @@ impl Agent {
 
     fn heard(&self, runner: &Runner, notice: ShimNotice) {
         match notice {
-            ShimNotice::State(state) => found(runner, &state),
+            ShimNotice::State(state) => {
+                found(runner, &state);
+                tell_lost(runner, state.output_lost);
+            }
             ShimNotice::Started { .. } => runner.becomes(Phase::Started),
-            ShimNotice::LaunchFailed(error) => runner.becomes(Phase::Failed(error)),
+            ShimNotice::LaunchFailed(error) => {
+                let _ = runner.failed.set(error.clone());
+                runner.becomes(Phase::Failed(error));
+            }
             ShimNotice::Ended { record, .. } if record.id != runner.id.to_string() => {
                 runner.error(kinds::SHIM_UNREACHABLE, "its shim tells of another runner");
             }
@@ -231,6 +239,7 @@ impl Agent {
     fn ended(&self, runner: &Runner, record: Box<Record>) {
         if !runner.phase.borrow().is_over() {
             runner.becomes(Phase::Ended);
+            tell_lost(runner, record.output_lost);
             let how = record.exit().public().message;
             runner.info(
                 kinds::RUNNER_EMPTY,
@@ -339,6 +348,16 @@ impl Agent {
             }
         }
         self.sweep(runner.id);
+    }
+}
+
+/// The disk does not take what a runner says: told once.
+fn tell_lost(runner: &Runner, bytes: u64) {
+    if bytes > 0 && !runner.told_lost.swap(true, Ordering::Relaxed) {
+        runner.warning(
+            kinds::LOG_FILE_FAULT,
+            "its log file can't be written (is the disk full?); output is thrown away until it can",
+        );
     }
 }
 

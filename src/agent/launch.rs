@@ -13,6 +13,7 @@ use crate::domain::Limits;
 use crate::domain::inputs::DIRECTORY;
 use crate::domain::kinds;
 use crate::domain::runner::Placement;
+use crate::logfile;
 use crate::seqpacket::{read_sealed, sealed_memfd};
 use crate::wire::{
     Answer, Launch, Passed, Payload, Refusal, RefusalCode, ShimOrder, ShimRequest, VERSION,
@@ -47,6 +48,7 @@ impl Agent {
         let streams = Foreign::new(fds);
         policy::check_launch(&launch)?;
         check_streams(&launch.passed, streams.as_slice().len())?;
+        policy::check_log_file(launch.log_file_max, &launch.passed, &self.config())?;
         let limits = policy::clamp(&launch.limits, &self.config().ceilings)?;
         readback::judge(
             &self.lacking(&limits),
@@ -86,9 +88,23 @@ impl Agent {
                 Ok(Answer::Prepared(placement))
             }
             Err(refused) => {
+                let refused = self.refused_by_shim(&runner, refused).await;
                 self.undo(&runner).await;
                 Err(refused)
             }
+        }
+    }
+
+    /// A shim that does not take its order says why and leaves: then that is why the rest failed.
+    async fn refused_by_shim(&self, runner: &Runner, refused: Refusal) -> Refusal {
+        if runner.is_child() {
+            runner.has_spoken(LEAVE).await;
+        }
+        match runner.failed.get() {
+            Some(error) if error.step != "order" => {
+                refusal(RefusalCode::LaunchFailed, error.message.clone())
+            }
+            _ => refused,
         }
     }
 
@@ -120,7 +136,7 @@ impl Agent {
         payload: Payload,
         streams: Foreign,
     ) -> Result<Placement, Refusal> {
-        let by_file = !payload.inputs.is_empty();
+        let by_file = !payload.inputs.is_empty() || launch.log_file_max.is_some();
         let (account, spawned) = self.spawn(launch).await?;
         let Spawned {
             pid,
@@ -205,7 +221,7 @@ impl Agent {
             _ => {}
         }
         let why = format!(
-            "The shim did not take its order{said}. If {} is of an earlier release than the stratavore-agent that runs, it knows neither load-credential nor env-file: install the programs of one release and restart stratavore-agent; runners go on.",
+            "The shim did not take its order{said}. If {} is of an earlier release than the stratavore-agent that runs, it does not know load-credential, env-file or log-file-max: install the programs of one release and restart stratavore-agent; runners go on.",
             self.shim.display()
         );
         Err(refusal(RefusalCode::LaunchFailed, why))
@@ -258,6 +274,7 @@ impl Agent {
                 env.push(begin + &credentials.of(launch.id));
             }
         }
+        passed.extend(launch.log_file_max.map(|_| Passed::Logs));
         let order = ShimOrder {
             v: VERSION,
             id: launch.id.to_string(),
@@ -278,6 +295,7 @@ impl Agent {
             nofile: self.nofile,
             inputs: payload.inputs,
             passed,
+            log_file_max: launch.log_file_max,
         };
         let bytes = serde_json::to_vec(&order).map_err(failed)?;
         let memfd = sealed_memfd("stratavore-order", &bytes).map_err(failed)?;
@@ -287,6 +305,7 @@ impl Agent {
         let mut fds = vec![memfd.as_fd(), socket.as_fd(), self.exits.as_fd()];
         fds.extend(streams.as_slice().iter().map(AsFd::as_fd));
         fds.extend(vault.then_some(folder));
+        fds.extend(launch.log_file_max.map(|_| self.logs.as_fd()));
         let sent = link.send(&ShimRequest::Order, &fds).await;
         sent.map_err(|e| failed(format!("The shim takes no order: {e}.")))
     }
@@ -393,6 +412,7 @@ impl Agent {
         }
         self.sweep(runner.id);
         let _ = self.exits.forget(runner.id);
+        let _ = logfile::remove(self.logs.as_fd(), &runner.id.to_string());
         runner.becomes(Phase::Undone);
         lock(&self.runners).remove(&runner.id);
     }

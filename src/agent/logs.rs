@@ -1,4 +1,5 @@
-//! A runner's output for those who may view it but not read the journal: journalctl, with fixed
+//! A runner's output for those who may view it but not read the journal: from its log file, if it has
+//! one (`logfiles`); else journalctl, with fixed
 //! arguments and without privileges, writes into a pipe of the caller's.
 //!
 //! To follow, journalctl is run again and again from where it was ([`--cursor-file`]), woken by a
@@ -55,7 +56,7 @@ pub(super) struct Readers {
 
 /// One reading; its place is free when it is dropped.
 #[derive(Debug)]
-struct Slot {
+pub(super) struct Slot {
     agent: Arc<Agent>,
     uid: u32,
     cursor: PathBuf,
@@ -155,6 +156,9 @@ impl Agent {
         let watched =
             watched.map_err(|e| unsupported(format!("Its descriptor is no pipe: {e}.")))?;
         let slot = Slot::take(self, caller)?;
+        let Some((slot, sink)) = self.read_log_file(id, &request, slot, sink).await? else {
+            return Ok(Answer::Done);
+        };
         let sync = self.sync().spawn().map_err(|e| {
             let why = format!("journalctl can't be run: {e}.");
             refusal(RefusalCode::Failed, why)
@@ -282,7 +286,11 @@ impl Agent {
 }
 
 /// The runner, if it is to be followed and has not ended.
-fn self_following(agent: &Agent, id: RunnerId, request: &LogsRequest) -> Option<Arc<Runner>> {
+pub(super) fn self_following(
+    agent: &Agent,
+    id: RunnerId,
+    request: &LogsRequest,
+) -> Option<Arc<Runner>> {
     let runner = agent.runner(id).ok()?;
     let over = runner.phase.borrow().is_over();
     (request.follow && !over).then_some(runner)

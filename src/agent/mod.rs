@@ -10,7 +10,7 @@
 //! | `hub` | what is known: runners and connections |
 //! | `launch` `control` `slices` `inventory` `adopt` | the orders |
 //! | `foreign` | descriptors of callers, closed elsewhere |
-//! | `logs` | the output of runners, by journalctl |
+//! | `logs` `logfiles` | the output of runners, by journalctl or from their log files |
 //! | `serve` | the socket |
 
 mod adopt;
@@ -25,6 +25,7 @@ mod hub;
 mod inventory;
 mod launch;
 mod log;
+mod logfiles;
 mod logs;
 mod policy;
 mod properties;

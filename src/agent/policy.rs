@@ -5,7 +5,7 @@ use super::user::Account;
 use crate::domain::limits::{DEFAULT_STOP_TIMEOUT, KEYS, Unit, Value};
 use crate::domain::units::{INFINITY, show_size, show_span};
 use crate::domain::{Limits, name, signal, spec};
-use crate::wire::{Launch, Payload, Refusal, RefusalCode};
+use crate::wire::{Launch, Passed, Payload, Refusal, RefusalCode};
 use std::ops::RangeInclusive;
 use std::path::Path;
 
@@ -140,6 +140,37 @@ pub(super) fn shown(key: &str, value: u64) -> String {
         Some(Unit::Span) => show_span(value),
         Some(Unit::CpuQuota) => format!("{}.{:02}%", value / 10_000, value % 10_000 / 100),
         _ => value.to_string(),
+    }
+}
+
+/// Whether a runner may have a log file of this size, and anything to write into it.
+pub(super) fn check_log_file(
+    max: Option<u64>,
+    passed: &[Passed],
+    config: &Config,
+) -> Result<(), Refusal> {
+    let Some(max) = max else {
+        return Ok(());
+    };
+    spec::check_log_file_max(max).map_err(malformed)?;
+    let most = config.log_file_max.unwrap_or(spec::LOG_FILE_CEILING);
+    if most == 0 {
+        let why = format!(
+            "This host has no log files (log_file_max = 0 under [ceilings] in {PATH}); leave out log-file-max, and the output is in the journal."
+        );
+        return Err(refusal(RefusalCode::LimitsExceeded, why));
+    }
+    if max > most {
+        let why = format!(
+            "log-file-max={} is above this host's ceiling of {}; ask for no more than that, or have root raise log_file_max under [ceilings] in {PATH}.",
+            show_size(max),
+            show_size(most)
+        );
+        return Err(refusal(RefusalCode::LimitsExceeded, why));
+    }
+    match passed.contains(&Passed::Stdout) && passed.contains(&Passed::Stderr) {
+        true => Err(malformed(spec::no_output_left())),
+        false => Ok(()),
     }
 }
 

@@ -6,7 +6,7 @@ use crate::domain::RunnerId;
 use crate::domain::exit::LaunchError;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 use tokio::sync::watch;
 
@@ -51,6 +51,10 @@ pub(super) struct Runner {
     pub(super) stop_timeout: AtomicU64,
     /// Somebody sees to it that its stop comes to an end.
     pub(super) overseen: AtomicBool,
+    /// It was told that output of it is lost.
+    pub(super) told_lost: AtomicBool,
+    /// Why its shim could not launch it; the phase may be another by now.
+    pub(super) failed: OnceLock<LaunchError>,
     /// Nobody will open its gate.
     pub(super) given_up: AtomicBool,
     link: Mutex<Option<Arc<Link>>>,
@@ -73,6 +77,8 @@ impl Runner {
             phase: watch::Sender::new(phase),
             stop_timeout: AtomicU64::new(u64::MAX),
             overseen: AtomicBool::new(false),
+            told_lost: AtomicBool::new(false),
+            failed: OnceLock::new(),
             given_up: AtomicBool::new(false),
             link: Mutex::new(None),
             killer: Mutex::new(None),

@@ -289,6 +289,8 @@ async fn obey(
         Order::Forget { id } => agent.forget(id).await,
         Order::Usage { id } => agent.usage(id),
         Order::Logs { id, caller, logs } => agent.logs(id, caller, logs, fds).await,
+        Order::LogFiles { after } => agent.log_files(after).await,
+        Order::RemoveLogFiles { ids } => agent.remove_log_files(ids).await,
     }
 }
 

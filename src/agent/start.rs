@@ -69,6 +69,9 @@ pub struct Args {
     /// The folder of the shims' sockets.
     #[arg(long, value_name = "DIR")]
     shims: Option<PathBuf>,
+    /// The folder of log files.
+    #[arg(long, value_name = "DIR")]
+    logs: Option<PathBuf>,
     /// The user who may connect beside root, instead of the account “stratavore”; repeatable.
     #[arg(long, value_name = "UID")]
     allow_uid: Vec<u32>,
@@ -80,6 +83,7 @@ struct Prepared {
     allowed: BTreeSet<u32>,
     exits: Folder,
     sockets: Folder,
+    logs: Folder,
     config: Config,
     config_file: Option<PathBuf>,
     user: Option<u32>,
@@ -230,6 +234,7 @@ fn find(args: Args, config: Config) -> Result<Prepared, String> {
         let refused = "Launches with load-credential are refused";
         log::warning(kinds::SETUP_LACKING, format_args!("{why} {refused}."));
     }
+    let logs = folder(args.logs, places.state.join("logs"), 0o700, None)?;
     // Only for cursors of journalctl; nobody else has business there.
     let cursors = places.runtime.join("readers");
     let readers =
@@ -254,6 +259,7 @@ fn find(args: Args, config: Config) -> Result<Prepared, String> {
         allowed,
         exits,
         sockets,
+        logs,
         config,
         config_file: args.config,
         user: args.user.then_some(uid),
@@ -357,6 +363,7 @@ async fn run(prepared: Prepared) -> Result<(), String> {
         cgroups,
         exits: Arc::new(prepared.exits),
         sockets: Arc::new(prepared.sockets),
+        logs: Arc::new(prepared.logs),
         config: RwLock::new(Arc::new(prepared.config)),
         accounts: Default::default(),
         environment: HostEnvironment::read(prepared.user.is_some()),

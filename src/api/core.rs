@@ -242,6 +242,7 @@ impl Core {
             working_directory: options.working_directory,
             labels: options.labels,
             limits: options.limits,
+            log_file_max: options.log_file_max,
         };
         let request = LaunchRequest {
             spec,

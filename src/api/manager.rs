@@ -40,6 +40,8 @@ impl Manager {
     /// setenv and later ones over earlier ones.
     /// All these files are read with the rights of the runner's user and no others. What is in
     /// them is never stored, shown or logged.
+    /// log-file-max t: bytes; output goes into a log file of at most that size, of which the newest
+    /// is kept, instead of the journal. Logs reads it; not with both stdout and stderr.
     /// stdin, stdout, stderr h: descriptors to become the runner's; without them its input is
     /// empty and its output goes to the journal. They are handed on and closed here: their
     /// other ends see the end when the runner has ended.
@@ -256,6 +258,9 @@ impl Manager {
     /// Options, all optional: lines t, so many last lines (all without it, 10 to follow);
     /// follow b, go on until the runner has ended; output s, one of short, short-iso, cat (the
     /// message alone) and json (the journal's entries), as journalctl has them.
+    ///
+    /// A log file (log-file-max of Launch) is read as it was written, without times; as json
+    /// each line is an object with MESSAGE and STRATAVORE_RUNNER.
     ///
     /// Eight readings of one user at a time.
     #[zbus(out_args("log"))]

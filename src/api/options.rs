@@ -10,7 +10,7 @@ use crate::domain::logs::{LINES_MAX, LogOutput, LogsRequest};
 use crate::domain::name::{self, shown};
 use crate::domain::project::{DESCRIPTION_MAX, MAX_RUNNERS_MAX, ProjectChange};
 use crate::domain::spec::{self, Setenv};
-use crate::domain::units::INFINITY;
+use crate::domain::units::{self, INFINITY};
 use crate::domain::{Error, Limits, RunnerId, State};
 use crate::ports::{EventFilter, RunnerFilter, Streams};
 use std::collections::BTreeMap;
@@ -19,7 +19,7 @@ use std::sync::Arc;
 /// So many rows are in a page where the caller does not say.
 pub const PAGE_DEFAULT: u32 = 100;
 
-const LAUNCH_KEYS: [&str; 22] = [
+const LAUNCH_KEYS: [&str; 23] = [
     "name",
     "uid",
     "working-directory",
@@ -39,6 +39,7 @@ const LAUNCH_KEYS: [&str; 22] = [
     "oom-policy",
     "load-credential",
     "env-file",
+    "log-file-max",
     "stdin",
     "stdout",
     "stderr",
@@ -77,6 +78,8 @@ pub struct Launch {
     pub request_id: Option<String>,
     /// `load-credential`, `env-file`.
     pub inputs: Inputs,
+    /// `log-file-max`, in bytes.
+    pub log_file_max: Option<u64>,
     /// `stdin`, `stdout`, `stderr`.
     pub streams: Streams,
 }
@@ -115,6 +118,15 @@ pub fn launch(options: &Options) -> Result<Launch, Error> {
                 let all = all.iter().map(|text| inputs::parse_environment_file(text));
                 out.inputs.environment_files = all.collect();
             }
+            "log-file-max" => {
+                let bytes = match scalar(value) {
+                    Some(Value::Number(n)) => n,
+                    Some(Value::Text(text)) => units::parse_size(text)?,
+                    None => return Err(wrong(key, value, "a t (bytes), or an s such as “64M”")),
+                };
+                spec::check_log_file_max(bytes)?;
+                out.log_file_max = Some(bytes);
+            }
             "stdin" | "stdout" | "stderr" => {
                 let at = STREAMS.iter().position(|s| *s == key).unwrap_or(0);
                 out.streams.0[at] = Some(Arc::new(descriptor(key, value)?));
@@ -128,6 +140,9 @@ pub fn launch(options: &Options) -> Result<Launch, Error> {
         }
     }
     out.inputs.check()?;
+    if let ([_, true, true], Some(_)) = (out.streams.given(), out.log_file_max) {
+        return Err(spec::no_output_left());
+    }
     Ok(out)
 }
 

@@ -230,6 +230,9 @@ pub struct Run {
     /// Make your standard input, output and error the runner's; wait, and exit with its status
     #[arg(short = 'P', long)]
     pub pipe: bool,
+    /// Keep its output in a file of at most this size, the newest of it, instead of the journal
+    #[arg(long, value_name = "SIZE", conflicts_with = "pipe")]
+    pub log_file_max: Option<String>,
     /// Launch nothing: tell how every quota stands
     #[arg(long, conflicts_with_all = ["wait", "pipe"])]
     pub explain: bool,
@@ -239,13 +242,6 @@ pub struct Run {
     /// The runner's own limits.
     #[command(flatten)]
     pub own: OwnLimits,
-}
-
-impl Run {
-    /// Whether it stays until the runner has ended.
-    pub fn waits(&self) -> bool {
-        self.wait || self.pipe
-    }
 }
 
 /// `list`.
@@ -280,7 +276,7 @@ pub struct Show {
     /// The id, a unique prefix of it, or the name
     #[arg(value_name = "ID", add = ArgValueCandidates::new(live::all_runners))]
     pub id: String,
-    /// How many of the last lines of its output are shown, of those that you may read in the journal
+    /// How many of the last lines of its output are shown, of those that you may read
     #[arg(short = 'n', long, value_name = "N", default_value_t = 10)]
     pub lines: u32,
 }

@@ -1,11 +1,16 @@
-//! The last lines that a runner left in the journal, as `systemctl status` shows them: read with
-//! the caller's own rights.
+//! The last lines that a runner left: in the journal, as `systemctl status` shows them, read with the caller's own rights;
+//! or in its log file, which the daemon hands over.
 
 use super::bus;
+use super::client::{Client, number, text};
+use super::failure::Failure;
 use super::text::{clean, cut};
+use crate::api::proxy::{Dict, Given};
+use std::os::fd::OwnedFd;
 use std::process::Stdio;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::net::unix::pipe::Receiver;
 use tokio::process::Command;
 
 /// A journal that takes longer is too large or too slow to wait for.
@@ -14,8 +19,39 @@ const TIME_MAX: Duration = Duration::from_secs(5);
 const BYTES_MAX: usize = 1 << 20;
 
 /// The command that shows all of a unit's lines.
-pub(super) fn command(unit: &str) -> String {
+fn command(unit: &str) -> String {
     format!("{} '{}'", bus::journalctl_unit(), clean(unit))
+}
+
+/// The command that shows all output of a runner.
+pub(super) fn output(of: &Dict) -> String {
+    match number(of, "log_file_max") {
+        Some(_) => format!("stratavorectl logs {}", clean(text(of, "id"))),
+        None => command(text(of, "unit")),
+    }
+}
+
+/// The last lines of a log file, each at most so wide; or why there are none.
+pub(super) async fn tail_file(
+    client: &Client,
+    id: &str,
+    lines: u32,
+    width: Option<usize>,
+) -> Result<Vec<String>, String> {
+    let options = Given::from([("lines", u64::from(lines).into())]);
+    let log: zbus::OwnedFd = client
+        .call("Logs", &(id, &options))
+        .await
+        .map_err(|failure: Failure| failure.message.trim_end_matches('.').to_owned())?;
+    let log = Receiver::from_owned_fd(OwnedFd::from(log)).map_err(|e| e.to_string())?;
+    match tokio::time::timeout(TIME_MAX, end(log, BYTES_MAX)).await {
+        Err(_) => Err(format!(
+            "it could not be read within {} s",
+            TIME_MAX.as_secs()
+        )),
+        Ok(Err(error)) => Err(error.to_string()),
+        Ok(Ok(text)) => Ok(shown(&String::from_utf8_lossy(&text), width)),
+    }
 }
 
 /// The last lines of a unit since a time (µs), each at most so wide; or why there are none.

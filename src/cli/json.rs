@@ -125,7 +125,7 @@ pub(super) fn runner(of: &Dict) -> Value {
 /// A runner as in `show`: some more.
 pub(super) fn shown(of: &Dict) -> Value {
     let mut value = runner(of);
-    for key in ["uid", "working_directory", "invocation_id"] {
+    for key in ["uid", "working_directory", "log_file_max", "invocation_id"] {
         value[key] = get(of, key);
     }
     value["warnings"] = match get(of, "warnings") {

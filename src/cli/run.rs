@@ -10,6 +10,8 @@ use super::{Global, json, labels};
 use crate::api::options::STREAMS;
 use crate::api::proxy::{Dict, Given};
 use crate::domain::inputs::{self, Credential};
+use crate::domain::spec::check_log_file_max;
+use crate::domain::units;
 use rustix::io::Errno;
 use std::collections::BTreeSet;
 use std::os::fd::AsFd;
@@ -19,6 +21,13 @@ use zbus::{OwnedObjectPath, Variant};
 const NOT_RUN: u8 = 125;
 const NOT_EXECUTABLE: u8 = 126;
 const NOT_FOUND: u8 = 127;
+
+impl Run {
+    /// Whether it stays until the runner has ended.
+    pub(super) fn waits(&self) -> bool {
+        self.wait || self.pipe
+    }
+}
 
 /// Launches.
 pub(super) async fn run(client: &Client, global: &Global, args: &Run) -> Result<u8> {
@@ -231,6 +240,11 @@ pub(super) fn options(args: &Run, elsewhere: bool) -> Result<Given<'static>> {
     for (key, value) in args.shared.given().chain(args.own.given()) {
         super::check_limit(key, value)?;
         options.insert(key, value.to_owned().into());
+    }
+    if let Some(size) = &args.log_file_max {
+        let bytes = units::parse_size(size).and_then(|n| check_log_file_max(n).map(|()| n));
+        let bytes = bytes.map_err(|e| Failure::new(USAGE, e.message))?;
+        options.insert("log-file-max", bytes.into());
     }
     if !args.setenv.is_empty() {
         let entries = args.setenv.iter().map(|e| setenv(e));

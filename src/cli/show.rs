@@ -26,16 +26,16 @@ pub(super) async fn show(client: &Client, global: &Global, args: &Show) -> Resul
     shown.push_str(&story.told(out.look.width));
     match &global.host {
         _ if args.lines == 0 => {}
-        // The journal is there; a login for the bus is not one for everything.
+        // It is there; a login for the bus is not one for everything.
         Some(host) => {
-            let read = journal::command(text(&described, "unit"));
+            let read = journal::output(&described);
             shown.push_str(&format!(
                 "\nIts output: {} {}\n",
                 host.ssh(),
                 command(&[read])
             ));
         }
-        None => shown.push_str(&output(&out, &described, args.lines).await),
+        None => shown.push_str(&output(client, &out, &described, args.lines).await),
     }
     out.page();
     out.text(&shown)?;
@@ -96,6 +96,7 @@ fn entries(of: &Dict, story: &Story) -> Vec<(&'static str, String)> {
         ("Directory", clean("working_directory")),
         ("Labels", labels(of)),
         ("Unit", unit.to_owned()),
+        ("Log file", log_file(of)),
         ("Memory", usage::memory(&limits, &used)),
         ("CPU", usage::cpu(&limits, &used, ran)),
         ("IO", usage::io(&limits, &used)),
@@ -106,7 +107,7 @@ fn entries(of: &Dict, story: &Story) -> Vec<(&'static str, String)> {
             "Warnings",
             super::text::clean(&texts(of, "warnings").unwrap_or_default().join(" ")),
         ),
-        ("Output", journal::command(unit)),
+        ("Output", journal::output(of)),
     ]
 }
 
@@ -149,6 +150,15 @@ pub(super) fn state(of: &Dict) -> String {
     }
 }
 
+fn log_file(of: &Dict) -> String {
+    number(of, "log_file_max").map_or(String::new(), |max| {
+        format!(
+            "the newest {} of its output",
+            crate::domain::units::show_size(max)
+        )
+    })
+}
+
 fn labels(of: &Dict) -> String {
     let all: Vec<String> = labels_of(of)
         .iter()
@@ -158,13 +168,21 @@ fn labels(of: &Dict) -> String {
 }
 
 /// The last lines of its output, or one that says why there are none.
-async fn output(out: &Out, of: &Dict, lines: u32) -> String {
+async fn output(client: &Client, out: &Out, of: &Dict, lines: u32) -> String {
     let (unit, width) = (text(of, "unit"), out.look.width);
     let since = number(of, "created_at").unwrap_or_default();
-    let none = match journal::tail(unit, since, lines, width).await {
-        Ok(lines) if lines.is_empty() => {
-            "The journal has no line of it, or none that you may read.".to_owned()
-        }
+    let (tail, nothing) = match number(of, "log_file_max") {
+        Some(_) => (
+            journal::tail_file(client, text(of, "id"), lines, width).await,
+            "Its log file is empty.",
+        ),
+        None => (
+            journal::tail(unit, since, lines, width).await,
+            "The journal has no line of it, or none that you may read.",
+        ),
+    };
+    let none = match tail {
+        Ok(lines) if lines.is_empty() => nothing.to_owned(),
         Ok(lines) => return format!("\n{}\n", lines.join("\n")),
         Err(why) => format!("Its output is not shown here: {why}."),
     };

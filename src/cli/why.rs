@@ -128,7 +128,7 @@ fn reasons(of: &Dict, story: &Story) -> Vec<String> {
     if text(of, "state") == "ended" {
         out.push(format!(
             "All about it: stratavorectl show {id}. Its output: {}",
-            journal::command(text(of, "unit"))
+            journal::output(of)
         ));
     }
     out
@@ -190,7 +190,7 @@ fn because(cause: &str, of: &Dict, story: &Story, limits: &Dict, used: &Dict) ->
             None => "Nobody asked Stratavore for it: systemd was told to stop its scope. See: journalctl -b _COMM=systemctl, and the lines about its unit.".to_owned(),
         },
         "signal" => format!("Nobody asked Stratavore to stop it: the signal came from the command itself, from another process, or by “stratavorectl kill”, which the journal of stratavored tells: {} stratavored.", bus::journalctl_unit()),
-        "core-dump" => format!("See the core with: coredumpctl list, and its last lines with: {}", journal::command(text(of, "unit"))),
+        "core-dump" => format!("See the core with: coredumpctl list, and its last lines with: {}", journal::output(of)),
         "exit-code" => "The command ended by itself with a status other than 0; what it said last is in its output.".to_owned(),
         "launch-failed" => "Nothing of it ran. Check the command, its interpreter, the working directory and the limits.".to_owned(),
         "supervisor-lost" => "Its shim was killed (by root, or with all processes of its cgroup); so nobody saw how the command ended. Nothing of Stratavore does that.".to_owned(),

@@ -219,6 +219,13 @@ pub struct Record {
     /// What the tree used.
     #[serde(default)]
     pub usage: Usage,
+    /// Bytes of its output that could not be written into its log file.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub output_lost: u64,
+}
+
+fn is_zero(n: &u64) -> bool {
+    *n == 0
 }
 
 impl Record {
@@ -285,9 +292,15 @@ impl Record {
             Cause::Signal | Cause::ExitCode | Cause::Success => format!("The main process {how}."),
             _ => "The record of the ending tells no status.".to_owned(),
         };
-        match (cause, kills) {
+        let text = match (cause, kills) {
             (Cause::OomKill | Cause::LaunchFailed, _) | (_, 0) => text,
             (_, n) => format!("{text} {n} of its processes had been killed at the memory limit."),
+        };
+        match self.output_lost {
+            0 => text,
+            n => format!(
+                "{text} {n} bytes of its output are missing from its log file, which could not be written."
+            ),
         }
     }
 }
@@ -314,6 +327,7 @@ mod tests {
             started_at: 1,
             ended_at: 2,
             usage: Usage::default(),
+            output_lost: 0,
         }
     }
 

@@ -139,6 +139,9 @@ kinds! {
     RECORD_FAULT = "114edbf779b54a0cb9f94cb1509d2682",
         "The exit record of runner @STRATAVORE_RUNNER@ can't be written or read",
         "Is the disk of /var/lib/stratavore/exits full or broken? The shim goes on trying for as long as it lives.";
+    LOG_FILE_FAULT = "1dacd658462e4e078969f789b0775b74",
+        "The log file of runner @STRATAVORE_RUNNER@ can't be written",
+        "Output is thrown away until it can be written again; the runner goes on. Its log says where how much is missing, and so\ndoes its ending. A log leaves the last 5 % of the disk (1 GiB at most) to others: make room in /var/lib/stratavore, or\nlaunch with a smaller log-file-max.\n\n    stratavorectl logs @STRATAVORE_RUNNER@\n    df /var/lib/stratavore/logs";
     LIMITS_NOT_RESTORED = "d8c92de56f0540aaa68e8b482c3a7d9b",
         "A runner's former limits could not be put back",
         "A change of its limits was refused half-way. See what is in force:\n\n    systemctl show stratavore-@STRATAVORE_RUNNER@.scope";

@@ -236,6 +236,7 @@ mod tests {
             working_directory: None,
             labels: BTreeMap::new(),
             limits: Limits::default(),
+            log_file_max: None,
         };
         let mut runner = Runner::admitted(id(n), spec, "h".to_owned(), Timestamp(1));
         if state != State::Starting {

@@ -245,6 +245,7 @@ mod tests {
             working_directory: None,
             labels: BTreeMap::new(),
             limits: Limits::default(),
+            log_file_max: None,
         };
         let id = RunnerId::from_uuid(uuid::Uuid::nil());
         Ok(Runner::admitted(id, spec, "h".to_owned(), Timestamp(1)))

@@ -3,6 +3,7 @@
 use super::error::Error;
 use super::limits::Limits;
 use super::name::{self, ProjectName};
+use super::units::show_size;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -18,6 +19,12 @@ pub const ENV_ENTRIES_MAX: usize = 1_024;
 pub const PATH_MAX: usize = 4_095;
 /// The most labels of a runner.
 pub const LABELS_MAX: usize = 32;
+/// The smallest log file.
+pub const LOG_FILE_MIN: u64 = 4 << 10;
+/// The largest.
+pub const LOG_FILE_MAX: u64 = 1 << 40;
+/// The largest where root says nothing else.
+pub const LOG_FILE_CEILING: u64 = 1 << 30;
 /// The longest request id.
 pub const REQUEST_ID_MAX: usize = 128;
 
@@ -45,6 +52,9 @@ pub struct RunnerSpec {
     /// The limits in force: as asked for, completed from the configured defaults.
     #[serde(default)]
     pub limits: Limits,
+    /// Output goes into a log file of at most so many bytes, instead of the journal.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub log_file_max: Option<u64>,
 }
 
 /// One `NAME=VALUE` for the runner. Not `Debug` by derive: values are secrets.
@@ -171,6 +181,26 @@ pub fn check_labels(labels: &BTreeMap<String, String>) -> Result<(), Error> {
         name::check_label_value(key, value)?;
     }
     Ok(())
+}
+
+/// Checks the size of a log file, in bytes.
+pub fn check_log_file_max(bytes: u64) -> Result<(), Error> {
+    if (LOG_FILE_MIN..=LOG_FILE_MAX).contains(&bytes) {
+        return Ok(());
+    }
+    Err(Error::invalid(format!(
+        "log-file-max={}: a log file has from {} to {}; the oldest output makes room for the newest.",
+        show_size(bytes),
+        show_size(LOG_FILE_MIN),
+        show_size(LOG_FILE_MAX)
+    )))
+}
+
+/// A log file was asked for, and the output goes elsewhere.
+pub fn no_output_left() -> Error {
+    Error::invalid(
+        "With stdout and stderr (--pipe) nothing is left for a log file; leave out log-file-max.",
+    )
 }
 
 /// Checks a request id: 1 to 128 printable ASCII characters.

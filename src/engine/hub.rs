@@ -1,6 +1,7 @@
 //! The hub: hears what the agent tells, hands it to the lanes, and reconciles.
 
 use super::lane::Command;
+use super::upkeep;
 use super::{Engine, Loop, Shared};
 use crate::crash;
 use crate::domain::kinds;
@@ -110,6 +111,10 @@ impl Engine {
         if !dry_run {
             for step in todo.clone() {
                 execute(shared, &world, step, &mut strangers);
+            }
+            // Of an agent that can't, say: no reason to complain of the rest.
+            if let Err(why) = upkeep::sweep(shared).await {
+                tracing::debug!(%why, "Log files stay for now");
             }
         }
         let differs = |step: &Todo| !matches!(step, Todo::Adopt(_));

@@ -18,6 +18,8 @@ const CHECK_AWAY: Duration = Duration::from_secs(2);
 const CHECK_MAX: Duration = Duration::from_secs(5);
 /// How often old rows are looked for.
 const PRUNE: Duration = Duration::from_secs(600);
+/// How often log files are looked for whose rows are gone, where none was removed here.
+const SWEEP: Duration = Duration::from_secs(24 * 3600);
 /// How many rows go at a time, so that a launch never waits long behind it.
 const PRUNE_BATCH: u32 = 500;
 
@@ -59,8 +61,9 @@ pub(super) async fn watch_store(shared: Arc<Shared>) {
     }
 }
 
-/// Removes ended runners, request ids and events past the retention.
+/// Removes ended runners, request ids and events past the retention, and log files of runners that are not in the store.
 pub(super) async fn prune(shared: Arc<Shared>) {
+    let mut swept: Option<Instant> = None;
     // Not at once: a clock that is wrong at boot has time to be set.
     let mut tick = tokio::time::interval_at(Instant::now() + PRUNE, PRUNE);
     loop {
@@ -73,13 +76,52 @@ pub(super) async fn prune(shared: Arc<Shared>) {
                 .await
             {
                 Ok(pruned) if pruned.runners == 0 && pruned.events == 0 => break,
-                Ok(pruned) => tracing::debug!(pruned.runners, pruned.events, "Old rows removed"),
+                Ok(pruned) => {
+                    tracing::debug!(pruned.runners, pruned.events, "Old rows removed");
+                }
                 Err(error) => {
                     tracing::debug!(%error, "Old rows stay for now");
                     break;
                 }
             }
             tokio::task::yield_now().await;
+        }
+        if swept.is_none_or(|at| at.elapsed() > SWEEP) {
+            match sweep(&shared).await {
+                Ok(()) => swept = Some(Instant::now()),
+                Err(why) => tracing::debug!(%why, "Log files stay for now"),
+            }
+        }
+    }
+}
+
+/// Removes the log files of runners that are not in the store: their rows were removed, by whatever daemon, or lost. What
+/// the store can't tell stays; so does what is young, whatever is asked of the agent.
+pub(super) async fn sweep(shared: &Shared) -> Result<(), String> {
+    let (mut after, mut failed) = (None, None);
+    loop {
+        let page = shared.host.log_files(after).await;
+        let page = page.map_err(|e| e.to_string())?;
+        let Some(last) = page.last() else {
+            return failed.map_or(Ok(()), Err);
+        };
+        after = Some(*last);
+        let mut unknown = Vec::new();
+        for id in page {
+            if shared
+                .store
+                .runner(id)
+                .await
+                .map_err(|e| e.to_string())?
+                .is_none()
+            {
+                unknown.push(id);
+            }
+        }
+        if !unknown.is_empty() {
+            tracing::debug!(files = unknown.len(), "Old log files removed");
+            let removed = shared.host.remove_log_files(unknown).await;
+            failed = removed.err().map(|e| e.to_string()).or(failed);
         }
     }
 }

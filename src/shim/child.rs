@@ -79,6 +79,7 @@ impl Plan {
                 self.vault = Some(fd);
                 return;
             }
+            Passed::Logs => return,
         };
         self.streams[at] = Some(fd);
     }
@@ -148,11 +149,12 @@ fn said(heard: &[u8]) -> Said {
     }
 }
 
-/// Forks. Output that the caller has not given a descriptor for goes to the journal where there
-/// is one.
+/// Forks. Output that the caller has not given a descriptor for goes into `log`, else to the
+/// journal where there is one.
 pub(super) fn launch(
     plan: &Plan,
     mut credentials: Vec<File>,
+    log: Option<OwnedFd>,
     identifier: &str,
     cgroup: &str,
     oom_score: i32,
@@ -161,7 +163,7 @@ pub(super) fn launch(
         |what: &str, errno: Errno| failed("fork", errno, &format!("{what}: {}", text(errno)));
     let output = match plan.streams {
         [_, Some(_), Some(_)] => None,
-        _ => journal::stream(identifier, cgroup),
+        _ => log.or_else(|| journal::stream(identifier, cgroup)),
     };
     let (ours, theirs) = pipe_with(PipeFlags::CLOEXEC).map_err(|e| fail("a pipe", e))?;
     rustix::io::ioctl_fionbio(&ours, true).map_err(|e| fail("a pipe", e))?;

@@ -1,13 +1,14 @@
 //! From the first instruction to the closed gate: the shim's own surroundings, then the order.
 
 use super::child::{self, Plan};
+use super::output::Output;
 use super::record::Place;
 use super::{oom, sys};
 use crate::crash;
 use crate::domain::exit::LaunchError;
 use crate::domain::signal;
 use crate::seqpacket;
-use crate::wire::{self, ShimNotice, ShimOrder, ShimRequest};
+use crate::wire::{self, Passed, ShimNotice, ShimOrder, ShimRequest};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{Mode, OFlags, open};
 use rustix::io::{Errno, fcntl_dupfd_cloexec};
@@ -34,6 +35,7 @@ pub(super) const NICE: i32 = -20;
 pub(super) struct Ready {
     pub(super) order: ShimOrder,
     pub(super) plan: Plan,
+    pub(super) output: Option<Output>,
     pub(super) place: Place,
     pub(super) gate: OwnedFd,
     pub(super) listener: OwnedFd,
@@ -92,11 +94,12 @@ pub(super) fn take_order(gate: OwnedFd, signals: OwnedFd, oom_score: i32) -> Opt
     }
     let packet = seqpacket::recv(&gate).ok()??;
     match accept(packet) {
-        Ok((order, plan, place, listener)) => {
+        Ok((order, plan, output, place, listener)) => {
             crash::point("shim.order-read");
             Some(Ready {
                 order,
                 plan,
+                output,
                 place,
                 gate,
                 listener,
@@ -114,7 +117,7 @@ pub(super) fn take_order(gate: OwnedFd, signals: OwnedFd, oom_score: i32) -> Opt
     }
 }
 
-type Accepted = (ShimOrder, Plan, Place, OwnedFd);
+type Accepted = (ShimOrder, Plan, Option<Output>, Place, OwnedFd);
 
 fn accept(packet: seqpacket::Packet) -> Result<Accepted, LaunchError> {
     let bad = |what: &str| LaunchError {
@@ -136,16 +139,28 @@ fn accept(packet: seqpacket::Packet) -> Result<Accepted, LaunchError> {
     if order.passed.len() != fds.len() {
         return Err(bad("not the descriptors that it names"));
     }
+    let owner = order.identity.as_ref().map(|i| (i.uid, i.gid));
     let mut plan = Plan::new(&mut order).map_err(bad)?;
+    let mut logs = None;
     for (what, fd) in order.passed.drain(..).zip(fds) {
-        plan.pass(what, fd);
+        match what {
+            Passed::Logs => logs = Some(fd),
+            _ => plan.pass(what, fd),
+        }
     }
+    let log = order.log_file_max.zip(logs);
+    let output = log.map(|(max, folder)| Output::new(folder, &order.id, max, owner));
+    let output = output.transpose().map_err(|error| {
+        let errno = Errno::from_io_error(&error).unwrap_or(Errno::IO);
+        let what = format!("the log file can't be begun: {}", child::text(errno));
+        child::failed("log", errno, &what)
+    })?;
     let place = Place::reserve(dir, &order.id).map_err(|error| {
         let errno = Errno::from_io_error(&error).unwrap_or(Errno::IO);
         let what = format!("no room for the exit record: {}", child::text(errno));
         child::failed("record", errno, &what)
     })?;
-    Ok((order, plan, place, listener))
+    Ok((order, plan, output, place, listener))
 }
 
 fn check(order: &ShimOrder) -> Result<(), &'static str> {

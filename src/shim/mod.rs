@@ -4,7 +4,7 @@
 //! daemon nor store nor D-Bus; it outlives the agent and serves the next one.
 //!
 //! ```text
-//! settle_in ─► take_order ─► Supervisor: poll( signals, gate, listener, peers, pipes, memory.events )
+//! settle_in ─► take_order ─► Supervisor: poll( signals, gate, listener, peers, pipes, output, memory.events )
 //!                                 │ inputs ▲ actions
 //!                                 ▼        │
 //!                               Life (pure state machine)
@@ -19,8 +19,8 @@
 //! | `inputs` | credentials and environment files |
 //! | `cgroup`, `parse`, `oom` | who is in the scope, signals to all of them, what they used |
 //! | `manager` | was a stop signal the host's shutdown? |
-//! | `peers`, `journal`, `record` | sockets; the output stream; the record on disk |
 //! | `plain`, `capabilities` | its other use: a program without privileges for the agent |
+//! | `peers`, `journal`, `output`, `record` | sockets; the output to the journal or into a log file; the record on disk |
 //! | `sys` | the only `unsafe`: fork, execve, signal settings |
 //!
 //! Rules that hold:
@@ -61,6 +61,7 @@ mod journal;
 mod life;
 mod manager;
 mod oom;
+mod output;
 mod parse;
 mod peers;
 mod plain;

@@ -12,6 +12,7 @@ use super::inputs::Vault;
 use super::life::{Action, Input, Life, Times};
 use super::manager::{self, Question};
 use super::oom::OomWatch;
+use super::output::Output;
 use super::peers::{GATE, Peers};
 use super::record::Place;
 use super::{signals, sys};
@@ -32,7 +33,7 @@ const LOOK_MOST: u64 = 100_000;
 const AGAIN: u64 = 1_000_000;
 
 /// What woke us.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Source {
     Signals,
     Listener,
@@ -40,6 +41,7 @@ enum Source {
     Launch,
     Question,
     Memory,
+    Output,
 }
 
 /// One runner and everything about it.
@@ -47,6 +49,8 @@ pub(super) struct Supervisor {
     life: Life,
     plan: Option<Plan>,
     vault: Option<Vault>,
+    /// Where its output goes into a log file.
+    output: Option<Output>,
     peers: Peers,
     signals: OwnedFd,
     place: Place,
@@ -81,6 +85,7 @@ impl Supervisor {
         let Ready {
             order,
             plan,
+            output,
             place,
             gate,
             listener,
@@ -110,6 +115,7 @@ impl Supervisor {
             started_at: 0,
             ended_at: 0,
             usage: Default::default(),
+            output_lost: 0,
         };
         let times = Times {
             runtime_max: order.runtime_max,
@@ -119,6 +125,7 @@ impl Supervisor {
             life: Life::new(times),
             plan: Some(plan),
             vault: None,
+            output,
             peers,
             signals,
             place,
@@ -179,9 +186,12 @@ impl Supervisor {
         {
             question.give_up();
         }
+        let output = woken.contains(&Source::Output);
         for source in woken {
             match source {
                 Source::Memory => self.oom.changed(now),
+                // Last of all: a disk may keep us waiting.
+                Source::Output => {}
                 Source::Launch => self.hear_child(),
                 Source::Signals => self.take_signals(),
                 Source::Question => self.question.iter_mut().for_each(Question::hear),
@@ -191,6 +201,9 @@ impl Supervisor {
         }
         if self.life.emptying() && self.look_at.is_none_or(|at| now >= at) {
             self.look(now);
+        }
+        if output {
+            self.take_output();
         }
         self.finished && self.question.is_none() && self.end(now)
     }
@@ -212,6 +225,9 @@ impl Supervisor {
         }
         if let Some(question) = self.question.as_ref().filter(|q| q.open()) {
             add(Source::Question, question.pipe.as_fd(), PollFlags::IN);
+        }
+        if let Some(pipe) = self.output.as_ref().and_then(Output::pipe) {
+            add(Source::Output, pipe, PollFlags::IN);
         }
         for (id, socket) in self.peers.sockets() {
             add(Source::Peer(id), socket, PollFlags::IN);

@@ -72,6 +72,9 @@ pub struct ShimOrder {
     /// The descriptors after the first three.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub passed: Vec<Passed>,
+    /// Output goes into a log file of at most so many bytes, in the folder [`Passed::Logs`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub log_file_max: Option<u64>,
 }
 
 impl std::fmt::Debug for ShimOrder {
@@ -122,4 +125,7 @@ pub struct ShimState {
     /// The stop has begun.
     #[serde(default)]
     pub asked: Option<Asked>,
+    /// Bytes of output that could not be written into its log file.
+    #[serde(default)]
+    pub output_lost: u64,
 }

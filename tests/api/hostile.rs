@@ -167,6 +167,7 @@ async fn strangers_see_the_public_part_and_do_nothing() {
         working_directory: Some("/hidden-cwd".to_owned()),
         labels: [("hidden-key".to_owned(), "hidden-value".to_owned())].into(),
         limits: Default::default(),
+        log_file_max: None,
     };
     let request = stratavore::engine::LaunchRequest {
         spec,

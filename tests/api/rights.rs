@@ -131,6 +131,7 @@ impl Site {
             working_directory: None,
             labels: Default::default(),
             limits: Default::default(),
+            log_file_max: None,
         };
         let request = stratavore::engine::LaunchRequest {
             spec,

@@ -77,7 +77,11 @@ pub fn agent_toml() -> String {
     page.text(texts::AGENT_CONFIG);
     page.heading("KEYS");
     let keys = source::documented("src/agent/config.rs", "pub(super) struct Config {");
-    for (name, about) in keys.iter().filter(|(name, _)| name != "ceilings") {
+    let ceilings = ["ceilings", "log_file_max"];
+    for (name, about) in keys
+        .iter()
+        .filter(|(name, _)| !ceilings.contains(&name.as_str()))
+    {
         page.item(name, about);
     }
     page.heading("[ceilings]");
@@ -90,6 +94,9 @@ pub fn agent_toml() -> String {
             .map(|k| k.about);
         let about = about.unwrap_or_else(|| panic!("the ceiling {name} is not documented"));
         page.item(&name, &format!("{}.", about.trim_end_matches('.')));
+    }
+    for (name, about) in keys.iter().filter(|(name, _)| name == ceilings[1]) {
+        page.item(name, about);
     }
     page.heading("EXAMPLE");
     page.example(texts::AGENT_CONFIG_EXAMPLE);

@@ -106,6 +106,10 @@ pub const AGENT_FILES: Meanings = &[
     ("/run/stratavore/agent.sock", "Where it listens."),
     ("/run/stratavore/shims", "Sockets of the runners' shims."),
     ("/var/lib/stratavore/exits", "Records of endings."),
+    (
+        "/var/lib/stratavore/logs",
+        "Log files of runners that have some: ID.log and, older, ID.old. “stratavorectl logs” reads them.",
+    ),
 ];
 
 pub const DAEMON_CONFIG: &str = "\

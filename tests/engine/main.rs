@@ -13,7 +13,7 @@ mod scrape;
 mod world;
 
 use fakes::MemoryStore;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 use stratavore::domain::event::Actor;
@@ -53,6 +53,7 @@ fn request(id: Option<String>) -> LaunchRequest {
             working_directory: None,
             labels: BTreeMap::new(),
             limits: Limits::default(),
+            log_file_max: None,
         },
         setenv: Vec::new(),
         request_id: id,
@@ -317,4 +318,39 @@ async fn a_frozen_runner_does_not_outlive_its_runtime_limit() {
     settled(&world, &store).await;
     let row = store.runner(id).await.unwrap().unwrap();
     assert_eq!(row.exit.map(|e| e.cause), Some(Cause::Timeout));
+}
+
+/// Log files go when nobody knows their runner any more, and not because a store can't be asked.
+#[tokio::test(start_paused = true)]
+async fn log_files_go_with_their_rows() {
+    let (store, world) = (store().await, World::lucky());
+    let (host, notices) = world.connect();
+    let engine = Engine::start(settings(), store.clone(), host, notices);
+    adopted(&engine).await;
+    let mut known = BTreeSet::new();
+    for ends in [false, true] {
+        let launched = engine.launch(request(None), alice()).await.unwrap();
+        known.insert(launched.runner.id);
+        if ends {
+            world.exit(launched.runner.id, 0);
+        }
+    }
+    let unknown = || RunnerId::from_uuid(uuid::Uuid::now_v7());
+    let all: BTreeSet<RunnerId> = known
+        .iter()
+        .copied()
+        .chain((0..5).map(|_| unknown()))
+        .collect();
+    all.iter().for_each(|id| world.old_log(*id));
+    store.away(true);
+    tokio::time::sleep(Duration::from_secs(1_000)).await;
+    assert_eq!(world.logs(), all, "nobody could tell");
+    store.away(false);
+    tokio::time::sleep(Duration::from_secs(700)).await;
+    assert_eq!(world.logs(), known, "looked again by itself");
+    world.old_log(unknown());
+    engine.reconcile(true).await.unwrap();
+    assert_eq!(world.logs().len(), 3, "a dry run changes nothing");
+    engine.reconcile(false).await.unwrap();
+    assert_eq!(world.logs(), known);
 }

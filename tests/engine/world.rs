@@ -48,6 +48,8 @@ struct State {
     records: BTreeMap<RunnerId, Record>,
     execs: BTreeMap<RunnerId, u32>,
     killed: BTreeSet<RunnerId>,
+    /// Whose log files are there and old.
+    logs: BTreeSet<RunnerId>,
     /// Which connection may give orders; another one is told that the agent does not answer.
     connection: u64,
     up: bool,
@@ -76,10 +78,21 @@ impl World {
             records: BTreeMap::new(),
             execs: BTreeMap::new(),
             killed: BTreeSet::new(),
+            logs: BTreeSet::new(),
             connection: 0,
             up: false,
             notices: None,
         })))
+    }
+
+    /// Whose log files are there.
+    pub fn logs(&self) -> BTreeSet<RunnerId> {
+        self.0.lock().unwrap().logs.clone()
+    }
+
+    /// A log file, last written to long ago.
+    pub fn old_log(&self, id: RunnerId) {
+        self.0.lock().unwrap().logs.insert(id);
     }
 
     /// One in which nothing fails by chance.
@@ -297,6 +310,22 @@ impl Host for Agent {
         _request: stratavore::domain::logs::LogsRequest,
     ) -> Result<std::os::fd::OwnedFd, HostError> {
         Err(missing())
+    }
+
+    async fn log_files(&self, after: Option<RunnerId>) -> Result<Vec<RunnerId>, HostError> {
+        let page = |state: &mut State| {
+            let rest = state.logs.iter().filter(|id| Some(**id) > after);
+            Ok(rest.copied().take(2).collect())
+        };
+        self.order(page).await
+    }
+
+    async fn remove_log_files(&self, ids: Vec<RunnerId>) -> Result<(), HostError> {
+        self.order(|state| {
+            state.logs.retain(|id| !ids.contains(id));
+            Ok(())
+        })
+        .await
     }
 
     async fn prepare(&self, order: LaunchOrder) -> Result<Placement, HostError> {

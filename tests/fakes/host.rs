@@ -80,6 +80,7 @@ impl FakeHost {
                 cpu_usec: Some(1_500),
                 ..Usage::default()
             },
+            output_lost: 0,
         };
         f(&mut record);
         self.records().insert(id, record.clone());
@@ -211,6 +212,14 @@ impl Host for FakeHost {
         let (log, mut line) = std::io::pipe().expect("a pipe");
         writeln!(line, "{id} {caller} {request:?}").expect("room in the pipe");
         Ok(log.into())
+    }
+
+    async fn log_files(&self, _after: Option<RunnerId>) -> Result<Vec<RunnerId>, HostError> {
+        Ok(Vec::new())
+    }
+
+    async fn remove_log_files(&self, _ids: Vec<RunnerId>) -> Result<(), HostError> {
+        Ok(())
     }
 
     async fn usage(&self, id: RunnerId) -> Result<Usage, HostError> {

@@ -42,7 +42,7 @@ fn scenario(site: &Site, round: &str) {
             &format!("--name l{round} --stop-timeout=2s"),
             "exec sleep 1000"
         ),
-        run("", "exit 4"),
+        run("--log-file-max=4K", "exit 4"),
     );
     site.sh_as("alice", &script);
 }

@@ -23,6 +23,7 @@ mod journal;
 mod launch;
 mod life;
 mod limits;
+mod logfile;
 mod logs;
 mod metrics;
 mod people;

@@ -172,6 +172,19 @@ fn life(name: &'static str, root: Root) {
         assert_eq!(mine.exit(&id)["cause"], cause, "{command}");
     }
     mine.ctl("run --wait p -- sh -c 'exit 7'").code(7);
+    mine.ctl(
+        "run --wait --name file --log-file-max=8K p -- sh -c 'seq 9000; echo end > /dev/stderr'",
+    )
+    .ok();
+    let kept = mine.ctl("logs file").ok().out();
+    assert!(
+        kept.ends_with("\n8999\n9000\nend") && kept.len() < 8192,
+        "{kept}"
+    );
+    let modes = site
+        .root(&format!("stat -c '%U %a' {STATE}/logs {STATE}/logs/*"))
+        .out();
+    assert_eq!(modes, "alice 700\nalice 600\nalice 600");
     mine.ctl("run --wait p -- /no/such/program").code(127);
     let id = mine.ctl("run --runtime-max=1s p -- sleep 1000").ok().out();
     assert_eq!(mine.exit(&id)["cause"], "timeout");

@@ -172,6 +172,7 @@ impl Agent {
             nofile: (1024, 4096),
             inputs: Default::default(),
             passed: Vec::new(),
+            log_file_max: None,
         };
         Self {
             gate: Link(gate),

@@ -2,6 +2,7 @@
 
 use super::super::cgroup::{self, stop_signals};
 use super::super::life::{Input, Why};
+use super::super::output::Output;
 use super::{AGAIN, LOOK_MOST, Supervisor, clock};
 use crate::crash;
 use crate::domain::exit::Asked;
@@ -71,6 +72,9 @@ impl Supervisor {
         self.vault = None;
         let written = match self.retry_at {
             None => {
+                if let Some(output) = &mut self.output {
+                    output.take_rest();
+                }
                 self.complete();
                 crash::point("shim.before-record");
                 self.place.write(&self.record)
@@ -91,6 +95,7 @@ impl Supervisor {
         self.record.never_started = !self.life.launched();
         self.record.asked = self.asked();
         self.record.ended_at = clock::realtime();
+        self.record.output_lost = self.output.as_ref().map_or(0, Output::lost);
         if let Some(cgroup) = &self.cgroup {
             self.record.usage = cgroup.usage(self.helper_ooms);
         }

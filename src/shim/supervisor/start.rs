@@ -5,6 +5,7 @@ use super::super::cgroup::Cgroup;
 use super::super::child::{self, Launching, Said};
 use super::super::life::{Input, LAUNCH_MAX};
 use super::super::oom::OomWatch;
+use super::super::output::Output;
 use super::super::sys;
 use super::{Supervisor, clock};
 use crate::crash;
@@ -26,19 +27,16 @@ impl Supervisor {
         let launched = launched.and_then(|cgroup| {
             self.oom = OomWatch::new(cgroup.memory_events());
             self.cgroup = Some(cgroup);
+            let log = self.output.as_mut().map(Output::stream).transpose();
+            let log = log.map_err(|e| child::failed("log", e, &child::text(e)))?;
             match &mut self.plan {
                 Some(plan) => {
                     let order = &self.order;
                     let (vault, files) = plan.vault(&order.id)?.unzip();
                     self.vault = vault;
                     let (name, cgroup) = (&order.identifier, &order.cgroup);
-                    child::launch(
-                        plan,
-                        files.unwrap_or_default(),
-                        name,
-                        cgroup,
-                        self.oom_score,
-                    )
+                    let files = files.unwrap_or_default();
+                    child::launch(plan, files, log, name, cgroup, self.oom_score)
                 }
                 None => Err(child::failed("start", Errno::ALREADY, "launched already")),
             }

@@ -1,6 +1,7 @@
 //! Orders from the gate and from whoever connects.
 
 use super::super::life::{Input, Times};
+use super::super::output::Output;
 use super::super::peers::{GATE, Heard};
 use super::super::sys;
 use super::{AGAIN, Supervisor};
@@ -78,6 +79,17 @@ impl Supervisor {
         true
     }
 
+    /// Writes some of what the runner says; tells once when the disk does not take it.
+    pub(super) fn take_output(&mut self) {
+        if let Some(output) = &mut self.output {
+            output.take();
+            if output.begins_to_lose() {
+                let state = ShimNotice::State(self.state());
+                self.peers.tell(&state);
+            }
+        }
+    }
+
     pub(super) fn state(&self) -> ShimState {
         ShimState {
             v: wire::VERSION,
@@ -85,6 +97,7 @@ impl Supervisor {
             gated: self.life.gated(),
             pid: self.main.map(|pid| pid as u32),
             asked: self.asked(),
+            output_lost: self.output.as_ref().map_or(0, Output::lost),
         }
     }
 }

@@ -132,6 +132,7 @@ pub(super) fn folders() -> Vec<Folder> {
         ("/run/stratavore/shims", false, false, 0o700),
         ("/var/lib/stratavore", true, true, 0o750),
         ("/var/lib/stratavore/exits", false, true, 0o750),
+        ("/var/lib/stratavore/logs", false, false, 0o700),
     ]
     .map(|(path, daemons, group, mode)| Folder {
         path,
