@@ -1,8 +1,9 @@
 //! The gate of a prepared runner: opened once, or closed for ever.
 
 use super::hub::{Agent, Phase, Runner};
-use super::launch::{LEAVE, failed};
+use super::launch::failed;
 use super::policy::refusal;
+use super::undo::LEAVE;
 use crate::crash::point;
 use crate::domain::{Cause, RunnerId};
 use crate::wire::{Answer, Refusal, RefusalCode, ShimRequest};

@@ -8,10 +8,10 @@
 //! | `properties` `readback` | limits as systemd's properties; whether the kernel holds them |
 //! | `systemd` `cgroup` `exits` `credentials` `shim` | the edges: bus, cgroup tree, records, shims |
 //! | `hub` | what is known: runners and connections |
-//! | `launch` `control` `slices` `inventory` `adopt` | the orders |
+//! | `launch` `undo` `control` `slices` `inventory` `adopt` | the orders |
 //! | `foreign` | descriptors of callers, closed elsewhere |
 //! | `logs` `logfiles` | the output of runners, by journalctl or from their log files |
-//! | `serve` | the socket |
+//! | `socket` `serve` | the socket |
 
 mod adopt;
 mod cgroup;
@@ -34,8 +34,10 @@ mod runner;
 mod serve;
 mod shim;
 mod slices;
+mod socket;
 mod start;
 mod systemd;
+mod undo;
 mod user;
 
 pub use start::{Args, main};

@@ -7,13 +7,13 @@ use super::exits::Folder;
 use super::hub::Agent;
 use super::logs::Readers;
 use super::slices::Slices;
+use super::socket::listener;
 use super::systemd::Systemd;
 use super::user::{self, HostEnvironment};
 use super::{log, serve};
 use crate::domain::kinds::{self, Kind};
 use crate::places::Places;
 use crate::telemetry::{self, Telemetry};
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustix::thread::{CapabilitySet, CapabilitySets};
 use sd_notify::NotifyState;
@@ -28,8 +28,6 @@ use tokio::sync::Semaphore;
 
 /// The account of the daemon.
 const DAEMON: &str = "stratavore";
-/// Connections the kernel accepts for us while we are restarted.
-const BACKLOG: i32 = 64;
 /// Threads for what may block: name service and spawning.
 const BLOCKING: usize = 8;
 /// How many of them may hang in the name service.
@@ -273,41 +271,6 @@ fn find(args: Args, config: Config) -> Result<Prepared, String> {
         drop_capabilities().map_err(|e| format!("Capabilities can't be given up: {e}."))?;
     }
     Ok(prepared)
-}
-
-/// The socket systemd listens on for us, else one of our own.
-fn listener(path: Option<&Path>) -> Result<OwnedFd, String> {
-    let passed = sd_notify::listen_fds().map_err(|e| e.to_string())?.next();
-    match (passed, path) {
-        (Some(fd), _) => {
-            // A copy of our own by number: this way nothing unsafe is needed.
-            let me = rustix::process::pidfd_open(
-                rustix::process::getpid(),
-                rustix::process::PidfdFlags::empty(),
-            );
-            let flags = rustix::process::PidfdGetfdFlags::empty();
-            me.and_then(|me| rustix::process::pidfd_getfd(&me, fd, flags))
-                .map_err(|e| format!("The socket passed by systemd can't be taken: {e}."))
-        }
-        (None, Some(path)) => bind(path).map_err(|e| format!("{}: {e}.", path.display())),
-        (None, None) => {
-            Err("No socket was passed: start stratavore-agent.socket, or give --socket.".to_owned())
-        }
-    }
-}
-
-fn bind(path: &Path) -> rustix::io::Result<OwnedFd> {
-    let socket = rustix::net::socket_with(
-        AddressFamily::UNIX,
-        SocketType::SEQPACKET,
-        SocketFlags::CLOEXEC,
-        None,
-    )?;
-    let _ = std::fs::remove_file(path);
-    rustix::net::bind(&socket, &SocketAddrUnix::new(path)?)?;
-    rustix::fs::chmod(path, rustix::fs::Mode::from_raw_mode(0o660))?;
-    rustix::net::listen(&socket, BACKLOG)?;
-    Ok(socket)
 }
 
 /// Raises the soft limit of open files (two for each runner) and returns the limits as they
