@@ -213,6 +213,14 @@ async fn services(verb: &str) -> Res<()> {
         "stratavore-agent.service",
         "stratavore-agent.socket",
     ];
+    // More often than a start limit has it (StartLimitBurst=).
+    for verb in ["reset-failed", verb] {
+        systemctl(verb, units).await?;
+    }
+    Ok(())
+}
+
+async fn systemctl(verb: &str, units: [&str; 3]) -> Res<()> {
     let status = Command::new("systemctl")
         .arg(verb)
         .args(units)
