@@ -213,11 +213,9 @@ async fn services(verb: &str) -> Res<()> {
         "stratavore-agent.service",
         "stratavore-agent.socket",
     ];
-    // More often than a start limit has it (StartLimitBurst=).
-    for verb in ["reset-failed", verb] {
-        systemctl(verb, units).await?;
-    }
-    Ok(())
+    // More often than a start limit allows (StartLimitBurst=); who is not there has none.
+    let _ = systemctl("reset-failed", units).await;
+    systemctl(verb, units).await
 }
 
 async fn systemctl(verb: &str, units: [&str; 3]) -> Res<()> {
