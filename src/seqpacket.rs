@@ -8,7 +8,7 @@ use rustix::io::Errno;
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags,
     SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg,
-    sendmsg, socketpair,
+    sendmsg, socket_with, socketpair,
 };
 use std::fs::File;
 use std::io::{self, IoSlice, IoSliceMut, Read, Write};
@@ -26,6 +26,12 @@ pub struct Packet {
     pub bytes: Vec<u8>,
     /// What came with it, close-on-exec.
     pub fds: Vec<OwnedFd>,
+}
+
+/// A socket to be bound or connected, close-on-exec, blocking.
+pub fn unbound() -> io::Result<OwnedFd> {
+    let (family, flags) = (AddressFamily::UNIX, SocketFlags::CLOEXEC);
+    Ok(socket_with(family, SocketType::SEQPACKET, flags, None)?)
 }
 
 /// A connected pair, close-on-exec, blocking.

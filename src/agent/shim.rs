@@ -156,12 +156,7 @@ fn address(sockets: BorrowedFd<'_>, id: RunnerId) -> io::Result<SocketAddrUnix> 
 }
 
 fn listen(sockets: BorrowedFd<'_>, id: RunnerId) -> io::Result<OwnedFd> {
-    let socket = rustix::net::socket_with(
-        AddressFamily::UNIX,
-        SocketType::SEQPACKET,
-        SocketFlags::CLOEXEC,
-        None,
-    )?;
+    let socket = crate::seqpacket::unbound()?;
     rustix::net::bind(&socket, &address(sockets, id)?)?;
     // Nobody gets into the folder either; this says it twice.
     let mode = rustix::fs::Mode::from_raw_mode(0o600);

@@ -1,6 +1,6 @@
 //! The socket the daemon connects to.
 
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+use rustix::net::SocketAddrUnix;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
@@ -28,13 +28,8 @@ pub(super) fn listener(path: Option<&Path>) -> Result<OwnedFd, String> {
     }
 }
 
-fn bind(path: &Path) -> rustix::io::Result<OwnedFd> {
-    let socket = rustix::net::socket_with(
-        AddressFamily::UNIX,
-        SocketType::SEQPACKET,
-        SocketFlags::CLOEXEC,
-        None,
-    )?;
+fn bind(path: &Path) -> std::io::Result<OwnedFd> {
+    let socket = crate::seqpacket::unbound()?;
     let _ = std::fs::remove_file(path);
     rustix::net::bind(&socket, &SocketAddrUnix::new(path)?)?;
     rustix::fs::chmod(path, rustix::fs::Mode::from_raw_mode(0o660))?;

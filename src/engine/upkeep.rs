@@ -18,7 +18,7 @@ const CHECK_AWAY: Duration = Duration::from_secs(2);
 const CHECK_MAX: Duration = Duration::from_secs(5);
 /// How often old rows are looked for.
 const PRUNE: Duration = Duration::from_secs(600);
-/// How often log files are looked for whose rows are gone, where none was removed here.
+/// How often log files are looked for whose rows are gone.
 const SWEEP: Duration = Duration::from_secs(24 * 3600);
 /// How many rows go at a time, so that a launch never waits long behind it.
 const PRUNE_BATCH: u32 = 500;

@@ -567,14 +567,7 @@ fn earlier_releases_refuse() {
     refused("stratavore-shim is of an earlier release than the stratavore-agent");
     put("first", "stratavore-agent");
     site.root("systemctl restart stratavore-agent").ok();
-    wait_for("daemon and agent have met", SOON, || {
-        let out = site.ctl("alice", "run p -- true");
-        if out.success() {
-            Ok(())
-        } else {
-            Err(out.to_string())
-        }
-    });
+    site.wait_met();
     refused("systemctl restart stratavore-agent");
     put("this", "stratavore-shim");
     put("this", "stratavore-agent");

@@ -112,6 +112,17 @@ impl Site {
         });
     }
 
+    /// The daemon may not have noticed yet that its agent is another one; it refuses orders until they have met.
+    pub fn wait_met(&self) {
+        wait_for("daemon and agent have met", SOON, || {
+            let out = self.ctl("alice", "run p -- true");
+            match out.success() {
+                true => Ok(()),
+                false => Err(out.to_string()),
+            }
+        });
+    }
+
     /// What the services said lately.
     pub fn log(&self) -> String {
         self.host.sh("journalctl --no-pager -n 60 -o short-monotonic -u stratavored -u stratavore-agent -u 'stratavore-*.scope' -t systemd").out()

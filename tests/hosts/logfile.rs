@@ -357,10 +357,13 @@ fn kills_lose_nothing_that_was_written() {
     let out = follower.wait(SOON);
     assert_eq!(out.out().trim().parse().ok(), Some(last), "{out}");
     // In the middle of beginning another half.
+    site.sh_as("alice", "mkfifo -m 666 /tmp/turn").ok();
     for point in ["created", "demoted", "promoted"] {
-        let id = site.run("--log-file-max=4K -- sh -c 'echo first; sleep 1; exec seq 1000000'");
+        let id = site
+            .run("--log-file-max=4K -- sh -c 'echo first; read line </tmp/turn; exec seq 1000000'");
         wait_until("it has begun", SOON, || log(&site, &id) == "first");
         site.root(&format!("printf shim.log-{point} > /run/stratavore-crash/at && chmod 666 /run/stratavore-crash/at")).ok();
+        site.sh_as("alice", "echo > /tmp/turn").ok();
         assert_eq!(site.cause(&id), "supervisor-lost");
         let kept = log(&site, &id);
         let first = kept.lines().next().unwrap();

@@ -276,14 +276,7 @@ fn releases_work_together() {
             site.root(&format!("systemctl restart {unit}")).ok();
             site.wait_up();
             // The daemon is up before it has its new agent, and refuses orders until then.
-            wait_for("daemon and agent have met", SOON, || {
-                let out = site.ctl("alice", "run p -- true");
-                if out.success() {
-                    Ok(())
-                } else {
-                    Err(out.to_string())
-                }
-            });
+            site.wait_met();
         }
         for id in &older {
             assert_eq!(site.show(id)["state"], "running", "{from} {file}");
