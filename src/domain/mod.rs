@@ -5,6 +5,7 @@
 //! tested by millions of made-up worlds.
 
 pub mod admission;
+pub mod budget;
 pub mod cgroup;
 pub mod env_file;
 pub mod error;
@@ -17,6 +18,7 @@ pub mod limits;
 pub mod logs;
 pub mod name;
 pub mod nearest;
+pub mod period;
 pub mod project;
 pub mod reconcile;
 pub mod runner;

@@ -105,6 +105,16 @@ pub fn check_runner_name(text: &str) -> Result<(), Error> {
     )
 }
 
+/// Checks the name of a session: `[A-Za-z0-9][A-Za-z0-9._-]{0,62}`.
+pub fn check_session_name(text: &str) -> Result<(), Error> {
+    check(
+        text,
+        "session name",
+        |c| c.is_ascii_alphanumeric(),
+        |c| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-'),
+    )
+}
+
 /// Checks the key of a label: `[A-Za-z0-9][A-Za-z0-9._/-]{0,62}`.
 pub fn check_label_key(text: &str) -> Result<(), Error> {
     check(
