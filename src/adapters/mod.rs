@@ -4,5 +4,6 @@ pub mod agent_client;
 #[cfg(test)]
 pub(crate) mod conformance;
 pub mod exposition;
+pub mod sql;
 pub mod sqlite;
 pub mod timed;

@@ -1,55 +1,13 @@
 //! What went wrong, told to people: which file, why, and what to do.
 
-use crate::domain::Error;
 use crate::ports::StoreError;
 use std::path::Path;
 
 /// Below this much free space a failed write is put down to the full disk.
 const NEARLY_FULL: u64 = 1 << 20;
 
-/// Why an operation was not done.
-#[derive(Debug)]
-pub(super) enum Fail {
-    /// The answer is no.
-    Refused(Error),
-    /// What is stored cannot be understood; only this operation is concerned.
-    Broken(String),
-    /// SQLite did not do it.
-    Sql(sqlx::Error),
-}
-
-impl From<Error> for Fail {
-    fn from(error: Error) -> Self {
-        Self::Refused(error)
-    }
-}
-
-impl From<sqlx::Error> for Fail {
-    fn from(error: sqlx::Error) -> Self {
-        match error {
-            sqlx::Error::ColumnDecode { .. } | sqlx::Error::Decode(_) => {
-                Self::Broken(format!("a stored value cannot be read: {error}"))
-            }
-            other => Self::Sql(other),
-        }
-    }
-}
-
-impl Fail {
-    /// As the port tells it.
-    pub(super) fn told(self, file: &Path) -> StoreError {
-        match self {
-            Self::Refused(error) => StoreError::Refused(error),
-            Self::Broken(what) => StoreError::Unavailable(format!("{}: {what}", file.display())),
-            Self::Sql(error) => unavailable(file, &error),
-        }
-    }
-}
-
 /// SQLite's primary result codes we tell apart.
 pub(super) mod code {
-    /// A statement that cannot be run at all.
-    pub(in super::super) const ERROR: u32 = 1;
     pub(in super::super) const BUSY: u32 = 5;
     pub(in super::super) const LOCKED: u32 = 6;
     pub(in super::super) const READONLY: u32 = 8;

@@ -3,12 +3,11 @@
 use super::fault::{self, unavailable};
 use crate::domain::{Error, ErrorKind};
 use crate::ports::StoreError;
+use sqlx::ConnectOptions;
 use sqlx::migrate::{MigrateError, Migrator};
 use sqlx::sqlite::{
-    SqliteAutoVacuum, SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePoolOptions,
-    SqliteSynchronous,
+    SqliteAutoVacuum, SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqliteSynchronous,
 };
-use sqlx::{ConnectOptions, SqlitePool};
 use std::io;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
@@ -19,8 +18,6 @@ pub(super) static MIGRATIONS: Migrator = sqlx::migrate!("migrations/sqlite");
 
 /// How long to wait for another program that holds the file.
 const BUSY: Duration = Duration::from_secs(5);
-/// How long a reader waits for a connection.
-const READER: Duration = Duration::from_secs(5);
 
 /// How the writer opens the file.
 pub(super) fn writing(file: &Path) -> SqliteConnectOptions {
@@ -45,16 +42,6 @@ fn common(file: &Path) -> SqliteConnectOptions {
         .pragma("trusted_schema", "OFF")
         .pragma("cell_size_check", "ON")
         .disable_statement_logging()
-}
-
-/// The readers' connections. None is opened before it is needed.
-pub(super) fn readers(file: &Path, max: u32) -> SqlitePool {
-    SqlitePoolOptions::new()
-        .max_connections(max.max(1))
-        .acquire_timeout(READER)
-        .idle_timeout(Duration::from_secs(300))
-        .test_before_acquire(false)
-        .connect_lazy_with(reading(file))
 }
 
 /// How one looks at a file without changing it.

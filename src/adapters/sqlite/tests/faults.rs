@@ -297,8 +297,8 @@ async fn after_the_kill(folder: &Folder, acknowledged: &BTreeMap<u64, u64>) {
         .await
         .unwrap();
     assert_eq!(gates[1].used, u64::from(living));
-    let rows: i64 = sqlx::query_scalar("SELECT count(*) FROM runners")
-        .fetch_one(&store.readers)
+    let rows = store
+        .read(async |on| on.one("SELECT count(*) FROM runners", vec![]).await?.int(0))
         .await
         .unwrap();
     assert_eq!(

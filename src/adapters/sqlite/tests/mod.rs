@@ -3,7 +3,9 @@
 
 use super::*;
 use crate::adapters::conformance;
-use std::path::PathBuf;
+use crate::domain::project::ProjectSettings;
+use crate::ports::Store;
+use std::sync::Arc;
 
 mod faults;
 mod growth;

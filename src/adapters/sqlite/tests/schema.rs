@@ -2,6 +2,8 @@
 
 use super::conformance::{admit, at, capped, end, events, exit, id, launch, project, step};
 use super::*;
+use crate::adapters::sql::link::Dialect;
+use crate::adapters::sql::read;
 use crate::domain::runner::{State, Step};
 use sqlx::{ConnectOptions, Connection, SqliteConnection};
 
@@ -162,8 +164,8 @@ async fn pragmas_and_modes() {
         assert_eq!(value, expected, "{pragma}");
     }
     // Readers can't write.
-    let written = sqlx::query("DELETE FROM events")
-        .execute(&store.readers)
+    let written = store
+        .read(async |on| on.run("DELETE FROM events", vec![]).await)
         .await;
     assert!(written.is_err());
 }
@@ -263,23 +265,26 @@ async fn lists_do_not_walk_over_history() {
             ..RunnerFilter::default()
         },
     ];
-    let mut queries: Vec<_> = filters.iter().map(super::super::read::listing).collect();
+    let mut queries: Vec<_> = filters
+        .iter()
+        .map(|f| read::listing(f, Dialect::Sqlite))
+        .collect();
     for newest in [false, true] {
         queries.extend(EventType::ALL.map(|kind| {
-            super::super::read::telling(&EventFilter {
+            read::telling(&EventFilter {
                 kind: Some(kind),
                 newest,
                 ..EventFilter::default()
             })
         }));
-        queries.push(super::super::read::telling(&EventFilter {
+        queries.push(read::telling(&EventFilter {
             project: Some("p".parse().unwrap()),
             newest,
             ..EventFilter::default()
         }));
     }
     for query in queries {
-        let query = query.sql().as_str().to_owned();
+        let query = query.sql;
         let sql = sqlx::AssertSqlSafe(format!("EXPLAIN QUERY PLAN {query}"));
         let plan: Vec<(i64, i64, i64, String)> =
             sqlx::query_as(sql).fetch_all(&mut on).await.unwrap();

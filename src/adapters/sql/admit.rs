@@ -2,20 +2,20 @@
 
 use super::apply::record;
 use super::denials::Denials;
-use super::fault::{Fail, is_rule};
-use super::writer::{release, savepoint};
-use super::{read, row, words};
+use super::fail::Fail;
+use super::link::{Link, Value};
+use super::writer::{release, savepoint, undo};
+use super::{Base, read, row, words};
 use crate::domain::admission::{Counts, Gate, decide, gates};
 use crate::domain::event::{Draft, Event, EventType, of_runner};
 use crate::domain::{Error, Limits, Runner};
 use crate::ports::{Admitted, NewRunner};
 use serde_json::json;
-use sqlx::{Row, SqliteConnection};
 
 /// Everything the decision needs: one row, whether or not the project exists.
 const READ: &str = "
     SELECT p.max_runners, p.live, p.limits, coalesce(h.live, 0), q.runner, q.digest
-      FROM (SELECT 1)
+      FROM (SELECT 1) AS one
       LEFT JOIN projects p ON p.name = $1
       LEFT JOIN hosts h ON h.host = $2
       LEFT JOIN requests q ON q.uid = $3 AND q.request_id = $4";
@@ -28,49 +28,56 @@ const WRITE: &str = "
     SELECT max(position) FROM events";
 
 pub(super) async fn admit(
-    connection: &mut SqliteConnection,
+    on: &mut Link,
+    base: &dyn Base,
     denials: &mut Denials,
     new: &NewRunner,
 ) -> Result<Admitted, Fail> {
     let project = &new.spec.project;
-    let found = sqlx::query(READ)
-        .bind(project.as_str())
-        .bind(&new.host)
-        .bind(new.request.as_ref().map(|r| r.uid))
-        .bind(new.request.as_ref().map(|r| r.id.as_str()))
-        .fetch_one(&mut *connection)
+    let request = new.request.as_ref();
+    let found = on
+        .one(
+            READ,
+            vec![
+                project.into(),
+                new.host.as_str().into(),
+                request.map(|r| r.uid).into(),
+                request.map(|r| r.id.as_str()).into(),
+            ],
+        )
         .await?;
-    if let (Some(request), Some(runner)) = (&new.request, found.try_get::<Option<&str>, _>(4)?) {
-        if found.try_get::<&str, _>(5)? != request.digest {
+    if let (Some(request), Some(runner)) = (&new.request, found.maybe_text(4)?) {
+        if found.text(5)? != request.digest {
             return Err(words::request_differs(&request.id, runner).into());
         }
         let id = runner.parse().map_err(|e: Error| Fail::Broken(e.message))?;
-        let runner = read::runner(&mut *connection, id).await?;
+        let runner = read::runner(on, id).await?;
         return runner.map(Admitted::Repeated).ok_or_else(|| {
             Fail::Broken(format!("runner {id} of request id {} is gone", request.id))
         });
     }
-    let Some(limits) = found.try_get::<Option<&str>, _>(2)? else {
-        return Err(words::no_such_project(connection, project).await);
+    let Some(limits) = found.maybe_text(2)? else {
+        return Err(words::no_such_project(on, project).await);
     };
     let counts = Counts {
         project: project.clone(),
-        project_live: found.try_get(1)?,
-        project_max: found.try_get(0)?,
-        host_live: found.try_get(3)?,
+        project_live: found.number(1)?,
+        project_max: found.maybe_number(0)?,
+        host_live: found.number(3)?,
         host_max: new.host_max,
     };
     match decide(&gates(&counts, &new.host)) {
-        Ok(()) => write(connection, new, row::limits(limits)?).await,
+        Ok(()) => write(on, base, new, row::limits(limits)?).await,
         Err((gate, error)) => {
-            let event = denied(connection, denials, new, &gate).await?;
+            let event = denied(on, denials, new, &gate).await?;
             Ok(Admitted::Denied { gate, error, event })
         }
     }
 }
 
 async fn write(
-    connection: &mut SqliteConnection,
+    on: &mut Link,
+    base: &dyn Base,
     new: &NewRunner,
     project_limits: Limits,
 ) -> Result<Admitted, Fail> {
@@ -78,25 +85,24 @@ async fn write(
     runner.seq = 1;
     let draft = of_runner(EventType::RunnerStarting, &runner, None, &new.actor, new.at);
     let request = new.request.as_ref();
-    let done = sqlx::query(WRITE)
-        .bind(runner.id.to_string())
-        .bind(draft.project.as_str())
-        .bind(&runner.host)
-        .bind(runner.spec.name.as_deref())
-        .bind(runner.spec.uid)
-        .bind(row::json(&runner.spec)?)
-        .bind(row::time(new.at))
-        .bind(request.map(|r| r.uid))
-        .bind(request.map(|r| r.id.as_str()))
-        .bind(request.map(|r| r.digest.as_str()))
-        .bind(draft.kind.short())
-        .bind(draft.subject.as_str())
-        .bind(row::json(&draft.actor)?)
-        .bind(row::json(&draft.data)?)
-        .fetch_one(&mut *connection)
-        .await;
-    let event = match done {
-        Err(error) if is_rule(&error) => return Err(taken(connection, new, error).await),
+    let values = vec![
+        runner.id.into(),
+        draft.project.as_str().into(),
+        runner.host.as_str().into(),
+        runner.spec.name.as_deref().into(),
+        runner.spec.uid.into(),
+        Value::json(&runner.spec)?,
+        new.at.into(),
+        request.map(|r| r.uid).into(),
+        request.map(|r| r.id.as_str()).into(),
+        request.map(|r| r.digest.as_str()).into(),
+        draft.kind.short().into(),
+        draft.subject.as_str().into(),
+        Value::json(&draft.actor)?,
+        Value::json(&draft.data)?,
+    ];
+    let event = match on.one(WRITE, values).await {
+        Err(Fail::Sql(error)) if base.is_rule(&error) => return Err(taken(on, new, error).await),
         done => row::written(&done?, draft)?,
     };
     Ok(Admitted::New {
@@ -107,15 +113,15 @@ async fn write(
 }
 
 /// A rule of the schema stopped it: because the id is used already, or it is a bug.
-async fn taken(connection: &mut SqliteConnection, new: &NewRunner, error: sqlx::Error) -> Fail {
-    match read::runner(connection, new.id).await {
+async fn taken(on: &mut Link, new: &NewRunner, error: sqlx::Error) -> Fail {
+    match read::runner(on, new.id).await {
         Ok(Some(_)) => words::id_taken(new.id).into(),
         _ => error.into(),
     }
 }
 
 async fn denied(
-    connection: &mut SqliteConnection,
+    on: &mut Link,
     denials: &mut Denials,
     new: &NewRunner,
     gate: &Gate,
@@ -142,9 +148,15 @@ async fn denied(
             "count": count,
         }),
     };
-    savepoint(connection).await?;
-    let event = record(connection, draft).await?;
-    release(connection).await?;
+    savepoint(on).await?;
+    let event = match record(on, draft).await {
+        Ok(event) => event,
+        Err(fail) => {
+            undo(on).await?;
+            return Err(fail);
+        }
+    };
+    release(on).await?;
     denials.wrote(project, gate.name, &event);
     Ok(event)
 }

@@ -1,19 +1,23 @@
 //! The store's refusals, as sentences for people.
 
-use super::fault::Fail;
+use super::fail::Fail;
+use super::link::Link;
 use crate::domain::nearest::nearest;
 use crate::domain::{Error, ErrorKind, ProjectName, RunnerId};
-use sqlx::SqliteConnection;
 
 /// There is no such project; says which one may have been meant.
-pub(super) async fn no_such_project(connection: &mut SqliteConnection, name: &ProjectName) -> Fail {
-    let names: Result<Vec<String>, _> =
-        sqlx::query_scalar("SELECT name FROM projects ORDER BY name LIMIT 1000")
-            .fetch_all(connection)
-            .await;
+pub(super) async fn no_such_project(on: &mut Link, name: &ProjectName) -> Fail {
+    let rows = on
+        .rows("SELECT name FROM projects ORDER BY name LIMIT 1000", vec![])
+        .await;
+    let names = rows.and_then(|rows| {
+        rows.iter()
+            .map(|r| r.text(0).map(str::to_owned))
+            .collect::<Result<Vec<_>, _>>()
+    });
     match names {
         Ok(names) => Fail::Refused(unknown_project(name, &names)),
-        Err(error) => error.into(),
+        Err(fail) => fail,
     }
 }
 

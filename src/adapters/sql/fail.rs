@@ -1,0 +1,43 @@
+//! Why an operation was not done, before it is told to anybody.
+
+use super::Base;
+use crate::domain::Error;
+use crate::ports::StoreError;
+
+#[derive(Debug)]
+pub(in crate::adapters) enum Fail {
+    /// The answer is no.
+    Refused(Error),
+    /// What is stored cannot be understood; only this operation is concerned.
+    Broken(String),
+    /// The database did not do it.
+    Sql(sqlx::Error),
+}
+
+impl From<Error> for Fail {
+    fn from(error: Error) -> Self {
+        Self::Refused(error)
+    }
+}
+
+impl From<sqlx::Error> for Fail {
+    fn from(error: sqlx::Error) -> Self {
+        match error {
+            sqlx::Error::ColumnDecode { .. } | sqlx::Error::Decode(_) => {
+                Self::Broken(format!("a stored value cannot be read: {error}"))
+            }
+            other => Self::Sql(other),
+        }
+    }
+}
+
+impl Fail {
+    /// As the port tells it.
+    pub(in crate::adapters) fn told(self, base: &dyn Base) -> StoreError {
+        match self {
+            Self::Refused(error) => StoreError::Refused(error),
+            Self::Broken(what) => StoreError::Unavailable(format!("{}: {what}", base.place())),
+            Self::Sql(error) => base.told(&error),
+        }
+    }
+}

@@ -1,0 +1,267 @@
+//! One connection to either database, and the few kinds of values that go over it: integers of 64
+//! bits and text. Times are microseconds since 1970, yes and no are 1 and 0, structures are JSON.
+
+use super::fail::Fail;
+use crate::domain::{ProjectName, RunnerId, Timestamp};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use sqlx::postgres::{PgArguments, PgConnection, PgRow};
+use sqlx::sqlite::{SqliteArguments, SqliteConnection, SqliteRow};
+use sqlx::{Arguments, AssertSqlSafe, Connection, Row as _};
+use std::borrow::Cow;
+
+/// What is bound to `$1`, `$2` ….
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(in crate::adapters) enum Value {
+    Int(Option<i64>),
+    Text(Option<String>),
+}
+
+impl Value {
+    /// Any structure, as JSON text.
+    pub(in crate::adapters) fn json<T: Serialize>(value: &T) -> Result<Self, Fail> {
+        super::row::json(value).map(Self::from)
+    }
+}
+
+/// The databases' integers are signed; nothing that is counted or timed comes near the end of them.
+fn signed(n: u64) -> i64 {
+    i64::try_from(n).unwrap_or(i64::MAX)
+}
+
+macro_rules! values {
+    ($($from:ty => $kind:ident($n:ident => $made:expr);)*) => {
+        $(impl From<$from> for Value {
+            fn from($n: $from) -> Self {
+                Self::$kind(Some($made))
+            }
+        }
+        impl From<Option<$from>> for Value {
+            fn from(maybe: Option<$from>) -> Self {
+                Self::$kind(maybe.map(|$n| $made))
+            }
+        })*
+    };
+}
+values! {
+    i64 => Int(n => n);
+    u64 => Int(n => signed(n));
+    u32 => Int(n => i64::from(n));
+    bool => Int(yes => i64::from(yes));
+    Timestamp => Int(at => signed(at.0));
+    &str => Text(text => text.to_owned());
+    String => Text(text => text);
+    RunnerId => Text(id => id.to_string());
+    &ProjectName => Text(name => name.to_string());
+}
+
+/// One row of an answer; columns are counted from 0.
+pub(in crate::adapters) enum Row {
+    Sqlite(SqliteRow),
+    Postgres(PgRow),
+}
+
+impl Row {
+    pub(in crate::adapters) fn maybe_int(&self, column: usize) -> Result<Option<i64>, Fail> {
+        Ok(match self {
+            Self::Sqlite(row) => row.try_get(column)?,
+            Self::Postgres(row) => row.try_get(column)?,
+        })
+    }
+
+    pub(in crate::adapters) fn maybe_text(&self, column: usize) -> Result<Option<&str>, Fail> {
+        Ok(match self {
+            Self::Sqlite(row) => row.try_get(column)?,
+            Self::Postgres(row) => row.try_get(column)?,
+        })
+    }
+
+    pub(in crate::adapters) fn int(&self, column: usize) -> Result<i64, Fail> {
+        self.maybe_int(column)?.ok_or_else(|| missing(column))
+    }
+
+    pub(in crate::adapters) fn text(&self, column: usize) -> Result<&str, Fail> {
+        self.maybe_text(column)?.ok_or_else(|| missing(column))
+    }
+
+    /// A count; never negative in the schema.
+    pub(in crate::adapters) fn count(&self, column: usize) -> Result<u64, Fail> {
+        self.int(column).map(i64::unsigned_abs)
+    }
+
+    /// A count that fits into 32 bits.
+    pub(in crate::adapters) fn number(&self, column: usize) -> Result<u32, Fail> {
+        small(self.int(column)?)
+    }
+
+    pub(in crate::adapters) fn maybe_number(&self, column: usize) -> Result<Option<u32>, Fail> {
+        self.maybe_int(column)?.map(small).transpose()
+    }
+
+    pub(in crate::adapters) fn time(&self, column: usize) -> Result<Timestamp, Fail> {
+        self.count(column).map(Timestamp)
+    }
+
+    /// A structure from JSON text; `what` it is, for the error.
+    pub(in crate::adapters) fn json<T: DeserializeOwned>(
+        &self,
+        column: usize,
+        what: &str,
+    ) -> Result<T, Fail> {
+        super::row::parsed(what, self.text(column)?)
+    }
+
+    pub(in crate::adapters) fn maybe_json<T: DeserializeOwned>(
+        &self,
+        column: usize,
+        what: &str,
+    ) -> Result<Option<T>, Fail> {
+        self.maybe_text(column)?
+            .map(|text| super::row::parsed(what, text))
+            .transpose()
+    }
+}
+
+fn missing(column: usize) -> Fail {
+    Fail::Broken(format!("column {column} of a stored row is empty"))
+}
+
+fn small(n: i64) -> Result<u32, Fail> {
+    u32::try_from(n).map_err(|_| Fail::Broken(format!("the stored number {n} is out of range")))
+}
+
+/// Which SQL is spoken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::adapters) enum Dialect {
+    Sqlite,
+    Postgres,
+}
+
+impl Dialect {
+    /// The words of the one or of the other.
+    pub(in crate::adapters) fn pick<T>(self, sqlite: T, postgres: T) -> T {
+        match self {
+            Self::Sqlite => sqlite,
+            Self::Postgres => postgres,
+        }
+    }
+}
+
+/// One connection. Its futures are not to be dropped half-way: see [`super::writer`] and
+/// [`super::readers`], which both give up the connection when that happens.
+#[derive(Debug)]
+pub(in crate::adapters) enum Link {
+    Sqlite(SqliteConnection),
+    #[expect(dead_code, reason = "its store comes next")]
+    Postgres(PgConnection),
+}
+
+/// Runs `$call` of a query with its values bound. What is written out in the program is prepared
+/// once for each connection; what was put together is not kept.
+macro_rules! query {
+    ($on:expr, $sql:expr, $values:expr, $arguments:ty, $call:ident) => {{
+        let mut arguments = <$arguments>::default();
+        for value in $values {
+            match value {
+                Value::Int(n) => arguments.add(n),
+                Value::Text(text) => arguments.add(text),
+            }
+            .map_err(sqlx::Error::Encode)?;
+        }
+        let fixed = matches!($sql, Cow::Borrowed(_));
+        sqlx::query_with(AssertSqlSafe($sql), arguments)
+            .persistent(fixed)
+            .$call($on)
+            .await
+    }};
+}
+
+impl Link {
+    pub(in crate::adapters) fn dialect(&self) -> Dialect {
+        match self {
+            Self::Sqlite(_) => Dialect::Sqlite,
+            Self::Postgres(_) => Dialect::Postgres,
+        }
+    }
+
+    /// The words of the database at the other end.
+    pub(in crate::adapters) fn pick<T>(&self, sqlite: T, postgres: T) -> T {
+        self.dialect().pick(sqlite, postgres)
+    }
+
+    /// All rows of the answer.
+    pub(in crate::adapters) async fn rows(
+        &mut self,
+        sql: impl Into<Cow<'static, str>>,
+        values: Vec<Value>,
+    ) -> Result<Vec<Row>, Fail> {
+        let sql = sql.into();
+        Ok(match self {
+            Self::Sqlite(on) => {
+                let rows = query!(on, sql, values, SqliteArguments, fetch_all)?;
+                rows.into_iter().map(Row::Sqlite).collect()
+            }
+            Self::Postgres(on) => {
+                let rows = query!(on, sql, values, PgArguments, fetch_all)?;
+                rows.into_iter().map(Row::Postgres).collect()
+            }
+        })
+    }
+
+    /// The first row, if there is one.
+    pub(in crate::adapters) async fn maybe(
+        &mut self,
+        sql: impl Into<Cow<'static, str>>,
+        values: Vec<Value>,
+    ) -> Result<Option<Row>, Fail> {
+        let sql = sql.into();
+        Ok(match self {
+            Self::Sqlite(on) => {
+                query!(on, sql, values, SqliteArguments, fetch_optional)?.map(Row::Sqlite)
+            }
+            Self::Postgres(on) => {
+                query!(on, sql, values, PgArguments, fetch_optional)?.map(Row::Postgres)
+            }
+        })
+    }
+
+    /// The first row of an answer that has one.
+    pub(in crate::adapters) async fn one(
+        &mut self,
+        sql: impl Into<Cow<'static, str>>,
+        values: Vec<Value>,
+    ) -> Result<Row, Fail> {
+        self.maybe(sql, values)
+            .await?
+            .ok_or(Fail::Sql(sqlx::Error::RowNotFound))
+    }
+
+    /// Does it; how many rows were written.
+    pub(in crate::adapters) async fn run(
+        &mut self,
+        sql: impl Into<Cow<'static, str>>,
+        values: Vec<Value>,
+    ) -> Result<u64, Fail> {
+        let sql = sql.into();
+        Ok(match self {
+            Self::Sqlite(on) => query!(on, sql, values, SqliteArguments, execute)?.rows_affected(),
+            Self::Postgres(on) => query!(on, sql, values, PgArguments, execute)?.rows_affected(),
+        })
+    }
+
+    /// One or several statements without values or answer, in one go: BEGIN, SET, COMMIT.
+    pub(in crate::adapters) async fn say(&mut self, sql: &'static str) -> Result<(), sqlx::Error> {
+        match self {
+            Self::Sqlite(on) => sqlx::raw_sql(sql).execute(on).await.map(drop),
+            Self::Postgres(on) => sqlx::raw_sql(sql).execute(on).await.map(drop),
+        }
+    }
+
+    /// Says good-bye and closes.
+    pub(in crate::adapters) async fn close(self) {
+        let _ = match self {
+            Self::Sqlite(on) => on.close().await,
+            Self::Postgres(on) => on.close().await,
+        };
+    }
+}

@@ -1,0 +1,239 @@
+//! What both stores are made of: every statement once, over either database.
+//!
+//! One task ([`writer`]) owns the only connection that writes. Callers hand it their requests and
+//! get their answers after COMMIT; whatever waits while a transaction is under way shares the next
+//! one. Readers use a few connections of their own ([`readers`]) and see what is committed.
+//!
+//! The schema (`migrations/`) has triggers for everything that must never be: an illegal
+//! transition, a launch over the cap, a counter that is off. The program decides before it writes
+//! ([`crate::domain`]), so a trigger that fires is a bug that was stopped.
+//!
+//! **To add a request that writes**: a type with what it needs, and [`Work`] for it: `run` reads,
+//! decides with the domain's pure code, writes, and records its events ([`apply::record`]). It runs
+//! inside the writer's transaction, in a savepoint of its own: an `Err` takes back what it wrote and
+//! spoils nobody else's. It may be run again from the start, in another transaction. `locks` says
+//! what it must hold before it reads (hosts share one Postgres). Call it with [`SqlStore::write`]:
+//! `projects.rs` shows it. **To add a question**: a function over [`Link`] in `read.rs` or beside
+//! the requests, called with [`SqlStore::read`].
+//!
+//! SQL is what both understand: `$1 …`, `ON CONFLICT … DO UPDATE SET n = table.n + 1`, `RETURNING`,
+//! `CAST(x AS BIGINT)`, an alias on every subquery, `TRUE` and not `1`; numbers are BIGINT. Where they
+//! differ, [`Link::pick`].
+
+mod admit;
+mod apply;
+mod denials;
+pub(in crate::adapters) mod fail;
+pub(in crate::adapters) mod link;
+mod locks;
+mod projects;
+mod prune;
+pub(in crate::adapters) mod read;
+pub(in crate::adapters) mod readers;
+mod row;
+mod words;
+mod writer;
+
+use crate::domain::admission::Gate;
+use crate::domain::event::{Actor, Event};
+use crate::domain::project::{ProjectChange, ProjectSettings};
+use crate::domain::runner::{Change, Runner};
+use crate::domain::{Project, ProjectName, RunnerId, Timestamp};
+use crate::ports::{
+    Admitted, Applied, EventFilter, NewRunner, Pruned, RunnerFilter, Store, StoreError,
+};
+use async_trait::async_trait;
+use fail::Fail;
+use link::Link;
+use locks::Locks;
+use readers::Readers;
+use std::sync::Arc;
+use tokio::sync::{mpsc, oneshot};
+use writer::{Ask, Job, Reply, Writer};
+
+/// How many requests may wait for the writer before callers wait to hand theirs in.
+const WAITING_MAX: usize = 1_024;
+
+/// What differs between the databases.
+#[async_trait]
+pub(in crate::adapters) trait Base:
+    std::fmt::Debug + Send + Sync + 'static
+{
+    /// What a person calls it.
+    fn place(&self) -> String;
+    /// Opens the writer's connection again after a fault.
+    async fn again(&self) -> Result<Link, sqlx::Error>;
+    /// Opens a connection for reading.
+    async fn reading(&self) -> Result<Link, sqlx::Error>;
+    /// What begins a transaction that writes.
+    fn begin(&self) -> &'static str;
+    /// Whether the schema's own rules stopped one statement.
+    fn is_rule(&self, error: &sqlx::Error) -> bool;
+    /// Whether the connection can be kept after a rollback.
+    fn is_passing(&self, error: &sqlx::Error) -> bool;
+    /// The sentence for whoever has to repair it.
+    fn told(&self, error: &sqlx::Error) -> StoreError;
+    /// After a pruning: gives space back.
+    async fn pruned(&self, on: &mut Link) -> Result<(), Fail>;
+    /// Tidies up before the writer's connection is closed.
+    async fn last(&self, on: &mut Link);
+}
+
+/// One request to the writer: see the module's first lines.
+#[async_trait]
+pub(in crate::adapters) trait Work: std::fmt::Debug + Send + 'static {
+    /// The answer.
+    type Done: std::fmt::Debug + Send + 'static;
+    /// What it reads and changes that other hosts may change too. Nothing is locked otherwise.
+    #[expect(dead_code, reason = "Postgres needs them")]
+    fn locks(&self, _locks: &mut Locks) {}
+    /// Does it, inside the writer's transaction.
+    async fn run(&mut self, on: &mut Link) -> Result<Self::Done, Fail>;
+}
+
+/// A store in an SQL database.
+#[derive(Debug)]
+pub struct SqlStore<B> {
+    pub(in crate::adapters) base: Arc<B>,
+    pub(in crate::adapters) readers: Arc<Readers>,
+    jobs: mpsc::Sender<Job>,
+}
+
+#[expect(private_bounds, reason = "there are two bases, and both are here")]
+impl<B: Base> SqlStore<B> {
+    /// With a connection for the writer that is open, and at most so many for reading.
+    pub(in crate::adapters) fn new(base: B, link: Link, max_readers: u32) -> Self {
+        let base = Arc::new(base);
+        let readers = Arc::new(Readers::new(base.clone(), max_readers));
+        let (jobs, waiting) = mpsc::channel(WAITING_MAX);
+        tokio::spawn(Writer::new(base.clone(), link, readers.clone()).run(waiting));
+        Self {
+            base,
+            readers,
+            jobs,
+        }
+    }
+
+    /// The readers' connections in use, and idle.
+    pub fn connections(&self) -> (i64, i64) {
+        self.readers.count()
+    }
+
+    /// Hands a job to the writer and waits for its answer. The job is done even if the caller
+    /// goes away meanwhile.
+    async fn ask<T>(&self, job: impl FnOnce(Reply<T>) -> Job) -> Result<T, StoreError> {
+        let closed = || StoreError::Unavailable("it is closed".to_owned());
+        let (reply, answer) = oneshot::channel();
+        self.jobs.send(job(reply)).await.map_err(|_| closed())?;
+        answer.await.map_err(|_| closed())?
+    }
+
+    /// Has the writer do this, and gives its answer after COMMIT.
+    pub(in crate::adapters) async fn write<W: Work>(&self, work: W) -> Result<W::Done, StoreError> {
+        self.ask(|reply| Job::Work(Box::new(Ask::new(work, reply))))
+            .await
+    }
+
+    /// Asks a question on a reader's connection.
+    pub(in crate::adapters) async fn read<T: Send + 'static>(
+        &self,
+        question: impl AsyncFnOnce(&mut Link) -> Result<T, Fail>,
+    ) -> Result<T, StoreError> {
+        self.readers
+            .ask(question)
+            .await
+            .map_err(|fail| fail.told(&*self.base))
+    }
+}
+
+#[async_trait]
+impl<B: Base> Store for SqlStore<B> {
+    async fn admit(&self, new: NewRunner) -> Result<Admitted, StoreError> {
+        self.ask(|reply| Job::Admit(Ask::new(Box::new(new), reply)))
+            .await
+    }
+
+    async fn gates(
+        &self,
+        project: &ProjectName,
+        host: &str,
+        host_max: Option<u32>,
+    ) -> Result<Vec<Gate>, StoreError> {
+        self.read(async |on| read::gates(on, project, host, host_max).await)
+            .await
+    }
+
+    async fn apply(&self, change: Change) -> Result<Applied, StoreError> {
+        self.ask(|reply| Job::Apply(Ask::new(Box::new(change), reply)))
+            .await
+    }
+
+    async fn runner(&self, id: RunnerId) -> Result<Option<Runner>, StoreError> {
+        self.read(async |on| read::runner(on, id).await).await
+    }
+
+    async fn runners(&self, filter: RunnerFilter) -> Result<Vec<Runner>, StoreError> {
+        self.read(async |on| read::runners(on, &filter).await).await
+    }
+
+    async fn live(&self, host: &str) -> Result<Vec<Runner>, StoreError> {
+        self.read(async |on| read::live(on, host).await).await
+    }
+
+    async fn create_project(
+        &self,
+        name: ProjectName,
+        settings: ProjectSettings,
+        actor: Actor,
+        at: Timestamp,
+    ) -> Result<(Project, Event), StoreError> {
+        let order = projects::Order { name, actor, at };
+        self.write(projects::Create { order, settings }).await
+    }
+
+    async fn set_project(
+        &self,
+        name: ProjectName,
+        change: ProjectChange,
+        actor: Actor,
+        at: Timestamp,
+    ) -> Result<(Project, Event), StoreError> {
+        let order = projects::Order { name, actor, at };
+        self.write(projects::Set { order, change }).await
+    }
+
+    async fn remove_project(
+        &self,
+        name: ProjectName,
+        actor: Actor,
+        at: Timestamp,
+    ) -> Result<Event, StoreError> {
+        let order = projects::Order { name, actor, at };
+        self.write(projects::Remove { order }).await
+    }
+
+    async fn project(&self, name: &ProjectName) -> Result<Option<Project>, StoreError> {
+        self.read(async |on| read::project(on, name).await).await
+    }
+
+    async fn projects(&self) -> Result<Vec<Project>, StoreError> {
+        self.read(async |on| read::projects(on).await).await
+    }
+
+    async fn events(&self, filter: EventFilter) -> Result<Vec<Event>, StoreError> {
+        self.read(async |on| read::events(on, &filter).await).await
+    }
+
+    async fn prune(&self, before: Timestamp, batch: u32) -> Result<Pruned, StoreError> {
+        self.ask(|reply| Job::Prune(prune::Sweep::new(before, batch, reply)))
+            .await
+    }
+
+    async fn check(&self) -> Result<(), StoreError> {
+        self.write(writer::Check).await
+    }
+
+    async fn close(&self) {
+        let _ = self.ask(Job::Close).await;
+    }
+}
