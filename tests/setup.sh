@@ -17,6 +17,7 @@ sqlite3:sqlite3  bsdutils:script  less:less  python3:python3  make:make  gcc:gcc
 test="$demo
 mmdebstrap:mmdebstrap  user-mode-linux:linux.uml  debian-archive-keyring:/usr/share/keyrings
 prometheus:promtool  man-db:man  zsh:zsh  postgresql:pg_config  postgresql-client:psql  rabbitmq-server:rabbitmqctl  nix-bin:nix
+pgbouncer:pgbouncer  faketime:faketime  openssl:openssl
 "
 
 case $want in
@@ -106,7 +107,7 @@ if ! { apt update && apt install --no-install-recommends $missing; } >"$work/log
 fi
 
 # What we brought in as a tool for the tests is not to come up with the machine.
-for name in postgresql rabbitmq-server prometheus; do
+for name in postgresql pgbouncer rabbitmq-server prometheus; do
     case " $missing " in *" $name "*) ;; *) continue ;; esac
     units=$name.service
     [ $name != rabbitmq-server ] || units="$units epmd.service epmd.socket"

@@ -10,6 +10,7 @@
 #     --want UNIT      starts this unit, too (repeatable)
 #     --bind FROM:TO   shows a folder of this machine inside (repeatable)
 #     --without NAME   it lacks this cgroup controller, whatever this machine has
+#     --cable BRIDGE,NAME,ADDRESS/LENGTH   its eth0, before its systemd starts; NAME is the cable's end at this machine's BRIDGE
 #     --lease          stop the host when standard input ends (so that it goes when its test does)
 # Prints "ready PID" when it is up, then stays until the host is off or this is killed (both clean up).
 # Killing PID is the host stopping dead; run again with the same folder, it boots again on its disk, with a new boot id.
@@ -22,7 +23,7 @@ here=$(cd "$(dirname "$0")" && pwd)
 
 usage() { sed -n '/^# *tests\/host\/boot.sh/,/^set/{/^#/s/^# \{0,1\}//p}' "$0" >&2; exit 2; }
 all=("$@")
-root=machine bus=dbus-daemon work= disk_mb=512 payload= files= lease= without= wants=() binds=()
+root=machine bus=dbus-daemon work= disk_mb=512 payload= files= lease= without= cable= wants=() binds=()
 while [ $# -gt 0 ]; do
     case $1 in
     --root) root=$2; shift ;;
@@ -34,6 +35,7 @@ while [ $# -gt 0 ]; do
     --want) wants+=("$2"); shift ;;
     --bind) binds+=("$2"); shift ;;
     --without) without=$2; shift ;;
+    --cable) cable=$2; shift ;;
     --lease) lease=yes ;;
     -*) usage ;;
     *) break ;;
@@ -182,6 +184,18 @@ inside() {
         mount --bind "${b%%:*}" "$r/${b#*:}"
     done
     ip link set lo up
+    if [ -n "$cable" ]; then
+        IFS=, read -r bridge end address <<<"$cable"
+        # That of an earlier boot goes with its namespace, which may take a moment.
+        nsenter --net="/proc/$supervisor/ns/net" ip link del "$end" 2>/dev/null || true
+        # The same hardware address at each boot, as real cards have it: others remember it.
+        IFS=./ read -r a b c d _ <<<"$address"
+        ip link add eth0 address "$(printf '02:00:%02x:%02x:%02x:%02x' "$a" "$b" "$c" "$d")" type veth \
+            peer name "$end" netns "/proc/$supervisor/ns/net"
+        nsenter --net="/proc/$supervisor/ns/net" ip link set "$end" master "$bridge" up
+        ip address add "$address" dev eth0
+        ip link set eth0 up
+    fi
     # The namespace of cgroups begins here, where only this process is: unshare stays outside.
     exec unshare --cgroup bash -euc '
         mount -t cgroup2 cgroup2 "$1/sys/fs/cgroup"
@@ -199,8 +213,9 @@ inside() {
 }
 export -f inside
 exec 8<&0
+supervisor=$$
 setpriv --pdeathsig KILL unshare --mount --pid --fork --ipc --uts --net --kill-child bash -euc "$(
-    declare -p here work name bus lower files cgroup wants binds over)
+    declare -p here work name bus lower files cgroup cable supervisor wants binds over)
 inside" >"$work/boot.log" 2>&1 </dev/null 8<&- &
 namespaces=$!
 

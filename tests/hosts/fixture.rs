@@ -123,6 +123,14 @@ impl Site {
         });
     }
 
+    /// `ok`, `degraded` or `down`, as the daemon says; empty if it does not answer.
+    pub fn store(&self) -> String {
+        let asked =
+            "busctl get-property org.stratavore1 /org/stratavore1 org.stratavore1.Manager Store";
+        let out = self.root(asked).out();
+        out.trim_start_matches("s ").trim_matches('"').to_owned()
+    }
+
     /// What the services said lately.
     pub fn log(&self) -> String {
         self.host.sh("journalctl --no-pager -n 60 -o short-monotonic -u stratavored -u stratavore-agent -u 'stratavore-*.scope' -t systemd").out()

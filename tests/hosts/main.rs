@@ -18,6 +18,7 @@ mod credentials;
 mod doctor;
 mod endings;
 mod fixture;
+mod harness;
 mod input;
 mod journal;
 mod launch;

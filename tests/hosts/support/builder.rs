@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::host::Host;
+use super::network::Cable;
 
 /// What a host boots from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -55,6 +56,7 @@ pub struct HostBuilder {
     pub(super) wants: Vec<String>,
     pub(super) binds: Vec<String>,
     pub(super) without: Option<&'static str>,
+    pub(super) cable: Option<Cable>,
 }
 
 impl HostBuilder {
@@ -88,6 +90,12 @@ impl HostBuilder {
         self
     }
 
+    /// A file that only its root can read.
+    pub fn secret(mut self, path: &str, contents: impl Into<Vec<u8>>) -> Self {
+        self.files.push((path.into(), contents.into(), 0o600));
+        self
+    }
+
     /// A program or script on its disk.
     pub fn program(mut self, path: &str, contents: impl Into<Vec<u8>>) -> Self {
         self.files.push((path.into(), contents.into(), 0o755));
@@ -114,6 +122,12 @@ impl HostBuilder {
     /// It lacks this cgroup controller, whatever this machine has.
     pub fn without(mut self, controller: &'static str) -> Self {
         self.without = Some(controller);
+        self
+    }
+
+    /// Its place in a network, from before its systemd starts.
+    pub fn cable(mut self, cable: &Cable) -> Self {
+        self.cable = Some(cable.clone());
         self
     }
 
@@ -149,6 +163,7 @@ impl Host {
             wants: Vec::new(),
             binds: Vec::new(),
             without: None,
+            cable: None,
         }
     }
 }

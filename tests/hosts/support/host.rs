@@ -83,6 +83,9 @@ impl Host {
         command.args(builder.wants.iter().flat_map(|unit| ["--want", unit]));
         command.args(builder.binds.iter().flat_map(|bind| ["--bind", bind]));
         command.args(builder.without.iter().flat_map(|name| ["--without", name]));
+        if let Some(cable) = &builder.cable {
+            command.args(["--cable", &cable.words()]);
+        }
         command.arg(&builder.name);
         command
             .stdin(Stdio::piped())

@@ -14,8 +14,13 @@
 
 mod builder;
 mod exec;
+mod fleet;
 mod host;
 mod network;
+mod postgres;
+mod proxy;
+mod sql;
+mod tls;
 mod uml;
 mod wait;
 
@@ -23,8 +28,13 @@ mod wait;
 pub use self::{
     builder::{Bus, HostBuilder, Root},
     exec::{Exec, Output, Spawned},
+    fleet::{Fleet, FleetPlan},
     host::Host,
-    network::Network,
+    network::{Cable, Network},
+    postgres::{OWNER_PASSWORD, PASSWORD, Postgres},
+    proxy::{Proxy, Way},
+    sql::{Row, Sql},
+    tls::{Authority, Certified},
     uml::Uml,
     wait::{wait_for, wait_until},
 };

@@ -1,13 +1,14 @@
 //! A network between hosts and this machine: a bridge, and a virtual cable into each host.
 
 use std::net::Ipv4Addr;
+use std::sync::atomic::{AtomicU8, Ordering};
 
-use super::{Host, machine, machine_try, own_name, prepare};
+use super::{machine, machine_try, own_name, prepare};
 
 /// A network 10.213.N.0/24. This machine is .1 in it (servers of the test listen there), hosts are .2, .3, ….
 pub struct Network {
     number: u8,
-    hosts: u8,
+    hosts: AtomicU8,
 }
 
 impl Network {
@@ -20,7 +21,10 @@ impl Network {
             // Whoever makes the bridge owns the number.
             match machine_try(&["ip", "link", "add", &name, "type", "bridge"]) {
                 Ok(_) => {
-                    let network = Network { number, hosts: 0 };
+                    let network = Network {
+                        number,
+                        hosts: AtomicU8::new(0),
+                    };
                     machine(&["ip", "link", "set", &name, "alias", own_name().trim()]);
                     let address = format!("{}/24", network.machine_address());
                     machine(&["ip", "address", "add", &address, "dev", &name]);
@@ -42,54 +46,53 @@ impl Network {
         Ipv4Addr::new(10, 213, self.number, 1)
     }
 
-    /// Connects a host (anew after each of its boots) and returns its address.
+    /// A free address with its cable: for [`HostBuilder::cable`](super::HostBuilder::cable).
     #[track_caller]
-    pub fn join(&mut self, host: &Host) -> Ipv4Addr {
-        assert!(self.hosts < 250, "this network is full");
-        self.hosts += 1;
-        let address = Ipv4Addr::new(10, 213, self.number, self.hosts + 1);
-        self.join_as(host, address);
-        address
+    pub fn cable(&self) -> Cable {
+        let host = self.hosts.fetch_add(1, Ordering::Relaxed) + 2;
+        assert!(host < 250, "this network is full");
+        Cable {
+            bridge: self.bridge(),
+            end: format!("sv{}-{host}", self.number),
+            address: Ipv4Addr::new(10, 213, self.number, host),
+        }
     }
 
-    /// Connects a host with this address: the one it had before it was booted again.
-    #[track_caller]
-    pub fn join_as(&self, host: &Host, address: Ipv4Addr) {
-        let (cable, pid) = (self.cable(host), host.pid1().to_string());
-        machine(&[
-            "ip", "link", "add", &cable, "type", "veth", "peer", "name", "eth0", "netns", &pid,
-        ]);
-        machine(&["ip", "link", "set", &cable, "master", &self.bridge(), "up"]);
-        let inside = format!("ip address add {address}/24 dev eth0; ip link set eth0 up");
-        machine(&["nsenter", "-t", &pid, "-n", "sh", "-euc", &inside]);
-    }
-
-    /// Cuts a host off, silently: what is sent is lost, no connection is closed.
-    #[track_caller]
-    pub fn cut(&self, host: &Host) {
-        machine(&["ip", "link", "set", &self.cable(host), "nomaster"]);
-    }
-
-    /// Ends a cut.
-    #[track_caller]
-    pub fn mend(&self, host: &Host) {
-        machine(&[
-            "ip",
-            "link",
-            "set",
-            &self.cable(host),
-            "master",
-            &self.bridge(),
-        ]);
+    /// Everything in it, as `IPAddressAllow=` wants it.
+    pub fn addresses(&self) -> String {
+        format!("10.213.{}.0/24", self.number)
     }
 
     fn bridge(&self) -> String {
         format!("stratanet{}", self.number)
     }
+}
 
-    /// This machine's end of a host's cable; it goes when the host's namespace goes.
-    fn cable(&self, host: &Host) -> String {
-        format!("sv{}", host.pid1())
+/// A host's place in a network: the same after each of its boots.
+#[derive(Debug, Clone)]
+pub struct Cable {
+    bridge: String,
+    /// This machine's end; it goes when the host's namespace goes.
+    end: String,
+    pub address: Ipv4Addr,
+}
+
+impl Cable {
+    /// As `boot.sh --cable` wants it.
+    pub(super) fn words(&self) -> String {
+        format!("{},{},{}/24", self.bridge, self.end, self.address)
+    }
+
+    /// Cuts the host off, silently: what is sent is lost, no connection is closed. Another boot mends it.
+    #[track_caller]
+    pub fn cut(&self) {
+        machine(&["ip", "link", "set", &self.end, "nomaster"]);
+    }
+
+    /// Ends a cut.
+    #[track_caller]
+    pub fn mend(&self) {
+        machine(&["ip", "link", "set", &self.end, "master", &self.bridge]);
     }
 }
 
