@@ -6,17 +6,24 @@
 //! | file | what |
 //! |---|---|
 //! | `keys` | the keys |
+//! | `store` | `store.url` |
+//! | `credentials` | secrets, which are in no file of ours |
 //! | `reload` | what a configuration read again changes |
 
 pub mod address;
+mod credentials;
 mod keys;
 mod reload;
+mod store;
 
+pub use credentials::{CREDENTIALS, Secret, StoreCredentials};
 pub use keys::{KEYS, Key};
 pub use reload::{Change, compare};
+pub use store::{PostgresHost, PostgresUrl, SslMode, StoreUrl};
 
 use crate::domain::limits::Limits;
 use crate::domain::nearest::nearest;
+use crate::domain::units::show_span;
 use crate::places::Places;
 use crate::wire::Unenforced;
 use std::collections::BTreeMap;
@@ -38,16 +45,24 @@ const METRICS_LOCAL: SocketAddr = SocketAddr::new(
 /// Everything that can be configured.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
-    /// `store.url`, taken apart: the database file.
-    pub store_path: PathBuf,
+    /// `store.url`.
+    pub store: StoreUrl,
     /// `store.max_connections`.
     pub max_connections: u32,
+    /// `store.idle_timeout`; `Duration::MAX` = none.
+    pub idle_timeout: Duration,
+    /// `store.max_lifetime`; `Duration::MAX` = none.
+    pub max_lifetime: Duration,
     /// `store.retention`.
     pub retention: Duration,
     /// `host.name`; empty = the host name.
     pub host_name: String,
     /// `host.max_runners`; `None` = no cap.
     pub host_max_runners: Option<u32>,
+    /// `host.labels`.
+    pub host_labels: BTreeMap<String, String>,
+    /// `fleet.*`.
+    pub fleet: Fleet,
     /// `limits.*`.
     pub limits: Limits,
     /// `limits.unenforced`.
@@ -60,15 +75,46 @@ pub struct Config {
     origins: BTreeMap<String, String>,
 }
 
+/// How this host and its fleet know of each other. Nothing of it matters to an embedded store.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fleet {
+    /// `fleet.name`.
+    pub name: String,
+    /// `fleet.lease_renew`.
+    pub lease_renew: Duration,
+    /// `fleet.lease_ttl`.
+    pub lease_ttl: Duration,
+    /// `fleet.lost_after`.
+    pub lost_after: Duration,
+    /// `fleet.stop_on_disconnect_after`; `None` = never.
+    pub stop_on_disconnect_after: Option<Duration>,
+}
+
+impl Default for Fleet {
+    fn default() -> Self {
+        Self {
+            name: "default".to_owned(),
+            lease_renew: Duration::from_secs(10),
+            lease_ttl: Duration::from_secs(60),
+            lost_after: Duration::from_secs(600),
+            stop_on_disconnect_after: None,
+        }
+    }
+}
+
 impl Config {
     /// The defaults.
     pub fn new(places: &Places) -> Self {
         Self {
-            store_path: places.state.join("stratavore.db"),
+            store: StoreUrl::Sqlite(places.state.join("stratavore.db")),
             max_connections: 4,
+            idle_timeout: Duration::from_secs(600),
+            max_lifetime: Duration::from_secs(1_800),
             retention: Duration::from_secs(90 * 86_400),
             host_name: String::new(),
             host_max_runners: None,
+            host_labels: BTreeMap::new(),
+            fleet: Fleet::default(),
             limits: Limits::default(),
             unenforced: Unenforced::Refuse,
             metrics_listen: (*places == Places::system()).then_some(METRICS_LOCAL),
@@ -116,11 +162,52 @@ impl Config {
         for drop_in in drop_ins(Path::new(&folder))? {
             config.read(&drop_in)?;
         }
+        config.check(file)?;
         Ok(config)
     }
 
+    /// What this file alone makes of the defaults.
+    pub fn load_alone(places: &Places, file: &Path) -> Result<Self, ConfigError> {
+        let mut config = Self::new(places);
+        config.read(file)?;
+        config.check(file)?;
+        Ok(config)
+    }
+
+    /// Refuses values that are right by themselves and wrong together. The error is said of the
+    /// place where one of them was given last.
+    fn check(&self, file: &Path) -> Result<(), ConfigError> {
+        let fleet = &self.fleet;
+        let shown = |span: Duration| show_span(u64::try_from(span.as_micros()).unwrap_or(u64::MAX));
+        let (renew, ttl, lost) = (fleet.lease_renew, fleet.lease_ttl, fleet.lost_after);
+        let (keys, message) = if renew * 3 > ttl {
+            let message = format!(
+                "fleet.lease_ttl = {} is less than three times fleet.lease_renew = {}: a renewal or two that fail would make this host unreachable; make lease_ttl longer or lease_renew shorter.",
+                shown(ttl),
+                shown(renew)
+            );
+            (["fleet.lease_ttl", "fleet.lease_renew"], message)
+        } else if ttl >= lost {
+            let message = format!(
+                "fleet.lost_after = {} is not longer than fleet.lease_ttl = {}: a host is unreachable before it is lost; make lost_after longer.",
+                shown(lost),
+                shown(ttl)
+            );
+            (["fleet.lost_after", "fleet.lease_ttl"], message)
+        } else {
+            return Ok(());
+        };
+        let origin = keys.iter().find_map(|key| self.origins.get(*key));
+        let place = origin.and_then(|origin| origin.rsplit_once(':'));
+        Err(ConfigError {
+            file: place.map_or(file, |(file, _)| Path::new(file)).to_owned(),
+            line: place.and_then(|(_, line)| line.parse().ok()),
+            message,
+        })
+    }
+
     /// Reads one file over what is there.
-    pub fn read(&mut self, file: &Path) -> Result<(), ConfigError> {
+    fn read(&mut self, file: &Path) -> Result<(), ConfigError> {
         let text = std::fs::read_to_string(file).map_err(|error| ConfigError {
             file: file.to_owned(),
             line: None,
@@ -198,6 +285,9 @@ impl Config {
                 "# {}. {taken} ({origin})\n{mark}{name} = {value}\n",
                 key.about
             ));
+            if key.name == "store.url" {
+                out.push_str(&credentials::print());
+            }
         }
         out
     }
@@ -285,6 +375,7 @@ mod tests {
         let mut config = Config::new(&Places::system());
         config
             .parse(Path::new("f.toml"), text)
+            .and_then(|()| config.check(Path::new("f.toml")))
             .map_err(|e| e.to_string())?;
         Ok(config)
     }
@@ -322,9 +413,43 @@ mod tests {
                 "f.toml:2: limits.memory_max: give a whole number",
             ),
             ("x = 1", "f.toml:1: “x” stands outside"),
-            ("[fleet]\nname = 'x'", "f.toml:2: unknown key fleet.name"),
+            (
+                "[event]\nexchange = 'x'",
+                "f.toml:2: unknown key event.exchange",
+            ),
             ("\n[stor]\n", "f.toml:2: there is no section [stor]"),
-            ("[store]\nurl = 'postgres://x'", "f.toml:2: store.url"),
+            (
+                "[store]\nurl = 'postgres://x'",
+                "f.toml:2: store.url: the URL names no database",
+            ),
+            (
+                "[host]\nlabels = { a = 1 }",
+                "f.toml:2: host.labels: a: give a text",
+            ),
+            (
+                "[host.labels]\n'a b' = 'c'",
+                "host.labels: The label “a b” has the character",
+            ),
+            (
+                "[store]\nidle_timeout = '1ms'",
+                "f.toml:2: store.idle_timeout: 1ms is not from 1s to infinity",
+            ),
+            (
+                "[fleet]\nname = 'a/b'",
+                "f.toml:2: fleet.name: The name of a fleet",
+            ),
+            (
+                "[fleet]\nlease_ttl = '29s'",
+                "f.toml:2: fleet.lease_ttl = 29s is less than three times",
+            ),
+            (
+                "[fleet]\n\nlease_renew = '21s'",
+                "f.toml:3: fleet.lease_ttl = 1min is less than three times",
+            ),
+            (
+                "[fleet]\nlost_after = '1min'",
+                "f.toml:2: fleet.lost_after = 1min is not longer",
+            ),
             ("[store\n", "f.toml:1"),
             ("[metrics]\nlisten = '9791'", "f.toml:2: metrics.listen"),
             (
@@ -396,7 +521,20 @@ mod tests {
     fn value(name: &'static str) -> BoxedStrategy<String> {
         let text = |regex: &'static str| regex.prop_map(|t| format!("\"{t}\"")).boxed();
         match name {
-            "store.url" => text("sqlite:///[a-zA-Z ü'%?#]{1,9}/[a-z.]{1,5}"),
+            "store.url" => text(
+                "sqlite:///[a-zA-Z ü'%?#]{1,9}/[a-z.]{1,5}|postgres://(u@)?a(:1)?,b/d(\\?sslmode=require)?",
+            ),
+            "store.idle_timeout" | "store.max_lifetime" => text("[1-9]{2}(s|min|h)|infinity"),
+            "host.labels" => proptest::collection::btree_map("[a-z./]{1,3}", "[a-zü'#]{0,3}", 0..3)
+                .prop_map(|labels| {
+                    let labels = labels.into_iter().map(|(k, v)| (k, toml::Value::from(v)));
+                    toml::Value::Table(labels.collect()).to_string()
+                })
+                .boxed(),
+            "fleet.name" => text("[a-zA-Z0-9._-]{1,8}"),
+            "fleet.lease_renew" => text("[1-9]s"),
+            "fleet.lease_ttl" => text("[1-9]0s"),
+            "fleet.lost_after" | "fleet.stop_on_disconnect_after" => text("[1-9](min|h)|"),
             "store.max_connections" => (0u32..70).prop_map(|n| n.to_string()).boxed(),
             "store.retention" => text("([1-9]{1,4}(h|d|w|min|y)( [0-9]{1,3}ms)?|infinity)"),
             "host.name" => text("[a-zA-Z0-9._-]{0,8}"),

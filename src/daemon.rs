@@ -2,16 +2,16 @@
 
 pub mod observe;
 mod reload;
+mod store;
 
 use crate::adapters::agent_client::AgentClient;
-use crate::adapters::sqlite::SqliteStore;
 use crate::adapters::timed::TimedStore;
 use crate::api;
 use crate::config::Config;
 use crate::domain::kinds;
 use crate::engine::{Engine, Health, Settings};
 use crate::places::Places;
-use crate::ports::{Store, StoreError};
+use crate::ports::Store;
 use crate::service;
 use crate::telemetry::Telemetry;
 use observe::{Observed, Parts};
@@ -19,13 +19,12 @@ use reload::Reloader;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
+pub use store::check as check_store;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-/// Between two attempts to open the store.
-const REOPEN: Duration = Duration::from_secs(2);
 /// How long a clean stop waits for launches under way.
 const LAST_LAUNCHES: Duration = Duration::from_secs(10);
 /// A hub or bus that has not come round for so long is wedged.
@@ -95,19 +94,19 @@ pub async fn run(config: Config, start: Start, log: Telemetry) -> Result<(), Fat
         passed,
         config.metrics_listen,
     ));
-    let sqlite = tokio::select! {
-        store = open_store(&config, &observed) => Arc::new(store?),
+    let opened = tokio::select! {
+        store = store::open(&config, &observed) => store?,
         _ = term.recv() => return Ok(()),
         _ = int.recv() => return Ok(()),
     };
-    let timed = TimedStore::new(sqlite.clone()).map_err(metrics)?;
+    let timed = TimedStore::new(opened.store).map_err(metrics)?;
     let store_times = timed.times();
     let store: Arc<dyn Store> = Arc::new(timed);
     let (host, notices) = AgentClient::start(&start.agent, config.unenforced);
     let settings = Settings {
         host: host_id.clone(),
         host_name: host_name.clone(),
-        sole_host: true,
+        sole_host: opened.sole_host,
         host_max: config.host_max_runners,
         limits: config.limits.clone(),
         retention: config.retention,
@@ -120,7 +119,7 @@ pub async fn run(config: Config, start: Start, log: Telemetry) -> Result<(), Fat
     );
     observed.has(Parts {
         engine: engine.clone(),
-        connections: Box::new(move || sqlite.connections()),
+        connections: opened.connections,
         store_times,
     });
     let mut reloader = Reloader {
@@ -192,33 +191,6 @@ pub async fn run(config: Config, start: Start, log: Telemetry) -> Result<(), Fat
     engine.shutdown(LAST_LAUNCHES).await;
     store.close().await;
     outcome
-}
-
-/// Looks the configured store over: one sentence about a sound one, or what is wrong.
-pub async fn check_store(config: &Config) -> Result<String, String> {
-    SqliteStore::check(&config.store_path).await
-}
-
-/// A store that can't be opened now may be there later (a full disk, a folder not mounted yet);
-/// one that refuses us won't.
-async fn open_store(config: &Config, observed: &Observed) -> Result<SqliteStore, Fatal> {
-    let mut told = String::new();
-    loop {
-        match SqliteStore::open(&config.store_path, config.max_connections).await {
-            Ok(store) => return Ok(store),
-            Err(StoreError::Refused(error)) => return Err(Fatal::Store(error.message)),
-            Err(StoreError::Unavailable(why)) => {
-                if told != why {
-                    tracing::error!(message_id = kinds::STORE_AWAY.id, %why, "The store can't be opened; trying again");
-                    told.clone_from(&why);
-                }
-                let waits = format!("Waiting for the store: {why}");
-                service::status(&waits);
-                observed.waits_for(waits);
-                tokio::time::sleep(REOPEN).await;
-            }
-        }
-    }
 }
 
 /// Tells systemd how we are, and that we are alive only while hub and bus come round.

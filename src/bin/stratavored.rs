@@ -51,10 +51,7 @@ fn main() -> ExitCode {
         }
     };
     let loaded = match &args.check_config {
-        Some(Some(file)) => {
-            let mut config = Config::new(&places);
-            config.read(file).map(|()| config)
-        }
+        Some(Some(file)) => Config::load_alone(&places, file),
         _ => Config::load(&places, args.config.as_deref()),
     };
     let config = match loaded {

@@ -4,11 +4,13 @@ use super::{Config, address};
 use crate::domain::limits::{self, Unit, Value};
 use crate::domain::units;
 use crate::wire::Unenforced;
+use std::collections::BTreeMap;
 use std::time::Duration;
 use toml::de::DeValue;
 
-/// The shortest `store.retention`, in µs.
-const RETENTION_MIN: u64 = 3_600_000_000;
+/// In µs.
+const SECOND: u64 = 1_000_000;
+const DAY: u64 = 86_400 * SECOND;
 
 /// One key of the configuration.
 #[derive(Debug, Clone, Copy)]
@@ -29,24 +31,17 @@ pub struct Key {
 pub const KEYS: &[Key] = &[
     Key {
         name: "store.url",
-        about: "Where the store is: sqlite:///absolute/path",
+        about: "Where the store is: sqlite:///absolute/path, of this host alone; or postgres://[USER@]HOST[:PORT],…/DATABASE[?sslmode=MODE], the fleet's. Of several hosts the first that takes writes is used. The user is stratavore if none is given, sslmode one of libpq's: verify-full, and prefer where all hosts are this machine. A socket is given by its folder, with %2F for “/”. The password is the credential store-password, never in this file",
         reload: false,
         read: |config, _, value| {
-            let url = text(value)?;
-            let path = url.strip_prefix("sqlite://").ok_or_else(|| {
-                format!("“{url}” is no store this release knows; give sqlite:///absolute/path")
-            })?;
-            if !path.starts_with('/') || path.ends_with('/') {
-                return Err(format!("“{url}” names no absolute path of a file"));
-            }
-            config.store_path = path.into();
+            config.store = text(value)?.parse()?;
             Ok(())
         },
-        show: |config, _| quoted(&format!("sqlite://{}", config.store_path.display())),
+        show: |config, _| quoted(&config.store.to_string()),
     },
     Key {
         name: "store.max_connections",
-        about: "Connections for reading, 1 to 64",
+        about: "Connections to the store, 1 to 64; with sqlite those for reading",
         reload: false,
         read: |config, _, value| {
             config.max_connections = number(value, 1, 64)?;
@@ -55,30 +50,36 @@ pub const KEYS: &[Key] = &[
         show: |config, _| config.max_connections.to_string(),
     },
     Key {
+        name: "store.idle_timeout",
+        about: "After how long without use a connection to Postgres is closed, \"infinity\" = never",
+        reload: false,
+        read: |config, _, value| {
+            config.idle_timeout = span(value, SECOND, units::INFINITY)?;
+            Ok(())
+        },
+        show: |config, _| span_written(config.idle_timeout),
+    },
+    Key {
+        name: "store.max_lifetime",
+        about: "After how long a connection to Postgres is replaced, \"infinity\" = never",
+        reload: false,
+        read: |config, _, value| {
+            config.max_lifetime = span(value, 10 * SECOND, units::INFINITY)?;
+            Ok(())
+        },
+        show: |config, _| span_written(config.max_lifetime),
+    },
+    Key {
         name: "store.retention",
         about: "How long ended runners, request ids and events are kept",
         reload: true,
         read: |config, _, value| {
-            let usec = units::parse_span(text(value)?).map_err(|e| e.message)?;
-            if usec < RETENTION_MIN {
-                return Err(
-                    "less than 1h would remove what has just ended; \"infinity\" keeps all"
-                        .to_owned(),
-                );
-            }
-            config.retention = match usec {
-                units::INFINITY => Duration::MAX,
-                _ => Duration::from_micros(usec),
-            };
+            config.retention = span(value, 3_600 * SECOND, units::INFINITY).map_err(|why| {
+                format!("{why}: less would remove what has just ended; \"infinity\" keeps all")
+            })?;
             Ok(())
         },
-        show: |config, _| {
-            let usec = u64::try_from(config.retention.as_micros()).unwrap_or(units::INFINITY);
-            match usec {
-                units::INFINITY => quoted("infinity"),
-                _ => written(Unit::Span, usec),
-            }
-        },
+        show: |config, _| span_written(config.retention),
     },
     Key {
         name: "host.name",
@@ -105,6 +106,31 @@ pub const KEYS: &[Key] = &[
             Ok(())
         },
         show: |config, _| config.host_max_runners.unwrap_or(0).to_string(),
+    },
+    Key {
+        name: "host.labels",
+        about: "What this host is chosen by with --on auto, such as { gpu = \"a100\", zone = \"b\" }",
+        reload: false,
+        read: |config, _, value| {
+            let DeValue::Table(table) = value else {
+                return Err("give a table of texts, such as { zone = \"b\" }".to_owned());
+            };
+            let mut labels = BTreeMap::new();
+            for (key, value) in table {
+                let value = text(value.get_ref()).map_err(|e| format!("{}: {e}", key.get_ref()))?;
+                labels.insert(key.get_ref().to_string(), value.to_owned());
+            }
+            crate::domain::spec::check_labels(&labels)
+                .map_err(|e| e.message.replace("The runner has", "A host has"))?;
+            config.host_labels = labels;
+            Ok(())
+        },
+        show: |config, _| {
+            let labels = config.host_labels.iter();
+            let labels =
+                labels.map(|(key, value)| (key.clone(), toml::Value::from(value.as_str())));
+            toml::Value::Table(labels.collect()).to_string()
+        },
     },
     limit(
         "limits.memory_max",
@@ -149,6 +175,65 @@ pub const KEYS: &[Key] = &[
                 Unenforced::Refuse => "refuse",
                 Unenforced::Warn => "warn",
             })
+        },
+    },
+    Key {
+        name: "fleet.name",
+        about: "What this fleet is called; the same on all its hosts",
+        reload: false,
+        read: |config, _, value| {
+            let name = text(value)?;
+            crate::domain::name::check_runner_name(name)
+                .map_err(|e| e.message.replace("runner name", "name of a fleet"))?;
+            config.fleet.name = name.to_owned();
+            Ok(())
+        },
+        show: |config, _| quoted(&config.fleet.name),
+    },
+    Key {
+        name: "fleet.lease_renew",
+        about: "How often this host tells the fleet's store that it is there",
+        reload: false,
+        read: |config, _, value| {
+            config.fleet.lease_renew = span(value, SECOND, 3_600 * SECOND)?;
+            Ok(())
+        },
+        show: |config, _| span_written(config.fleet.lease_renew),
+    },
+    Key {
+        name: "fleet.lease_ttl",
+        about: "How long after that it counts as there; at least three times lease_renew. Then it is unreachable, and its runners keep their slots",
+        reload: false,
+        read: |config, _, value| {
+            config.fleet.lease_ttl = span(value, 3 * SECOND, DAY)?;
+            Ok(())
+        },
+        show: |config, _| span_written(config.fleet.lease_ttl),
+    },
+    Key {
+        name: "fleet.lost_after",
+        about: "After how long without a word it is lost; longer than lease_ttl. Its slots are free then if stop_on_disconnect_after had been set, else when it comes back, has booted anew, or is forgotten (stratavorectl host forget)",
+        reload: false,
+        read: |config, _, value| {
+            config.fleet.lost_after = span(value, 4 * SECOND, 30 * DAY)?;
+            Ok(())
+        },
+        show: |config, _| span_written(config.fleet.lost_after),
+    },
+    Key {
+        name: "fleet.stop_on_disconnect_after",
+        about: "After how long without the fleet's store this host's runners are stopped, daemon or not, so that their slots can be given to others: at least lease_ttl, and shorter than lost_after by the stop timeout and a margin. \"\" = running work is never stopped because the store is away",
+        reload: false,
+        read: |config, _, value| {
+            config.fleet.stop_on_disconnect_after = match text(value)? {
+                "" => None,
+                _ => Some(span(value, SECOND, 30 * DAY)?),
+            };
+            Ok(())
+        },
+        show: |config, _| {
+            let after = config.fleet.stop_on_disconnect_after;
+            after.map_or_else(|| quoted(""), span_written)
         },
     },
     Key {
@@ -276,6 +361,29 @@ fn number(value: &DeValue<'_>, least: u32, most: u32) -> Result<u32, String> {
         .ok()
         .filter(|n| (least..=most).contains(n))
         .ok_or_else(|| format!("{number} is not from {least} to {most}"))
+}
+
+/// A time from `least` to `most` µs; infinity is [`Duration::MAX`].
+fn span(value: &DeValue<'_>, least: u64, most: u64) -> Result<Duration, String> {
+    let usec = units::parse_span(text(value)?).map_err(|e| e.message)?;
+    match usec {
+        _ if !(least..=most).contains(&usec) => {
+            let (least, most) = (units::show_span(least), units::show_span(most));
+            Err(format!(
+                "{} is not from {least} to {most}",
+                units::show_span(usec)
+            ))
+        }
+        units::INFINITY => Ok(Duration::MAX),
+        _ => Ok(Duration::from_micros(usec)),
+    }
+}
+
+fn span_written(span: Duration) -> String {
+    match u64::try_from(span.as_micros()) {
+        Ok(usec) => written(Unit::Span, usec),
+        Err(_) => quoted("infinity"),
+    }
 }
 
 fn quoted(text: &str) -> String {

@@ -2,7 +2,7 @@
 
 use super::roff::Page;
 use super::{source, texts};
-use stratavore::config::{Config, KEYS};
+use stratavore::config::{CREDENTIALS, Config, KEYS};
 use stratavore::domain::event::EventType;
 use stratavore::places::Places;
 
@@ -39,8 +39,16 @@ pub fn stratavored_toml() -> String {
             ),
         );
     }
-    page.heading("EXAMPLE");
+    page.heading("CREDENTIALS");
+    page.text(texts::DAEMON_CREDENTIALS);
+    for kind in CREDENTIALS {
+        page.item(kind.name, &format!("{}.", kind.about));
+    }
+    page.heading("EXAMPLES");
     page.example(texts::DAEMON_CONFIG_EXAMPLE);
+    page.text(texts::FLEET_EXAMPLE_ABOUT);
+    page.example(texts::FLEET_EXAMPLE);
+    page.example(texts::FLEET_DROP_IN);
     page.see(&[("stratavored", 8), ("agent.toml", 5), ("stratavorectl", 1)])
 }
 

@@ -130,6 +130,32 @@ max_runners = 50
 memory_max = \"8G\"
 tasks_max = 2000";
 
+pub const DAEMON_CREDENTIALS: &str = "\
+Secrets are in no file of Stratavore's: systemd hands them to the daemon (LoadCredential= of systemd.exec(5), in a drop-in
+of stratavored.service). They are read once, at the start, and never shown; stratavored --print-config tells which there
+are, and --check-config needs none.";
+
+pub const FLEET_EXAMPLE_ABOUT: &str = "\
+A host of a fleet, in stratavored.toml and in /etc/systemd/system/stratavored.service.d/fleet.conf. The unit lets the
+daemon reach nothing but this host, so the drop-in names the addresses of the store (and of the name server, where
+systemd-resolved does not ask for the daemon):";
+
+pub const FLEET_EXAMPLE: &str = "\
+[store]
+url = \"postgres://stratavore@db1.example,db2.example/stratavore\"
+
+[fleet]
+name = \"build\"
+
+[host]
+labels = { zone = \"b\", gpu = \"a100\" }";
+
+pub const FLEET_DROP_IN: &str = "\
+[Service]
+LoadCredential=store-password:/etc/stratavore/store-password
+LoadCredential=store-ca:/etc/stratavore/store-ca.pem
+IPAddressAllow=192.0.2.10 192.0.2.11";
+
 pub const AGENT_CONFIG: &str = "\
 What root allows stratavore-agent to do for stratavored, whatever it is asked for. The file is optional; it must belong
 to root and be writable for root alone. The format is TOML. An unknown key is an error, with which the agent does not

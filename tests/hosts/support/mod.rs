@@ -13,11 +13,9 @@
 #![allow(dead_code)]
 
 mod builder;
-mod chaos;
 mod exec;
 mod fleet;
 mod host;
-mod invariants;
 mod network;
 mod postgres;
 mod proxy;
@@ -29,11 +27,9 @@ mod wait;
 #[allow(unused_imports)]
 pub use self::{
     builder::{Bus, HostBuilder, Root},
-    chaos::{Blow, Chaos},
     exec::{Exec, Output, Spawned},
-    fleet::{DATABASE, Fleet, FleetPlan, RECOVERS, SHORT, clock},
+    fleet::{Fleet, FleetPlan},
     host::Host,
-    invariants::{ONCE, Seen, Watch},
     network::{Cable, Network},
     postgres::{OWNER_PASSWORD, PASSWORD, Postgres},
     proxy::{Proxy, Way},

@@ -1,0 +1,223 @@
+//! Secrets of the daemon, handed over by systemd: files in `$CREDENTIALS_DIRECTORY`
+//! (`LoadCredential=` of systemd.exec(5)). Read once; never shown, logged or passed on.
+
+use std::fmt;
+use std::fs::File;
+use std::io::{ErrorKind, Read};
+use std::path::{Path, PathBuf};
+
+/// The largest credential, in bytes: systemd's own bound.
+const CREDENTIAL_MAX: u64 = 1 << 20;
+
+/// One that this release knows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Kind {
+    /// The name of its file.
+    pub name: &'static str,
+    /// What it is, for `--print-config` and the manual.
+    pub about: &'static str,
+    /// Whether it must not be shown.
+    secret: bool,
+}
+
+/// All of them.
+pub const CREDENTIALS: [Kind; 4] = [
+    Kind {
+        name: "store-password",
+        about: "The password of the role in store.url",
+        secret: true,
+    },
+    Kind {
+        name: "store-ca",
+        about: "The authorities that sign the store's certificate (PEM); the system's where it is not given",
+        secret: false,
+    },
+    Kind {
+        name: "store-cert",
+        about: "Our own certificate for the store (PEM), with store-key",
+        secret: false,
+    },
+    Kind {
+        name: "store-key",
+        about: "The key of store-cert (PEM)",
+        secret: true,
+    },
+];
+
+/// Text that is not shown. Not `Debug` by derive.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(String);
+
+impl Secret {
+    /// The text, for those it is meant for.
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("***")
+    }
+}
+
+/// What the store wants of them.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct StoreCredentials {
+    /// `store-password`.
+    pub password: Option<Secret>,
+    /// `store-ca`, PEM.
+    pub ca: Option<String>,
+    /// `store-cert`, PEM.
+    pub cert: Option<String>,
+    /// `store-key`, PEM.
+    pub key: Option<Secret>,
+}
+
+/// The folder of this service's credentials, if it has some.
+fn folder() -> Option<PathBuf> {
+    std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from)
+}
+
+impl StoreCredentials {
+    /// Reads those there are. The error names the file, never what is in it.
+    pub fn read() -> Result<Self, String> {
+        folder().map_or_else(|| Ok(Self::default()), |folder| Self::read_in(&folder))
+    }
+
+    fn read_in(folder: &Path) -> Result<Self, String> {
+        let credentials = Self {
+            password: line(folder, "store-password")?.map(Secret),
+            ca: text(folder, "store-ca")?,
+            cert: text(folder, "store-cert")?,
+            key: text(folder, "store-key")?.map(Secret),
+        };
+        match (&credentials.cert, &credentials.key) {
+            (Some(_), None) => Err(
+                "The credential store-cert is there, but not store-key; give both or none."
+                    .to_owned(),
+            ),
+            (None, Some(_)) => Err(
+                "The credential store-key is there, but not store-cert; give both or none."
+                    .to_owned(),
+            ),
+            _ => Ok(credentials),
+        }
+    }
+}
+
+/// A password: without the end of line that editors put there.
+fn line(folder: &Path, name: &str) -> Result<Option<String>, String> {
+    let Some(mut text) = text(folder, name)? else {
+        return Ok(None);
+    };
+    if text.ends_with('\n') {
+        text.pop();
+    }
+    if text.ends_with('\r') {
+        text.pop();
+    }
+    match text.is_empty() || text.contains(['\n', '\0']) {
+        true => Err(format!("The credential {name} is not one line of text.")),
+        false => Ok(Some(text)),
+    }
+}
+
+fn text(folder: &Path, name: &str) -> Result<Option<String>, String> {
+    let path = folder.join(name);
+    let failed =
+        |why: &dyn fmt::Display| format!("The credential {} can't be read: {why}.", path.display());
+    let file = match File::open(&path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(failed(&error)),
+    };
+    let mut bytes = Vec::new();
+    file.take(CREDENTIAL_MAX + 1)
+        .read_to_end(&mut bytes)
+        .map_err(|e| failed(&e))?;
+    if bytes.len() as u64 > CREDENTIAL_MAX {
+        return Err(failed(&"it has more than 1 MiB"));
+    }
+    String::from_utf8(bytes)
+        .map(Some)
+        .map_err(|_| failed(&"it is not text"))
+}
+
+/// For `--print-config`: which credentials are there and where they come from, as comments.
+pub(super) fn print() -> String {
+    print_in(folder().as_deref())
+}
+
+fn print_in(folder: Option<&Path>) -> String {
+    let mut out =
+        "# Credentials (LoadCredential= in a drop-in of stratavored.service). Need a restart\n"
+            .to_owned();
+    for kind in CREDENTIALS {
+        let path = folder.map(|folder| folder.join(kind.name));
+        let found = path.filter(|path| path.symlink_metadata().is_ok());
+        let value = match (&found, folder) {
+            (Some(path), _) => format!(
+                "{} ({})",
+                if kind.secret { "***" } else { "PEM" },
+                path.display()
+            ),
+            (None, Some(_)) => "not given".to_owned(),
+            (None, None) => "not to be seen here: only the service has credentials".to_owned(),
+        };
+        out.push_str(&format!("#   {}: {value}. {}\n", kind.name, kind.about));
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn scratch(name: &str) -> std::io::Result<PathBuf> {
+        let folder = std::env::temp_dir().join(format!("stratavore-{name}-{}", std::process::id()));
+        std::fs::create_dir_all(&folder)?;
+        Ok(folder)
+    }
+
+    #[test]
+    fn secrets_are_read_and_never_shown() -> Result<(), Box<dyn std::error::Error>> {
+        let folder = scratch("store-credentials")?;
+        assert_eq!(
+            StoreCredentials::read_in(&folder)?,
+            StoreCredentials::default()
+        );
+        std::fs::write(folder.join("store-password"), "hunter2 \n")?;
+        std::fs::write(folder.join("store-ca"), "-----BEGIN")?;
+        let read = StoreCredentials::read_in(&folder)?;
+        assert_eq!(read.password.as_ref().map(Secret::reveal), Some("hunter2 "));
+        assert!(!format!("{read:?}").contains("hunter2"));
+        let printed = print_in(Some(&folder));
+        assert!(
+            printed.contains("store-password: *** (") && printed.contains("store-key: not given"),
+            "{printed}"
+        );
+        assert!(
+            printed.lines().all(|l| l.starts_with('#')) && !printed.contains("hunter2"),
+            "{printed}"
+        );
+        assert!(print_in(None).contains("only the service"));
+        for (name, content, part) in [
+            ("store-password", &b"two\nlines"[..], "one line"),
+            ("store-password", b"", "one line"),
+            ("store-password", b"hunter2\xff", "not text"),
+            ("store-password", &[b'x'; (1 << 20) + 1], "more than 1 MiB"),
+            ("store-key", b"k", "give both"),
+        ] {
+            std::fs::remove_file(folder.join("store-password")).ok();
+            std::fs::write(folder.join(name), content)?;
+            let error = StoreCredentials::read_in(&folder).err().unwrap_or_default();
+            assert!(
+                error.contains(part) && !error.contains("hunter2"),
+                "{error}"
+            );
+        }
+        std::fs::remove_dir_all(&folder)?;
+        Ok(())
+    }
+}
