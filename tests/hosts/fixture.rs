@@ -3,11 +3,35 @@
 use crate::support::{Bus, Host, Output, Root, project, wait_for, wait_until};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// How long anything that is not a test of time may take on a busy machine.
 pub const SOON: Duration = Duration::from_secs(30);
+
+/// What holds in a store at every moment, and a query for what breaks it. SQLite and Postgres take both.
+pub const HISTORY: [(&str, &str); 5] = [
+    (
+        "a runner's events are numbered without a gap",
+        "SELECT subject FROM events WHERE subject LIKE 'runner/%' GROUP BY subject HAVING COUNT(*) <> MAX(seq) OR MIN(seq) <> 1",
+    ),
+    (
+        "a runner has exactly one ending, and it is its last event",
+        "SELECT id FROM runners r WHERE state = 'ended' AND (SELECT COUNT(*) FROM events WHERE subject = 'runner/' || r.id AND type LIKE '%runner.ended') <> 1",
+    ),
+    (
+        "a live runner has no ending",
+        "SELECT id FROM runners r WHERE state <> 'ended' AND EXISTS (SELECT 1 FROM events WHERE subject = 'runner/' || r.id AND type LIKE '%runner.ended')",
+    ),
+    (
+        "the row's number is that of its last event",
+        "SELECT id FROM runners r WHERE seq <> (SELECT MAX(seq) FROM events WHERE subject = 'runner/' || r.id)",
+    ),
+    (
+        "a project's counter is what lives",
+        "SELECT name FROM projects p WHERE live <> (SELECT COUNT(*) FROM runners WHERE project = p.name AND state NOT IN ('queued', 'ended'))",
+    ),
+];
 
 pub struct Site {
     pub host: Host,
@@ -131,6 +155,14 @@ impl Site {
         out.trim_start_matches("s ").trim_matches('"').to_owned()
     }
 
+    /// What the fleet calls this host.
+    pub fn host_id(&self) -> String {
+        let asked =
+            "busctl get-property org.stratavore1 /org/stratavore1 org.stratavore1.Manager HostId";
+        let out = self.root(asked).ok().out();
+        out.trim_start_matches("s ").trim_matches('"').to_owned()
+    }
+
     /// What the services said lately.
     pub fn log(&self) -> String {
         self.host.sh("journalctl --no-pager -n 60 -o short-monotonic -u stratavored -u stratavore-agent -u 'stratavore-*.scope' -t systemd").out()
@@ -233,23 +265,9 @@ impl Site {
 
     /// Ids whose scope has processes, read from the kernel.
     pub fn scopes(&self) -> BTreeSet<String> {
-        let slice = self.host.path("/sys/fs/cgroup/stratavore.slice");
-        let mut out = BTreeSet::new();
-        for project in std::fs::read_dir(slice).into_iter().flatten().flatten() {
-            for scope in std::fs::read_dir(project.path())
-                .into_iter()
-                .flatten()
-                .flatten()
-            {
-                let name = scope.file_name().to_string_lossy().into_owned();
-                let events =
-                    std::fs::read_to_string(scope.path().join("cgroup.events")).unwrap_or_default();
-                if let (Some(id), true) = (id_of(&name), events.contains("populated 1")) {
-                    out.insert(id);
-                }
-            }
-        }
-        out
+        populated(&self.host.path("/sys/fs/cgroup"))
+            .into_keys()
+            .collect()
     }
 
     fn names(&self, folder: &str) -> BTreeSet<String> {
@@ -265,83 +283,17 @@ impl Site {
     /// life is whole, and nothing is left over.
     #[track_caller]
     pub fn check(&self) {
-        let live = || -> BTreeSet<String> {
-            self.sql("SELECT id FROM runners WHERE state <> 'ended'")
-                .iter()
-                .map(|r| r["id"].as_str().unwrap().to_owned())
-                .collect()
-        };
         wait_for(
             "rows, scopes, units, sockets and records agree",
             SOON,
             || {
-                let rows = live();
-                let units: BTreeSet<String> = self
-                .root("systemctl list-units --all --plain --no-legend 'stratavore-*.scope' | cut -d' ' -f1").ok().out()
-                .lines().filter_map(id_of).collect();
-                let sockets: BTreeSet<String> = self
-                    .names("/run/stratavore/shims")
-                    .iter()
-                    .map(|n| n.trim_end_matches(".sock").to_owned())
-                    .collect();
-                let mut credentials = self.names("/run/credentials/stratavore");
-                credentials.retain(|id| !rows.contains(id));
-                let records: BTreeSet<String> = self
-                    .names("/var/lib/stratavore/exits")
-                    .iter()
-                    .filter(|n| !rows.iter().any(|id| n.contains(id.as_str())))
-                    .cloned()
-                    .collect();
-                let shims = self
-                    .root("pgrep -u root -xc stratavore-shim || true")
-                    .out()
-                    .parse()
-                    .unwrap_or(usize::MAX);
-                let story = [
-                    ("rows and scopes", rows == self.scopes()),
-                    ("rows and units", rows == units),
-                    ("rows and sockets", rows == sockets),
-                    ("rows and shims", shims == rows.len()),
-                    ("no record left over", records.is_empty()),
-                    ("no credential left over", credentials.is_empty()),
-                ];
-                match story
-                    .iter()
-                    .filter(|(_, holds)| !holds)
-                    .map(|(what, _)| *what)
-                    .collect::<Vec<_>>()
-                {
-                    wrong if wrong.is_empty() => Ok(()),
-                    wrong => Err(format!(
-                        "{wrong:?}: rows {rows:?} scopes {:?} units {units:?} sockets {sockets:?} shims {shims} records {records:?}\n{}",
-                        self.scopes(),
-                        self.log()
-                    )),
-                }
+                let live =
+                    self.sql("SELECT id FROM runners WHERE state NOT IN ('queued', 'ended')");
+                let rows = live.iter().map(|r| r["id"].as_str().unwrap().to_owned());
+                self.agrees(&rows.collect())
             },
         );
-        for (what, query) in [
-            (
-                "a runner's events are numbered without a gap",
-                "SELECT subject FROM events WHERE subject LIKE 'runner/%' GROUP BY subject HAVING COUNT(*) <> MAX(seq) OR MIN(seq) <> 1",
-            ),
-            (
-                "a runner has exactly one ending, and it is its last event",
-                "SELECT id FROM runners r WHERE state = 'ended' AND (SELECT COUNT(*) FROM events WHERE subject = 'runner/' || r.id AND type LIKE '%runner.ended') <> 1",
-            ),
-            (
-                "a live runner has no ending",
-                "SELECT id FROM runners r WHERE state <> 'ended' AND EXISTS (SELECT 1 FROM events WHERE subject = 'runner/' || r.id AND type LIKE '%runner.ended')",
-            ),
-            (
-                "the row's number is that of its last event",
-                "SELECT id FROM runners r WHERE seq <> (SELECT MAX(seq) FROM events WHERE subject = 'runner/' || r.id)",
-            ),
-            (
-                "a project's counter is what lives",
-                "SELECT name FROM projects p WHERE live <> (SELECT COUNT(*) FROM runners WHERE project = p.name AND state <> 'ended')",
-            ),
-        ] {
+        for (what, query) in HISTORY {
             let broken = self.sql(query);
             assert!(
                 broken.is_empty(),
@@ -349,6 +301,53 @@ impl Site {
                 self.log()
             );
         }
+    }
+
+    /// Whether kernel, systemd and disk tell of these live runners and of no others.
+    pub fn agrees(&self, rows: &BTreeSet<String>) -> Result<(), String> {
+        let units: BTreeSet<String> = self
+            .root("systemctl list-units --all --plain --no-legend 'stratavore-*.scope' | cut -d' ' -f1")
+            .ok()
+            .out()
+            .lines()
+            .filter_map(id_of)
+            .collect();
+        let sockets: BTreeSet<String> = self
+            .names("/run/stratavore/shims")
+            .iter()
+            .map(|n| n.trim_end_matches(".sock").to_owned())
+            .collect();
+        let mut credentials = self.names("/run/credentials/stratavore");
+        credentials.retain(|id| !rows.contains(id));
+        let records: BTreeSet<String> = self
+            .names("/var/lib/stratavore/exits")
+            .iter()
+            .filter(|n| !rows.iter().any(|id| n.contains(id.as_str())))
+            .cloned()
+            .collect();
+        let shims = self
+            .root("pgrep -u root -xc stratavore-shim || true")
+            .out()
+            .parse()
+            .unwrap_or(usize::MAX);
+        let scopes = self.scopes();
+        let story = [
+            ("rows and scopes", *rows == scopes),
+            ("rows and units", *rows == units),
+            ("rows and sockets", *rows == sockets),
+            ("rows and shims", shims == rows.len()),
+            ("no record left over", records.is_empty()),
+            ("no credential left over", credentials.is_empty()),
+        ];
+        let wrong = story.iter().filter(|(_, holds)| !holds);
+        let wrong: Vec<&str> = wrong.map(|(what, _)| *what).collect();
+        if wrong.is_empty() {
+            return Ok(());
+        }
+        Err(format!(
+            "{wrong:?}: rows {rows:?} scopes {scopes:?} units {units:?} sockets {sockets:?} shims {shims} records {records:?}\n{}",
+            self.log()
+        ))
     }
 
     /// Stops whatever lives, and checks that it is gone without a trace.
@@ -397,6 +396,24 @@ fn with_project(flags_and_command: &str) -> String {
         Some((flags, command)) => format!("{flags} p -- {command}"),
         None => panic!("write FLAGS -- COMMAND"),
     }
+}
+
+/// Runners whose scope has processes, with their projects' slices, below the root of a host's cgroups.
+pub fn populated(cgroups: &Path) -> BTreeMap<String, String> {
+    let mut out = BTreeMap::new();
+    let entries = |folder: &Path| std::fs::read_dir(folder).into_iter().flatten().flatten();
+    for project in entries(&cgroups.join("stratavore.slice")) {
+        for scope in entries(&project.path()) {
+            let name = scope.file_name().to_string_lossy().into_owned();
+            let events =
+                std::fs::read_to_string(scope.path().join("cgroup.events")).unwrap_or_default();
+            if let (Some(id), true) = (id_of(&name), events.contains("populated 1")) {
+                let slice = project.file_name().to_string_lossy().into_owned();
+                out.insert(id, slice);
+            }
+        }
+    }
+    out
 }
 
 fn id_of(unit: &str) -> Option<String> {

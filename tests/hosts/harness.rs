@@ -4,8 +4,8 @@ use std::io::Write;
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
-use crate::fixture::SOON;
-use crate::support::{Fleet, FleetPlan, PASSWORD, Way, wait_until};
+use crate::fixture::{SOON, Site};
+use crate::support::{Blow, Chaos, Fleet, FleetPlan, PASSWORD, Watch, Way, clock, wait_until};
 
 /// A query from inside a host, over the network, by TLS that is checked. `at` is ADDRESS:PORT.
 fn psql(fleet: &Fleet, n: usize, at: &str, query: &str) -> crate::support::Output {
@@ -249,4 +249,84 @@ fn a_link_that_is_slow_or_breaks_in_a_commit() {
     link.set_read_timeout(Some(SOON)).unwrap();
     drop(std::io::Read::read_to_end(&mut link, &mut rest));
     assert!(rest.is_empty());
+}
+
+/// The clock of our services alone is shifted, through their sandboxes; leases and timeouts are on another clock.
+#[test]
+fn a_clock_an_hour_ahead() {
+    let site = Site::boot("h-clock");
+    for unit in ["stratavored", "stratavore-agent"] {
+        site.root(&format!("mkdir -p /etc/systemd/system/{unit}.service.d"))
+            .ok();
+        site.host.write(
+            &format!("/etc/systemd/system/{unit}.service.d/clock.conf"),
+            clock(3600),
+        );
+    }
+    site.root("systemctl daemon-reload && systemctl restart stratavore-agent stratavored")
+        .ok();
+    site.wait_met();
+    let id = site.run("--runtime-max=1s -- sleep 1000");
+    let ended = site.ended(&id);
+    assert_eq!(ended["exit"]["cause"], "timeout");
+    let ahead = "SELECT created_at / 1000000 - strftime('%s', 'now') AS ahead FROM runners WHERE exit LIKE '%timeout%'";
+    let ahead = site.sql(ahead)[0]["ahead"].as_i64().unwrap();
+    assert!((3500..3700).contains(&ahead), "{ahead} s ahead");
+    site.check();
+}
+
+/// The watch sees what it is there to see: one scope too many, a counter that is wrong.
+#[test]
+fn a_watch_notices() {
+    let fleet = plain("h-watch", false);
+    fleet.sql().run(
+        "CREATE TABLE projects (name TEXT, live BIGINT);\nCREATE TABLE hosts (host TEXT, live BIGINT);\n\
+         CREATE TABLE runners (id TEXT, project TEXT, host TEXT, state TEXT);\nINSERT INTO projects VALUES ('a-b', 0)",
+    );
+    let scope = |n: usize, name: &str| {
+        let run = format!(
+            "systemd-run -q --scope --slice='stratavore-a\\x2db.slice' --unit=stratavore-{name} sleep 1000"
+        );
+        fleet.sites[n].host.spawn(["bash", "-c", &run])
+    };
+    let watch = Watch::start(&fleet, &[("a-b", 2), ("*", 5)]);
+    let _two = (scope(0, "x"), scope(1, "y"));
+    wait_until("two are seen", SOON, || {
+        let seen = watch.so_far();
+        seen.most.get("a-b") == Some(&2) && seen.answers > 4
+    });
+    assert!(watch.so_far().violations.is_empty(), "{:?}", watch.so_far());
+    let _third = scope(2, "z");
+    wait_until("the third is one too many", SOON, || {
+        !watch.so_far().violations.is_empty()
+    });
+    let said = watch.so_far().violations[0].clone();
+    assert!(said.contains("3 runners of a-b live, 2 may"), "{said}");
+    fleet.sql().run("UPDATE projects SET live = 1");
+    wait_until("the counter is wrong", SOON, || {
+        let seen = watch.so_far();
+        seen.violations.iter().any(|v| v.contains("counter"))
+    });
+    fleet.postgres.kill9();
+    wait_until("the store is silent", SOON, || watch.so_far().silences > 0);
+}
+
+/// Every kind of blow comes, each is repaired, and the seed decides.
+#[test]
+fn chaos_is_over_when_it_is_over() {
+    let mut fleet = plain("h-chaos", false);
+    let mut chaos = Chaos::new(&Blow::ALL);
+    let at = direct(&fleet);
+    let mut seen = Vec::new();
+    for _ in Blow::ALL {
+        seen.push(chaos.strike(&mut fleet));
+        for n in 0..3 {
+            psql(&fleet, n, &at, "SELECT 1").ok();
+        }
+    }
+    assert!(
+        Blow::ALL.iter().all(|b| seen.contains(b)),
+        "{}",
+        chaos.story()
+    );
 }

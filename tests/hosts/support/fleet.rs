@@ -1,8 +1,10 @@
 //! A fleet: hosts on one network, and a Postgres they share.
 
 use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use super::invariants::{LAUNCHED, ONCE, RAN};
 use super::network::{Cable, Network};
 use super::postgres::{PASSWORD, Postgres};
 use super::proxy::Proxy;
@@ -69,6 +71,10 @@ pub struct Fleet {
     pub standby: Option<Postgres>,
     /// With [`FleetPlan::proxied`], one for each host.
     pub proxies: Vec<Proxy>,
+    /// Where the hosts' cgroups are at present.
+    cgroups: Arc<Mutex<Vec<PathBuf>>>,
+    /// A load runs on every host.
+    pub(super) loaded: bool,
     // Last: the hosts go before their network.
     pub network: Network,
 }
@@ -111,7 +117,7 @@ impl Fleet {
                 plan.builder(n, cable, &network, &postgres, &at)
             })
             .collect();
-        let sites = std::thread::scope(|scope| {
+        let sites: Vec<Site> = std::thread::scope(|scope| {
             let booting: Vec<_> = builders
                 .into_iter()
                 .map(|builder| {
@@ -126,8 +132,11 @@ impl Fleet {
                 .map(|b| b.unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
                 .collect()
         });
+        let cgroups = sites.iter().map(|s| s.host.cgroup().to_owned()).collect();
         let fleet = Fleet {
             sites,
+            cgroups: Arc::new(Mutex::new(cgroups)),
+            loaded: false,
             cables,
             postgres,
             standby,
@@ -176,6 +185,13 @@ impl Fleet {
     #[track_caller]
     pub fn boot_host(&mut self, n: usize) {
         self.sites[n].host.boot_again();
+        self.cgroups.lock().expect("fleet")[n] = self.sites[n].host.cgroup().to_owned();
+        self.start_load_of(n);
+    }
+
+    /// Where the hosts' cgroups are, by number, kept up to date. Those of a dead host are gone.
+    pub(super) fn cgroups(&self) -> Arc<Mutex<Vec<PathBuf>>> {
+        Arc::clone(&self.cgroups)
     }
 
     /// The hosts that are up.
@@ -260,6 +276,14 @@ impl FleetPlan {
             .file(
                 "/etc/systemd/system/stratavored.service.d/crash.conf",
                 "[Service]\nReadWritePaths=-/run/stratavore-crash\n",
+            )
+            .program(
+                ONCE,
+                format!("#!/bin/sh\necho \"$STRATAVORE_RUNNER_ID\" >>{RAN}\nexec sleep \"$1\"\n"),
+            )
+            .file(
+                "/etc/tmpfiles.d/fleet.conf",
+                format!("d /srv 0777\nf {RAN} 0666\nf {LAUNCHED} 0666\n"),
             )
             .want("polkit.service")
             .want("stratavored.service");

@@ -13,9 +13,11 @@
 #![allow(dead_code)]
 
 mod builder;
+mod chaos;
 mod exec;
 mod fleet;
 mod host;
+mod invariants;
 mod network;
 mod postgres;
 mod proxy;
@@ -27,9 +29,11 @@ mod wait;
 #[allow(unused_imports)]
 pub use self::{
     builder::{Bus, HostBuilder, Root},
+    chaos::{Blow, Chaos},
     exec::{Exec, Output, Spawned},
-    fleet::{Fleet, FleetPlan},
+    fleet::{DATABASE, Fleet, FleetPlan, RECOVERS, SHORT, clock},
     host::Host,
+    invariants::{ONCE, Seen, Watch},
     network::{Cable, Network},
     postgres::{OWNER_PASSWORD, PASSWORD, Postgres},
     proxy::{Proxy, Way},

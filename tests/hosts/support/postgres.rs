@@ -5,8 +5,9 @@
 //! is what daemons log in as.
 
 use std::net::Ipv4Addr;
+use std::path::PathBuf;
 use std::process::Command;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use super::network::{Cable, Network};
@@ -24,6 +25,7 @@ const REPLICA_PASSWORD: &str = "standby-2288";
 const UP: Duration = Duration::from_secs(60);
 
 const DATA: &str = "/srv/postgres/data";
+const SOCKET: &str = "/run/stratavore-postgres";
 
 const SERVER: &str = r#"
 [Unit]
@@ -103,6 +105,8 @@ pub struct Postgres {
     cable: Cable,
     authority: Arc<Authority>,
     programs: String,
+    /// Where its socket is, as this machine sees it; another one after each boot of its host.
+    socket: Arc<Mutex<PathBuf>>,
 }
 
 impl Postgres {
@@ -190,11 +194,13 @@ impl Postgres {
             "install -o postgres -m 600 /srv/postgres/server.new /srv/postgres/server.key && chown postgres /srv/postgres",
         )
         .ok();
+        let socket = Arc::new(Mutex::new(host.path(SOCKET)));
         Postgres {
             host,
             cable,
             authority,
             programs,
+            socket,
         }
     }
 
@@ -244,17 +250,8 @@ impl Postgres {
     }
 
     /// Asks as its superuser, from outside the fleet.
-    #[track_caller]
     pub fn sql(&self, database: &str) -> Sql {
-        Sql::new(&self.socket_folder(), "postgres", database)
-    }
-
-    /// Where its socket is, as this machine sees it; another one after each boot of its host.
-    pub fn socket_folder(&self) -> String {
-        self.host
-            .path("/run/stratavore-postgres")
-            .display()
-            .to_string()
+        Sql::new(Arc::clone(&self.socket), "postgres", database)
     }
 
     pub fn host(&self) -> &Host {
@@ -348,6 +345,7 @@ impl Postgres {
     #[track_caller]
     pub fn power_on(&mut self) {
         self.host.boot_again();
+        *self.socket.lock().expect("postgres") = self.host.path(SOCKET);
         self.up();
     }
 

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use serde_json::Value;
@@ -20,24 +21,25 @@ const LIMIT: Duration = Duration::from_secs(20);
 pub struct Sql {
     runtime: Runtime,
     options: PgConnectOptions,
+    folder: Arc<Mutex<PathBuf>>,
     connection: Option<PgConnection>,
 }
 
 impl Sql {
-    /// `folder` is where the socket is, as this machine sees it.
-    pub(super) fn new(folder: &str, user: &str, database: &str) -> Self {
+    /// `folder` is where the socket is at present, as this machine sees it.
+    pub(super) fn new(folder: Arc<Mutex<PathBuf>>, user: &str, database: &str) -> Self {
         Sql {
             runtime: tokio::runtime::Builder::new_current_thread()
                 .enable_all()
                 .build()
                 .expect("a runtime"),
             options: PgConnectOptions::new_without_pgpass()
-                .socket(PathBuf::from(folder))
                 .ssl_mode(PgSslMode::Disable)
                 .username(user)
                 .database(database)
                 .application_name("test")
                 .disable_statement_logging(),
+            folder,
             connection: None,
         }
     }
@@ -91,7 +93,9 @@ impl Sql {
         &mut self,
         ask: impl AsyncFnOnce(&mut PgConnection) -> Result<T, sqlx::Error>,
     ) -> Result<T, String> {
-        let (options, connection) = (&self.options, self.connection.take());
+        let folder = self.folder.lock().expect("sql").clone();
+        let options = &self.options.clone().socket(folder);
+        let connection = self.connection.take();
         let asked = self.runtime.block_on(async {
             tokio::time::timeout(LIMIT, async {
                 let mut connection = match connection {
