@@ -5,6 +5,7 @@
 //! share those of [`OTHER`]. Every counter of a project is there, at 0, from the moment the
 //! project is known.
 
+use crate::domain::admission::GATES;
 use crate::domain::{Cause, Runner};
 use prometheus::proto::MetricFamily;
 use prometheus::{Histogram, HistogramOpts, IntCounter, IntCounterVec, Opts, Registry};
@@ -17,8 +18,6 @@ use std::time::Duration;
 pub const PROJECTS_MAX: usize = 200;
 /// What the others are called; no project can have this name.
 pub const OTHER: &str = "_other";
-/// The gates there are.
-const GATES: [&str; 2] = ["project-runners", "host-runners"];
 
 /// What a call of `Launch` came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

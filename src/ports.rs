@@ -1,6 +1,10 @@
 //! The only seam: what the engine needs of the outside world. Adapters implement these traits
 //! and decide nothing.
 
+mod fleet;
+
+pub use fleet::{Beat, Fleet, FleetState, Policy, Pulse, Reported, Writer};
+
 use crate::domain::admission::Gate;
 use crate::domain::event::{Actor, Event, EventType};
 use crate::domain::exit::{Asked, Record, Usage};
@@ -24,9 +28,22 @@ pub enum StoreError {
     /// later may help.
     #[error("the store does not answer: {0}")]
     Unavailable(String),
+    /// This host's epoch is over: others may have been given what it held. It has to join again.
+    #[error("this host was given up by its fleet and has to join it again")]
+    Fenced,
     /// It answered, and the answer is no.
     #[error(transparent)]
     Refused(#[from] Error),
+}
+
+impl StoreError {
+    /// The reason alone.
+    pub fn why(&self) -> String {
+        match self {
+            Self::Unavailable(why) => why.clone(),
+            Self::Fenced | Self::Refused(_) => self.to_string(),
+        }
+    }
 }
 
 /// A launch to be decided and, if admitted, written.
@@ -42,6 +59,8 @@ pub struct NewRunner {
     pub host_max: Option<u32>,
     /// Makes a repeated launch return the first runner.
     pub request: Option<RequestKey>,
+    /// Where it is refused and waiting can help, it waits.
+    pub queue: bool,
     /// Who asks.
     pub actor: Actor,
     /// Now.
@@ -75,12 +94,21 @@ pub enum Admitted {
         /// `runner.starting`.
         event: Event,
     },
+    /// Written: it waits, because of this gate.
+    Queued {
+        /// The runner.
+        runner: Runner,
+        /// What it waits for first.
+        gate: Box<Gate>,
+        /// `runner.queued`.
+        event: Event,
+    },
     /// The request id was used before, with the same parameters.
     Repeated(Runner),
     /// A gate is shut; nothing but the denial was written.
     Denied {
         /// Which one.
-        gate: Gate,
+        gate: Box<Gate>,
         /// Why, for the caller.
         error: Error,
         /// `admission.denied`.
@@ -104,6 +132,8 @@ pub struct Applied {
 pub struct RunnerFilter {
     /// Only of this project.
     pub project: Option<ProjectName>,
+    /// Only of this host.
+    pub host: Option<String>,
     /// Only in these states; empty = the live ones.
     pub states: Vec<State>,
     /// Only with these labels.

@@ -91,10 +91,14 @@ pub(crate) fn launch(n: u64, project: &str) -> NewRunner {
                 ..Limits::default()
             },
             log_file_max: None,
+            priority: 0,
+            tokens: None,
+            session: None,
         },
         host: "h1".to_owned(),
         host_max: None,
         request: None,
+        queue: false,
         actor: alice(),
         at: at(n * 1_000),
     }

@@ -243,6 +243,9 @@ impl Core {
             labels: options.labels,
             limits: options.limits,
             log_file_max: options.log_file_max,
+            priority: 0,
+            tokens: None,
+            session: None,
         };
         let request = LaunchRequest {
             spec,

@@ -49,7 +49,8 @@ pub(super) async fn open(config: &Config, observed: &Observed) -> Result<Opened,
         match attempt(config).await {
             Ok(store) => return Ok(store),
             Err(StoreError::Refused(error)) => return Err(Fatal::Store(error.message)),
-            Err(StoreError::Unavailable(why)) => {
+            Err(error) => {
+                let why = error.why();
                 if told != why {
                     tracing::error!(message_id = kinds::STORE_AWAY.id, %why, "The store can't be opened; trying again");
                     told.clone_from(&why);

@@ -17,8 +17,20 @@ pub enum ErrorKind {
     AmbiguousName,
     /// The request itself is wrong; repeating it cannot help.
     InvalidArgument,
+    /// No host of the fleet has this id or name.
+    NoSuchHost,
+    /// No session has this name.
+    NoSuchSession,
     /// A cap on live runners is reached.
     QuotaExceeded,
+    /// A token budget does not have so many tokens left.
+    BudgetExceeded,
+    /// As many runners wait as may wait.
+    QueueFull,
+    /// A hold is in force.
+    Held,
+    /// The host takes no new runners.
+    Cordoned,
     /// More was asked for than root's `agent.toml` allows.
     LimitsExceeded,
     /// The caller may not do this.
@@ -40,15 +52,46 @@ pub enum ErrorKind {
 }
 
 impl ErrorKind {
+    /// All of them.
+    pub const ALL: [Self; 21] = [
+        Self::NoSuchRunner,
+        Self::NoSuchProject,
+        Self::NoSuchHost,
+        Self::NoSuchSession,
+        Self::AlreadyExists,
+        Self::AmbiguousName,
+        Self::InvalidArgument,
+        Self::QuotaExceeded,
+        Self::BudgetExceeded,
+        Self::QueueFull,
+        Self::Held,
+        Self::Cordoned,
+        Self::LimitsExceeded,
+        Self::NotPermitted,
+        Self::Conflict,
+        Self::StoreUnavailable,
+        Self::LimitUnenforceable,
+        Self::HostUnavailable,
+        Self::LaunchFailed,
+        Self::WrongState,
+        Self::InteractiveAuthorizationRequired,
+    ];
+
     /// The member name below `org.stratavore1.Error`.
     pub fn name(self) -> &'static str {
         match self {
             Self::NoSuchRunner => "NoSuchRunner",
             Self::NoSuchProject => "NoSuchProject",
+            Self::NoSuchHost => "NoSuchHost",
+            Self::NoSuchSession => "NoSuchSession",
             Self::AlreadyExists => "AlreadyExists",
             Self::AmbiguousName => "AmbiguousName",
             Self::InvalidArgument => "InvalidArgument",
             Self::QuotaExceeded => "QuotaExceeded",
+            Self::BudgetExceeded => "BudgetExceeded",
+            Self::QueueFull => "QueueFull",
+            Self::Held => "Held",
+            Self::Cordoned => "Cordoned",
             Self::LimitsExceeded => "LimitsExceeded",
             Self::NotPermitted => "NotPermitted",
             Self::Conflict => "Conflict",
@@ -59,6 +102,11 @@ impl ErrorKind {
             Self::WrongState => "WrongState",
             Self::InteractiveAuthorizationRequired => "InteractiveAuthorizationRequired",
         }
+    }
+
+    /// The kind named `text`.
+    pub fn parse(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|k| k.name() == text)
     }
 }
 

@@ -28,6 +28,8 @@ impl Actor {
 /// The types of events this release writes: `org.stratavore.<kind>.<what>`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum EventType {
+    /// A launch waits for its turn. Data has the `gate` that is shut.
+    RunnerQueued,
     /// A launch was admitted; nothing runs yet.
     RunnerStarting,
     /// The scope of a runner is up, its limits are held, and its command is released. Data has `unit`,
@@ -47,6 +49,25 @@ pub enum EventType {
     ProjectChanged,
     /// A project was removed.
     ProjectRemoved,
+    /// A budget's use has reached a share of its limit for the first time in this period. Data has `percent`, `limit`,
+    /// `used`, `period_start`.
+    BudgetThreshold,
+    /// A budget was used up; its policy is in force. Data as of `budget.threshold`, and `on_exhausted`.
+    BudgetExceeded,
+    /// A hold was set. Data has `scope`, `until`, `freeze`, `reason`.
+    HoldSet,
+    /// A hold was released or has ended by itself. Data has `scope`.
+    HoldReleased,
+    /// A host has joined the fleet, or joined again.
+    HostJoined,
+    /// The lease of a host has run out: what it holds stays charged.
+    HostUnreachable,
+    /// Nothing of a host runs any more: what it held was given back.
+    HostLost,
+    /// A host that was away renews its lease again.
+    HostReturned,
+    /// An operator has said that a host does not come back.
+    HostLeft,
     /// A launch was refused by a quota. Data has `gate`, `limit`, `used`, `requested`, and `count`, the refusals that
     /// this event stands for.
     AdmissionDenied,
@@ -54,7 +75,8 @@ pub enum EventType {
 
 impl EventType {
     /// All of them.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 20] = [
+        Self::RunnerQueued,
         Self::RunnerStarting,
         Self::RunnerRunning,
         Self::RunnerFrozen,
@@ -64,12 +86,22 @@ impl EventType {
         Self::ProjectCreated,
         Self::ProjectChanged,
         Self::ProjectRemoved,
+        Self::BudgetThreshold,
+        Self::BudgetExceeded,
+        Self::HoldSet,
+        Self::HoldReleased,
+        Self::HostJoined,
+        Self::HostUnreachable,
+        Self::HostLost,
+        Self::HostReturned,
+        Self::HostLeft,
         Self::AdmissionDenied,
     ];
 
     /// `runner.ended`, …: the type without `org.stratavore.`.
     pub fn short(self) -> &'static str {
         match self {
+            Self::RunnerQueued => "runner.queued",
             Self::RunnerStarting => "runner.starting",
             Self::RunnerRunning => "runner.running",
             Self::RunnerFrozen => "runner.frozen",
@@ -79,6 +111,15 @@ impl EventType {
             Self::ProjectCreated => "project.created",
             Self::ProjectChanged => "project.changed",
             Self::ProjectRemoved => "project.removed",
+            Self::BudgetThreshold => "budget.threshold",
+            Self::BudgetExceeded => "budget.exceeded",
+            Self::HoldSet => "hold.set",
+            Self::HoldReleased => "hold.released",
+            Self::HostJoined => "host.joined",
+            Self::HostUnreachable => "host.unreachable",
+            Self::HostLost => "host.lost",
+            Self::HostReturned => "host.returned",
+            Self::HostLeft => "host.left",
             Self::AdmissionDenied => "admission.denied",
         }
     }
@@ -91,8 +132,9 @@ impl EventType {
     /// The event of a step of a runner; `None` for a step that changes no state.
     pub fn of_step(step: &Step) -> Option<Self> {
         Some(match step {
+            Step::Admit(_) => Self::RunnerStarting,
             Step::Run(_) => Self::RunnerRunning,
-            Step::Freeze => Self::RunnerFrozen,
+            Step::Freeze(_) => Self::RunnerFrozen,
             Step::Thaw => Self::RunnerThawed,
             Step::Stop => Self::RunnerStopping,
             Step::End(..) => Self::RunnerEnded,

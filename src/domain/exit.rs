@@ -10,8 +10,12 @@ use serde::{Deserialize, Serialize};
 pub enum Cause {
     /// The command never ran.
     LaunchFailed,
+    /// It left the queue before its turn came.
+    Cancelled,
     /// `runtime-max` passed.
     Timeout,
+    /// It used tokens past a budget whose policy is to stop.
+    OverBudget,
     /// Somebody asked for it.
     Stopped,
     /// The main process was killed for lack of memory, or the runner's OOM policy ended it.
@@ -36,9 +40,11 @@ pub enum Cause {
 
 impl Cause {
     /// All causes this release writes.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 14] = [
         Self::LaunchFailed,
+        Self::Cancelled,
         Self::Timeout,
+        Self::OverBudget,
         Self::Stopped,
         Self::OomKill,
         Self::CoreDump,
@@ -55,7 +61,9 @@ impl Cause {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::LaunchFailed => "launch-failed",
+            Self::Cancelled => "cancelled",
             Self::Timeout => "timeout",
+            Self::OverBudget => "over-budget",
             Self::Stopped => "stopped",
             Self::OomKill => "oom-kill",
             Self::CoreDump => "core-dump",
@@ -98,7 +106,9 @@ impl Exit {
         };
         let why = match self.cause {
             Cause::LaunchFailed => "The command could not be started",
+            Cause::Cancelled => "It left the queue before its turn came",
             Cause::Timeout => "The runtime limit passed",
+            Cause::OverBudget => "A token budget was used up",
             Cause::Stopped => "Stopped on request",
             Cause::OomKill => "The memory limit was reached",
             Cause::CoreDump => "Core was dumped",
@@ -157,6 +167,8 @@ pub enum Asked {
     Shutdown,
     /// `runtime-max` passed.
     Timeout,
+    /// A token budget was used up, and its policy is to stop.
+    Budget,
     /// systemd stopped the scope because of `OOMPolicy=stop`.
     Oom,
 }
@@ -247,6 +259,7 @@ impl Record {
         match self.asked {
             Some(Asked::Timeout) => return Cause::Timeout,
             Some(Asked::Stop | Asked::Manager) => return Cause::Stopped,
+            Some(Asked::Budget) => return Cause::OverBudget,
             Some(Asked::Shutdown) => return Cause::HostShutdown,
             Some(Asked::Oom) => return Cause::OomKill,
             None => {}

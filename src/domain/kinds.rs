@@ -94,6 +94,9 @@ kinds! {
     RUNNER_TIMEOUT = "82e74c2914cc4625b775ec63c1a07f8a",
         "Runner @STRATAVORE_RUNNER@ of project @STRATAVORE_PROJECT@ reached its runtime limit",
         "It was stopped because runtime-max had passed. Launch it with a longer one, or see why it took so long:\n\n    stratavorectl show @STRATAVORE_RUNNER@";
+    RUNNER_OVER_BUDGET = "23428822e2b94b3481aecd533ab6f5a6",
+        "Runner @STRATAVORE_RUNNER@ used up a token budget and was stopped",
+        "The policy of the budget is to stop what has used it up. Its story:\n\n    stratavorectl why @STRATAVORE_RUNNER@";
     RUNNER_OOM = "d917d557253e40fb871761a24b0d0c9d",
         "Runner @STRATAVORE_RUNNER@ of project @STRATAVORE_PROJECT@ ran out of memory",
         "The kernel killed it at a memory limit: its own, its project's or that of stratavore.slice. Compare its peak with its\nlimits, and launch it with a higher memory-max, or with less to do:\n\n    stratavorectl show @STRATAVORE_RUNNER@";
@@ -178,8 +181,9 @@ impl Kind {
             Cause::LaunchFailed => RUNNER_LAUNCH_FAILED,
             Cause::Success => RUNNER_SUCCEEDED,
             Cause::ExitCode | Cause::Signal | Cause::CoreDump => RUNNER_FAILED,
-            Cause::Stopped | Cause::HostShutdown => RUNNER_STOPPED,
+            Cause::Stopped | Cause::Cancelled | Cause::HostShutdown => RUNNER_STOPPED,
             Cause::Timeout => RUNNER_TIMEOUT,
+            Cause::OverBudget => RUNNER_OVER_BUDGET,
             Cause::OomKill => RUNNER_OOM,
             Cause::HostRebooted | Cause::SupervisorLost | Cause::Unknown => RUNNER_LOST,
         }
@@ -220,6 +224,6 @@ mod tests {
     #[test]
     fn each_cause_has_its_kind() {
         let kinds: BTreeSet<_> = Cause::ALL.map(|c| Kind::ended(c).name).into();
-        assert_eq!(kinds.len(), 7, "{kinds:?}");
+        assert_eq!(kinds.len(), 8, "{kinds:?}");
     }
 }

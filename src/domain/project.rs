@@ -19,6 +19,12 @@ pub struct ProjectSettings {
     /// Most live runners at a time; `None` = no cap.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_runners: Option<u32>,
+    /// Most runners that wait at a time; `None` = [`super::admission::QUEUED_MAX`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_queued: Option<u32>,
+    /// Tokens of a launch that does not say how many it may use.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub default_tokens: Option<u64>,
     /// Limits of the project's slice: what all its runners share. Only the resource limits
     /// (memory, cpu, io, tasks) apply to a slice.
     #[serde(default)]
@@ -34,6 +40,8 @@ pub struct Project {
     pub settings: ProjectSettings,
     /// Runners that hold a slot now.
     pub live: u32,
+    /// Runners that wait for their turn.
+    pub queued: u32,
     /// When it was made.
     pub created_at: Timestamp,
 }
@@ -45,6 +53,10 @@ pub struct ProjectChange {
     pub description: Option<String>,
     /// New cap; `Some(None)` lifts it.
     pub max_runners: Option<Option<u32>>,
+    /// New cap on runners that wait; `Some(None)` = the usual one.
+    pub max_queued: Option<Option<u32>>,
+    /// New default; `Some(None)` = there is none.
+    pub default_tokens: Option<Option<u64>>,
     /// New values of single limits; infinity lifts one.
     pub limits: Limits,
 }
@@ -58,6 +70,8 @@ impl ProjectSettings {
                 .clone()
                 .unwrap_or_else(|| self.description.clone()),
             max_runners: change.max_runners.unwrap_or(self.max_runners),
+            max_queued: change.max_queued.unwrap_or(self.max_queued),
+            default_tokens: change.default_tokens.unwrap_or(self.default_tokens),
             limits: change.limits.or(&self.limits),
         }
     }

@@ -237,6 +237,9 @@ mod tests {
             labels: BTreeMap::new(),
             limits: Limits::default(),
             log_file_max: None,
+            priority: 0,
+            tokens: None,
+            session: None,
         };
         let mut runner = Runner::admitted(id(n), spec, "h".to_owned(), Timestamp(1));
         if state != State::Starting {

@@ -1,6 +1,7 @@
 //! A runner and its life. The state is private: it changes only by [`Runner::apply`], which
 //! knows the legal transitions, so that an illegal one cannot be written.
 
+use super::budget::Tokens;
 use super::error::{Error, ErrorKind};
 use super::event::Actor;
 use super::exit::{Exit, Usage};
@@ -11,10 +12,11 @@ use super::time::Timestamp;
 use serde::{Deserialize, Serialize};
 
 /// `queued` → `starting` → `running` ⇄ `frozen` → `stopping` → `ended`; `ended` is final.
-/// This release has no queue, so a runner begins in `starting`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum State {
+    /// It waits for its turn, and holds neither slot nor reservation.
+    Queued,
     /// Admitted; its command does not run yet.
     Starting,
     /// The gate may be open.
@@ -29,7 +31,8 @@ pub enum State {
 
 impl State {
     /// All states, in the order of a life.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 6] = [
+        Self::Queued,
         Self::Starting,
         Self::Running,
         Self::Frozen,
@@ -40,6 +43,7 @@ impl State {
     /// The word of the contract.
     pub fn as_str(self) -> &'static str {
         match self {
+            Self::Queued => "queued",
             Self::Starting => "starting",
             Self::Running => "running",
             Self::Frozen => "frozen",
@@ -55,15 +59,16 @@ impl State {
 
     /// What quotas count.
     pub fn is_live(self) -> bool {
-        self != Self::Ended
+        !matches!(self, Self::Queued | Self::Ended)
     }
 
     /// The law. The store has the same table as a trigger.
     pub fn may_become(self, next: Self) -> bool {
-        use State::{Ended, Frozen, Running, Starting, Stopping};
+        use State::{Ended, Frozen, Queued, Running, Starting, Stopping};
         matches!(
             (self, next),
-            (Starting, Running | Ended)
+            (Queued, Starting | Ended)
+                | (Starting, Running | Ended)
                 | (Running, Frozen | Stopping | Ended)
                 | (Frozen, Running | Stopping | Ended)
                 | (Stopping, Ended)
@@ -111,15 +116,24 @@ pub struct Runner {
     pub exit: Option<Exit>,
     /// What it used, known when it has ended.
     pub usage: Option<Usage>,
+    /// Tokens it used, as reported.
+    pub tokens: Tokens,
+    /// Tokens its budgets set aside for it when it was admitted.
+    pub reserved: u64,
+    /// The hold or budget that froze it, `hold fleet` or `budget project:x/day`; `None` = it is not
+    /// frozen, or somebody asked for it.
+    pub frozen_by: Option<String>,
 }
 
 /// One step in a runner's life.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Step {
+    /// Its turn has come: it holds its slot and these tokens.
+    Admit(u64),
     /// The scope is up, its limits are held.
     Run(Placement),
-    /// All processes are frozen.
-    Freeze,
+    /// All processes are frozen, by this hold or budget if it was none's wish.
+    Freeze(Option<String>),
     /// They go on.
     Thaw,
     /// A stop was asked for.
@@ -158,7 +172,15 @@ impl Runner {
             placement: None,
             exit: None,
             usage: None,
+            tokens: Tokens::default(),
+            reserved: 0,
+            frozen_by: None,
         }
+    }
+
+    /// A runner that waits for its turn.
+    pub fn queued(id: RunnerId, spec: RunnerSpec, host: String, at: Timestamp) -> Self {
+        Self::admitted(id, spec, host, at).stored(State::Queued)
     }
 
     /// A runner read back from the store, which has checked every transition when it was written.
@@ -176,8 +198,9 @@ impl Runner {
     pub fn apply(&mut self, step: &Step, at: Timestamp) -> Result<State, Error> {
         let old = self.state;
         let next = match step {
+            Step::Admit(_) => State::Starting,
             Step::Run(_) | Step::Thaw => State::Running,
-            Step::Freeze => State::Frozen,
+            Step::Freeze(_) => State::Frozen,
             Step::Stop => State::Stopping,
             Step::End(..) => State::Ended,
             Step::Limit(_) => old,
@@ -192,7 +215,11 @@ impl Runner {
             return Err(self.refuse(step));
         }
         self.state = next;
+        if next != State::Frozen {
+            self.frozen_by = None;
+        }
         match step {
+            Step::Admit(tokens) => self.reserved = *tokens,
             Step::Run(placement) => {
                 self.placement = Some(placement.clone());
                 self.started_at = at;
@@ -203,15 +230,17 @@ impl Runner {
                 self.ended_at = at.max(self.created_at);
             }
             Step::Limit(limits) => self.spec.limits = limits.clone(),
-            Step::Freeze | Step::Thaw | Step::Stop => {}
+            Step::Freeze(by) => self.frozen_by.clone_from(by),
+            Step::Thaw | Step::Stop => {}
         }
         Ok(old)
     }
 
     fn refuse(&self, step: &Step) -> Error {
         let verb = match step {
+            Step::Admit(_) => "admitted",
             Step::Run(_) => "started",
-            Step::Freeze => "frozen",
+            Step::Freeze(_) => "frozen",
             Step::Thaw => "thawed",
             Step::Stop => "stopped",
             Step::Limit(_) => "given other limits",
@@ -246,6 +275,9 @@ mod tests {
             labels: BTreeMap::new(),
             limits: Limits::default(),
             log_file_max: None,
+            priority: 0,
+            tokens: None,
+            session: None,
         };
         let id = RunnerId::from_uuid(uuid::Uuid::nil());
         Ok(Runner::admitted(id, spec, "h".to_owned(), Timestamp(1)))
@@ -260,7 +292,8 @@ mod tests {
         };
         prop_oneof![
             Just(Step::Run(Placement::default())),
-            Just(Step::Freeze),
+            Just(Step::Admit(5)),
+            Just(Step::Freeze(None)),
             Just(Step::Thaw),
             Just(Step::Stop),
             Just(Step::Limit(Limits::default())),

@@ -25,6 +25,8 @@ pub const LOG_FILE_MIN: u64 = 4 << 10;
 pub const LOG_FILE_MAX: u64 = 1 << 40;
 /// The largest where root says nothing else.
 pub const LOG_FILE_CEILING: u64 = 1 << 30;
+/// The highest priority; the lowest is its opposite.
+pub const PRIORITY_MAX: i32 = 100;
 /// The longest request id.
 pub const REQUEST_ID_MAX: usize = 128;
 
@@ -55,6 +57,20 @@ pub struct RunnerSpec {
     /// Output goes into a log file of at most so many bytes, instead of the journal.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub log_file_max: Option<u64>,
+    /// Higher goes first among those of its project that wait; from -100 to 100.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub priority: i32,
+    /// Tokens it may use; `None` = what its project says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tokens: Option<u64>,
+    /// The session it goes on with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session: Option<String>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for it")]
+fn is_zero(n: &i32) -> bool {
+    *n == 0
 }
 
 /// One `NAME=VALUE` for the runner. Not `Debug` by derive: values are secrets.
@@ -201,6 +217,16 @@ pub fn no_output_left() -> Error {
     Error::invalid(
         "With stdout and stderr (--pipe) nothing is left for a log file; leave out log-file-max.",
     )
+}
+
+/// Checks a priority: -100 to 100.
+pub fn check_priority(priority: i32) -> Result<(), Error> {
+    if (-PRIORITY_MAX..=PRIORITY_MAX).contains(&priority) {
+        return Ok(());
+    }
+    Err(Error::invalid(format!(
+        "priority={priority}: it is from -{PRIORITY_MAX} to {PRIORITY_MAX}; higher goes first."
+    )))
 }
 
 /// Checks a request id: 1 to 128 printable ASCII characters.

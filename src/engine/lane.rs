@@ -187,7 +187,7 @@ impl Lane {
                 self.end(exit, Usage::default()).await;
             }
             Command::Frozen(true) if self.runner.state() == State::Running => {
-                self.step(Step::Freeze, Actor::host()).await;
+                self.step(Step::Freeze(None), Actor::host()).await;
             }
             Command::Frozen(false) if self.runner.state() == State::Frozen => {
                 self.step(Step::Thaw, Actor::host()).await;
@@ -240,8 +240,8 @@ impl Lane {
                     self.retry_at = None;
                     self.publish(applied);
                 }
-                Err(StoreError::Unavailable(why)) => {
-                    self.shared.note_store(Some(why));
+                Err(error @ (StoreError::Unavailable(_) | StoreError::Fenced)) => {
+                    self.shared.note_store(Some(error.why()));
                     self.retry_at = Some(Instant::now() + self.pause);
                     self.pause = (self.pause * 2).min(RETRY_MAX);
                     return;

@@ -97,6 +97,7 @@ impl Engine {
             host: shared.settings.host.clone(),
             host_max: terms.host_max,
             request: request_key,
+            queue: false,
             actor: actor.clone(),
             at: now(),
         };
@@ -123,7 +124,7 @@ impl Engine {
         let (runner, project_limits) = match admitted {
             Err(error) => {
                 came_to(match &error {
-                    StoreError::Unavailable(_) => LaunchResult::Unavailable,
+                    StoreError::Unavailable(_) | StoreError::Fenced => LaunchResult::Unavailable,
                     StoreError::Refused(_) => LaunchResult::Refused,
                 });
                 if let StoreError::Unavailable(why) = &error {
@@ -157,6 +158,8 @@ impl Engine {
                 let _ = reply.send(answer);
                 return;
             }
+            // Nothing asks for it yet.
+            Ok(Admitted::Queued { .. }) => return,
             Ok(Admitted::Denied { gate, error, event }) => {
                 came_to(LaunchResult::Denied);
                 shared.metrics.denied(gate.name);

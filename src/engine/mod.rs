@@ -410,10 +410,11 @@ fn now() -> Timestamp {
 fn store_error(error: StoreError) -> Error {
     match error {
         StoreError::Refused(error) => error,
-        StoreError::Unavailable(why) => Error::new(
+        error => Error::new(
             ErrorKind::StoreUnavailable,
             format!(
-                "The store does not answer ({why}). Nothing was changed; running work goes on. See: journalctl -u stratavored."
+                "The store does not answer ({}). Nothing was changed; running work goes on. See: journalctl -u stratavored.",
+                error.why()
             ),
         ),
     }

@@ -37,8 +37,7 @@ pub(super) async fn watch_store(shared: Arc<Shared>) {
             Some((_, question)) if question.is_finished() => {
                 let problem = match question.await {
                     Ok(Ok(())) => None,
-                    Ok(Err(StoreError::Unavailable(why))) => Some(why),
-                    Ok(Err(StoreError::Refused(error))) => Some(error.message),
+                    Ok(Err(error)) => Some(error.why()),
                     Err(_) => Some("its task ended".to_owned()),
                 };
                 shared.note_store(problem);

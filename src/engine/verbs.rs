@@ -50,7 +50,11 @@ impl Lane {
     }
 
     pub(super) async fn freeze(&mut self, freeze: bool, actor: Actor) -> Result<(), Error> {
-        let step = if freeze { Step::Freeze } else { Step::Thaw };
+        let step = if freeze {
+            Step::Freeze(None)
+        } else {
+            Step::Thaw
+        };
         // Somebody else may have frozen or thawed it meanwhile: the host is asked in any case.
         let already = matches!(
             (self.runner.state(), freeze),

@@ -168,6 +168,9 @@ async fn strangers_see_the_public_part_and_do_nothing() {
         labels: [("hidden-key".to_owned(), "hidden-value".to_owned())].into(),
         limits: Default::default(),
         log_file_max: None,
+        priority: 0,
+        tokens: None,
+        session: None,
     };
     let request = stratavore::engine::LaunchRequest {
         spec,

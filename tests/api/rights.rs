@@ -132,6 +132,9 @@ impl Site {
             labels: Default::default(),
             limits: Default::default(),
             log_file_max: None,
+            priority: 0,
+            tokens: None,
+            session: None,
         };
         let request = stratavore::engine::LaunchRequest {
             spec,

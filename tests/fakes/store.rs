@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard};
-use stratavore::domain::admission::{self, Counts, Gate};
+use stratavore::domain::admission::{Account, Ask, Gate, Ledger, Seat};
 use stratavore::domain::event::{self, Actor, Draft, Event, EventType};
 use stratavore::domain::project::{ProjectChange, ProjectSettings};
 use stratavore::domain::runner::Change;
@@ -72,18 +72,44 @@ impl Rows {
             .projects
             .get(project)
             .ok_or_else(|| no_project(project))?;
-        let counts = Counts {
-            project: project.clone(),
-            project_live: self.live(project),
-            project_max: settings.max_runners,
-            host_live: self
-                .runners
-                .values()
-                .filter(|r| r.state().is_live())
-                .count() as u32,
-            host_max: max,
+        Ok(self
+            .ledger(project, settings.max_runners, host, max)
+            .gates(&Ask {
+                id: RunnerId::from_uuid(uuid::Uuid::nil()),
+                project: project.clone(),
+                host: host.to_owned(),
+                labels: Default::default(),
+                session: None,
+                priority: 0,
+                tokens: None,
+                since: Timestamp(0),
+            }))
+    }
+
+    fn ledger(
+        &self,
+        project: &ProjectName,
+        project_max: Option<u32>,
+        host: &str,
+        max: Option<u32>,
+    ) -> Ledger {
+        let live = self
+            .runners
+            .values()
+            .filter(|r| r.state().is_live())
+            .count() as u32;
+        let account = Account {
+            live: self.live(project),
+            max: project_max,
+            ..Account::default()
         };
-        Ok(admission::gates(&counts, host))
+        let seat = Seat {
+            name: host.to_owned(),
+            live,
+            max,
+            cordon: None,
+        };
+        Ledger::simple(project.clone(), account, host.to_owned(), seat)
     }
 
     fn project(&self, name: &ProjectName) -> Option<Project> {
@@ -92,6 +118,7 @@ impl Rows {
             name: name.clone(),
             settings: settings.clone(),
             live: self.live(name),
+            queued: 0,
             created_at: *created_at,
         })
     }
@@ -146,7 +173,10 @@ impl Store for MemoryStore {
         }
         let project = new.spec.project.clone();
         let gates = rows.gates(&project, &new.host, new.host_max)?;
-        if let Err((gate, error)) = admission::decide(&gates) {
+        let shut = gates.into_iter().find(|g| !g.open());
+        if let Some(refusal) = shut.map(Gate::shut) {
+            let gate = refusal.gate;
+            let error = refusal.error;
             let event = rows.write(Draft {
                 kind: EventType::AdmissionDenied,
                 project: project.to_string(),

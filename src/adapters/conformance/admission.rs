@@ -115,7 +115,7 @@ pub(crate) async fn a_burst_on_a_small_cap(store: Arc<impl Store + 'static>) {
         match answer.unwrap() {
             Admitted::New { .. } => new += 1,
             Admitted::Denied { .. } => denied += 1,
-            Admitted::Repeated(_) => panic!("nothing was repeated"),
+            Admitted::Repeated(_) | Admitted::Queued { .. } => panic!("nothing was repeated"),
         }
     }
     assert_eq!((new, denied), (5, 95));

@@ -8,7 +8,7 @@ use std::sync::Arc;
 fn steps() -> [Step; 6] {
     [
         Step::Run(placement()),
-        Step::Freeze,
+        Step::Freeze(None),
         Step::Thaw,
         Step::Stop,
         Step::Limit(Limits {
@@ -22,9 +22,9 @@ fn steps() -> [Step; 6] {
 /// The steps that lead to each state.
 fn way_to(state: State) -> Vec<Step> {
     match state {
-        State::Starting => vec![],
+        State::Queued | State::Starting => vec![],
         State::Running => vec![Step::Run(placement())],
-        State::Frozen => vec![Step::Run(placement()), Step::Freeze],
+        State::Frozen => vec![Step::Run(placement()), Step::Freeze(None)],
         State::Stopping => vec![Step::Run(placement()), Step::Stop],
         State::Ended => vec![end()],
     }
@@ -33,7 +33,9 @@ fn way_to(state: State) -> Vec<Step> {
 pub(crate) async fn every_step_from_every_state(store: Arc<impl Store + 'static>) {
     project(&*store, "p", ProjectSettings::default()).await;
     let mut n = 0;
-    for state in State::ALL {
+    // Who waits has cases of its own.
+    for state in &State::ALL[1..] {
+        let state = *state;
         for step_taken in steps() {
             n += 1;
             let mut expected = admit(&*store, launch(n, "p")).await;
@@ -72,7 +74,7 @@ pub(crate) async fn a_life_is_told_in_events(store: Arc<impl Store + 'static>) {
     admit(&*store, launch(1, "p")).await;
     let life = [
         Step::Run(placement()),
-        Step::Freeze,
+        Step::Freeze(None),
         Step::Thaw,
         Step::Stop,
         end(),
@@ -123,7 +125,7 @@ pub(crate) async fn events_are_contiguous_under_load(store: Arc<impl Store + 'st
             admit(&*store, launch(n, "p")).await;
             apply(&*store, step(n, Step::Run(placement()), 100_000)).await;
             let (a, b) = tokio::join!(
-                store.apply(step(n, Step::Freeze, 100_001)),
+                store.apply(step(n, Step::Freeze(None), 100_001)),
                 store.apply(step(n, Step::Stop, 100_001))
             );
             assert!(a.is_ok() || b.is_ok());

@@ -28,7 +28,7 @@ const HOST_MAX: u32 = 5;
 pub(crate) fn ops() -> impl Strategy<Value = Vec<Op>> {
     let steps = prop_oneof![
         3 => Just(Step::Run(placement())),
-        1 => Just(Step::Freeze),
+        1 => Just(Step::Freeze(None)),
         1 => Just(Step::Thaw),
         1 => Just(Step::Stop),
         1 => Just(Step::Limit(Limits { memory_max: Some(9 << 20), ..Limits::default() })),
@@ -236,6 +236,7 @@ async fn ask(store: &impl Store, model: &Model, op: &Op) -> Answer {
                 Admitted::New { runner, .. } => Answer::Runner(Box::new(runner)),
                 Admitted::Repeated(runner) => Answer::Repeated(runner.id),
                 Admitted::Denied { gate, .. } => Answer::Denied(gate.name),
+                Admitted::Queued { .. } => Answer::Denied("queued"),
             })
         }
         Op::Step(n, step) => {

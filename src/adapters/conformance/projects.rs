@@ -14,6 +14,7 @@ pub(crate) async fn create_show_list(store: Arc<impl Store + 'static>) {
             cpu_quota: Some(u64::MAX),
             ..Limits::default()
         },
+        ..ProjectSettings::default()
     };
     let (made, event) = store
         .create_project(name("b"), settings.clone(), alice(), at(5))
@@ -72,6 +73,7 @@ pub(crate) async fn change(store: Arc<impl Store + 'static>) {
             tasks_max: Some(7),
             ..Limits::default()
         },
+        ..ProjectChange::default()
     };
     let (changed, event) = store
         .set_project(name("p"), change, alice(), at(9))

@@ -6,7 +6,7 @@ use super::fail::Fail;
 use super::link::{Link, Value};
 use super::writer::{release, savepoint, undo};
 use super::{Base, read, row, words};
-use crate::domain::admission::{Counts, Gate, decide, gates};
+use crate::domain::admission::{Account, Ask, Gate, Ledger, Seat};
 use crate::domain::event::{Draft, Event, EventType, of_runner};
 use crate::domain::{Error, Limits, Runner};
 use crate::ports::{Admitted, NewRunner};
@@ -59,18 +59,27 @@ pub(super) async fn admit(
     let Some(limits) = found.maybe_text(2)? else {
         return Err(words::no_such_project(on, project).await);
     };
-    let counts = Counts {
-        project: project.clone(),
-        project_live: found.number(1)?,
-        project_max: found.maybe_number(0)?,
-        host_live: found.number(3)?,
-        host_max: new.host_max,
+    let account = Account {
+        live: found.number(1)?,
+        max: found.maybe_number(0)?,
+        ..Account::default()
     };
-    match decide(&gates(&counts, &new.host)) {
-        Ok(()) => write(on, base, new, row::limits(limits)?).await,
-        Err((gate, error)) => {
-            let event = denied(on, denials, new, &gate).await?;
-            Ok(Admitted::Denied { gate, error, event })
+    let seat = Seat {
+        name: new.host.clone(),
+        live: found.number(3)?,
+        max: new.host_max,
+        cordon: None,
+    };
+    let mut ledger = Ledger::simple(project.clone(), account, new.host.clone(), seat);
+    match ledger.admit(&Ask::of(new.id, &new.spec, &new.host, new.at)) {
+        Ok(_) => write(on, base, new, row::limits(limits)?).await,
+        Err(refusal) => {
+            let event = denied(on, denials, new, &refusal.gate).await?;
+            Ok(Admitted::Denied {
+                gate: refusal.gate,
+                error: refusal.error,
+                event,
+            })
         }
     }
 }

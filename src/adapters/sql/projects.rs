@@ -70,6 +70,7 @@ impl Work for Create {
             name: order.name.clone(),
             settings: settings.clone(),
             live: 0,
+            queued: 0,
             created_at: order.at,
         };
         Ok((project, event))

@@ -4,7 +4,7 @@ use super::fail::Fail;
 use super::link::{Dialect, Link, Value};
 use super::row::{self, runner_columns};
 use super::words;
-use crate::domain::admission::{Counts, Gate};
+use crate::domain::admission::{Account, Ask, Gate, Ledger, Seat};
 use crate::domain::event::{Event, EventType};
 use crate::domain::kinds;
 use crate::domain::runner::Runner;
@@ -243,14 +243,28 @@ pub(super) async fn gates(
     let Some(found) = found else {
         return Err(words::no_such_project(on, name).await);
     };
-    let counts = Counts {
-        project: name.clone(),
-        project_live: found.number(1)?,
-        project_max: found.maybe_number(0)?,
-        host_live: found.number(2)?,
-        host_max,
+    let account = Account {
+        live: found.number(1)?,
+        max: found.maybe_number(0)?,
+        ..Account::default()
     };
-    Ok(crate::domain::admission::gates(&counts, host))
+    let seat = Seat {
+        name: host.to_owned(),
+        live: found.number(2)?,
+        max: host_max,
+        cordon: None,
+    };
+    let ledger = Ledger::simple(name.clone(), account, host.to_owned(), seat);
+    Ok(ledger.gates(&Ask {
+        id: RunnerId::from_uuid(uuid::Uuid::nil()),
+        project: name.clone(),
+        host: host.to_owned(),
+        labels: std::collections::BTreeMap::new(),
+        session: None,
+        priority: 0,
+        tokens: None,
+        since: Timestamp(0),
+    }))
 }
 
 macro_rules! project_columns {

@@ -61,8 +61,10 @@ pub(super) fn project(row: &Row) -> Result<Project, Fail> {
             description: row.text(1)?.to_owned(),
             max_runners: row.maybe_number(2)?,
             limits: row.json(3, "limits")?,
+            ..ProjectSettings::default()
         },
         live: row.number(4)?,
+        queued: 0,
         created_at: row.time(5)?,
     })
 }

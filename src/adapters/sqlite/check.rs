@@ -29,6 +29,7 @@ pub(super) async fn check(file: &Path) -> Result<String, String> {
     };
     let told = |error: StoreError| match error {
         StoreError::Unavailable(why) => format!("{}.", why.trim_end_matches('.')),
+        error @ StoreError::Fenced => error.to_string(),
         StoreError::Refused(error) => format!("{}.", error.message.trim_end_matches('.')),
     };
     let failed = |error: sqlx::Error| told(unavailable(file, &error));

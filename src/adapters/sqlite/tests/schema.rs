@@ -42,7 +42,7 @@ async fn the_law_of_states_is_the_domains() {
         (State::Running, vec![Step::Run(conformance::placement())]),
         (
             State::Frozen,
-            vec![Step::Run(conformance::placement()), Step::Freeze],
+            vec![Step::Run(conformance::placement()), Step::Freeze(None)],
         ),
         (
             State::Stopping,

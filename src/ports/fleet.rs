@@ -1,0 +1,191 @@
+//! What the engine needs of the store beyond runners and projects: the queue, budgets, holds,
+//! hosts, and orders between hosts. An embedded store has it all for its one host.
+
+use super::{Admitted, StoreError};
+use crate::domain::admission::Gate;
+use crate::domain::budget::{Budget, BudgetState, Scope, Tokens};
+use crate::domain::event::{Actor, Event};
+use crate::domain::hold::{Hold, HoldScope};
+use crate::domain::host::{Cordon, Host, Load, Registration};
+use crate::domain::order::{Order, Outcome};
+use crate::domain::period::Period;
+use crate::domain::runner::Runner;
+use crate::domain::{RunnerId, RunnerSpec, Timestamp};
+use async_trait::async_trait;
+
+/// Who writes: a host in one of its epochs. A store refuses every write of an epoch that is over
+/// ([`StoreError::Fenced`]).
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Writer {
+    /// The host's id.
+    pub host: String,
+    /// As [`Fleet::join`] said.
+    pub epoch: u64,
+}
+
+/// What is set for the whole fleet.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct FleetState {
+    /// Most live runners of all hosts; `None` = no cap.
+    pub max_runners: Option<u32>,
+    /// Live runners of all hosts.
+    pub live: u32,
+    /// Runners that wait.
+    pub queued: u32,
+}
+
+/// What a budget is, and how it stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reported {
+    /// The runner with its counters as they are now.
+    pub runner: Runner,
+    /// Thresholds that were reached.
+    pub events: Vec<Event>,
+}
+
+/// A host's sign of life.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Beat {
+    /// How long the lease holds from now on, µs.
+    pub ttl: u64,
+    /// How long after this renewal all its runners have stopped by themselves, µs; `None` = never.
+    pub fenced_after: Option<u64>,
+    /// How loaded it is.
+    pub load: Load,
+}
+
+/// What a host hears when it asks for news, at least twice a second.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Pulse {
+    /// The store's clock.
+    pub now: Timestamp,
+    /// Raised by every change of holds, budgets, caps, projects and hosts: what was read before is stale.
+    pub policy: u64,
+    /// Orders for this host that nobody has taken.
+    pub orders: u32,
+    /// The last event's position.
+    pub position: u64,
+}
+
+/// Everything that decides whether a runner goes on: read anew when [`Pulse::policy`] has changed.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Policy {
+    /// Holds, those that have ended left out.
+    pub holds: Vec<Hold>,
+    /// Budgets in their present period.
+    pub budgets: Vec<BudgetState>,
+    /// This host's cordon.
+    pub cordon: Option<Cordon>,
+}
+
+/// The fleet's part of the store. Every method that changes something does it in one transaction
+/// with its events.
+#[async_trait]
+pub trait Fleet {
+    // ------------------------------------------------ the queue
+
+    /// Gives this host's waiting runners their turn ([`crate::domain::admission::Ledger::turns`]):
+    /// those that are `starting` now, as [`Admitted::New`].
+    async fn turns(&self, host: &str, host_max: Option<u32>) -> Result<Vec<Admitted>, StoreError>;
+    /// This host's runners that wait, the next ones first.
+    async fn queued(&self, host: &str) -> Result<Vec<Runner>, StoreError>;
+    /// Every gate of a launch that would be asked for now, or of a runner that waits (`waiting`),
+    /// with its numbers; nothing is written.
+    async fn explain(
+        &self,
+        spec: &RunnerSpec,
+        host: &str,
+        host_max: Option<u32>,
+        waiting: Option<RunnerId>,
+    ) -> Result<Vec<Gate>, StoreError>;
+
+    // ------------------------------------------------ budgets
+
+    /// Makes a budget, or changes it: its use stays what it is.
+    async fn set_budget(&self, budget: Budget, actor: Actor) -> Result<BudgetState, StoreError>;
+    /// Removes one; `InvalidArgument` if there is none.
+    async fn remove_budget(
+        &self,
+        scope: Scope,
+        period: Period,
+        actor: Actor,
+    ) -> Result<(), StoreError>;
+    /// All budgets in their present period, by scope and period.
+    async fn budgets(&self) -> Result<Vec<BudgetState>, StoreError>;
+    /// Counts tokens of a runner: what is used since the runner began, never less than before.
+    /// Charged to its budgets at once, whatever they have left.
+    async fn report(
+        &self,
+        runner: RunnerId,
+        tokens: Tokens,
+        actor: Actor,
+        at: Timestamp,
+    ) -> Result<Reported, StoreError>;
+
+    // ------------------------------------------------ holds
+
+    /// Sets a hold, in place of the one this scope has.
+    async fn set_hold(&self, hold: Hold) -> Result<(Hold, Event), StoreError>;
+    /// Releases one; `InvalidArgument` if there is none.
+    async fn release_hold(
+        &self,
+        scope: HoldScope,
+        actor: Actor,
+        at: Timestamp,
+    ) -> Result<Event, StoreError>;
+    /// All holds that have not ended.
+    async fn holds(&self) -> Result<Vec<Hold>, StoreError>;
+
+    // ------------------------------------------------ hosts
+
+    /// How the fleet as a whole stands.
+    async fn fleet(&self) -> Result<FleetState, StoreError>;
+    /// Sets or lifts the cap of the whole fleet.
+    async fn set_fleet_max(&self, max: Option<u32>, actor: Actor) -> Result<(), StoreError>;
+    /// Registers this host: a new epoch, and its lease. `Conflict` if two machines have the same
+    /// machine-id.
+    async fn join(
+        &self,
+        new: Registration,
+        beat: Beat,
+        at: Timestamp,
+    ) -> Result<(Writer, Vec<Event>), StoreError>;
+    /// Renews the lease. [`StoreError::Fenced`] if the epoch is over.
+    async fn renew(&self, writer: &Writer, beat: Beat) -> Result<(), StoreError>;
+    /// All hosts, by name, and the store's clock.
+    async fn hosts(&self) -> Result<(Timestamp, Vec<Host>), StoreError>;
+    /// Cordons a host, or (`None`) takes new runners again. The host as it was told.
+    async fn cordon(
+        &self,
+        host: &str,
+        cordon: Option<Cordon>,
+        actor: Actor,
+    ) -> Result<(), StoreError>;
+    /// An operator's word that nothing of this host runs any more: its runners end `host-lost`, what
+    /// it held is given back, its epoch is over.
+    async fn forget(
+        &self,
+        host: &str,
+        actor: Actor,
+        at: Timestamp,
+    ) -> Result<Vec<Event>, StoreError>;
+    /// Writes down who has become unreachable, gives back what lost hosts held
+    /// ([`Host::is_lost`]), and ends holds whose time has come. Any host may do it.
+    async fn tidy(&self, lost_after: u64, at: Timestamp) -> Result<Vec<Event>, StoreError>;
+
+    // ------------------------------------------------ between hosts
+
+    /// What is new.
+    async fn pulse(&self, host: &str) -> Result<Pulse, StoreError>;
+    /// What holds and budgets say now.
+    async fn policy(&self, host: &str) -> Result<Policy, StoreError>;
+    /// Puts an order down; `expires_at` of it is set by the store's clock.
+    async fn order(&self, order: Order) -> Result<(), StoreError>;
+    /// Takes the orders for this host that have not expired; nobody gets one twice.
+    async fn take_orders(&self, host: &str) -> Result<Vec<Order>, StoreError>;
+    /// What came of one that was taken.
+    async fn answer(&self, order: &str, outcome: Outcome) -> Result<(), StoreError>;
+    /// What came of an order: `None` = nothing yet. One that has expired untaken is withdrawn and
+    /// answered with `HostUnavailable`.
+    async fn outcome(&self, order: &str) -> Result<Option<Outcome>, StoreError>;
+}
