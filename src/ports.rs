@@ -79,10 +79,6 @@ pub struct RequestKey {
 }
 
 /// What became of a [`NewRunner`].
-#[expect(
-    clippy::large_enum_variant,
-    reason = "made once per launch and taken apart at once"
-)]
 #[derive(Debug, Clone)]
 pub enum Admitted {
     /// Written: `starting`.

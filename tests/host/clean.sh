@@ -66,5 +66,8 @@ done
 for net in /sys/class/net/stratanet*; do
     [ -e "$net/ifalias" ] || continue
     read -r pid start <"$net/ifalias" || continue
-    [ "$(start_of "$pid")" = "$start" ] || ip link del "${net##*/}" 2>/dev/null || true
+    [ "$(start_of "$pid")" != "$start" ] || continue
+    # A dead host's namespace may be kept a while by connections that nobody answers: its cable goes now.
+    for cable in "$net"/brif/*; do ip link del "${cable##*/}" 2>/dev/null || true; done
+    ip link del "${net##*/}" 2>/dev/null || true
 done

@@ -104,6 +104,11 @@ impl Default for Network {
 
 impl Drop for Network {
     fn drop(&mut self) {
+        // A dead host's namespace may be kept a while by connections that nobody answers: its cable goes now.
+        for host in 2..self.hosts.load(Ordering::Relaxed) + 2 {
+            let end = format!("sv{}-{host}", self.number);
+            drop(machine_try(&["ip", "link", "del", &end]));
+        }
         drop(machine_try(&["ip", "link", "del", &self.bridge()]));
     }
 }
