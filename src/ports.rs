@@ -3,7 +3,9 @@
 
 mod fleet;
 
-pub use fleet::{Beat, Fleet, FleetState, Policy, Pulse, Reported, Writer};
+pub use fleet::{
+    Beat, FleetState, Hosts, Orders, Policies, Policy, Pulse, Queue, Reported, Writer,
+};
 
 use crate::domain::admission::Gate;
 use crate::domain::event::{Actor, Event, EventType};

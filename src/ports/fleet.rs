@@ -19,7 +19,7 @@ use async_trait::async_trait;
 pub struct Writer {
     /// The host's id.
     pub host: String,
-    /// As [`Fleet::join`] said.
+    /// As [`Hosts::join`] said.
     pub epoch: u64,
 }
 
@@ -78,12 +78,9 @@ pub struct Policy {
     pub cordon: Option<Cordon>,
 }
 
-/// The fleet's part of the store. Every method that changes something does it in one transaction
-/// with its events.
+/// Runners that wait.
 #[async_trait]
-pub trait Fleet {
-    // ------------------------------------------------ the queue
-
+pub trait Queue {
     /// Gives this host's waiting runners their turn ([`crate::domain::admission::Ledger::turns`]):
     /// those that are `starting` now, as [`Admitted::New`].
     async fn turns(&self, host: &str, host_max: Option<u32>) -> Result<Vec<Admitted>, StoreError>;
@@ -98,9 +95,11 @@ pub trait Fleet {
         host_max: Option<u32>,
         waiting: Option<RunnerId>,
     ) -> Result<Vec<Gate>, StoreError>;
+}
 
-    // ------------------------------------------------ budgets
-
+/// Budgets and holds. Every method that changes something does it in one transaction with its events.
+#[async_trait]
+pub trait Policies {
     /// Makes a budget, or changes it: its use stays what it is.
     async fn set_budget(&self, budget: Budget, actor: Actor) -> Result<BudgetState, StoreError>;
     /// Removes one; `InvalidArgument` if there is none.
@@ -122,8 +121,6 @@ pub trait Fleet {
         at: Timestamp,
     ) -> Result<Reported, StoreError>;
 
-    // ------------------------------------------------ holds
-
     /// Sets a hold, in place of the one this scope has.
     async fn set_hold(&self, hold: Hold) -> Result<(Hold, Event), StoreError>;
     /// Releases one; `InvalidArgument` if there is none.
@@ -135,9 +132,15 @@ pub trait Fleet {
     ) -> Result<Event, StoreError>;
     /// All holds that have not ended.
     async fn holds(&self) -> Result<Vec<Hold>, StoreError>;
+    /// What is new.
+    async fn pulse(&self, host: &str) -> Result<Pulse, StoreError>;
+    /// What holds and budgets say now.
+    async fn policy(&self, host: &str) -> Result<Policy, StoreError>;
+}
 
-    // ------------------------------------------------ hosts
-
+/// The hosts of the fleet, and what is set for all of them.
+#[async_trait]
+pub trait Hosts {
     /// How the fleet as a whole stands.
     async fn fleet(&self) -> Result<FleetState, StoreError>;
     /// Sets or lifts the cap of the whole fleet.
@@ -172,13 +175,11 @@ pub trait Fleet {
     /// Writes down who has become unreachable, gives back what lost hosts held
     /// ([`Host::is_lost`]), and ends holds whose time has come. Any host may do it.
     async fn tidy(&self, lost_after: u64, at: Timestamp) -> Result<Vec<Event>, StoreError>;
+}
 
-    // ------------------------------------------------ between hosts
-
-    /// What is new.
-    async fn pulse(&self, host: &str) -> Result<Pulse, StoreError>;
-    /// What holds and budgets say now.
-    async fn policy(&self, host: &str) -> Result<Policy, StoreError>;
+/// Small requests from one host to another.
+#[async_trait]
+pub trait Orders {
     /// Puts an order down; `expires_at` of it is set by the store's clock.
     async fn order(&self, order: Order) -> Result<(), StoreError>;
     /// Takes the orders for this host that have not expired; nobody gets one twice.

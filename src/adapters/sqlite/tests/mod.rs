@@ -10,6 +10,7 @@ use std::sync::Arc;
 mod faults;
 mod growth;
 mod schema;
+mod upgrade;
 
 /// A folder of its own for each test, removed at the end.
 #[derive(Debug)]
