@@ -152,14 +152,24 @@ impl Dialect {
 #[derive(Debug)]
 pub(in crate::adapters) enum Link {
     Sqlite(SqliteConnection),
-    #[expect(dead_code, reason = "its store comes next")]
-    Postgres(PgConnection),
+    Postgres(Session),
+}
+
+/// A connection to Postgres.
+#[derive(Debug)]
+pub(in crate::adapters) struct Session {
+    pub(in crate::adapters) on: PgConnection,
+    /// A pooler is in between, which may give each transaction another session: nothing prepared
+    /// is there the next time.
+    pub(in crate::adapters) pooled: bool,
+    /// The position of the next event of this transaction.
+    pub(in crate::adapters) position: i64,
 }
 
 /// Runs `$call` of a query with its values bound. What is written out in the program is prepared
 /// once for each connection; what was put together is not kept.
 macro_rules! query {
-    ($on:expr, $sql:expr, $values:expr, $arguments:ty, $call:ident) => {{
+    ($on:expr, $sql:expr, $keep:expr, $values:expr, $arguments:ty, $call:ident) => {{
         let mut arguments = <$arguments>::default();
         for value in $values {
             match value {
@@ -168,9 +178,9 @@ macro_rules! query {
             }
             .map_err(sqlx::Error::Encode)?;
         }
-        let fixed = matches!($sql, Cow::Borrowed(_));
+        let keep = $keep && matches!($sql, Cow::Borrowed(_));
         sqlx::query_with(AssertSqlSafe($sql), arguments)
-            .persistent(fixed)
+            .persistent(keep)
             .$call($on)
             .await
     }};
@@ -189,6 +199,42 @@ impl Link {
         self.dialect().pick(sqlite, postgres)
     }
 
+    /// The position of an event that is about to be written; SQLite counts by itself.
+    pub(in crate::adapters) fn position(&mut self) -> Option<i64> {
+        match self {
+            Self::Sqlite(_) => None,
+            Self::Postgres(to) => {
+                to.position += 1;
+                Some(to.position - 1)
+            }
+        }
+    }
+
+    /// Before this position are the events of this transaction; 0 where SQLite counts.
+    pub(in crate::adapters) fn next_position(&self) -> u64 {
+        match self {
+            Self::Sqlite(_) => 0,
+            Self::Postgres(to) => to.position.unsigned_abs(),
+        }
+    }
+
+    /// From here on, in this transaction.
+    pub(in crate::adapters) fn number_events_from(&mut self, first: i64) {
+        if let Self::Postgres(to) = self {
+            to.position = first;
+        }
+    }
+
+    /// Whether other hosts write to the same database.
+    pub(in crate::adapters) fn is_shared(&self) -> bool {
+        matches!(self, Self::Postgres(_))
+    }
+
+    /// Whether whatever belongs together must be inside a transaction, even to read.
+    pub(in crate::adapters) fn is_pooled(&self) -> bool {
+        matches!(self, Self::Postgres(Session { pooled: true, .. }))
+    }
+
     /// All rows of the answer.
     pub(in crate::adapters) async fn rows(
         &mut self,
@@ -198,11 +244,11 @@ impl Link {
         let sql = sql.into();
         Ok(match self {
             Self::Sqlite(on) => {
-                let rows = query!(on, sql, values, SqliteArguments, fetch_all)?;
+                let rows = query!(on, sql, true, values, SqliteArguments, fetch_all)?;
                 rows.into_iter().map(Row::Sqlite).collect()
             }
-            Self::Postgres(on) => {
-                let rows = query!(on, sql, values, PgArguments, fetch_all)?;
+            Self::Postgres(to) => {
+                let rows = query!(&mut to.on, sql, !to.pooled, values, PgArguments, fetch_all)?;
                 rows.into_iter().map(Row::Postgres).collect()
             }
         })
@@ -217,11 +263,17 @@ impl Link {
         let sql = sql.into();
         Ok(match self {
             Self::Sqlite(on) => {
-                query!(on, sql, values, SqliteArguments, fetch_optional)?.map(Row::Sqlite)
+                query!(on, sql, true, values, SqliteArguments, fetch_optional)?.map(Row::Sqlite)
             }
-            Self::Postgres(on) => {
-                query!(on, sql, values, PgArguments, fetch_optional)?.map(Row::Postgres)
-            }
+            Self::Postgres(to) => query!(
+                &mut to.on,
+                sql,
+                !to.pooled,
+                values,
+                PgArguments,
+                fetch_optional
+            )?
+            .map(Row::Postgres),
         })
     }
 
@@ -244,8 +296,12 @@ impl Link {
     ) -> Result<u64, Fail> {
         let sql = sql.into();
         Ok(match self {
-            Self::Sqlite(on) => query!(on, sql, values, SqliteArguments, execute)?.rows_affected(),
-            Self::Postgres(on) => query!(on, sql, values, PgArguments, execute)?.rows_affected(),
+            Self::Sqlite(on) => {
+                query!(on, sql, true, values, SqliteArguments, execute)?.rows_affected()
+            }
+            Self::Postgres(to) => {
+                query!(&mut to.on, sql, !to.pooled, values, PgArguments, execute)?.rows_affected()
+            }
         })
     }
 
@@ -253,7 +309,16 @@ impl Link {
     pub(in crate::adapters) async fn say(&mut self, sql: &'static str) -> Result<(), sqlx::Error> {
         match self {
             Self::Sqlite(on) => sqlx::raw_sql(sql).execute(on).await.map(drop),
-            Self::Postgres(on) => sqlx::raw_sql(sql).execute(on).await.map(drop),
+            Self::Postgres(to) => sqlx::raw_sql(sql).execute(&mut to.on).await.map(drop),
+        }
+    }
+
+    /// The same with a text that is not written out in the program: a migration.
+    pub(in crate::adapters) async fn say_text(&mut self, sql: String) -> Result<(), sqlx::Error> {
+        let sql = AssertSqlSafe(sql);
+        match self {
+            Self::Sqlite(on) => sqlx::raw_sql(sql).execute(on).await.map(drop),
+            Self::Postgres(to) => sqlx::raw_sql(sql).execute(&mut to.on).await.map(drop),
         }
     }
 
@@ -261,7 +326,7 @@ impl Link {
     pub(in crate::adapters) async fn close(self) {
         let _ = match self {
             Self::Sqlite(on) => on.close().await,
-            Self::Postgres(on) => on.close().await,
+            Self::Postgres(to) => to.on.close().await,
         };
     }
 }

@@ -1,24 +1,24 @@
 //! What a transaction must hold before it reads, where several hosts write to one database.
 //! SQLite has one writer and needs none of it.
 
-#![expect(dead_code, reason = "Postgres needs them")]
-
 use crate::domain::{ProjectName, RunnerId};
+use serde::Serialize;
 use std::collections::BTreeSet;
 
 /// What the requests of one transaction read and change. All of it is taken in one statement, in
 /// one order: the fleet, projects, hosts.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize)]
 pub(in crate::adapters) struct Locks {
     /// Nobody else writes anything meanwhile. For what is rare and concerns everybody.
+    #[serde(skip)]
     pub(in crate::adapters) whole_fleet: bool,
-    pub(in crate::adapters) projects: BTreeSet<String>,
-    pub(in crate::adapters) hosts: BTreeSet<String>,
-    /// Their projects and hosts.
-    pub(in crate::adapters) runners: BTreeSet<RunnerId>,
+    projects: BTreeSet<String>,
+    hosts: BTreeSet<String>,
+    runners: BTreeSet<String>,
 }
 
 impl Locks {
+    #[expect(dead_code, reason = "nothing concerns the whole fleet yet")]
     pub(in crate::adapters) fn fleet(&mut self) {
         self.whole_fleet = true;
     }
@@ -33,6 +33,6 @@ impl Locks {
 
     /// The project and the host of a runner.
     pub(in crate::adapters) fn runner(&mut self, id: RunnerId) {
-        self.runners.insert(id);
+        self.runners.insert(id.to_string());
     }
 }

@@ -24,8 +24,9 @@ mod admit;
 mod apply;
 mod denials;
 pub(in crate::adapters) mod fail;
+mod jobs;
 pub(in crate::adapters) mod link;
-mod locks;
+pub(in crate::adapters) mod locks;
 mod projects;
 mod prune;
 pub(in crate::adapters) mod read;
@@ -44,12 +45,15 @@ use crate::ports::{
 };
 use async_trait::async_trait;
 use fail::Fail;
+use jobs::{Ask, Job, Reply};
 use link::Link;
 use locks::Locks;
 use readers::Readers;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
-use writer::{Ask, Job, Reply, Writer};
+use writer::Writer;
 
 /// How many requests may wait for the writer before callers wait to hand theirs in.
 const WAITING_MAX: usize = 1_024;
@@ -67,6 +71,16 @@ pub(in crate::adapters) trait Base:
     async fn reading(&self) -> Result<Link, sqlx::Error>;
     /// What begins a transaction that writes.
     fn begin(&self) -> &'static str;
+    /// What begins one that reads, where a pooler is in between.
+    fn begin_reading(&self) -> &'static str;
+    /// How long it may take to answer. `None`: it is in this process.
+    fn limit(&self) -> Option<Duration>;
+    /// Right after BEGIN: takes the locks, and notes the number of the transaction.
+    async fn enter(&self, on: &mut Link, locks: &Locks, batch: u64) -> Result<(), Fail>;
+    /// Whether a COMMIT that failed may have been done.
+    fn doubts_commit(&self) -> bool;
+    /// The number of the last of our transactions that was committed; waits for one under way.
+    async fn committed(&self, on: &mut Link) -> Result<u64, Fail>;
     /// Whether the schema's own rules stopped one statement.
     fn is_rule(&self, error: &sqlx::Error) -> bool;
     /// Whether the connection can be kept after a rollback.
@@ -79,13 +93,29 @@ pub(in crate::adapters) trait Base:
     async fn last(&self, on: &mut Link);
 }
 
+/// Gives up on a database that does not answer. The connection must not be used again then.
+pub(in crate::adapters) async fn within<T>(
+    limit: Option<Duration>,
+    work: impl Future<Output = Result<T, sqlx::Error>>,
+) -> Result<T, sqlx::Error> {
+    let Some(limit) = limit else {
+        return work.await;
+    };
+    tokio::time::timeout(limit, work).await.unwrap_or_else(|_| {
+        let why = format!("no answer within {} s", limit.as_secs());
+        Err(sqlx::Error::Io(std::io::Error::new(
+            std::io::ErrorKind::TimedOut,
+            why,
+        )))
+    })
+}
+
 /// One request to the writer: see the module's first lines.
 #[async_trait]
 pub(in crate::adapters) trait Work: std::fmt::Debug + Send + 'static {
     /// The answer.
     type Done: std::fmt::Debug + Send + 'static;
     /// What it reads and changes that other hosts may change too. Nothing is locked otherwise.
-    #[expect(dead_code, reason = "Postgres needs them")]
     fn locks(&self, _locks: &mut Locks) {}
     /// Does it, inside the writer's transaction.
     async fn run(&mut self, on: &mut Link) -> Result<Self::Done, Fail>;
@@ -97,6 +127,8 @@ pub struct SqlStore<B> {
     pub(in crate::adapters) base: Arc<B>,
     pub(in crate::adapters) readers: Arc<Readers>,
     jobs: mpsc::Sender<Job>,
+    /// Before this position are the events this store has written; 0 = it does not matter.
+    written: Arc<AtomicU64>,
 }
 
 #[expect(private_bounds, reason = "there are two bases, and both are here")]
@@ -106,11 +138,14 @@ impl<B: Base> SqlStore<B> {
         let base = Arc::new(base);
         let readers = Arc::new(Readers::new(base.clone(), max_readers));
         let (jobs, waiting) = mpsc::channel(WAITING_MAX);
-        tokio::spawn(Writer::new(base.clone(), link, readers.clone()).run(waiting));
+        let written = Arc::default();
+        let writer = Writer::new(base.clone(), link, readers.clone(), Arc::clone(&written));
+        tokio::spawn(writer.run(waiting));
         Self {
             base,
             readers,
             jobs,
+            written,
         }
     }
 
@@ -221,7 +256,9 @@ impl<B: Base> Store for SqlStore<B> {
     }
 
     async fn events(&self, filter: EventFilter) -> Result<Vec<Event>, StoreError> {
-        self.read(async |on| read::events(on, &filter).await).await
+        let written = self.written.load(Ordering::Acquire);
+        self.read(async |on| read::events(on, &filter, written).await)
+            .await
     }
 
     async fn prune(&self, before: Timestamp, batch: u32) -> Result<Pruned, StoreError> {

@@ -1,8 +1,8 @@
 //! Pruning, off the hot path: slices small enough that launches between them don't notice.
 
 use super::fail::Fail;
+use super::jobs::Reply;
 use super::link::Link;
-use super::writer::Reply;
 use crate::domain::Timestamp;
 use crate::ports::Pruned;
 

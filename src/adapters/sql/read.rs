@@ -10,11 +10,14 @@ use crate::domain::kinds;
 use crate::domain::runner::Runner;
 use crate::domain::{Project, ProjectName, RunnerId, Timestamp};
 use crate::ports::{EventFilter, RunnerFilter};
+use std::time::Duration;
 
 /// The most rows of one page.
 const PAGE_MAX: u32 = 1_000;
 /// The rows of a page when nothing was said.
 const PAGE: u32 = 100;
+/// How long a page of events waits for other hosts' transactions.
+const OTHERS: Duration = Duration::from_secs(1);
 /// How far an id's own time may be from the time of admission, ms: an hour.
 const ID_SLACK: u64 = 3_600_000;
 
@@ -290,8 +293,27 @@ pub(super) async fn projects(on: &mut Link) -> Result<Vec<Project>, Fail> {
     rows.iter().map(row::project).collect()
 }
 
-pub(super) async fn events(on: &mut Link, filter: &EventFilter) -> Result<Vec<Event>, Fail> {
-    let Query { sql, values } = telling(filter);
+/// Where events come from several hosts, one may be committed before another that stands before it:
+/// only those are told that nothing can come in between. What this store itself has `written` is
+/// waited for.
+pub(super) async fn events(
+    on: &mut Link,
+    filter: &EventFilter,
+    written: u64,
+) -> Result<Vec<Event>, Fail> {
+    let mut below = None;
+    if on.is_shared() {
+        let begun = tokio::time::Instant::now();
+        loop {
+            let horizon = on.one("SELECT events_horizon()", vec![]).await?.count(0)?;
+            below = Some(horizon);
+            if written <= horizon || begun.elapsed() > OTHERS {
+                break;
+            }
+            tokio::time::sleep(OTHERS / 200).await;
+        }
+    }
+    let Query { sql, values } = telling(filter, below);
     let mut rows = on.rows(sql, values).await?;
     if filter.newest {
         rows.reverse();
@@ -299,10 +321,13 @@ pub(super) async fn events(on: &mut Link, filter: &EventFilter) -> Result<Vec<Ev
     rows.iter().map(row::event).collect()
 }
 
-pub(in crate::adapters) fn telling(filter: &EventFilter) -> Query {
+pub(in crate::adapters) fn telling(filter: &EventFilter, below: Option<u64>) -> Query {
     let mut sql =
         Query::new("SELECT position, at, type, project, subject, seq, actor, data FROM events");
     sql.push(" WHERE position > ").bind(filter.after);
+    if let Some(below) = below {
+        sql.push(" AND position < ").bind(below);
+    }
     if let Some(runner) = filter.runner {
         sql.push(" AND subject = ").bind(format!("runner/{runner}"));
     }

@@ -2,9 +2,9 @@
 //! while it asks, so one that is dropped half-way takes the connection with it, and nobody ever
 //! gets one in an unknown state.
 
-use super::Base;
 use super::fail::Fail;
 use super::link::Link;
+use super::{Base, within};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::Semaphore;
@@ -13,13 +13,24 @@ use tokio::sync::Semaphore;
 const WAIT: Duration = Duration::from_secs(5);
 /// An idle connection is closed when the next one comes back after so long.
 const IDLE: Duration = Duration::from_secs(300);
+/// Over a network, one that was idle for longer is tried before it is used.
+const TRUSTED: Duration = Duration::from_secs(1);
+/// No connection is kept for longer: what it has gathered in the database's memory goes with it.
+const LIFETIME: Duration = Duration::from_secs(1_800);
 
 #[derive(Debug)]
 pub(in crate::adapters) struct Readers {
     base: Arc<dyn Base>,
     permits: Semaphore,
     max: u32,
-    idle: Mutex<Vec<(Link, Instant)>>,
+    idle: Mutex<Vec<Kept>>,
+}
+
+#[derive(Debug)]
+struct Kept {
+    link: Link,
+    opened: Instant,
+    since: Instant,
 }
 
 impl Readers {
@@ -39,7 +50,7 @@ impl Readers {
         (used, self.kept().len() as i64)
     }
 
-    fn kept(&self) -> std::sync::MutexGuard<'_, Vec<(Link, Instant)>> {
+    fn kept(&self) -> std::sync::MutexGuard<'_, Vec<Kept>> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -52,32 +63,78 @@ impl Readers {
             Ok(Err(_)) => return Err(sqlx::Error::PoolClosed.into()),
             Err(_) => return Err(sqlx::Error::PoolTimedOut.into()),
         };
-        let kept = self.kept().pop();
-        let mut link = match kept {
-            Some((link, _)) => link,
-            None => self.base.reading().await?,
-        };
-        let answer = question(&mut link).await;
-        match &answer {
-            Err(Fail::Sql(error)) if !self.base.is_rule(error) => link.close().await,
-            _ => self.keep(link).await,
+        let (mut link, opened) = self.take().await?;
+        let answer = self.on(&mut link, question).await;
+        if self.is_broken(&link, &answer) {
+            drop(link);
+            // The others may be broken as well.
+            self.kept().clear();
+        } else {
+            self.keep(link, opened).await;
         }
         drop(permit);
         answer
     }
 
-    async fn keep(&self, link: Link) {
-        let now = Instant::now();
-        let old = {
-            let mut idle = self.kept();
-            idle.push((link, now));
-            let fresh = idle
-                .iter()
-                .position(|(_, since)| now.duration_since(*since) < IDLE);
-            idle.drain(..fresh.unwrap_or(0)).collect::<Vec<_>>()
+    /// A connection that works, as far as one can know.
+    async fn take(&self) -> Result<(Link, Instant), Fail> {
+        let kept = self.kept().pop();
+        if let Some(mut kept) = kept {
+            let limit = self.base.limit();
+            if limit.is_none()
+                || kept.since.elapsed() < TRUSTED
+                || within(limit, kept.link.say("")).await.is_ok()
+            {
+                return Ok((kept.link, kept.opened));
+            }
+            self.kept().clear();
+        }
+        Ok((self.base.reading().await?, Instant::now()))
+    }
+
+    /// Whether the connection must not be used again.
+    fn is_broken<T>(&self, link: &Link, answer: &Result<T, Fail>) -> bool {
+        match answer {
+            Ok(_) => false,
+            Err(Fail::Sql(error)) => link.is_pooled() || !self.base.is_rule(error),
+            Err(_) => link.is_pooled(),
+        }
+    }
+
+    async fn on<T>(
+        &self,
+        link: &mut Link,
+        question: impl AsyncFnOnce(&mut Link) -> Result<T, Fail>,
+    ) -> Result<T, Fail> {
+        let asked = async {
+            let together = link.is_pooled();
+            if together {
+                link.say(self.base.begin_reading()).await?;
+            }
+            let answer = question(link).await;
+            if together && answer.is_ok() {
+                link.say("COMMIT").await?;
+            }
+            Ok(answer)
         };
-        for (link, _) in old {
-            link.close().await;
+        within(self.base.limit(), asked).await?
+    }
+
+    async fn keep(&self, link: Link, opened: Instant) {
+        let since = Instant::now();
+        let old: Vec<_> = {
+            let mut idle = self.kept();
+            idle.push(Kept {
+                link,
+                opened,
+                since,
+            });
+            let is_old =
+                |kept: &mut Kept| kept.since.elapsed() >= IDLE || kept.opened.elapsed() >= LIFETIME;
+            idle.extract_if(.., is_old).collect()
+        };
+        for kept in old {
+            kept.link.close().await;
         }
     }
 
@@ -86,8 +143,8 @@ impl Readers {
         let _all = self.permits.acquire_many(self.max).await;
         self.permits.close();
         let idle = std::mem::take(&mut *self.kept());
-        for (link, _) in idle {
-            link.close().await;
+        for kept in idle {
+            kept.link.close().await;
         }
     }
 }

@@ -87,11 +87,6 @@ pub(super) fn event(row: &Row) -> Result<Event, Fail> {
     })
 }
 
-/// Limits from their column.
-pub(super) fn limits(text: &str) -> Result<crate::domain::Limits, Fail> {
-    parsed("limits", text)
-}
-
 /// An event that was just written, from `position`.
 pub(super) fn written(row: &Row, draft: Draft) -> Result<Event, Fail> {
     Ok(Event {

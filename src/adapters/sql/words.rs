@@ -56,7 +56,7 @@ pub(super) fn project_in_use(name: &ProjectName, live: u32) -> Error {
     )
 }
 
-pub(super) fn request_differs(id: &str, runner: &str) -> Error {
+pub(super) fn request_differs(id: &str, runner: RunnerId) -> Error {
     Error::new(
         ErrorKind::Conflict,
         format!(

@@ -13,11 +13,13 @@ mod tests;
 
 use super::sql::fail::Fail;
 use super::sql::link::Link;
+use super::sql::locks::Locks;
 use super::sql::{Base, SqlStore};
 use crate::ports::StoreError;
 use async_trait::async_trait;
 use sqlx::ConnectOptions;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// Free pages are given back to the file system when there are more than this, and more than a
 /// quarter of the file: a store in balance needs them again at once.
@@ -66,6 +68,26 @@ impl Base for Sqlite {
 
     fn begin(&self) -> &'static str {
         "BEGIN IMMEDIATE"
+    }
+
+    fn begin_reading(&self) -> &'static str {
+        "BEGIN"
+    }
+
+    fn limit(&self) -> Option<Duration> {
+        None
+    }
+
+    async fn enter(&self, _: &mut Link, _: &Locks, _: u64) -> Result<(), Fail> {
+        Ok(())
+    }
+
+    fn doubts_commit(&self) -> bool {
+        false
+    }
+
+    async fn committed(&self, _: &mut Link) -> Result<u64, Fail> {
+        Ok(0)
     }
 
     fn is_rule(&self, error: &sqlx::Error) -> bool {

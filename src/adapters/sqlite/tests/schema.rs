@@ -271,17 +271,23 @@ async fn lists_do_not_walk_over_history() {
         .collect();
     for newest in [false, true] {
         queries.extend(EventType::ALL.map(|kind| {
-            read::telling(&EventFilter {
-                kind: Some(kind),
+            read::telling(
+                &EventFilter {
+                    kind: Some(kind),
+                    newest,
+                    ..EventFilter::default()
+                },
+                None,
+            )
+        }));
+        queries.push(read::telling(
+            &EventFilter {
+                project: Some("p".parse().unwrap()),
                 newest,
                 ..EventFilter::default()
-            })
-        }));
-        queries.push(read::telling(&EventFilter {
-            project: Some("p".parse().unwrap()),
-            newest,
-            ..EventFilter::default()
-        }));
+            },
+            None,
+        ));
     }
     for query in queries {
         let query = query.sql;

@@ -1,0 +1,178 @@
+//! The fleet's store: one Postgres for many hosts.
+//!
+//! The statements and the writer are those of [`super::sql`]; here is what only Postgres has:
+//! finding the server, its schema, its locks, its faults. Truth is rows, and decisions are made one
+//! after the other under advisory locks: the fleet's, shared or alone, then those of projects and of
+//! hosts. The locks are taken in a statement of their own and what is read under them in later ones,
+//! at READ COMMITTED whatever the server's default is: a lock and a read in one statement, or in a
+//! snapshot that is older than the lock, would see counts that are no longer true.
+
+mod connect;
+mod fault;
+mod options;
+mod schema;
+
+#[cfg(test)]
+mod tests;
+
+pub use options::{Password, PostgresOptions, ServerAddress, TlsMode};
+
+use super::sql::fail::Fail;
+use super::sql::link::{Link, Value};
+use super::sql::locks::Locks;
+use super::sql::{Base, SqlStore};
+use crate::ports::StoreError;
+use async_trait::async_trait;
+use std::time::Duration;
+
+/// The longest that a transaction's statements, or a question, may take to be answered.
+const LIMIT: Duration = Duration::from_secs(8);
+
+/// Begins a transaction that writes, and sees to it that the server gives up before we do. Set in
+/// each transaction, since a pooler may give the next one another session.
+const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE;
+    SET LOCAL statement_timeout = '6s'; SET LOCAL lock_timeout = '4s';
+    SET LOCAL idle_in_transaction_session_timeout = '10s'";
+const BEGIN_READING: &str = "BEGIN ISOLATION LEVEL READ COMMITTED READ ONLY;
+    SET LOCAL statement_timeout = '6s'; SET LOCAL idle_in_transaction_session_timeout = '10s'";
+
+/// Takes all locks in one order: the fleet (723100), projects (723101), hosts (723102). Everybody
+/// takes the fleet's before anything is written, so that [`events_horizon`](schema) knows who writes.
+const LOCK: &str = "
+    WITH busy AS (
+        SELECT project, host FROM runners
+         WHERE id = ANY (ARRAY(SELECT json_array_elements_text($1::JSON -> 'runners')))
+    ), wanted AS (
+        SELECT 723100 AS class, 0 AS key, $2 = 0 AS shared
+        UNION SELECT 723101, hashtext(name), FALSE FROM json_array_elements_text($1::JSON -> 'projects') AS name
+        UNION SELECT 723101, hashtext(project), FALSE FROM busy
+        UNION SELECT 723102, hashtext(name), FALSE FROM json_array_elements_text($1::JSON -> 'hosts') AS name
+        UNION SELECT 723102, hashtext(host), FALSE FROM busy
+    )
+    SELECT CASE WHEN shared THEN pg_advisory_xact_lock_shared(class, key) IS NULL
+                ELSE pg_advisory_xact_lock(class, key) IS NULL END
+      FROM (SELECT class, key, shared FROM wanted ORDER BY class, key) AS sorted";
+
+/// Notes the writer's transaction; answers with the position of its first event.
+const MARK: &str = "
+    INSERT INTO writers (id, batch, seen)
+        VALUES ($1, $2, CAST(extract(epoch FROM clock_timestamp()) * 1000000 AS BIGINT))
+        ON CONFLICT (id) DO UPDATE SET batch = excluded.batch, seen = excluded.seen
+    RETURNING (pg_current_xact_id()::TEXT::BIGINT + (SELECT value::BIGINT FROM meta WHERE key = 'base')) << 20";
+
+/// The store in a Postgres database.
+pub type PostgresStore = SqlStore<Postgres>;
+
+/// What only Postgres has.
+#[derive(Debug)]
+pub struct Postgres {
+    options: PostgresOptions,
+    /// This writer among all: see the table `writers`.
+    writer: String,
+}
+
+impl PostgresStore {
+    /// Connects, and brings the schema up to date if the user may. At most so many connections are
+    /// open at a time: one that writes, and one or more for reading, when they are needed.
+    pub async fn open(options: PostgresOptions, max_connections: u32) -> Result<Self, StoreError> {
+        let base = Postgres {
+            options,
+            writer: uuid::Uuid::now_v7().to_string(),
+        };
+        let session = connect::connect(&base.options)
+            .await
+            .map_err(|error| base.told(&error))?;
+        let mut link = Link::Postgres(session);
+        schema::prepare(&base, &mut link).await?;
+        Ok(Self::new(base, link, max_connections.saturating_sub(1)))
+    }
+
+    /// Looks a store over without changing anything: one sentence about a sound one, or what is wrong.
+    pub async fn check(options: PostgresOptions) -> Result<String, String> {
+        schema::check(&options).await
+    }
+}
+
+#[async_trait]
+impl Base for Postgres {
+    fn place(&self) -> String {
+        self.options.place()
+    }
+
+    async fn again(&self) -> Result<Link, sqlx::Error> {
+        let mut link = Link::Postgres(connect::connect(&self.options).await?);
+        let limit = Some(LIMIT);
+        super::sql::within(limit, schema::begin_writing(&mut link)).await?;
+        Ok(link)
+    }
+
+    async fn reading(&self) -> Result<Link, sqlx::Error> {
+        connect::connect(&self.options).await.map(Link::Postgres)
+    }
+
+    fn begin(&self) -> &'static str {
+        BEGIN
+    }
+
+    fn begin_reading(&self) -> &'static str {
+        BEGIN_READING
+    }
+
+    fn limit(&self) -> Option<Duration> {
+        Some(LIMIT)
+    }
+
+    async fn enter(&self, on: &mut Link, locks: &Locks, batch: u64) -> Result<(), Fail> {
+        on.rows(LOCK, vec![Value::json(locks)?, locks.whole_fleet.into()])
+            .await?;
+        let mark = on
+            .one(MARK, vec![self.writer.as_str().into(), batch.into()])
+            .await?;
+        on.number_events_from(mark.int(0)?);
+        Ok(())
+    }
+
+    fn doubts_commit(&self) -> bool {
+        true
+    }
+
+    async fn committed(&self, on: &mut Link) -> Result<u64, Fail> {
+        on.say(BEGIN).await?;
+        // Waits for the transaction in doubt, should it still be under way: it has changed the row.
+        let found = on
+            .maybe(
+                "SELECT batch FROM writers WHERE id = $1 FOR UPDATE",
+                vec![self.writer.as_str().into()],
+            )
+            .await?;
+        on.say("ROLLBACK").await?;
+        found.map_or(Ok(0), |row| row.count(0))
+    }
+
+    fn is_rule(&self, error: &sqlx::Error) -> bool {
+        fault::is_rule(error)
+    }
+
+    fn is_passing(&self, error: &sqlx::Error) -> bool {
+        fault::is_passing(error)
+    }
+
+    fn told(&self, error: &sqlx::Error) -> StoreError {
+        fault::unavailable(&self.options, error)
+    }
+
+    async fn pruned(&self, _: &mut Link) -> Result<(), Fail> {
+        Ok(())
+    }
+
+    async fn last(&self, on: &mut Link) {
+        let gone = async {
+            let one = vec![self.writer.as_str().into()];
+            on.run("DELETE FROM writers WHERE id = $1", one)
+                .await
+                .map(drop)
+                .map_err(|_| sqlx::Error::WorkerCrashed)
+        };
+        let _ = super::sql::within(Some(LIMIT), gone).await;
+    }
+}

@@ -1,0 +1,273 @@
+//! The schema: bringing it up to date, or living with a newer one.
+//!
+//! Each migration is one transaction under a lock, so that daemons that start together don't meet.
+//! A newer schema is fine as long as it says that this release can go on with it (`readable-from`).
+
+use super::super::sql::fail::Fail;
+use super::super::sql::link::Link;
+use super::super::sql::{Base, within};
+use super::options::PostgresOptions;
+use super::{BEGIN, LIMIT, Postgres, connect, fault};
+use crate::domain::{Error, ErrorKind};
+use crate::ports::StoreError;
+use sqlx::migrate::Migrator;
+use std::time::Duration;
+
+/// The schema, embedded in the program.
+pub(super) static MIGRATIONS: Migrator = sqlx::migrate!("migrations/postgres");
+
+/// How long a migration may take.
+const MIGRATION: Duration = Duration::from_secs(1_800);
+const BEGIN_MIGRATION: &str = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE;
+    SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = 0;
+    SET LOCAL idle_in_transaction_session_timeout = 0; SELECT pg_advisory_xact_lock(723103, 0)";
+/// A writer that has not been seen for a week is gone, µs.
+const GONE: i64 = 7 * 24 * 3_600 * 1_000_000;
+
+/// Which schema is there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct There {
+    version: i64,
+    readable_from: i64,
+    by: String,
+}
+
+pub(super) fn ours() -> i64 {
+    MIGRATIONS.iter().map(|m| m.version).max().unwrap_or(0)
+}
+
+async fn look(on: &mut Link) -> Result<Option<There>, Fail> {
+    // (to_regclass may go by what the session has seen before.)
+    let table = on
+        .maybe(
+            "SELECT 1::BIGINT FROM pg_class WHERE relname = 'meta' AND relkind = 'r' AND pg_table_is_visible(oid)",
+            vec![],
+        )
+        .await?;
+    if table.is_none() {
+        return Ok(None);
+    }
+    let found = on
+        .one(
+            "SELECT (SELECT value::BIGINT FROM meta WHERE key = 'schema'),
+                    (SELECT value::BIGINT FROM meta WHERE key = 'readable-from'),
+                    (SELECT value FROM meta WHERE key = 'written-by')",
+            vec![],
+        )
+        .await?;
+    Ok(Some(There {
+        version: found.int(0)?,
+        readable_from: found.int(1)?,
+        by: found
+            .maybe_text(2)?
+            .unwrap_or("of a later version")
+            .to_owned(),
+    }))
+}
+
+/// Whether this release can use what is there; `Some` = after these migrations.
+fn verdict(place: &str, there: Option<&There>, ours: i64) -> Result<bool, StoreError> {
+    match there {
+        None => Ok(true),
+        Some(there) if there.version > ours && there.readable_from > ours => {
+            // Waiting won't help.
+            Err(StoreError::Refused(Error::new(
+                ErrorKind::StoreUnavailable,
+                format!(
+                    "{place} was written by stratavored {} (schema {}, usable from schema {} on) and this is stratavored {} (schema {ours}); upgrade this daemon",
+                    there.by,
+                    there.version,
+                    there.readable_from,
+                    env!("CARGO_PKG_VERSION"),
+                ),
+            )))
+        }
+        Some(there) => Ok(there.version < ours),
+    }
+}
+
+/// Brings the schema up to date and enters this writer.
+pub(super) async fn prepare(base: &Postgres, link: &mut Link) -> Result<(), StoreError> {
+    let told = |fail: Fail| fail.told(base);
+    let there = asked(look(link)).await.map_err(told)?;
+    if verdict(&base.place(), there.as_ref(), ours())? {
+        migrate(base, link).await?;
+    }
+    let limit = Some(LIMIT);
+    within(limit, begin_writing(link))
+        .await
+        .map_err(|e| base.told(&e))?;
+    asked(enter(base, link)).await.map_err(told)
+}
+
+async fn asked<T>(work: impl Future<Output = Result<T, Fail>>) -> Result<T, Fail> {
+    within(Some(LIMIT), async { Ok(work.await) }).await?
+}
+
+async fn migrate(base: &Postgres, link: &mut Link) -> Result<(), StoreError> {
+    for migration in MIGRATIONS.iter() {
+        let step = async {
+            link.say(BEGIN_MIGRATION).await?;
+            let there = look(link).await.map_err(broken)?;
+            if there.is_none_or(|there| there.version < migration.version) {
+                link.say_text(migration.sql.as_str().to_owned()).await?;
+                let done = "UPDATE meta SET value = CAST($1 AS TEXT) WHERE key = 'schema'";
+                link.run(done, vec![migration.version.to_string().into()])
+                    .await
+                    .map_err(broken)?;
+            }
+            link.say("COMMIT").await
+        };
+        if let Err(error) = within(Some(MIGRATION), step).await {
+            let _ = within(Some(LIMIT), link.say("ROLLBACK")).await;
+            return Err(fault::cannot_migrate(
+                &base.options,
+                migration.version,
+                &error,
+            ));
+        }
+    }
+    Ok(())
+}
+
+fn broken(fail: Fail) -> sqlx::Error {
+    match fail {
+        Fail::Sql(error) => error,
+        Fail::Broken(what) => sqlx::Error::Protocol(what),
+        Fail::Refused(error) => sqlx::Error::Protocol(error.message),
+    }
+}
+
+/// On a connection that is going to write: positions of events never go backwards, not even where a
+/// cluster was made anew from a backup and counts its transactions from the beginning.
+pub(super) async fn begin_writing(on: &mut Link) -> Result<(), sqlx::Error> {
+    const BEHIND: &str = "
+        SELECT (SELECT coalesce(max(position), 0) FROM events)
+            >= ((SELECT value::BIGINT FROM meta WHERE key = 'base') + pg_snapshot_xmax(pg_current_snapshot())::TEXT::BIGINT) << 20";
+    const RAISE: &str = "
+        UPDATE meta SET value = CAST((SELECT max(position) >> 20 FROM events) + 1
+                                     - pg_snapshot_xmin(pg_current_snapshot())::TEXT::BIGINT AS TEXT)
+         WHERE key = 'base'";
+    on.say(BEGIN).await?;
+    let behind = format!("SELECT CASE WHEN ({BEHIND}) THEN 1 ELSE 0 END::BIGINT");
+    let found = on.one(behind.clone(), vec![]).await.map_err(broken)?;
+    if found.int(0).map_err(broken)? == 1 {
+        // Nobody writes an event meanwhile.
+        on.say("SELECT pg_advisory_xact_lock(723100, 0)").await?;
+        if on
+            .one(behind, vec![])
+            .await
+            .and_then(|row| row.int(0))
+            .map_err(broken)?
+            == 1
+        {
+            on.run(RAISE, vec![]).await.map_err(broken)?;
+        }
+    }
+    on.say("COMMIT").await
+}
+
+/// Says who is here, and forgets writers that are long gone.
+async fn enter(base: &Postgres, on: &mut Link) -> Result<(), Fail> {
+    on.say(BEGIN).await?;
+    on.say("SELECT pg_advisory_xact_lock_shared(723100, 0)")
+        .await?;
+    on.run(
+        "INSERT INTO meta AS m (key, value) VALUES ('written-by', $1)
+             ON CONFLICT (key) DO UPDATE SET value = excluded.value WHERE m.value <> excluded.value",
+        vec![env!("CARGO_PKG_VERSION").into()],
+    )
+    .await?;
+    on.run(
+        "INSERT INTO meta (key, value) VALUES ('store-id', $1) ON CONFLICT (key) DO NOTHING",
+        vec![uuid::Uuid::now_v7().to_string().into()],
+    )
+    .await?;
+    const NOW: &str = "CAST(extract(epoch FROM clock_timestamp()) * 1000000 AS BIGINT)";
+    on.run(
+        format!("DELETE FROM writers WHERE seen < {NOW} - $1"),
+        vec![GONE.into()],
+    )
+    .await?;
+    on.run(
+        format!("INSERT INTO writers (id, batch, seen) VALUES ($1, 0, {NOW}) ON CONFLICT (id) DO NOTHING"),
+        vec![base.writer.as_str().into()],
+    )
+    .await?;
+    Ok(on.say("COMMIT").await?)
+}
+
+/// One sentence about a sound store, or what is wrong with it. Nothing is changed.
+pub(super) async fn check(options: &PostgresOptions) -> Result<String, String> {
+    let place = options.place();
+    let told = |error: StoreError| format!("{}.", error.why().trim_end_matches('.'));
+    let failed = |error: sqlx::Error| told(fault::unavailable(options, &error));
+    let mut link = Link::Postgres(connect::connect(options).await.map_err(failed)?);
+    let looked = async {
+        let together = link.is_pooled();
+        if together {
+            link.say(super::BEGIN_READING).await?;
+        }
+        let there = look(&mut link).await?;
+        let rows = match there {
+            Some(_) => {
+                link.maybe(
+                    "SELECT (SELECT count(*) FROM runners), (SELECT count(*) FROM events)",
+                    vec![],
+                )
+                .await?
+            }
+            None => None,
+        };
+        let counts = rows
+            .map(|row| Ok::<_, Fail>((row.count(0)?, row.count(1)?)))
+            .transpose()?;
+        Ok((there, counts))
+    };
+    let (there, counts) = asked(looked).await.map_err(|fail| failed(broken(fail)))?;
+    link.close().await;
+    let Some((there, (runners, events))) = there.zip(counts) else {
+        return Err(format!(
+            "{place} has no schema yet; stratavored makes it when it starts as a user who may."
+        ));
+    };
+    if verdict(&place, Some(&there), ours()).map_err(told)? {
+        return Err(format!(
+            "{place} has schema {}, and this release {}; stratavored brings it up to date when it is started as a user who may.",
+            there.version,
+            ours()
+        ));
+    }
+    Ok(format!(
+        "{place} is sound: schema {}, {runners} runners, {events} events.",
+        there.version
+    ))
+}
+
+#[cfg(test)]
+mod verdicts {
+    use super::*;
+
+    #[test]
+    fn older_daemons_go_on_as_long_as_the_schema_says_so() {
+        let there = |version, readable_from| There {
+            version,
+            readable_from,
+            by: "9.9.9".to_owned(),
+        };
+        let of = |there: Option<There>| verdict("x", there.as_ref(), 3);
+        assert!(of(None).is_ok_and(|migrate| migrate));
+        assert!(of(Some(there(2, 1))).is_ok_and(|migrate| migrate));
+        assert!(of(Some(there(3, 3))).is_ok_and(|migrate| !migrate));
+        assert!(of(Some(there(7, 3))).is_ok_and(|migrate| !migrate));
+        let Err(StoreError::Refused(error)) = of(Some(there(7, 4))) else {
+            panic!("waiting does not help");
+        };
+        assert!(
+            error
+                .message
+                .contains("stratavored 9.9.9 (schema 7, usable from schema 4 on)")
+        );
+        assert!(error.message.ends_with("upgrade this daemon"));
+    }
+}

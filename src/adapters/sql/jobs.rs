@@ -1,0 +1,181 @@
+//! What is handed to the writer, and the answers it holds back until they are true.
+
+use super::denials::Denials;
+use super::fail::Fail;
+use super::link::Link;
+use super::locks::Locks;
+use super::prune::Sweep;
+use super::writer::{release, savepoint, undo};
+use super::{Base, Work, admit, apply};
+use crate::domain::runner::Change;
+use crate::ports::{Admitted, Applied, NewRunner, StoreError};
+use async_trait::async_trait;
+use tokio::sync::oneshot;
+
+/// Where an answer goes.
+pub(super) type Reply<T> = oneshot::Sender<Result<T, StoreError>>;
+
+/// A request to the writer.
+#[derive(Debug)]
+pub(super) enum Job {
+    Admit(Ask<Box<NewRunner>, Admitted>),
+    Apply(Ask<Box<Change>, Applied>),
+    Work(Box<dyn Task>),
+    Prune(Sweep),
+    Close(Reply<()>),
+}
+
+/// What is asked, and its answer: held back until its transaction is committed or lost.
+#[derive(Debug)]
+pub(super) struct Ask<Q, T> {
+    what: Q,
+    reply: Reply<T>,
+    answer: Option<Result<T, StoreError>>,
+}
+
+impl<Q, T> Ask<Q, T> {
+    pub(super) fn new(what: Q, reply: Reply<T>) -> Self {
+        Self {
+            what,
+            reply,
+            answer: None,
+        }
+    }
+
+    /// Keeps the answer; an error is a fault that ends the whole transaction.
+    fn keep(&mut self, base: &dyn Base, result: Result<T, Fail>) -> Result<(), sqlx::Error> {
+        match result {
+            Err(Fail::Sql(error)) if !base.is_rule(&error) => Err(error),
+            result => {
+                self.answer = Some(result.map_err(|fail| fail.told(base)));
+                Ok(())
+            }
+        }
+    }
+
+    fn send(self, lost: Option<&StoreError>) {
+        let answer = match (lost, self.answer) {
+            (None, Some(answer)) => answer,
+            (Some(told), _) => Err(told.clone()),
+            (None, None) => Err(StoreError::Unavailable("it was not asked".to_owned())),
+        };
+        let _ = self.reply.send(answer);
+    }
+}
+
+/// An [`Ask`] of any [`Work`].
+#[async_trait]
+pub(super) trait Task: std::fmt::Debug + Send {
+    fn locks(&self, locks: &mut Locks);
+    /// Tries it inside the transaction. A refusal leaves nothing behind; an error ends the transaction.
+    async fn attempt(&mut self, on: &mut Link, base: &dyn Base) -> Result<(), sqlx::Error>;
+    fn send(self: Box<Self>, lost: Option<&StoreError>);
+}
+
+#[async_trait]
+impl<W: Work> Task for Ask<W, W::Done> {
+    fn locks(&self, locks: &mut Locks) {
+        self.what.locks(locks);
+    }
+
+    async fn attempt(&mut self, on: &mut Link, base: &dyn Base) -> Result<(), sqlx::Error> {
+        savepoint(on).await?;
+        let result = self.what.run(on).await;
+        let refused = result.is_err();
+        self.keep(base, result)?;
+        match refused {
+            true => undo(on).await,
+            false => release(on).await,
+        }
+    }
+
+    fn send(self: Box<Self>, lost: Option<&StoreError>) {
+        Ask::send(*self, lost);
+    }
+}
+
+impl Job {
+    pub(super) fn locks(&self, locks: &mut Locks) {
+        match self {
+            Self::Admit(ask) => {
+                locks.project(&ask.what.spec.project);
+                locks.host(&ask.what.host);
+            }
+            Self::Apply(ask) => locks.runner(ask.what.id),
+            Self::Work(task) => task.locks(locks),
+            Self::Prune(_) | Self::Close(_) => {}
+        }
+    }
+
+    /// The launch that was admitted, if this is one.
+    pub(super) fn admitted(&self) -> Option<&NewRunner> {
+        match self {
+            Self::Admit(ask) => {
+                matches!(ask.answer, Some(Ok(Admitted::New { .. }))).then_some(&*ask.what)
+            }
+            _ => None,
+        }
+    }
+
+    /// Answers: with what was held back, or with why it was lost.
+    pub(super) fn send(self, lost: Option<&StoreError>) {
+        match self {
+            Self::Admit(ask) => ask.send(lost),
+            Self::Apply(ask) => ask.send(lost),
+            Self::Work(task) => task.send(lost),
+            Self::Prune(sweep) => match lost {
+                Some(told) => drop(sweep.reply.send(Err(told.clone()))),
+                None => sweep.stop(),
+            },
+            Self::Close(reply) => drop(reply.send(Ok(()))),
+        }
+    }
+}
+
+/// Does all of them, those of a kind together. An error is a fault or a rule that fired for one of
+/// them: it ends the transaction.
+pub(super) async fn attempt(
+    on: &mut Link,
+    base: &dyn Base,
+    denials: &mut Denials,
+    jobs: &mut [Job],
+) -> Result<(), sqlx::Error> {
+    let (mut changes, mut launches) = (Vec::new(), Vec::new());
+    for job in jobs {
+        match job {
+            Job::Admit(ask) => launches.push(ask),
+            Job::Apply(ask) => changes.push(ask),
+            Job::Work(task) => task.attempt(on, base).await?,
+            // These two were sorted out before.
+            Job::Prune(_) | Job::Close(_) => {}
+        }
+    }
+    if !changes.is_empty() {
+        let asked: Vec<_> = changes.iter().map(|ask| &*ask.what).collect();
+        let done = apply::apply_all(on, &asked).await;
+        keep_all(base, changes, done)?;
+    }
+    if !launches.is_empty() {
+        let asked: Vec<_> = launches.iter().map(|ask| &*ask.what).collect();
+        let done = admit::admit_all(on, denials, &asked).await;
+        keep_all(base, launches, done)?;
+    }
+    Ok(())
+}
+
+fn keep_all<Q, T>(
+    base: &dyn Base,
+    asks: Vec<&mut Ask<Q, T>>,
+    done: Result<Vec<Result<T, Fail>>, Fail>,
+) -> Result<(), sqlx::Error> {
+    match done {
+        Ok(done) => asks
+            .into_iter()
+            .zip(done)
+            .try_for_each(|(ask, result)| ask.keep(base, result)),
+        Err(Fail::Sql(error)) => Err(error),
+        // Some of them may be written already.
+        Err(Fail::Broken(what)) => Err(sqlx::Error::Protocol(what)),
+        Err(Fail::Refused(error)) => Err(sqlx::Error::Protocol(error.message)),
+    }
+}
