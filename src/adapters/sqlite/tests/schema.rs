@@ -96,7 +96,7 @@ async fn what_must_never_be_cannot_be_written() {
     let refused = [
         ("at its cap", insert("p", "starting", "NULL")),
         ("does not exist", insert("q", "starting", "NULL")),
-        ("begins in state starting", insert("p", "ended", "'{}'")),
+        ("begins in state queued or starting", insert("p", "ended", "'{}'")),
         ("CHECK", insert("p", "starting", "'{}'")),
         ("CHECK", insert("p", "paused", "NULL")),
         ("CHECK", format!("UPDATE runners SET state = 'ended', seq = 2 WHERE id = '{live}'")),
