@@ -1,6 +1,6 @@
 //! A bus with a stratavored on it, for one test.
 
-use super::fakes::{FakeHost, MemoryStore};
+use super::fakes::{FakeHost, FakeStore};
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -16,7 +16,7 @@ pub struct World {
     daemon: Child,
     pub address: String,
     pub engine: Engine,
-    pub store: Arc<MemoryStore>,
+    pub store: Arc<FakeStore>,
     pub host: Arc<FakeHost>,
     pub served: Connection,
 }
@@ -42,7 +42,7 @@ impl World {
 
     pub async fn on(bus: Bus) -> Self {
         let (daemon, address) = dbus_daemon(None);
-        let store = Arc::new(MemoryStore::default());
+        let store = Arc::new(FakeStore::new().await);
         let (host, notices) = FakeHost::new();
         let host = Arc::new(host);
         let settings = Settings {

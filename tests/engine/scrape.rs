@@ -1,7 +1,7 @@
 //! Monitoring with many live runners: from the live map, quickly, and true.
 
 use super::{adopted, request, settings};
-use crate::fakes::{FakeHost, MemoryStore};
+use crate::fakes::{FakeHost, FakeStore};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use stratavore::adapters::exposition::Pages;
@@ -9,10 +9,9 @@ use stratavore::adapters::timed::TimedStore;
 use stratavore::daemon::observe::{Observed, Parts};
 use stratavore::domain::event::Actor;
 use stratavore::domain::project::ProjectSettings;
-use stratavore::domain::runner::Step;
-use stratavore::domain::{Limits, Runner, RunnerId, Timestamp};
+use stratavore::domain::{Limits, RunnerId, Timestamp};
 use stratavore::engine::Engine;
-use stratavore::ports::{Host, LaunchOrder, Store};
+use stratavore::ports::{Host, LaunchOrder, NewRunner, Store};
 use stratavore::telemetry::Telemetry;
 
 const LIVE: usize = 10_000;
@@ -22,10 +21,10 @@ const MOST: Duration = Duration::from_millis(50);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn ten_thousand_live_runners_are_scraped_in_fifty_milliseconds() {
-    let memory = Arc::new(MemoryStore::default());
+    let store = Arc::new(FakeStore::new().await);
     for n in 0..PROJECTS {
         let name = format!("p{n:03}").parse().unwrap();
-        memory
+        store
             .create_project(
                 name,
                 ProjectSettings::default(),
@@ -36,6 +35,7 @@ async fn ten_thousand_live_runners_are_scraped_in_fifty_milliseconds() {
             .unwrap();
     }
     let (host, notices) = FakeHost::new();
+    let mut running = Vec::with_capacity(LIVE);
     for n in 0..LIVE {
         let mut spec = request(None).spec;
         spec.project = format!("p{:03}", n % PROJECTS).parse().unwrap();
@@ -49,11 +49,20 @@ async fn ten_thousand_live_runners_are_scraped_in_fifty_milliseconds() {
             streams: Default::default(),
         };
         let placement = host.prepare(order).await.unwrap();
-        let mut runner = Runner::admitted(id, spec, "h".to_owned(), Timestamp(1));
-        runner.apply(&Step::Run(placement), Timestamp(2)).unwrap();
-        memory.put(runner);
+        let new = NewRunner {
+            id,
+            spec,
+            host: "h".to_owned(),
+            host_max: None,
+            request: None,
+            queue: false,
+            actor: Actor::host(),
+            at: Timestamp(1),
+        };
+        running.push((new, placement));
     }
-    let timed = TimedStore::new(memory).unwrap();
+    store.put(running).await;
+    let timed = TimedStore::new(store).unwrap();
     let store_times = timed.times();
     let engine = Engine::start(settings(), Arc::new(timed), Arc::new(host), notices);
     adopted(&engine).await;

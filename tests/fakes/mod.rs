@@ -1,8 +1,8 @@
-//! The two ports in memory: a store and a host without systemd, for tests of what is above them.
+//! The two ports for tests of what is above them: a store with switches, and a host without systemd.
 #![allow(dead_code, unused_imports)]
 
 mod host;
 mod store;
 
 pub use host::FakeHost;
-pub use store::MemoryStore;
+pub use store::FakeStore;

@@ -1,207 +1,129 @@
-//! A store in memory: the same decisions, no durability.
+//! The embedded store in a folder of its own, with switches: it can be away, and slow.
+//!
+//! It lives in a runtime of its own. Who calls it waits on a thread for blocking work, and so the
+//! simulated time of a test stands still until it has answered.
 
-use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard};
-use stratavore::domain::admission::{Account, Ask, Gate, Ledger, Seat};
-use stratavore::domain::event::{self, Actor, Draft, Event, EventType};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+use stratavore::adapters::sqlite::SqliteStore;
+use stratavore::domain::admission::Gate;
+use stratavore::domain::event::{Actor, Event};
 use stratavore::domain::project::{ProjectChange, ProjectSettings};
-use stratavore::domain::runner::Change;
-use stratavore::domain::{Error, ErrorKind, Project, ProjectName, Runner, RunnerId, Timestamp};
+use stratavore::domain::runner::{Change, Placement, Step};
+use stratavore::domain::{Project, ProjectName, Runner, RunnerId, Timestamp};
 use stratavore::ports::{
     Admitted, Applied, EventFilter, NewRunner, Pruned, RunnerFilter, Store, StoreError,
 };
+use tokio::runtime::Runtime;
 
-#[derive(Debug, Default)]
-struct Rows {
-    runners: BTreeMap<RunnerId, Runner>,
-    projects: BTreeMap<ProjectName, (ProjectSettings, Timestamp, u64)>,
-    requests: BTreeMap<(u32, String), (String, RunnerId)>,
-    events: Vec<Event>,
-}
-
-#[derive(Debug, Default)]
-pub struct MemoryStore {
-    rows: Mutex<Rows>,
+#[derive(Debug)]
+pub struct FakeStore {
+    store: Arc<SqliteStore>,
+    /// `None` only while it is dropped.
+    runtime: Option<Runtime>,
+    folder: PathBuf,
     away: AtomicBool,
+    slow_ms: AtomicU64,
 }
 
-impl MemoryStore {
+impl FakeStore {
+    /// An empty store.
+    pub async fn new() -> Self {
+        let shm = PathBuf::from("/dev/shm");
+        let parent = if shm.is_dir() { shm } else { "/tmp".into() };
+        let folder = parent.join(format!("stratavore-fake-{}", uuid::Uuid::now_v7()));
+        std::fs::create_dir(&folder).expect("a folder");
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .expect("a runtime");
+        let file = folder.join("stratavore.db");
+        let handle = runtime.handle().clone();
+        let opened =
+            tokio::task::spawn_blocking(move || handle.block_on(SqliteStore::open(&file, 3)));
+        let opened = opened.await.expect("no panic in there");
+        Self {
+            store: Arc::new(opened.expect("an empty store opens")),
+            runtime: Some(runtime),
+            folder,
+            away: AtomicBool::new(false),
+            slow_ms: AtomicU64::new(0),
+        }
+    }
+
     /// From now on it does not answer, or does again.
     pub fn away(&self, away: bool) {
         self.away.store(away, Ordering::SeqCst);
     }
 
-    /// Puts a row there, decided by nobody.
-    pub fn put(&self, runner: Runner) {
-        let mut rows = self.rows.lock().expect("no panic in here");
-        rows.runners.insert(runner.id, runner);
+    /// From now on every answer takes so long.
+    pub fn slow(&self, by: Duration) {
+        let ms = u64::try_from(by.as_millis()).expect("not that long");
+        self.slow_ms.store(ms, Ordering::SeqCst);
     }
 
-    fn rows(&self) -> Result<MutexGuard<'_, Rows>, StoreError> {
-        match self.away.load(Ordering::SeqCst) {
-            true => Err(StoreError::Unavailable("unplugged".to_owned())),
-            false => Ok(self.rows.lock().expect("no panic in here")),
+    /// Admits these and lets them run.
+    pub async fn put(&self, runners: Vec<(NewRunner, Placement)>) {
+        let put = runners.into_iter().map(|(new, placement)| async {
+            let (id, actor, at) = (new.id, new.actor.clone(), new.at);
+            let admitted = self.store.admit(new).await.expect("it answers");
+            assert!(matches!(admitted, Admitted::New { .. }), "{admitted:?}");
+            let step = Step::Run(placement);
+            let change = Change {
+                id,
+                step,
+                actor,
+                at,
+            };
+            self.store.apply(change).await.expect("it answers");
+        });
+        futures_util::future::join_all(put).await;
+    }
+
+    /// Has it done in its own runtime, if it is there.
+    async fn inside<T: Send + 'static>(
+        &self,
+        call: impl AsyncFnOnce(Arc<SqliteStore>) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let slow = self.slow_ms.load(Ordering::SeqCst);
+        if slow > 0 {
+            tokio::time::sleep(Duration::from_millis(slow)).await;
         }
+        if self.away.load(Ordering::SeqCst) {
+            return Err(StoreError::Unavailable("unplugged".to_owned()));
+        }
+        let store = Arc::clone(&self.store);
+        let handle = self.runtime.as_ref().expect("it is there").handle().clone();
+        tokio::task::spawn_blocking(move || handle.block_on(call(store)))
+            .await
+            .expect("no panic in there")
     }
 }
 
-impl Rows {
-    fn write(&mut self, draft: Draft) -> Event {
-        let event = Event {
-            position: self.events.len() as u64 + 1,
-            draft,
-        };
-        self.events.push(event.clone());
-        event
-    }
-
-    fn live(&self, project: &ProjectName) -> u32 {
-        let all = self.runners.values();
-        all.filter(|r| r.spec.project == *project && r.state().is_live())
-            .count() as u32
-    }
-
-    fn gates(
-        &self,
-        project: &ProjectName,
-        host: &str,
-        max: Option<u32>,
-    ) -> Result<Vec<Gate>, Error> {
-        let (settings, ..) = self
-            .projects
-            .get(project)
-            .ok_or_else(|| no_project(project))?;
-        Ok(self
-            .ledger(project, settings.max_runners, host, max)
-            .gates(&Ask {
-                id: RunnerId::from_uuid(uuid::Uuid::nil()),
-                project: project.clone(),
-                host: host.to_owned(),
-                labels: Default::default(),
-                session: None,
-                priority: 0,
-                tokens: None,
-                since: Timestamp(0),
-            }))
-    }
-
-    fn ledger(
-        &self,
-        project: &ProjectName,
-        project_max: Option<u32>,
-        host: &str,
-        max: Option<u32>,
-    ) -> Ledger {
-        let live = self
-            .runners
-            .values()
-            .filter(|r| r.state().is_live())
-            .count() as u32;
-        let account = Account {
-            live: self.live(project),
-            max: project_max,
-            ..Account::default()
-        };
-        let seat = Seat {
-            name: host.to_owned(),
-            live,
-            max,
-            cordon: None,
-        };
-        Ledger::simple(project.clone(), account, host.to_owned(), seat)
-    }
-
-    fn project(&self, name: &ProjectName) -> Option<Project> {
-        let (settings, created_at, _) = self.projects.get(name)?;
-        Some(Project {
-            name: name.clone(),
-            settings: settings.clone(),
-            live: self.live(name),
-            queued: 0,
-            created_at: *created_at,
-        })
-    }
-
-    fn of_project(
-        &mut self,
-        kind: EventType,
-        name: &ProjectName,
-        actor: Actor,
-        at: Timestamp,
-    ) -> Event {
-        let seq = match self.projects.get_mut(name) {
-            Some((.., seq)) => {
-                *seq += 1;
-                *seq
-            }
-            None => 1,
-        };
-        self.write(Draft {
-            kind,
-            project: name.to_string(),
-            subject: format!("project/{name}"),
-            seq,
-            at,
-            actor,
-            data: serde_json::json!({"project": name.as_str()}),
-        })
+impl Drop for FakeStore {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+        let _ = std::fs::remove_dir_all(&self.folder);
     }
 }
 
-fn no_project(name: &ProjectName) -> Error {
-    Error::new(
-        ErrorKind::NoSuchProject,
-        format!("There is no project “{name}”."),
-    )
+/// Calls a method of the store inside; borrowed arguments are named before, to be owned.
+macro_rules! inside {
+    ($self:ident, $($owned:ident),* => $store:ident.$($call:tt)+) => {{
+        $(let $owned = $owned.to_owned();)*
+        $self.inside(async move |$store: Arc<SqliteStore>| $store.$($call)+.await).await
+    }};
 }
 
 #[async_trait::async_trait]
-impl Store for MemoryStore {
+impl Store for FakeStore {
     async fn admit(&self, new: NewRunner) -> Result<Admitted, StoreError> {
-        let mut rows = self.rows()?;
-        if let Some(key) = &new.request {
-            match rows.requests.get(&(key.uid, key.id.clone())) {
-                Some((digest, id)) if *digest == key.digest => {
-                    return Ok(Admitted::Repeated(rows.runners[id].clone()));
-                }
-                Some(_) => {
-                    return Err(Error::new(ErrorKind::Conflict, "Other parameters.").into());
-                }
-                None => {}
-            }
-        }
-        let project = new.spec.project.clone();
-        let gates = rows.gates(&project, &new.host, new.host_max)?;
-        let shut = gates.into_iter().find(|g| !g.open());
-        if let Some(refusal) = shut.map(Gate::shut) {
-            let gate = refusal.gate;
-            let error = refusal.error;
-            let event = rows.write(Draft {
-                kind: EventType::AdmissionDenied,
-                project: project.to_string(),
-                subject: format!("project/{project}"),
-                seq: 1,
-                at: new.at,
-                actor: new.actor,
-                data: serde_json::json!({"gate": gate.name}),
-            });
-            return Ok(Admitted::Denied { gate, error, event });
-        }
-        let mut runner = Runner::admitted(new.id, new.spec, new.host, new.at);
-        runner.seq = 1;
-        let draft = event::of_runner(EventType::RunnerStarting, &runner, None, &new.actor, new.at);
-        let event = rows.write(draft);
-        rows.runners.insert(runner.id, runner.clone());
-        if let Some(key) = new.request {
-            rows.requests
-                .insert((key.uid, key.id), (key.digest, runner.id));
-        }
-        Ok(Admitted::New {
-            runner,
-            project_limits: rows.projects[&project].0.limits.clone(),
-            event,
-        })
+        inside!(self, => s.admit(new))
     }
 
     async fn gates(
@@ -210,63 +132,23 @@ impl Store for MemoryStore {
         host: &str,
         host_max: Option<u32>,
     ) -> Result<Vec<Gate>, StoreError> {
-        Ok(self.rows()?.gates(project, host, host_max)?)
+        inside!(self, project, host => s.gates(&project, &host, host_max))
     }
 
     async fn apply(&self, change: Change) -> Result<Applied, StoreError> {
-        let mut rows = self.rows()?;
-        let missing = || Error::new(ErrorKind::NoSuchRunner, "No such runner.");
-        let mut runner = rows.runners.get(&change.id).cloned().ok_or_else(missing)?;
-        let old = runner.apply(&change.step, change.at)?;
-        let event = EventType::of_step(&change.step).map(|kind| {
-            runner.seq += 1;
-            let draft = event::of_runner(kind, &runner, Some(old), &change.actor, change.at);
-            rows.write(draft)
-        });
-        rows.runners.insert(runner.id, runner.clone());
-        Ok(Applied { runner, old, event })
+        inside!(self, => s.apply(change))
     }
 
     async fn runner(&self, id: RunnerId) -> Result<Option<Runner>, StoreError> {
-        Ok(self.rows()?.runners.get(&id).cloned())
+        inside!(self, => s.runner(id))
     }
 
     async fn runners(&self, filter: RunnerFilter) -> Result<Vec<Runner>, StoreError> {
-        let rows = self.rows()?;
-        let fits = |r: &&Runner| {
-            filter.project.as_ref().is_none_or(|p| *p == r.spec.project)
-                && match filter.states.is_empty() {
-                    true => r.state().is_live(),
-                    false => filter.states.contains(&r.state()),
-                }
-                && filter
-                    .labels
-                    .iter()
-                    .all(|(k, v)| r.spec.labels.get(k) == Some(v))
-                && filter.uid.is_none_or(|u| u == r.spec.uid)
-                && filter
-                    .name
-                    .as_ref()
-                    .is_none_or(|n| r.spec.name.as_ref() == Some(n))
-                && filter
-                    .id_prefix
-                    .as_ref()
-                    .is_none_or(|p| r.id.to_string().starts_with(p))
-                && filter.since.is_none_or(|t| r.created_at >= t)
-                && filter.until.is_none_or(|t| r.created_at < t)
-                && filter.after.is_none_or(|id| r.id < id)
-        };
-        let found = rows.runners.values().rev().filter(fits);
-        Ok(found.take(filter.limit as usize).cloned().collect())
+        inside!(self, => s.runners(filter))
     }
 
     async fn live(&self, host: &str) -> Result<Vec<Runner>, StoreError> {
-        let rows = self.rows()?;
-        let all = rows.runners.values();
-        Ok(all
-            .filter(|r| r.host == host && r.state().is_live())
-            .cloned()
-            .collect())
+        inside!(self, host => s.live(&host))
     }
 
     async fn create_project(
@@ -276,15 +158,7 @@ impl Store for MemoryStore {
         actor: Actor,
         at: Timestamp,
     ) -> Result<(Project, Event), StoreError> {
-        let mut rows = self.rows()?;
-        if rows.projects.contains_key(&name) {
-            let message = format!("There is a project “{name}” already.");
-            return Err(Error::new(ErrorKind::AlreadyExists, message).into());
-        }
-        rows.projects.insert(name.clone(), (settings, at, 0));
-        let event = rows.of_project(EventType::ProjectCreated, &name, actor, at);
-        let project = rows.project(&name).ok_or_else(|| no_project(&name))?;
-        Ok((project, event))
+        inside!(self, => s.create_project(name, settings, actor, at))
     }
 
     async fn set_project(
@@ -294,15 +168,7 @@ impl Store for MemoryStore {
         actor: Actor,
         at: Timestamp,
     ) -> Result<(Project, Event), StoreError> {
-        let mut rows = self.rows()?;
-        let row = rows
-            .projects
-            .get_mut(&name)
-            .ok_or_else(|| no_project(&name))?;
-        row.0 = row.0.with(&change);
-        let event = rows.of_project(EventType::ProjectChanged, &name, actor, at);
-        let project = rows.project(&name).ok_or_else(|| no_project(&name))?;
-        Ok((project, event))
+        inside!(self, => s.set_project(name, change, actor, at))
     }
 
     async fn remove_project(
@@ -311,60 +177,34 @@ impl Store for MemoryStore {
         actor: Actor,
         at: Timestamp,
     ) -> Result<Event, StoreError> {
-        let mut rows = self.rows()?;
-        if !rows.projects.contains_key(&name) {
-            return Err(no_project(&name).into());
-        }
-        if rows.live(&name) > 0 {
-            let message = format!("Project {name} has live runners; stop them first.");
-            return Err(Error::new(ErrorKind::Conflict, message).into());
-        }
-        let event = rows.of_project(EventType::ProjectRemoved, &name, actor, at);
-        rows.projects.remove(&name);
-        Ok(event)
+        inside!(self, => s.remove_project(name, actor, at))
     }
 
     async fn project(&self, name: &ProjectName) -> Result<Option<Project>, StoreError> {
-        Ok(self.rows()?.project(name))
+        inside!(self, name => s.project(&name))
     }
 
     async fn projects(&self) -> Result<Vec<Project>, StoreError> {
-        let rows = self.rows()?;
-        Ok(rows
-            .projects
-            .keys()
-            .filter_map(|n| rows.project(n))
-            .collect())
+        inside!(self, => s.projects())
     }
 
     async fn events(&self, filter: EventFilter) -> Result<Vec<Event>, StoreError> {
-        let rows = self.rows()?;
-        let fits = |e: &&Event| {
-            e.position > filter.after
-                && filter
-                    .project
-                    .as_ref()
-                    .is_none_or(|p| p.as_str() == e.draft.project)
-                && filter
-                    .runner
-                    .is_none_or(|r| e.draft.subject == format!("runner/{r}"))
-                && filter.kind.is_none_or(|k| k == e.draft.kind)
-        };
-        let found: Vec<Event> = rows.events.iter().filter(fits).cloned().collect();
-        let most = found.len().min(filter.limit as usize);
-        Ok(match filter.newest {
-            true => found[found.len() - most..].to_vec(),
-            false => found[..most].to_vec(),
-        })
+        inside!(self, => s.events(filter))
     }
 
-    async fn prune(&self, _before: Timestamp, _batch: u32) -> Result<Pruned, StoreError> {
-        Ok(Pruned::default())
+    async fn prune(&self, before: Timestamp, batch: u32) -> Result<Pruned, StoreError> {
+        inside!(self, => s.prune(before, batch))
     }
 
     async fn check(&self) -> Result<(), StoreError> {
-        self.rows().map(drop)
+        inside!(self, => s.check())
     }
 
-    async fn close(&self) {}
+    async fn close(&self) {
+        let closed = self.inside(async move |s| {
+            s.close().await;
+            Ok(())
+        });
+        let _ = closed.await;
+    }
 }
