@@ -138,7 +138,7 @@ impl EventType {
             Step::Thaw => Self::RunnerThawed,
             Step::Stop => Self::RunnerStopping,
             Step::End(..) => Self::RunnerEnded,
-            Step::Limit(_) => return None,
+            Step::Limit(_) | Step::Keep => return None,
         })
     }
 }

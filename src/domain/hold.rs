@@ -49,6 +49,18 @@ impl Hold {
     pub fn is_active(&self, now: Timestamp) -> bool {
         self.until.is_none_or(|until| now < until)
     }
+
+    /// For how long and why, for sentences: `until 2026-11-22 10:00:00 UTC: rate limit`.
+    pub fn term(&self) -> String {
+        let mut term = match self.until {
+            Some(until) => format!("until {}", until.shown()),
+            None => "until it is released".to_owned(),
+        };
+        if !self.reason.is_empty() {
+            term.push_str(&format!(": {}", self.reason));
+        }
+        term
+    }
 }
 
 impl HoldScope {
@@ -66,6 +78,15 @@ impl HoldScope {
         match self {
             Self::Project(name) => Some(name),
             Self::Fleet | Self::Label(..) => None,
+        }
+    }
+
+    /// As `stratavorectl hold` has it.
+    pub fn flag(&self) -> String {
+        match self {
+            Self::Fleet => "--fleet".to_owned(),
+            Self::Project(name) => format!("--project {name}"),
+            Self::Label(key, value) => format!("--label {key}={value}"),
         }
     }
 }

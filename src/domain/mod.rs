@@ -22,6 +22,7 @@ pub mod name;
 pub mod nearest;
 pub mod order;
 pub mod period;
+pub mod policy;
 pub mod project;
 pub mod reconcile;
 pub mod runner;

@@ -134,6 +134,9 @@ pub enum Step {
     Run(Placement),
     /// All processes are frozen, by this hold or budget if it was none's wish.
     Freeze(Option<String>),
+    /// It is frozen, and stays so when the hold or budget is over that froze it: somebody wants that.
+    /// No change of state.
+    Keep,
     /// They go on.
     Thaw,
     /// A stop was asked for.
@@ -203,11 +206,11 @@ impl Runner {
             Step::Freeze(_) => State::Frozen,
             Step::Stop => State::Stopping,
             Step::End(..) => State::Ended,
-            Step::Limit(_) => old,
+            Step::Limit(_) | Step::Keep => old,
         };
         let legal = match step {
             Step::Run(_) => old == State::Starting,
-            Step::Thaw => old == State::Frozen,
+            Step::Thaw | Step::Keep => old == State::Frozen,
             Step::Limit(_) => old.is_live(),
             _ => old.may_become(next),
         };
@@ -231,6 +234,7 @@ impl Runner {
             }
             Step::Limit(limits) => self.spec.limits = limits.clone(),
             Step::Freeze(by) => self.frozen_by.clone_from(by),
+            Step::Keep => self.frozen_by = None,
             Step::Thaw | Step::Stop => {}
         }
         Ok(old)
@@ -241,6 +245,7 @@ impl Runner {
             Step::Admit(_) => "admitted",
             Step::Run(_) => "started",
             Step::Freeze(_) => "frozen",
+            Step::Keep => "kept frozen",
             Step::Thaw => "thawed",
             Step::Stop => "stopped",
             Step::Limit(_) => "given other limits",
@@ -294,6 +299,8 @@ mod tests {
             Just(Step::Run(Placement::default())),
             Just(Step::Admit(5)),
             Just(Step::Freeze(None)),
+            Just(Step::Freeze(Some("hold fleet".to_owned()))),
+            Just(Step::Keep),
             Just(Step::Thaw),
             Just(Step::Stop),
             Just(Step::Limit(Limits::default())),

@@ -24,4 +24,13 @@ impl Timestamp {
     pub fn minus_usec(self, usec: u64) -> Self {
         Self(self.0.saturating_sub(usec))
     }
+
+    /// For sentences: `2026-11-22 10:00:00 UTC`.
+    pub fn shown(self) -> String {
+        let at = i64::try_from(self.0).unwrap_or(i64::MAX);
+        match jiff::Timestamp::from_microsecond(at) {
+            Ok(at) => at.strftime("%Y-%m-%d %H:%M:%S UTC").to_string(),
+            Err(_) => "the end of time".to_owned(),
+        }
+    }
 }

@@ -115,14 +115,6 @@ impl Gate {
     }
 }
 
-fn when(at: Timestamp) -> String {
-    let at = i64::try_from(at.0).unwrap_or(i64::MAX);
-    match jiff::Timestamp::from_microsecond(at) {
-        Ok(at) => at.strftime("%Y-%m-%d %H:%M:%S UTC").to_string(),
-        Err(_) => "the end of time".to_owned(),
-    }
-}
-
 pub(super) fn project(name: &ProjectName, live: u32, max: Option<u32>) -> Gate {
     let limit = max.unwrap_or_default();
     let message = format!(
@@ -152,21 +144,11 @@ pub(super) fn fleet(live: u32, max: Option<u32>) -> Gate {
 }
 
 pub(super) fn hold(hold: &Hold) -> Gate {
-    let mut note = match hold.until {
-        Some(until) => format!("until {}", when(until)),
-        None => "until it is released".to_owned(),
-    };
-    if !hold.reason.is_empty() {
-        note.push_str(&format!(": {}", hold.reason));
-    }
-    let flag = match &hold.scope {
-        HoldScope::Fleet => "--fleet".to_owned(),
-        HoldScope::Project(name) => format!("--project {name}"),
-        HoldScope::Label(key, value) => format!("--label {key}={value}"),
-    };
+    let note = hold.term();
     let message = format!(
-        "Held ({}) {note}. Wait (--queue does), or release it: stratavorectl hold release {flag}.",
-        hold.scope
+        "Held ({}) {note}. Wait (--queue does), or release it: stratavorectl hold release {}.",
+        hold.scope,
+        hold.scope.flag()
     );
     let mut gate =
         Gate::closed("hold", hold.scope.to_string()).says(ErrorKind::Held, message.clone());
@@ -231,7 +213,7 @@ pub(super) fn budget(
     (gate.limit, gate.used, gate.reserved) = (Some(budget.limit), state.used, state.reserved);
     // The zone was known when the state was brought up to now.
     let next = budget.span(now).ok().map(|span| span.end);
-    let next = next.filter(|end| end.0 != u64::MAX).map(when);
+    let next = next.filter(|end| end.0 != u64::MAX).map(Timestamp::shown);
     if let Some(next) = &next {
         gate.note = format!("a new period begins {next}");
     }
