@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 pub(crate) mod admission;
+pub(crate) mod holds;
 pub(crate) mod life;
 pub(crate) mod listing;
 pub(crate) mod model;
@@ -25,6 +26,7 @@ macro_rules! suite {
                 request_ids, request_id_race, a_denial_keeps_no_request_id, an_id_is_used_once, denials_are_bounded];
             life: [every_step_from_every_state, a_life_is_told_in_events, events_are_contiguous_under_load, limits_change_without_event,
                 unknown_runner, racing_endings, dropped_callers, pruning, check_and_close];
+            holds: [set_list_release, one_for_each_scope, they_end_by_themselves, there_are_only_so_many, who_froze_it_is_kept];
             listing: [filters, pages, prefixes_are_not_patterns, events_by_filter, live_of_a_host];
         );
     };

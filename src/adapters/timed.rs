@@ -1,12 +1,16 @@
 //! A store that takes the time of another one's operations.
 
 use crate::domain::admission::Gate;
+use crate::domain::budget::{Budget, BudgetState, Scope, Tokens};
 use crate::domain::event::{Actor, Event};
+use crate::domain::hold::{Hold, HoldScope};
+use crate::domain::period::Period;
 use crate::domain::project::{ProjectChange, ProjectSettings};
 use crate::domain::runner::{Change, Runner};
 use crate::domain::{Project, ProjectName, RunnerId, Timestamp};
 use crate::ports::{
-    Admitted, Applied, EventFilter, NewRunner, Pruned, RunnerFilter, Store, StoreError,
+    Admitted, Applied, EventFilter, NewRunner, Policies, Policy, Pruned, Pulse, Reported,
+    RunnerFilter, Store, StoreError,
 };
 use async_trait::async_trait;
 use prometheus::{Histogram, HistogramOpts, HistogramVec};
@@ -25,7 +29,8 @@ macro_rules! operations {
         }
     };
 }
-operations!(admit gates apply runner runners live create_project set_project remove_project project projects events prune check);
+operations!(admit gates apply runner runners live create_project set_project remove_project project projects events prune check
+    set_budget remove_budget budgets report set_hold release_hold holds end_holds pulse policy);
 
 /// The store, and how long it takes.
 pub struct TimedStore {
@@ -162,5 +167,68 @@ impl Store for TimedStore {
 
     async fn close(&self) {
         self.inner.close().await;
+    }
+}
+
+#[async_trait]
+impl Policies for TimedStore {
+    async fn set_budget(&self, budget: Budget) -> Result<(BudgetState, Vec<Event>), StoreError> {
+        let _timer = self.times.set_budget.start_timer();
+        self.inner.set_budget(budget).await
+    }
+
+    async fn remove_budget(&self, scope: Scope, period: Period) -> Result<(), StoreError> {
+        let _timer = self.times.remove_budget.start_timer();
+        self.inner.remove_budget(scope, period).await
+    }
+
+    async fn budgets(&self) -> Result<Vec<BudgetState>, StoreError> {
+        let _timer = self.times.budgets.start_timer();
+        self.inner.budgets().await
+    }
+
+    async fn report(
+        &self,
+        runner: RunnerId,
+        tokens: Tokens,
+        at: Timestamp,
+    ) -> Result<Reported, StoreError> {
+        let _timer = self.times.report.start_timer();
+        self.inner.report(runner, tokens, at).await
+    }
+
+    async fn set_hold(&self, hold: Hold) -> Result<(Hold, Event), StoreError> {
+        let _timer = self.times.set_hold.start_timer();
+        self.inner.set_hold(hold).await
+    }
+
+    async fn release_hold(
+        &self,
+        scope: HoldScope,
+        actor: Actor,
+        at: Timestamp,
+    ) -> Result<Event, StoreError> {
+        let _timer = self.times.release_hold.start_timer();
+        self.inner.release_hold(scope, actor, at).await
+    }
+
+    async fn holds(&self) -> Result<Vec<Hold>, StoreError> {
+        let _timer = self.times.holds.start_timer();
+        self.inner.holds().await
+    }
+
+    async fn end_holds(&self, at: Timestamp) -> Result<Vec<Event>, StoreError> {
+        let _timer = self.times.end_holds.start_timer();
+        self.inner.end_holds(at).await
+    }
+
+    async fn pulse(&self, host: &str) -> Result<Pulse, StoreError> {
+        let _timer = self.times.pulse.start_timer();
+        self.inner.pulse(host).await
+    }
+
+    async fn policy(&self, host: &str) -> Result<Policy, StoreError> {
+        let _timer = self.times.policy.start_timer();
+        self.inner.policy(host).await
     }
 }

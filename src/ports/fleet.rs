@@ -100,15 +100,11 @@ pub trait Queue {
 /// Budgets and holds. Every method that changes something does it in one transaction with its events.
 #[async_trait]
 pub trait Policies {
-    /// Makes a budget, or changes it: its use stays what it is.
-    async fn set_budget(&self, budget: Budget, actor: Actor) -> Result<BudgetState, StoreError>;
+    /// Makes a budget, or changes it: its use stays what it is. The events are of the thresholds
+    /// that its use has reached under the new limit.
+    async fn set_budget(&self, budget: Budget) -> Result<(BudgetState, Vec<Event>), StoreError>;
     /// Removes one; `InvalidArgument` if there is none.
-    async fn remove_budget(
-        &self,
-        scope: Scope,
-        period: Period,
-        actor: Actor,
-    ) -> Result<(), StoreError>;
+    async fn remove_budget(&self, scope: Scope, period: Period) -> Result<(), StoreError>;
     /// All budgets in their present period, by scope and period.
     async fn budgets(&self) -> Result<Vec<BudgetState>, StoreError>;
     /// Counts tokens of a runner: what is used since the runner began, never less than before.
@@ -117,7 +113,6 @@ pub trait Policies {
         &self,
         runner: RunnerId,
         tokens: Tokens,
-        actor: Actor,
         at: Timestamp,
     ) -> Result<Reported, StoreError>;
 
@@ -132,6 +127,8 @@ pub trait Policies {
     ) -> Result<Event, StoreError>;
     /// All holds that have not ended.
     async fn holds(&self) -> Result<Vec<Hold>, StoreError>;
+    /// Releases those whose time has come. Any host may do it.
+    async fn end_holds(&self, at: Timestamp) -> Result<Vec<Event>, StoreError>;
     /// What is new.
     async fn pulse(&self, host: &str) -> Result<Pulse, StoreError>;
     /// What holds and budgets say now.

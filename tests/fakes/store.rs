@@ -9,12 +9,16 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 use stratavore::adapters::sqlite::SqliteStore;
 use stratavore::domain::admission::Gate;
+use stratavore::domain::budget::{Budget, BudgetState, Scope, Tokens};
 use stratavore::domain::event::{Actor, Event};
+use stratavore::domain::hold::{Hold, HoldScope};
+use stratavore::domain::period::Period;
 use stratavore::domain::project::{ProjectChange, ProjectSettings};
 use stratavore::domain::runner::{Change, Placement, Step};
 use stratavore::domain::{Project, ProjectName, Runner, RunnerId, Timestamp};
 use stratavore::ports::{
-    Admitted, Applied, EventFilter, NewRunner, Pruned, RunnerFilter, Store, StoreError,
+    Admitted, Applied, EventFilter, NewRunner, Policies, Policy, Pruned, Pulse, Reported,
+    RunnerFilter, Store, StoreError,
 };
 use tokio::runtime::Runtime;
 
@@ -206,5 +210,58 @@ impl Store for FakeStore {
             Ok(())
         });
         let _ = closed.await;
+    }
+}
+
+#[async_trait::async_trait]
+impl Policies for FakeStore {
+    async fn set_budget(&self, budget: Budget) -> Result<(BudgetState, Vec<Event>), StoreError> {
+        inside!(self, => s.set_budget(budget))
+    }
+
+    async fn remove_budget(&self, scope: Scope, period: Period) -> Result<(), StoreError> {
+        inside!(self, => s.remove_budget(scope, period))
+    }
+
+    async fn budgets(&self) -> Result<Vec<BudgetState>, StoreError> {
+        inside!(self, => s.budgets())
+    }
+
+    async fn report(
+        &self,
+        runner: RunnerId,
+        tokens: Tokens,
+        at: Timestamp,
+    ) -> Result<Reported, StoreError> {
+        inside!(self, => s.report(runner, tokens, at))
+    }
+
+    async fn set_hold(&self, hold: Hold) -> Result<(Hold, Event), StoreError> {
+        inside!(self, => s.set_hold(hold))
+    }
+
+    async fn release_hold(
+        &self,
+        scope: HoldScope,
+        actor: Actor,
+        at: Timestamp,
+    ) -> Result<Event, StoreError> {
+        inside!(self, => s.release_hold(scope, actor, at))
+    }
+
+    async fn holds(&self) -> Result<Vec<Hold>, StoreError> {
+        inside!(self, => s.holds())
+    }
+
+    async fn end_holds(&self, at: Timestamp) -> Result<Vec<Event>, StoreError> {
+        inside!(self, => s.end_holds(at))
+    }
+
+    async fn pulse(&self, host: &str) -> Result<Pulse, StoreError> {
+        inside!(self, host => s.pulse(&host))
+    }
+
+    async fn policy(&self, host: &str) -> Result<Policy, StoreError> {
+        inside!(self, host => s.policy(&host))
     }
 }

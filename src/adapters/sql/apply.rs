@@ -26,11 +26,11 @@ const READ_POSTGRES: &str = concat!(
 /// All of it or nothing: see the view in the schema. Answers with the last event's position.
 const WRITE_SQLITE: &str = "
     INSERT INTO steps (id, state, seq, spec, started_at, ended_at, placement, exit, usage, old_state,
-                       at, type, project, subject, actor, data)
+                       at, type, project, subject, actor, data, frozen_by)
     SELECT value ->> 'id', value ->> 'state', value ->> 'seq', value ->> 'spec', value ->> 'started_at',
            value ->> 'ended_at', value ->> 'placement', value ->> 'exit', value ->> 'usage',
            value ->> 'old_state', value ->> 'at', value ->> 'type', value ->> 'project',
-           value ->> 'subject', value ->> 'actor', value ->> 'data'
+           value ->> 'subject', value ->> 'actor', value ->> 'data', value ->> 'frozen_by'
       FROM json_each($1) ORDER BY key;
     SELECT max(position) FROM events";
 
@@ -41,11 +41,12 @@ const WRITE_POSTGRES: &str = "
         SELECT * FROM json_to_recordset($1::JSON) AS n (
             id TEXT, state TEXT, seq BIGINT, spec TEXT, started_at BIGINT, ended_at BIGINT, placement TEXT,
             exit TEXT, usage TEXT, old_state TEXT, at BIGINT, type TEXT, project TEXT, subject TEXT,
-            actor TEXT, data TEXT, position BIGINT)
+            actor TEXT, data TEXT, frozen_by TEXT, position BIGINT)
     ), r AS (
         UPDATE runners AS r
            SET state = n.state, seq = n.seq, spec = n.spec, started_at = n.started_at,
-               ended_at = n.ended_at, placement = n.placement, exit = n.exit, usage = n.usage
+               ended_at = n.ended_at, placement = n.placement, exit = n.exit, usage = n.usage,
+               frozen_by = n.frozen_by
           FROM n WHERE r.id = n.id AND r.state = n.old_state
     )
     INSERT INTO events (position, at, type, project, subject, seq, actor, data)
@@ -130,8 +131,8 @@ impl Round {
     }
 }
 
-/// The runner has taken its step in memory: it goes into the round. New limits are no change of
-/// state and no event.
+/// The runner has taken its step in memory: it goes into the round. New limits, and who wants it
+/// frozen, are no change of state and no event.
 async fn step(
     on: &mut Link,
     change: &Change,
@@ -142,8 +143,12 @@ async fn step(
 ) -> Result<Applied, Fail> {
     let Some(kind) = EventType::of_step(&change.step) else {
         on.run(
-            "UPDATE runners SET spec = $2 WHERE id = $1",
-            vec![runner.id.into(), Value::json(&runner.spec)?],
+            "UPDATE runners SET spec = $2, frozen_by = $3 WHERE id = $1",
+            vec![
+                runner.id.into(),
+                Value::json(&runner.spec)?,
+                runner.frozen_by.as_deref().into(),
+            ],
         )
         .await?;
         return Ok(Applied {
@@ -172,6 +177,7 @@ async fn step(
         "subject": draft.subject,
         "actor": row::json(&draft.actor)?,
         "data": row::json(&draft.data)?,
+        "frozen_by": runner.frozen_by,
         "position": position,
     }));
     round.runners.insert(runner.id);

@@ -18,7 +18,6 @@ pub(in crate::adapters) struct Locks {
 }
 
 impl Locks {
-    #[expect(dead_code, reason = "nothing concerns the whole fleet yet")]
     pub(in crate::adapters) fn fleet(&mut self) {
         self.whole_fleet = true;
     }

@@ -22,11 +22,15 @@
 
 mod admit;
 mod apply;
+mod budgets;
+mod clock;
 mod denials;
 pub(in crate::adapters) mod fail;
+mod holds;
 mod jobs;
 pub(in crate::adapters) mod link;
 pub(in crate::adapters) mod locks;
+mod policies;
 mod projects;
 mod prune;
 pub(in crate::adapters) mod read;

@@ -12,7 +12,7 @@ use serde::de::DeserializeOwned;
 /// The columns [`runner`] reads, of `runners AS r`.
 macro_rules! runner_columns {
     () => {
-        "r.id, r.spec, r.host, r.state, r.seq, r.created_at, r.started_at, r.ended_at, r.placement, r.exit, r.usage"
+        "r.id, r.spec, r.host, r.state, r.seq, r.created_at, r.started_at, r.ended_at, r.placement, r.exit, r.usage, r.tokens, r.reserved, r.frozen_by"
     };
 }
 pub(super) use runner_columns;
@@ -47,6 +47,9 @@ pub(super) fn runner(row: &Row) -> Result<Runner, Fail> {
     runner.placement = row.maybe_json(8, "placement")?;
     runner.exit = row.maybe_json(9, "exit")?;
     runner.usage = row.maybe_json(10, "usage")?;
+    runner.tokens = row.json(11, "tokens")?;
+    runner.reserved = row.count(12)?;
+    runner.frozen_by = row.maybe_text(13)?.map(str::to_owned);
     Ok(runner.stored(state))
 }
 
