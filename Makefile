@@ -103,7 +103,7 @@ test:
 
 # What it costs, beside what it could cost at best; also as target/bench.json.
 bench:
-	@tests/setup.sh demo
+	@tests/setup.sh bench
 	@$(CARGO) build --release --locked --quiet --workspace
 	@benches/run.sh
 

@@ -1,6 +1,6 @@
 #!/bin/bash
-# Installs what the demo or the tests need and this machine lacks.
-#   tests/setup.sh demo|test
+# Installs what the demo, the measurements or the tests need and this machine lacks.
+#   tests/setup.sh demo|bench|test
 # It leaves the machine as it is otherwise: no daemon is started or enabled by the
 # installation, and no configuration file that exists is replaced.
 set -eu
@@ -14,16 +14,20 @@ libpam-systemd:/etc/pam.d  dbus-user-session:/usr/lib/systemd/user/dbus.socket
 iproute2:ip  e2fsprogs:mke2fs  util-linux:unshare  mount:losetup  procps:ps  perl-base:perl
 sqlite3:sqlite3  bsdutils:script  less:less  python3:python3  make:make  gcc:gcc  libc6-dev:/usr/include/stdio.h
 "
-test="$demo
+bench="$demo
+postgresql:pg_config  postgresql-client:psql
+"
+test="$bench
 mmdebstrap:mmdebstrap  user-mode-linux:linux.uml  debian-archive-keyring:/usr/share/keyrings
-prometheus:promtool  man-db:man  zsh:zsh  postgresql:pg_config  postgresql-client:psql  rabbitmq-server:rabbitmqctl  nix-bin:nix
+prometheus:promtool  man-db:man  zsh:zsh  rabbitmq-server:rabbitmqctl  nix-bin:nix
 pgbouncer:pgbouncer  faketime:faketime  openssl:openssl
 "
 
 case $want in
 demo) list=$demo ;;
+bench) list=$bench ;;
 test) list=$test ;;
-*) echo "usage: tests/setup.sh demo|test" >&2; exit 2 ;;
+*) echo "usage: tests/setup.sh demo|bench|test" >&2; exit 2 ;;
 esac
 
 # What Cargo.toml asks for; Debian's own may be older.

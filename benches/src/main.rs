@@ -7,6 +7,8 @@
 
 mod launch;
 mod live;
+mod postgres;
+mod server;
 mod store;
 mod table;
 
@@ -71,6 +73,10 @@ async fn main() -> ExitCode {
     let done = async {
         if wanted("store") {
             store::measure(size, &mut table).await?;
+        }
+        // Of its own accord only in the full run: beside 64 clients on few cores the short one says nothing.
+        if wanted("postgres") && !(short && only.is_empty()) {
+            postgres::measure(size, &mut table).await?;
         }
         if wanted("launch") {
             launch::measure(size, &mut table).await?;

@@ -30,9 +30,9 @@ pub(crate) async fn measure(size: Size, table: &mut Table) -> Res<()> {
     let (mut one, mut many) = (Vec::new(), Vec::new());
     for _ in 0..size.rounds {
         let ceiling = inserts(&mut plain, size.turn).await?;
-        let (alone, ids) = admissions(&short, size.turn, 1).await?;
+        let (alone, ids) = admissions(&short, size.turn, 1, 1).await?;
         end(&short, ids).await?;
-        let (together, ids) = admissions(&short, size.turn, 64).await?;
+        let (together, ids) = admissions(&short, size.turn, 64, 1).await?;
         end(&short, ids).await?;
         one.push((alone.rate, ceiling));
         many.push((together.rate, ceiling));
@@ -69,9 +69,9 @@ pub(crate) async fn measure(size: Size, table: &mut Table) -> Res<()> {
     ));
     let mut rounds = Vec::new();
     for _ in 0..size.rounds {
-        let (without, ids) = admissions(&short, size.turn, 1).await?;
+        let (without, ids) = admissions(&short, size.turn, 1, 1).await?;
         end(&short, ids).await?;
-        let (with, ids) = admissions(&long, size.turn, 1).await?;
+        let (with, ids) = admissions(&long, size.turn, 1, 1).await?;
         end(&long, ids).await?;
         rounds.push((with.p50, without.p50));
     }
@@ -91,12 +91,29 @@ fn batches(all: u64) -> impl Iterator<Item = u64> {
     (0..all.div_ceil(BATCH)).map(move |n| BATCH.min(all - n * BATCH))
 }
 
-async fn open(file: &Path) -> Res<Arc<SqliteStore>> {
-    let store = SqliteStore::open(file, 2).await?;
-    store
-        .create_project("bench".parse()?, Default::default(), Actor::host(), now())
-        .await?;
-    Ok(Arc::new(store))
+async fn open(file: &Path) -> Res<Arc<dyn Store>> {
+    let store: Arc<dyn Store> = Arc::new(SqliteStore::open(file, 2).await?);
+    create_projects(&store, 1).await?;
+    Ok(store)
+}
+
+/// The projects [`admissions`] launches in.
+pub(crate) async fn create_projects(store: &Arc<dyn Store>, count: usize) -> Res<()> {
+    for n in 0..count {
+        store
+            .create_project(
+                project(n).parse()?,
+                Default::default(),
+                Actor::host(),
+                now(),
+            )
+            .await?;
+    }
+    Ok(())
+}
+
+fn project(n: usize) -> String {
+    format!("bench-{n}")
 }
 
 fn now() -> Timestamp {
@@ -106,11 +123,11 @@ fn now() -> Timestamp {
     Timestamp(u64::try_from(since.as_micros()).unwrap_or(u64::MAX))
 }
 
-fn runner() -> Res<NewRunner> {
+fn runner(n: usize) -> Res<NewRunner> {
     Ok(NewRunner {
         id: RunnerId::from_uuid(uuid::Uuid::now_v7()),
         spec: RunnerSpec {
-            project: "bench".parse()?,
+            project: project(n).parse()?,
             command: vec!["sleep".to_owned(), "infinity".to_owned()],
             name: None,
             uid: 1000,
@@ -135,19 +152,19 @@ fn runner() -> Res<NewRunner> {
     })
 }
 
-async fn admit_one(store: &SqliteStore) -> Res<RunnerId> {
-    match store.admit(runner()?).await? {
+async fn admit_one(store: &Arc<dyn Store>, project: usize) -> Res<RunnerId> {
+    match store.admit(runner(project)?).await? {
         Admitted::New { runner, .. } => Ok(runner.id),
         other => Err(format!("not admitted: {other:?}").into()),
     }
 }
 
-async fn admit(store: &SqliteStore, count: u64) -> Res<Vec<RunnerId>> {
-    try_join_all((0..count).map(|_| admit_one(store))).await
+async fn admit(store: &Arc<dyn Store>, count: u64) -> Res<Vec<RunnerId>> {
+    try_join_all((0..count).map(|_| admit_one(store, 0))).await
 }
 
 /// Ends them, as many at a time as the store takes.
-async fn end(store: &SqliteStore, ids: Vec<RunnerId>) -> Res<()> {
+pub(crate) async fn end(store: &Arc<dyn Store>, ids: Vec<RunnerId>) -> Res<()> {
     for some in ids.chunks(BATCH as usize) {
         let changes = some.iter().map(|id| {
             let exit = Exit {
@@ -171,26 +188,28 @@ async fn end(store: &SqliteStore, ids: Vec<RunnerId>) -> Res<()> {
     Ok(())
 }
 
-struct Measured {
-    rate: f64,
+pub(crate) struct Measured {
+    pub(crate) rate: f64,
     /// µs.
-    p50: f64,
+    pub(crate) p50: f64,
+    pub(crate) p99: f64,
 }
 
-/// What so many callers are admitted, each with one launch under way.
-async fn admissions(
-    store: &Arc<SqliteStore>,
+/// What so many callers are admitted, each with one launch under way, in so many projects.
+pub(crate) async fn admissions(
+    store: &Arc<dyn Store>,
     turn: Duration,
     callers: usize,
+    projects: usize,
 ) -> Res<(Measured, Vec<RunnerId>)> {
     let begun = Instant::now();
-    let tasks = (0..callers).map(|_| {
+    let tasks = (0..callers).map(|caller| {
         let store = store.clone();
         tokio::spawn(async move {
             let (mut took, mut ids) = (Vec::new(), Vec::new());
             while begun.elapsed() < turn {
                 let one = Instant::now();
-                ids.push(admit_one(&store).await?);
+                ids.push(admit_one(&store, caller % projects).await?);
                 took.push(one.elapsed().as_secs_f64() * 1e6);
             }
             Res::Ok((took, ids))
@@ -207,9 +226,16 @@ async fn admissions(
         Measured {
             rate,
             p50: median(&mut took),
+            // The median has sorted them.
+            p99: took.get(took.len() * 99 / 100).copied().unwrap_or(f64::NAN),
         },
         ids,
     ))
+}
+
+/// What a plain row holds: as much as a runner's.
+pub(crate) fn spec() -> Res<String> {
+    Ok(serde_json::to_string(&runner(0)?.spec)?)
 }
 
 /// A file with the store's own settings and one table.
@@ -232,7 +258,7 @@ async fn plain(file: &Path) -> Res<SqliteConnection> {
 
 /// One client, one row of about the same size, one commit each; per second.
 async fn inserts(on: &mut SqliteConnection, turn: Duration) -> Res<f64> {
-    let spec = serde_json::to_string(&runner()?.spec)?;
+    let spec = spec()?;
     let (begun, mut done) = (Instant::now(), 0u64);
     while begun.elapsed() < turn {
         let insert =
