@@ -203,6 +203,8 @@ inside() {
         cd "$1"
         pivot_root . mnt
         umount -l /mnt
+        # As on a machine: what one of its namespaces mounts is seen in the others (LoadCredential= wants it).
+        mount --make-rshared /
         # As a kernel starts its first program, whatever the limits of who runs the tests: as far as we may.
         ulimit -Sn 1024
         for limit in "n 524288" "u unlimited" "c unlimited"; do ulimit -H$limit 2>/dev/null || true; done

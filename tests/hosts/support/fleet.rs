@@ -94,6 +94,9 @@ impl Fleet {
         let network = Network::new();
         let postgres = Postgres::start(&network);
         postgres.database(DATABASE);
+        if !plan.plain {
+            postgres.migrate(DATABASE);
+        }
         if plan.pooled {
             postgres.start_pooler();
         }
@@ -192,6 +195,15 @@ impl Fleet {
     /// Where the hosts' cgroups are, by number, kept up to date. Those of a dead host are gone.
     pub(super) fn cgroups(&self) -> Arc<Mutex<Vec<PathBuf>>> {
         Arc::clone(&self.cgroups)
+    }
+
+    /// Postgres dies for good and the standby takes its place: from now on it is [`Fleet::postgres`].
+    #[track_caller]
+    pub fn fail_over(&mut self) {
+        let standby = self.standby.take().expect("a fleet with a standby");
+        self.postgres.kill9();
+        standby.promote();
+        self.postgres = standby;
     }
 
     /// The hosts that are up.

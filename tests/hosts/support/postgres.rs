@@ -139,8 +139,8 @@ impl Postgres {
         postgres
     }
 
-    /// A second one that follows `self` by streaming replication. It can be read; [`Postgres::promote`] makes it
-    /// the first.
+    /// A second one that follows `self` by streaming replication, and has what `self` confirms. It can be read;
+    /// [`Postgres::promote`] makes it the first.
     #[track_caller]
     pub fn standby(&self, network: &Network) -> Self {
         let standby = Self::boot("standby", network, 1024, Arc::clone(&self.authority));
@@ -152,6 +152,14 @@ impl Postgres {
         ));
         standby.furnish();
         standby.up();
+        // Asynchronous replication may lose the last commits, and nothing could hold then.
+        let mut sql = self.sql("postgres");
+        sql.run("ALTER SYSTEM SET synchronous_standby_names = 'standby'");
+        sql.rows("SELECT pg_reload_conf()");
+        wait_until("each commit waits for the standby", UP, || {
+            let asked = "SELECT count(*) FROM pg_stat_replication WHERE sync_state = 'sync'";
+            sql.number(asked) == 1
+        });
         standby
     }
 
@@ -159,6 +167,9 @@ impl Postgres {
     #[track_caller]
     pub fn promote(&self) {
         self.sql("postgres").rows("SELECT pg_promote()");
+        self.sql("postgres")
+            .run("ALTER SYSTEM RESET synchronous_standby_names");
+        self.sql("postgres").rows("SELECT pg_reload_conf()");
         wait_until("the standby takes writes", UP, || {
             self.sql("postgres")
                 .try_rows("SELECT pg_is_in_recovery() AS follows")
@@ -247,6 +258,37 @@ impl Postgres {
              ALTER DEFAULT PRIVILEGES FOR ROLE stratavore_owner GRANT SELECT, INSERT, UPDATE, DELETE ON TABLES TO stratavore;\n\
              ALTER DEFAULT PRIVILEGES FOR ROLE stratavore_owner GRANT USAGE, SELECT, UPDATE ON SEQUENCES TO stratavore",
         );
+    }
+
+    /// Brings the schema of a database up to date as its owner does it: daemons of `stratavore` may not.
+    #[track_caller]
+    pub fn migrate(&self, database: &str) {
+        let mut files: Vec<PathBuf> =
+            std::fs::read_dir(super::project().join("migrations/postgres"))
+                .expect("migrations/postgres")
+                .flatten()
+                .map(|entry| entry.path())
+                .collect();
+        files.sort();
+        let mut script = String::new();
+        for (n, file) in files.iter().enumerate() {
+            script += &std::fs::read_to_string(file).expect("a migration");
+            script += &format!(
+                "\nUPDATE meta SET value = '{}' WHERE key = 'schema';\n",
+                n + 1
+            );
+        }
+        let words = [
+            "-XAtq1",
+            "-v",
+            "ON_ERROR_STOP=1",
+            "-h",
+            SOCKET,
+            "-U",
+            "stratavore_owner",
+        ];
+        let psql = ["psql"].into_iter().chain(words).chain([database]);
+        self.host.command(psql).stdin(script).run().ok();
     }
 
     /// Asks as its superuser, from outside the fleet.
@@ -359,20 +401,15 @@ impl Postgres {
         }
     }
 
-    /// Writes are refused, in sessions that are open too; or taken again.
+    /// It becomes a standby, which only answers questions; or takes writes again.
     #[track_caller]
     pub fn read_only(&self, on: bool) {
-        let mut sql = self.sql("postgres");
-        sql.run(&format!(
-            "ALTER SYSTEM SET default_transaction_read_only = {on}"
-        ));
-        sql.rows("SELECT pg_reload_conf()");
-        wait_until("the setting holds", UP, || {
-            let set = if on { "on" } else { "off" };
-            self.sql("postgres")
-                .rows("SELECT current_setting('default_transaction_read_only') AS it")[0]["it"]
-                == set
-        });
+        if on {
+            self.as_postgres(&format!("touch {DATA}/standby.signal"));
+            self.restart();
+        } else {
+            self.promote();
+        }
     }
 
     /// Ends every session but ours.
