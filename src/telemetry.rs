@@ -72,6 +72,7 @@ fields! {
     uid as stratavore_uid,
     user as stratavore_user,
     by as stratavore_by,
+    from as stratavore_from,
     signal as stratavore_signal,
     address as stratavore_address,
     error as stratavore_error,

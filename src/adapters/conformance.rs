@@ -7,6 +7,7 @@ pub(crate) mod holds;
 pub(crate) mod life;
 pub(crate) mod listing;
 pub(crate) mod model;
+pub(crate) mod orders;
 pub(crate) mod projects;
 
 use crate::domain::event::{Actor, Event};
@@ -27,6 +28,7 @@ macro_rules! suite {
             life: [every_step_from_every_state, a_life_is_told_in_events, events_are_contiguous_under_load, limits_change_without_event,
                 unknown_runner, racing_endings, dropped_callers, pruning, check_and_close];
             holds: [set_list_release, one_for_each_scope, they_end_by_themselves, there_are_only_so_many, who_froze_it_is_kept];
+            orders: [orders_are_taken_once_and_answered, an_order_nobody_takes_is_withdrawn];
             listing: [filters, pages, prefixes_are_not_patterns, events_by_filter, live_of_a_host];
         );
     };

@@ -4,12 +4,13 @@ use crate::domain::admission::Gate;
 use crate::domain::budget::{Budget, BudgetState, Scope, Tokens};
 use crate::domain::event::{Actor, Event};
 use crate::domain::hold::{Hold, HoldScope};
+use crate::domain::order::{Order, Outcome};
 use crate::domain::period::Period;
 use crate::domain::project::{ProjectChange, ProjectSettings};
 use crate::domain::runner::{Change, Runner};
 use crate::domain::{Project, ProjectName, RunnerId, Timestamp};
 use crate::ports::{
-    Admitted, Applied, EventFilter, NewRunner, Policies, Policy, Pruned, Pulse, Reported,
+    Admitted, Applied, EventFilter, NewRunner, Orders, Policies, Policy, Pruned, Pulse, Reported,
     RunnerFilter, Store, StoreError,
 };
 use async_trait::async_trait;
@@ -230,5 +231,24 @@ impl Policies for TimedStore {
     async fn policy(&self, host: &str) -> Result<Policy, StoreError> {
         let _timer = self.times.policy.start_timer();
         self.inner.policy(host).await
+    }
+}
+
+#[async_trait]
+impl Orders for TimedStore {
+    async fn order(&self, order: Order) -> Result<(), StoreError> {
+        self.inner.order(order).await
+    }
+
+    async fn take_orders(&self, host: &str) -> Result<Vec<Order>, StoreError> {
+        self.inner.take_orders(host).await
+    }
+
+    async fn answer(&self, order: &str, outcome: Outcome) -> Result<(), StoreError> {
+        self.inner.answer(order, outcome).await
+    }
+
+    async fn outcome(&self, order: &str) -> Result<Option<Outcome>, StoreError> {
+        self.inner.outcome(order).await
     }
 }

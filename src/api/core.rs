@@ -171,7 +171,7 @@ impl Core {
 
     /// Whether the caller may see the private part of this runner.
     pub(super) async fn may_view(&self, call: &Call<'_>, runner: &Runner) -> Result<bool> {
-        let owner = runner.spec.uid;
+        let owner = self.owner_here(runner).await;
         match (
             decide(self.0.bus, call.uid, Verb::View { owner }),
             &self.0.polkit,
@@ -194,7 +194,7 @@ impl Core {
         if !flags.contains(Flags::ALLOW_INTERACTIVE_AUTH) {
             return false;
         }
-        let owner = runner.spec.uid;
+        let owner = self.owner_here(runner).await;
         let asked = self.authorise(call, Verb::View { owner }, self.details(runner));
         asked.await.is_ok()
     }
@@ -206,6 +206,18 @@ impl Core {
             runner: runner.id.to_string(),
             host: self.0.identity.host_name.clone(),
         }
+    }
+
+    /// The uid that counts as the runner's owner here: its user's, and of a runner of another host
+    /// only if that number has the same name on both.
+    async fn owner_here(&self, runner: &Runner) -> u32 {
+        let uid = runner.spec.uid;
+        if runner.host == self.0.identity.host_id
+            || self.0.users.name(uid).await.as_deref() == Some(&runner.spec.user)
+        {
+            return uid;
+        }
+        NOBODYS
     }
 
     pub(super) async fn actor(&self, call: &Call<'_>) -> Actor {
@@ -314,7 +326,7 @@ impl Core {
     /// The runner meant, once the caller may control it, and who the caller is.
     async fn controlled(&self, call: &Call<'_>, runner: &str) -> Result<(RunnerId, Actor)> {
         let runner = self.0.engine.resolve(runner).await?;
-        let owner = runner.spec.uid;
+        let owner = self.owner_here(&runner).await;
         self.authorise(call, Verb::Control { owner }, self.details(&runner))
             .await?;
         Ok((runner.id, self.actor(call).await))
@@ -402,7 +414,7 @@ impl Core {
     ) -> Result<OwnedFd> {
         let request = options::logs(options)?;
         let runner = self.0.engine.resolve(runner).await?;
-        let owner = runner.spec.uid;
+        let owner = self.owner_here(&runner).await;
         self.authorise(&call, Verb::View { owner }, self.details(&runner))
             .await?;
         let log = self.0.engine.logs(runner.id, call.uid, request).await?;

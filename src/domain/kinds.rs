@@ -94,6 +94,9 @@ kinds! {
     RUNNER_TIMEOUT = "82e74c2914cc4625b775ec63c1a07f8a",
         "Runner @STRATAVORE_RUNNER@ of project @STRATAVORE_PROJECT@ reached its runtime limit",
         "It was stopped because runtime-max had passed. Launch it with a longer one, or see why it took so long:\n\n    stratavorectl show @STRATAVORE_RUNNER@";
+    ORDER_FROM_HOST = "83ddf270cc7944bf95c0bfd4384b2d8b",
+        "Another host of the fleet asked for something",
+        "Somebody asked for it there, with the right to; the line names who, and the host. What came of it was told to whoever\nasked, and is in the runner's story:\n\n    stratavorectl show @STRATAVORE_RUNNER@";
     RUNNER_OVER_BUDGET = "23428822e2b94b3481aecd533ab6f5a6",
         "Runner @STRATAVORE_RUNNER@ used up a token budget and was stopped",
         "The policy of the budget is to stop what has used it up. Its story:\n\n    stratavorectl why @STRATAVORE_RUNNER@";

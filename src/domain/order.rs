@@ -39,6 +39,23 @@ pub enum Right {
     Any,
 }
 
+impl Right {
+    /// As stored.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Own => "own",
+            Self::Any => "any",
+        }
+    }
+
+    /// The right named `text`.
+    pub fn parse(text: &str) -> Option<Self> {
+        [Self::Own, Self::Any]
+            .into_iter()
+            .find(|r| r.as_str() == text)
+    }
+}
+
 /// An order as the store carries it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Order {

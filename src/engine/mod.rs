@@ -9,9 +9,11 @@
 //! away the steps wait in the lane, in order, and running work goes on; only launches need the
 //! store at once.
 
+mod control;
 mod hub;
 mod lane;
 mod launch;
+mod peers;
 mod projects;
 mod queries;
 mod upkeep;
@@ -19,7 +21,7 @@ mod verbs;
 
 pub use launch::Launched;
 
-use crate::domain::event::{Actor, Event};
+use crate::domain::event::Event;
 use crate::domain::inputs::Inputs;
 use crate::domain::kinds;
 use crate::domain::spec::Setenv;
@@ -195,6 +197,9 @@ impl Engine {
         tokio::spawn(hub::run(Arc::clone(&shared), notices));
         tokio::spawn(upkeep::watch_store(Arc::clone(&shared)));
         tokio::spawn(upkeep::prune(Arc::clone(&shared)));
+        if !shared.settings.sole_host {
+            tokio::spawn(peers::serve(Arc::clone(&shared)));
+        }
         Self(shared)
     }
 
@@ -250,54 +255,6 @@ impl Engine {
         self.0.started.elapsed().saturating_sub(last)
     }
 
-    /// Stops a runner: returns once `stopping` is recorded.
-    pub async fn stop(&self, id: RunnerId, actor: Actor) -> Result<(), Error> {
-        self.0
-            .ask(id, |reply| lane::Command::Stop { actor, reply })
-            .await
-    }
-
-    /// Sends a signal to every process of a runner.
-    pub async fn kill(&self, id: RunnerId, signal: i32, actor: Actor) -> Result<(), Error> {
-        self.0
-            .ask(id, |reply| lane::Command::Kill {
-                signal,
-                actor,
-                reply,
-            })
-            .await
-    }
-
-    /// Freezes a runner; returns when all its processes stand still.
-    pub async fn freeze(&self, id: RunnerId, actor: Actor) -> Result<(), Error> {
-        self.0
-            .ask(id, |reply| lane::Command::Freeze { actor, reply })
-            .await
-    }
-
-    /// Thaws a runner.
-    pub async fn thaw(&self, id: RunnerId, actor: Actor) -> Result<(), Error> {
-        self.0
-            .ask(id, |reply| lane::Command::Thaw { actor, reply })
-            .await
-    }
-
-    /// Puts new values of some limits in force; the others stay. Returns warnings.
-    pub async fn set_limits(
-        &self,
-        id: RunnerId,
-        change: Limits,
-        actor: Actor,
-    ) -> Result<Vec<String>, Error> {
-        self.0
-            .ask(id, |reply| lane::Command::Limit {
-                change,
-                actor,
-                reply,
-            })
-            .await
-    }
-
     /// Refuses launches from now on and waits, within the given time, for those under way.
     pub async fn shutdown(&self, within: Duration) {
         self.0.closing.store(true, Ordering::SeqCst);
@@ -334,31 +291,6 @@ impl Shared {
 
     fn write<T>(&self, f: impl FnOnce(&mut HashMap<RunnerId, Entry>) -> T) -> T {
         f(&mut self.live.write().unwrap_or_else(PoisonError::into_inner))
-    }
-
-    /// Hands a command to a runner's lane and waits for its answer.
-    async fn ask<T>(
-        &self,
-        id: RunnerId,
-        command: impl FnOnce(lane::Answer<T>) -> lane::Command,
-    ) -> Result<T, Error> {
-        let (reply, answer) = tokio::sync::oneshot::channel();
-        let gone = || Error::new(ErrorKind::WrongState, format!("Runner {id} has ended."));
-        let sent = self.read(|live| live.get(&id).map(|e| e.lane.send(command(reply)).is_ok()));
-        match sent {
-            Some(true) => answer.await.unwrap_or_else(|_| Err(gone())),
-            _ => match self.store.runner(id).await.map_err(store_error)? {
-                Some(row) if row.state().is_live() => Err(Error::new(
-                    ErrorKind::HostUnavailable,
-                    format!("Runner {id} is not adopted yet; try again in a moment."),
-                )),
-                Some(_) => Err(gone()),
-                None => Err(Error::new(
-                    ErrorKind::NoSuchRunner,
-                    format!("There is no runner {id}."),
-                )),
-            },
-        }
     }
 
     /// A new lane for a runner, with its entry; `None` if it has one.

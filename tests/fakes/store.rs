@@ -12,12 +12,13 @@ use stratavore::domain::admission::Gate;
 use stratavore::domain::budget::{Budget, BudgetState, Scope, Tokens};
 use stratavore::domain::event::{Actor, Event};
 use stratavore::domain::hold::{Hold, HoldScope};
+use stratavore::domain::order::{Order, Outcome};
 use stratavore::domain::period::Period;
 use stratavore::domain::project::{ProjectChange, ProjectSettings};
 use stratavore::domain::runner::{Change, Placement, Step};
 use stratavore::domain::{Project, ProjectName, Runner, RunnerId, Timestamp};
 use stratavore::ports::{
-    Admitted, Applied, EventFilter, NewRunner, Policies, Policy, Pruned, Pulse, Reported,
+    Admitted, Applied, EventFilter, NewRunner, Orders, Policies, Policy, Pruned, Pulse, Reported,
     RunnerFilter, Store, StoreError,
 };
 use tokio::runtime::Runtime;
@@ -263,5 +264,24 @@ impl Policies for FakeStore {
 
     async fn policy(&self, host: &str) -> Result<Policy, StoreError> {
         inside!(self, host => s.policy(&host))
+    }
+}
+
+#[async_trait::async_trait]
+impl Orders for FakeStore {
+    async fn order(&self, order: Order) -> Result<(), StoreError> {
+        inside!(self, => s.order(order))
+    }
+
+    async fn take_orders(&self, host: &str) -> Result<Vec<Order>, StoreError> {
+        inside!(self, host => s.take_orders(&host))
+    }
+
+    async fn answer(&self, order: &str, outcome: Outcome) -> Result<(), StoreError> {
+        inside!(self, order => s.answer(&order, outcome))
+    }
+
+    async fn outcome(&self, order: &str) -> Result<Option<Outcome>, StoreError> {
+        inside!(self, order => s.outcome(&order))
     }
 }

@@ -30,6 +30,7 @@ mod holds;
 mod jobs;
 pub(in crate::adapters) mod link;
 pub(in crate::adapters) mod locks;
+mod orders;
 mod policies;
 mod projects;
 mod prune;

@@ -1,0 +1,123 @@
+//! Runners of other hosts: orders go to their host through the store, and orders of other hosts
+//! are carried out here.
+//!
+//! The host that is asked has decided whether its caller may; this one checks once more that an
+//! owner is one. Whoever may write into the store as a host of the fleet is believed beyond that.
+
+use super::{Shared, store_error};
+use crate::crash;
+use crate::domain::event::Actor;
+use crate::domain::kinds;
+use crate::domain::order::{Order, Outcome, Right, Verb};
+use crate::domain::{Error, ErrorKind, Runner, Timestamp};
+use crate::ports::StoreError;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Between two looks for orders.
+const LOOK: Duration = Duration::from_millis(400);
+/// Between two looks for what came of one.
+const ASK: Duration = Duration::from_millis(150);
+/// How often and after what pause an answer is tried to be written.
+const ANSWERS: usize = 8;
+const AGAIN: Duration = Duration::from_secs(1);
+
+impl Shared {
+    /// Has a runner's own host do it, and waits until it has, or has not in time.
+    pub(super) async fn ask_host(
+        &self,
+        runner: &Runner,
+        verb: Verb,
+        actor: Actor,
+    ) -> Result<Vec<String>, Error> {
+        let id = uuid::Uuid::now_v7().to_string();
+        let right = match owns(&actor, runner) {
+            true => Right::Own,
+            false => Right::Any,
+        };
+        let order = Order {
+            id: id.clone(),
+            target: runner.host.clone(),
+            runner: runner.id,
+            verb,
+            actor,
+            right,
+            from: self.settings.host.clone(),
+            expires_at: Timestamp(0),
+        };
+        self.store.order(order).await.map_err(store_error)?;
+        loop {
+            tokio::time::sleep(ASK).await;
+            match self.store.outcome(&id).await {
+                Ok(Some(outcome)) => return outcome.into_result(),
+                Ok(None) => {}
+                Err(error) => {
+                    let mut error = store_error(error);
+                    error.message = format!(
+                        "The order is on its way to the runner's host, and what came of it can't be seen: {}",
+                        error.message
+                    );
+                    return Err(error);
+                }
+            }
+        }
+    }
+
+    async fn carry_out(&self, order: Order) {
+        crash::point("daemon.order-taken");
+        let outcome = Outcome::of(self.obey_order(&order).await);
+        tracing::info!(message_id = kinds::ORDER_FROM_HOST.id, runner = %order.runner, uid = order.actor.uid, user = order.actor.user, from = order.from, "Order of another host: {:?}", order.verb);
+        crash::point("daemon.order-done");
+        for _ in 0..ANSWERS {
+            match self.store.answer(&order.id, outcome.clone()).await {
+                Err(StoreError::Unavailable(_) | StoreError::Fenced) => {
+                    tokio::time::sleep(AGAIN).await;
+                }
+                Ok(()) | Err(StoreError::Refused(_)) => return,
+            }
+        }
+    }
+
+    async fn obey_order(&self, order: &Order) -> Result<Vec<String>, Error> {
+        let id = order.runner;
+        let runner = self
+            .read(|live| live.get(&id).map(|e| Arc::clone(&e.runner)))
+            .ok_or_else(|| {
+                Error::new(
+                    ErrorKind::WrongState,
+                    format!(
+                        "Runner {id} does not run on that host any more, or is not adopted yet."
+                    ),
+                )
+            })?;
+        if order.right == Right::Own && !owns(&order.actor, &runner) {
+            let message = format!("Runner {id} belongs to another user.");
+            return Err(Error::new(ErrorKind::NotPermitted, message));
+        }
+        self.obey(id, order.verb.clone(), order.actor.clone()).await
+    }
+}
+
+/// The same number under the same name: users of different hosts may share one of them.
+fn owns(actor: &Actor, runner: &Runner) -> bool {
+    actor.uid == Some(runner.spec.uid) && actor.user.as_deref() == Some(&runner.spec.user)
+}
+
+/// Carries out what other hosts ask for, for ever.
+pub(super) async fn serve(shared: Arc<Shared>) {
+    loop {
+        tokio::time::sleep(LOOK).await;
+        // What is taken is carried out at once: it must not wait here and be late.
+        if !shared.health.borrow().adopted {
+            continue;
+        }
+        // Its failure is seen by whoever looks after the store.
+        let Ok(orders) = shared.store.take_orders(&shared.settings.host).await else {
+            continue;
+        };
+        for order in orders {
+            let shared = Arc::clone(&shared);
+            tokio::spawn(async move { shared.carry_out(order).await });
+        }
+    }
+}
