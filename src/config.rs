@@ -108,7 +108,7 @@ impl Config {
         Self {
             store: StoreUrl::Sqlite(places.state.join("stratavore.db")),
             max_connections: 4,
-            idle_timeout: Duration::from_secs(600),
+            idle_timeout: Duration::from_secs(300),
             max_lifetime: Duration::from_secs(1_800),
             retention: Duration::from_secs(90 * 86_400),
             host_name: String::new(),

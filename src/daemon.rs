@@ -19,7 +19,7 @@ use reload::Reloader;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
-pub use store::check as check_store;
+pub use store::{check as check_store, migrate as migrate_store};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;

@@ -1,5 +1,5 @@
 //! Secrets of the daemon, handed over by systemd: files in `$CREDENTIALS_DIRECTORY`
-//! (`LoadCredential=` of systemd.exec(5)). Read once; never shown, logged or passed on.
+//! (`LoadCredential=` of systemd.exec(5)). Never shown, logged or passed on.
 
 use std::fmt;
 use std::fs::File;
@@ -66,12 +66,10 @@ impl fmt::Debug for Secret {
 pub struct StoreCredentials {
     /// `store-password`.
     pub password: Option<Secret>,
-    /// `store-ca`, PEM.
-    pub ca: Option<String>,
-    /// `store-cert`, PEM.
-    pub cert: Option<String>,
-    /// `store-key`, PEM.
-    pub key: Option<Secret>,
+    /// The file `store-ca`, PEM.
+    pub ca: Option<PathBuf>,
+    /// The files `store-cert` and `store-key`, PEM.
+    pub certificate: Option<(PathBuf, PathBuf)>,
 }
 
 /// The folder of this service's credentials, if it has some.
@@ -86,24 +84,23 @@ impl StoreCredentials {
     }
 
     fn read_in(folder: &Path) -> Result<Self, String> {
-        let credentials = Self {
-            password: line(folder, "store-password")?.map(Secret),
-            ca: text(folder, "store-ca")?,
-            cert: text(folder, "store-cert")?,
-            key: text(folder, "store-key")?.map(Secret),
+        let file = |name: &str| text(folder, name).map(|found| found.map(|_| folder.join(name)));
+        let certificate = match (file("store-cert")?, file("store-key")?) {
+            (None, None) => None,
+            (Some(cert), Some(key)) => Some((cert, key)),
+            (Some(_), None) => return Err(lonely("store-cert", "store-key")),
+            (None, Some(_)) => return Err(lonely("store-key", "store-cert")),
         };
-        match (&credentials.cert, &credentials.key) {
-            (Some(_), None) => Err(
-                "The credential store-cert is there, but not store-key; give both or none."
-                    .to_owned(),
-            ),
-            (None, Some(_)) => Err(
-                "The credential store-key is there, but not store-cert; give both or none."
-                    .to_owned(),
-            ),
-            _ => Ok(credentials),
-        }
+        Ok(Self {
+            password: line(folder, "store-password")?.map(Secret),
+            ca: file("store-ca")?,
+            certificate,
+        })
     }
+}
+
+fn lonely(there: &str, missing: &str) -> String {
+    format!("The credential {there} is there, but not {missing}; give both or none.")
 }
 
 /// A password: without the end of line that editors put there.
@@ -190,6 +187,7 @@ mod tests {
         std::fs::write(folder.join("store-password"), "hunter2 \n")?;
         std::fs::write(folder.join("store-ca"), "-----BEGIN")?;
         let read = StoreCredentials::read_in(&folder)?;
+        assert_eq!(read.ca, Some(folder.join("store-ca")));
         assert_eq!(read.password.as_ref().map(Secret::reveal), Some("hunter2 "));
         assert!(!format!("{read:?}").contains("hunter2"));
         let printed = print_in(Some(&folder));
@@ -209,7 +207,9 @@ mod tests {
             ("store-password", &[b'x'; (1 << 20) + 1], "more than 1 MiB"),
             ("store-key", b"k", "give both"),
         ] {
-            std::fs::remove_file(folder.join("store-password")).ok();
+            for kind in CREDENTIALS {
+                std::fs::remove_file(folder.join(kind.name)).ok();
+            }
             std::fs::write(folder.join(name), content)?;
             let error = StoreCredentials::read_in(&folder).err().unwrap_or_default();
             assert!(

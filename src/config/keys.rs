@@ -41,7 +41,7 @@ pub const KEYS: &[Key] = &[
     },
     Key {
         name: "store.max_connections",
-        about: "Connections to the store, 1 to 64; with sqlite those for reading",
+        about: "Connections to the store, 1 to 64: with postgres at most so many in all, at least one for writing and one for reading; with sqlite those for reading",
         reload: false,
         read: |config, _, value| {
             config.max_connections = number(value, 1, 64)?;
@@ -51,7 +51,7 @@ pub const KEYS: &[Key] = &[
     },
     Key {
         name: "store.idle_timeout",
-        about: "After how long without use a connection to Postgres is closed, \"infinity\" = never",
+        about: "After how long without use a connection for reading from Postgres is closed, \"infinity\" = never",
         reload: false,
         read: |config, _, value| {
             config.idle_timeout = span(value, SECOND, units::INFINITY)?;
@@ -61,7 +61,7 @@ pub const KEYS: &[Key] = &[
     },
     Key {
         name: "store.max_lifetime",
-        about: "After how long a connection to Postgres is replaced, \"infinity\" = never",
+        about: "After how long a connection for reading from Postgres is replaced, \"infinity\" = never",
         reload: false,
         read: |config, _, value| {
             config.max_lifetime = span(value, 10 * SECOND, units::INFINITY)?;

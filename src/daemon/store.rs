@@ -2,17 +2,23 @@
 
 use super::Fatal;
 use super::observe::Observed;
+use crate::adapters::postgres::{Password, PostgresOptions, PostgresStore, ServerAddress, TlsMode};
+use crate::adapters::sql::Keep;
 use crate::adapters::sqlite::SqliteStore;
-use crate::config::{Config, StoreUrl};
-use crate::domain::kinds;
+use crate::config::{Config, PostgresHost, PostgresUrl, SslMode, StoreCredentials, StoreUrl};
+use crate::domain::{Error, ErrorKind, kinds};
 use crate::ports::{Store, StoreError};
 use crate::service;
 use std::fmt;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 /// Between two attempts to open it.
 const REOPEN: Duration = Duration::from_secs(2);
+
+/// How long one server of a fleet's store may take to let us in.
+const CONNECT: Duration = Duration::from_secs(3);
 
 /// A store that is open.
 pub(super) struct Opened {
@@ -33,12 +39,58 @@ impl fmt::Debug for Opened {
 pub async fn check(config: &Config) -> Result<String, String> {
     match &config.store {
         StoreUrl::Sqlite(path) => SqliteStore::check(path).await,
-        StoreUrl::Postgres(_) => Err(no_postgres()),
+        StoreUrl::Postgres(url) => PostgresStore::check(options(config, url)?).await,
     }
 }
 
-fn no_postgres() -> String {
-    "This build has no Postgres store; set store.url to sqlite:///absolute/path.".to_owned()
+/// Copies the embedded store `file` into the configured one, a fleet's. Answers with what was done
+/// and what to do next.
+pub async fn migrate(config: &Config, file: &Path) -> Result<String, String> {
+    let StoreUrl::Postgres(url) = &config.store else {
+        return Err(
+            "store.url in stratavored.toml names an embedded store; set it to the fleet's (postgres://…) first."
+                .to_owned(),
+        );
+    };
+    match crate::adapters::migrate::migrate(file, options(config, url)?).await {
+        Ok(done) => Ok(format!(
+            "{done}\nStart the daemon: systemctl start stratavored. Keep {} until you have seen that all is there.",
+            file.display()
+        )),
+        Err(StoreError::Refused(error)) => Err(error.message),
+        Err(StoreError::Unavailable(why)) => Err(format!("{why}.")),
+        Err(StoreError::Fenced) => Err(StoreError::Fenced.to_string()),
+    }
+}
+
+/// How to reach the fleet's store. The error names the credential that is wrong.
+fn options(config: &Config, url: &PostgresUrl) -> Result<PostgresOptions, String> {
+    let credentials = StoreCredentials::read()?;
+    let server = |host: &PostgresHost| match host.name.starts_with('/') {
+        true => ServerAddress::Socket(host.name.clone().into(), host.port),
+        false => ServerAddress::Tcp(host.name.clone(), host.port),
+    };
+    let password = credentials.password;
+    Ok(PostgresOptions {
+        servers: url.hosts.iter().map(server).collect(),
+        database: url.database.clone(),
+        user: url.user.clone(),
+        password: password.and_then(|p| Password::from_bytes(p.reveal().as_bytes())),
+        tls: match url.sslmode() {
+            SslMode::Disable => TlsMode::Disable,
+            SslMode::Prefer => TlsMode::Prefer,
+            SslMode::Require => TlsMode::Require,
+            SslMode::VerifyCa => TlsMode::VerifyCa,
+            SslMode::VerifyFull => TlsMode::VerifyFull,
+        },
+        tls_ca: credentials.ca,
+        tls_certificate: credentials.certificate,
+        connect_timeout: CONNECT,
+        keep: Keep {
+            idle: config.idle_timeout,
+            life: config.max_lifetime,
+        },
+    })
 }
 
 /// A store that can't be opened now may be there later (a full disk, a folder not mounted yet);
@@ -75,8 +127,16 @@ async fn attempt(config: &Config) -> Result<Opened, StoreError> {
                 sole_host: true,
             })
         }
-        StoreUrl::Postgres(_) => Err(StoreError::Refused(crate::domain::Error::invalid(
-            no_postgres(),
-        ))),
+        StoreUrl::Postgres(url) => {
+            let options = options(config, url)
+                .map_err(|why| StoreError::Refused(Error::new(ErrorKind::StoreUnavailable, why)))?;
+            let store = Arc::new(PostgresStore::open(options, config.max_connections).await?);
+            let counted = store.clone();
+            Ok(Opened {
+                store,
+                connections: Box::new(move || counted.connections()),
+                sole_host: false,
+            })
+        }
     }
 }

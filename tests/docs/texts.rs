@@ -132,7 +132,7 @@ tasks_max = 2000";
 
 pub const DAEMON_CREDENTIALS: &str = "\
 Secrets are in no file of Stratavore's: systemd hands them to the daemon (LoadCredential= of systemd.exec(5), in a drop-in
-of stratavored.service). They are read once, at the start, and never shown; stratavored --print-config tells which there
+of stratavored.service). They are read at the start and never shown; stratavored --print-config tells which there
 are, and --check-config needs none.";
 
 pub const FLEET_EXAMPLE_ABOUT: &str = "\

@@ -20,7 +20,7 @@ pub use options::{Password, PostgresOptions, ServerAddress, TlsMode};
 use super::sql::fail::Fail;
 use super::sql::link::{Link, Value};
 use super::sql::locks::Locks;
-use super::sql::{Base, SqlStore};
+use super::sql::{Base, Keep, SqlStore};
 use crate::ports::StoreError;
 use async_trait::async_trait;
 use std::time::Duration;
@@ -75,6 +75,14 @@ impl PostgresStore {
     /// Connects, and brings the schema up to date if the user may. At most so many connections are
     /// open at a time: one that writes, and one or more for reading, when they are needed.
     pub async fn open(options: PostgresOptions, max_connections: u32) -> Result<Self, StoreError> {
+        let (base, link) = Self::ready(options).await?;
+        Ok(Self::new(base, link, max_connections.saturating_sub(1)))
+    }
+
+    /// A connection that may write, to a schema that is up to date.
+    pub(in crate::adapters) async fn ready(
+        options: PostgresOptions,
+    ) -> Result<(Postgres, Link), StoreError> {
         let base = Postgres {
             options,
             writer: uuid::Uuid::now_v7().to_string(),
@@ -84,7 +92,7 @@ impl PostgresStore {
             .map_err(|error| base.told(&error))?;
         let mut link = Link::Postgres(session);
         schema::prepare(&base, &mut link).await?;
-        Ok(Self::new(base, link, max_connections.saturating_sub(1)))
+        Ok((base, link))
     }
 
     /// Looks a store over without changing anything: one sentence about a sound one, or what is wrong.
@@ -108,6 +116,10 @@ impl Base for Postgres {
 
     async fn reading(&self) -> Result<Link, sqlx::Error> {
         connect::connect(&self.options).await.map(Link::Postgres)
+    }
+
+    fn keep(&self) -> Keep {
+        self.options.keep
     }
 
     fn begin(&self) -> &'static str {

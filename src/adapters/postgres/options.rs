@@ -1,5 +1,6 @@
 //! Where the server is, and how to get in.
 
+use super::super::sql::Keep;
 use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -24,6 +25,8 @@ pub struct PostgresOptions {
     pub tls_certificate: Option<(PathBuf, PathBuf)>,
     /// How long one server may take to let us in.
     pub connect_timeout: Duration,
+    /// How long connections for reading are kept.
+    pub keep: Keep,
 }
 
 /// One server.

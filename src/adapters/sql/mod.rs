@@ -24,6 +24,7 @@ mod admit;
 mod apply;
 mod budgets;
 mod clock;
+pub(in crate::adapters) mod copy;
 mod denials;
 pub(in crate::adapters) mod fail;
 mod holds;
@@ -63,6 +64,24 @@ use writer::Writer;
 /// How many requests may wait for the writer before callers wait to hand theirs in.
 const WAITING_MAX: usize = 1_024;
 
+/// How long a connection for reading is kept.
+#[derive(Debug, Clone, Copy)]
+pub struct Keep {
+    /// Without use: it is closed when the next one comes back after so long.
+    pub idle: Duration,
+    /// At all: what it has gathered in the database's memory goes with it.
+    pub life: Duration,
+}
+
+impl Default for Keep {
+    fn default() -> Self {
+        Self {
+            idle: Duration::from_secs(300),
+            life: Duration::from_secs(1_800),
+        }
+    }
+}
+
 /// What differs between the databases.
 #[async_trait]
 pub(in crate::adapters) trait Base:
@@ -74,6 +93,10 @@ pub(in crate::adapters) trait Base:
     async fn again(&self) -> Result<Link, sqlx::Error>;
     /// Opens a connection for reading.
     async fn reading(&self) -> Result<Link, sqlx::Error>;
+    /// How long such a one is kept.
+    fn keep(&self) -> Keep {
+        Keep::default()
+    }
     /// What begins a transaction that writes.
     fn begin(&self) -> &'static str;
     /// What begins one that reads, where a pooler is in between.

@@ -4,19 +4,15 @@
 
 use super::fail::Fail;
 use super::link::Link;
-use super::{Base, within};
+use super::{Base, Keep, within};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::Semaphore;
 
 /// How long a question waits for a connection.
 const WAIT: Duration = Duration::from_secs(5);
-/// An idle connection is closed when the next one comes back after so long.
-const IDLE: Duration = Duration::from_secs(300);
 /// Over a network, one that was idle for longer is tried before it is used.
 const TRUSTED: Duration = Duration::from_secs(1);
-/// No connection is kept for longer: what it has gathered in the database's memory goes with it.
-const LIFETIME: Duration = Duration::from_secs(1_800);
 
 #[derive(Debug)]
 pub(in crate::adapters) struct Readers {
@@ -129,8 +125,9 @@ impl Readers {
                 opened,
                 since,
             });
+            let Keep { idle: most, life } = self.base.keep();
             let is_old =
-                |kept: &mut Kept| kept.since.elapsed() >= IDLE || kept.opened.elapsed() >= LIFETIME;
+                |kept: &mut Kept| kept.since.elapsed() >= most || kept.opened.elapsed() >= life;
             idle.extract_if(.., is_old).collect()
         };
         for kept in old {

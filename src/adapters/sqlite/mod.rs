@@ -45,6 +45,11 @@ impl SqliteStore {
         Ok(Self::new(base, link, max_readers))
     }
 
+    /// Opens a store to read all of it while nobody else uses it.
+    pub(in crate::adapters) async fn alone(path: &Path) -> Result<Link, StoreError> {
+        open::alone(path).await.map(Link::Sqlite)
+    }
+
     /// Looks a store over without changing anything, whether a daemon uses it or not: one sentence
     /// about a sound one, or what is wrong. Reads the whole file.
     pub async fn check(path: &Path) -> Result<String, String> {

@@ -6,7 +6,8 @@ use crate::ports::StoreError;
 use sqlx::ConnectOptions;
 use sqlx::migrate::{MigrateError, Migrator};
 use sqlx::sqlite::{
-    SqliteAutoVacuum, SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqliteSynchronous,
+    SqliteAutoVacuum, SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqliteLockingMode,
+    SqliteSynchronous,
 };
 use std::io;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
@@ -47,6 +48,52 @@ fn common(file: &Path) -> SqliteConnectOptions {
 /// How one looks at a file without changing it.
 pub(super) fn reading(file: &Path) -> SqliteConnectOptions {
     common(file).read_only(true).pragma("query_only", "ON")
+}
+
+/// Opens the file for us alone, to read all of it: no daemon may use it meanwhile, nor start to.
+pub(super) async fn alone(file: &Path) -> Result<SqliteConnection, StoreError> {
+    let told = |e: sqlx::Error| match fault::primary(&e) {
+        fault::code::BUSY | fault::code::LOCKED => StoreError::Refused(Error::new(
+            ErrorKind::Conflict,
+            format!(
+                "{} is in use. Stop the daemon first: systemctl stop stratavored; runners go on meanwhile.",
+                file.display()
+            ),
+        )),
+        _ => unavailable(file, &e),
+    };
+    if let Err(error) = std::fs::metadata(file) {
+        return Err(StoreError::Refused(Error::invalid(format!(
+            "{}: {error}; name the embedded store's file.",
+            file.display()
+        ))));
+    }
+    let options = common(file)
+        .busy_timeout(Duration::from_secs(1))
+        .locking_mode(SqliteLockingMode::Exclusive)
+        .pragma("query_only", "ON");
+    let mut connection = options.connect().await.map_err(told)?;
+    // The lock is taken with the first page that is read.
+    sqlx::query("SELECT count(*) FROM sqlite_master")
+        .execute(&mut connection)
+        .await
+        .map_err(told)?;
+    refuse_newer(file, &mut connection).await?;
+    let ours = MIGRATIONS.iter().map(|m| m.version).max().unwrap_or(0);
+    let schema: i64 = sqlx::query_scalar("SELECT coalesce(max(version), 0) FROM _sqlx_migrations")
+        .fetch_one(&mut connection)
+        .await
+        .map_err(told)?;
+    match schema == ours {
+        true => Ok(connection),
+        false => Err(StoreError::Refused(Error::new(
+            ErrorKind::Conflict,
+            format!(
+                "{} has schema {schema}, and this release {ours}. Start this release's stratavored once with it, and stop it again.",
+                file.display()
+            ),
+        ))),
+    }
 }
 
 /// Opens the file for writing, makes it where there is none, and migrates it.

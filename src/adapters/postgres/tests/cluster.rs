@@ -212,5 +212,6 @@ pub(super) fn options(folder: &Path, database: &str) -> PostgresOptions {
         tls_ca: None,
         tls_certificate: None,
         connect_timeout: Duration::from_secs(3),
+        keep: crate::adapters::sql::Keep::default(),
     }
 }
