@@ -76,6 +76,7 @@ async fn open(server: &Server) -> Res<Arc<dyn Store>> {
         tls_ca: None,
         tls_certificate: None,
         connect_timeout: Duration::from_secs(10),
+        keep: stratavore::adapters::sql::Keep::default(),
     };
     Ok(Arc::new(PostgresStore::open(options, 4).await?))
 }
