@@ -116,23 +116,27 @@ CREATE INDEX events_rare ON events (type, position)
  WHERE type NOT IN ('runner.starting', 'runner.running', 'runner.stopping', 'runner.ended');
 
 -- No event below this position is still to come. Every transaction of ours holds the fleet's
--- advisory lock before it gets its number, so other people's long transactions don't matter.
+-- advisory lock before it gets its number, so other people's long transactions don't matter: theirs
+-- are those whose number is held without it. A number that nobody is seen to hold yet may be ours.
 CREATE FUNCTION events_horizon() RETURNS BIGINT LANGUAGE plpgsql VOLATILE AS $$
 DECLARE
     now_is pg_snapshot := pg_current_snapshot();
-    lowest BIGINT := pg_snapshot_xmax(now_is)::TEXT::BIGINT;
-    under_way BIGINT;
+    lowest BIGINT;
 BEGIN
-    IF pg_snapshot_xmin(now_is) <> pg_snapshot_xmax(now_is) THEN
-        -- The locks know only the lower half of a number.
-        SELECT max((lowest - t.transactionid::TEXT::BIGINT) & 4294967295) INTO under_way
-          FROM pg_locks t JOIN pg_locks a ON a.pid = t.pid
-         WHERE t.locktype = 'transactionid' AND t.granted AND t.mode = 'ExclusiveLock'
-           AND a.locktype = 'advisory' AND a.granted AND a.objsubid = 2 AND a.classid = 723100
-           AND a.database = (SELECT oid FROM pg_database WHERE datname = current_database())
-           AND ((lowest - t.transactionid::TEXT::BIGINT) & 4294967295) < 2147483648;
-        lowest := lowest - coalesce(under_way, 0);
-    END IF;
+    SELECT min(x::TEXT::BIGINT) INTO lowest
+      FROM pg_snapshot_xip(now_is) AS x
+     WHERE pg_xact_status(x) = 'in progress'
+       AND NOT EXISTS (
+           SELECT 1 FROM pg_locks t
+            WHERE t.locktype = 'transactionid' AND t.granted AND t.mode = 'ExclusiveLock'
+              -- The locks know only the lower half of a number.
+              AND t.transactionid::TEXT::BIGINT = (x::TEXT::BIGINT & 4294967295)
+              AND NOT EXISTS (
+                  SELECT 1 FROM pg_locks a
+                   WHERE a.pid = t.pid AND a.locktype = 'advisory' AND a.granted AND a.objsubid = 2
+                     AND a.classid = 723100
+                     AND a.database = (SELECT oid FROM pg_database WHERE datname = current_database())));
+    lowest := coalesce(lowest, pg_snapshot_xmax(now_is)::TEXT::BIGINT);
     RETURN (lowest + (SELECT value::BIGINT FROM meta WHERE key = 'base')) << 20;
 END $$;
 

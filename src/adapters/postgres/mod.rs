@@ -29,10 +29,12 @@ use std::time::Duration;
 const LIMIT: Duration = Duration::from_secs(8);
 
 /// Begins a transaction that writes, and sees to it that the server gives up before we do. Set in
-/// each transaction, since a pooler may give the next one another session.
+/// each transaction, since a pooler may give the next one another session. A role or database that
+/// was tuned not to wait for the disk would forget admissions in a crash, and give their slots twice.
 const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE;
     SET LOCAL statement_timeout = '6s'; SET LOCAL lock_timeout = '4s';
-    SET LOCAL idle_in_transaction_session_timeout = '10s'";
+    SET LOCAL idle_in_transaction_session_timeout = '3s';
+    SELECT CASE current_setting('synchronous_commit') WHEN 'off' THEN set_config('synchronous_commit', 'on', TRUE) END";
 const BEGIN_READING: &str = "BEGIN ISOLATION LEVEL READ COMMITTED READ ONLY;
     SET LOCAL statement_timeout = '6s'; SET LOCAL idle_in_transaction_session_timeout = '10s'";
 

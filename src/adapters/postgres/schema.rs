@@ -18,9 +18,13 @@ pub(super) static MIGRATIONS: Migrator = sqlx::migrate!("migrations/postgres");
 
 /// How long a migration may take.
 const MIGRATION: Duration = Duration::from_secs(1_800);
+/// One migration at a time, and no writer beside it, whose locks on tables come in another order.
+/// Behind somebody's long question it gives up soon and is tried again: whoever queues for a table
+/// holds up all that come after.
 const BEGIN_MIGRATION: &str = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE;
-    SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = 0;
-    SET LOCAL idle_in_transaction_session_timeout = 0; SELECT pg_advisory_xact_lock(723103, 0)";
+    SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = '3s';
+    SET LOCAL idle_in_transaction_session_timeout = '60s';
+    SELECT pg_advisory_xact_lock(723103, 0); SELECT pg_advisory_xact_lock(723100, 0)";
 /// A writer that has not been seen for a week is gone, µs.
 const GONE: i64 = 7 * 24 * 3_600 * 1_000_000;
 
