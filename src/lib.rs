@@ -18,6 +18,8 @@
 //! What an ending is called: `domain::exit`. What happens after a crash: `domain::reconcile`. A key
 //! of the configuration: `config::KEYS`. Where files are: `places`. A method on the bus: `api`, then `systemd/dbus`.
 //!
+//! [`boottime`] is the clock of the self-fence (`domain::fence`).
+//!
 //! [`metrics`] counts, `daemon::observe` shows it. [`journal`] and [`telemetry`] write our own lines; what is said in them is `domain::kinds`.
 //!
 //! `tests/rules.rs` keeps the imports one-way.
@@ -25,6 +27,7 @@
 pub mod adapters;
 pub mod agent;
 pub mod api;
+pub mod boottime;
 pub mod bus;
 pub mod cli;
 pub mod config;

@@ -279,6 +279,19 @@ pub struct LaunchOrder {
     pub inputs: Inputs,
     /// Its streams; what is missing is /dev/null for input, and for output the journal or the log file.
     pub streams: Streams,
+    /// The deadline of [`Host::fence`] as it is now: it holds for this runner before it comes to
+    /// its gate, or the launch is refused.
+    pub fence: Option<u64>,
+}
+
+/// Who will keep a deadline.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Fenced {
+    /// How many live runners will stop by themselves when it passes, whoever else lives then.
+    pub armed: u32,
+    /// Some of those that will not, a thousand at most: their shims are of an earlier release or
+    /// do not answer. Only when there are none may others count on the deadline.
+    pub unarmed: Vec<RunnerId>,
 }
 
 /// What the agent tells by itself.
@@ -341,4 +354,9 @@ pub trait Host: Send + Sync + std::fmt::Debug {
     async fn log_files(&self, after: Option<RunnerId>) -> Result<Vec<RunnerId>, HostError>;
     /// Removes such log files.
     async fn remove_log_files(&self, ids: Vec<RunnerId>) -> Result<(), HostError>;
+    /// Has every runner stop by itself at this time, µs on CLOCK_BOOTTIME, unless this is called
+    /// again with a later one before; see [`crate::domain::fence`]. `None` = none does any more:
+    /// to be said also where no fence is wanted, because one that was left behind holds on, through
+    /// restarts of everything but the host.
+    async fn fence(&self, deadline: Option<u64>) -> Result<Fenced, HostError>;
 }

@@ -12,8 +12,10 @@
 //! daemon ──Request/Reply/Notice──► agent ──ShimRequest/ShimNotice──► shim (one per runner)
 //! ```
 
+mod fence;
 mod shim;
 
+pub use fence::Fence;
 pub use shim::{Identity, ShimNotice, ShimOrder, ShimRequest, ShimState};
 
 use crate::domain::exit::{Asked, Record};
@@ -45,8 +47,18 @@ pub const KNOWS_LOGS: &str = "logs";
 pub const KNOWS_INPUTS: &str = "load-credential, env-file";
 /// The agent takes [`Launch::log_file_max`], [`Order::LogFiles`] and [`Order::RemoveLogFiles`].
 pub const KNOWS_LOG_FILES: &str = "log-files";
+/// The agent takes [`Order::Fence`] and [`Launch::fence`].
+pub const KNOWS_FENCE: &str = "fence";
 /// What this release can do beyond version 1, for [`Hello::knows`].
-pub const KNOWS: [&str; 4] = [KNOWS_STREAMS, KNOWS_LOGS, KNOWS_INPUTS, KNOWS_LOG_FILES];
+pub const KNOWS: [&str; 5] = [
+    KNOWS_STREAMS,
+    KNOWS_LOGS,
+    KNOWS_INPUTS,
+    KNOWS_LOG_FILES,
+    KNOWS_FENCE,
+];
+/// Most ids in one [`Answer::Fenced`].
+pub const UNARMED: usize = 1_000;
 /// The shim's first word when it is to become another program, without privileges.
 pub const WITHOUT_PRIVILEGES: &str = "--without-privileges";
 
@@ -121,6 +133,10 @@ pub enum Order {
     /// Nobody knows these runners any more: remove their log files, where [`Order::LogFiles`]
     /// would still name them.
     RemoveLogFiles { ids: Vec<RunnerId> },
+    /// Every runner stops by itself at this time, µs on CLOCK_BOOTTIME, unless a later one is told
+    /// by then; an earlier one changes nothing. `None` = none does any more. Answered with
+    /// [`Answer::Fenced`].
+    Fence { deadline: Option<u64> },
 }
 
 /// Who is speaking.
@@ -184,6 +200,10 @@ pub struct Launch {
     /// Output goes into a log file of at most so many bytes, instead of the journal.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub log_file_max: Option<u64>,
+    /// [`Order::Fence`], as it must hold for this runner before it comes to its gate; without it,
+    /// what was told last holds for it, too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fence: Option<u64>,
 }
 
 /// What is too large or too private for a packet. Its values go from here into the runner's
@@ -253,6 +273,9 @@ pub enum Answer {
     Usage(crate::domain::Usage),
     /// To [`Order::LogFiles`]: at most [`LOG_FILES`], by id; none = there are no more.
     LogFiles { ids: Vec<RunnerId> },
+    /// To [`Order::Fence`]: how many runners will stop by themselves, and at most [`UNARMED`] of
+    /// those that won't: their shims are of an earlier release or do not answer.
+    Fenced { armed: u32, unarmed: Vec<RunnerId> },
 }
 
 /// One runner as the agent sees it; see `domain::reconcile::Observed`.

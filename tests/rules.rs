@@ -39,6 +39,7 @@ const LAYERS: &[(&str, &[&str], &str)] = &[
             "wire",
             "seqpacket",
             "logfile",
+            "boottime",
             "crash",
             "telemetry",
             "bus",
@@ -51,7 +52,15 @@ const LAYERS: &[(&str, &[&str], &str)] = &[
     ),
     (
         "shim",
-        &["shim", "domain", "wire", "seqpacket", "logfile", "crash"],
+        &[
+            "shim",
+            "domain",
+            "wire",
+            "seqpacket",
+            "logfile",
+            "boottime",
+            "crash",
+        ],
         "the shim is tiny: no runtime, no bus",
     ),
     (
@@ -86,6 +95,7 @@ const LAYERS: &[(&str, &[&str], &str)] = &[
         &["domain", "places", "wire"],
         "the configuration is a leaf",
     ),
+    ("boottime", &[], "the clock is a leaf"),
     ("bus", &[], "the user's bus is a leaf"),
     ("logfile", &["crash"], "the log files are a leaf"),
     ("places", &[], "where things are is a leaf"),

@@ -7,6 +7,8 @@ mod agent;
 #[cfg(feature = "crash-points")]
 #[path = "shim/crashing.rs"]
 mod crashing;
+#[path = "shim/fencing.rs"]
+mod fencing;
 #[path = "shim/launching.rs"]
 mod launching;
 #[path = "shim/stopping.rs"]

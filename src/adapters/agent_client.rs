@@ -11,11 +11,11 @@ use crate::domain::logs::LogsRequest;
 use crate::domain::reconcile::{Observed, World};
 use crate::domain::runner::Placement;
 use crate::domain::{Error, ErrorKind, Limits, ProjectName, RunnerId};
-use crate::ports::{Host, HostError, HostNotice, LaunchOrder};
+use crate::ports::{Fenced, Host, HostError, HostNotice, LaunchOrder};
 use crate::seqpacket;
 use crate::wire::{
-    Answer, KNOWS_INPUTS, KNOWS_LOG_FILES, KNOWS_LOGS, KNOWS_STREAMS, Launch, Order, Passed,
-    Payload, Refusal, RefusalCode, Seen, Unenforced,
+    Answer, KNOWS_FENCE, KNOWS_INPUTS, KNOWS_LOG_FILES, KNOWS_LOGS, KNOWS_STREAMS, Launch, Order,
+    Passed, Payload, Refusal, RefusalCode, Seen, Unenforced,
 };
 use async_trait::async_trait;
 use connection::{Shared, Waiting, connect_for_ever, tell};
@@ -181,6 +181,7 @@ impl Host for AgentClient {
             project_limits,
             inputs,
             streams,
+            fence,
         } = order;
         if !inputs.is_empty() {
             self.shared.needs(KNOWS_INPUTS)?;
@@ -210,6 +211,9 @@ impl Host for AgentClient {
         if spec.log_file_max.is_some() {
             self.shared.needs(KNOWS_LOG_FILES)?;
         }
+        if fence.is_some() {
+            self.shared.needs(KNOWS_FENCE)?;
+        }
         let launch = Launch {
             id,
             project: spec.project,
@@ -220,6 +224,7 @@ impl Host for AgentClient {
             unenforced: self.unenforced(),
             passed,
             log_file_max: spec.log_file_max,
+            fence,
         };
         let mut gate = Gate {
             shared: &self.shared,
@@ -358,5 +363,16 @@ impl Host for AgentClient {
 
     async fn remove_log_files(&self, ids: Vec<RunnerId>) -> Result<()> {
         self.done(Order::RemoveLogFiles { ids }, SHORT).await
+    }
+
+    async fn fence(&self, deadline: Option<u64>) -> Result<Fenced> {
+        self.shared.needs(KNOWS_FENCE)?;
+        match self
+            .order(Order::Fence { deadline }, Vec::new(), SHORT)
+            .await?
+        {
+            Answer::Fenced { armed, unarmed } => Ok(Fenced { armed, unarmed }),
+            other => Err(strange(&other)),
+        }
     }
 }

@@ -44,7 +44,7 @@ impl Agent {
     }
 
     /// Sees to it that a stop comes to an end, even where the tree leaves its shim no time.
-    fn oversee(self: &Arc<Self>, runner: &Arc<Runner>) {
+    pub(super) fn oversee(self: &Arc<Self>, runner: &Arc<Runner>) {
         if runner.overseen.swap(true, Ordering::Relaxed) {
             return;
         }
@@ -178,7 +178,7 @@ impl Agent {
         Ok(Answer::Done)
     }
 
-    async fn thaw_now(&self, runner: &Runner) -> Result<(), Refusal> {
+    pub(super) async fn thaw_now(&self, runner: &Runner) -> Result<(), Refusal> {
         let (id, cgroup) = (runner.id, &runner.cgroup);
         if !self.cgroups.frozen(cgroup) && !self.cgroups.freezing(cgroup) {
             return Ok(());

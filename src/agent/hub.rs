@@ -4,6 +4,7 @@ use super::cgroup::Cgroups;
 use super::config::Config;
 use super::credentials::Credentials;
 use super::exits::Folder;
+use super::fence::Fence;
 use super::logs::Readers;
 use super::policy::refusal;
 pub(super) use super::runner::{Phase, Runner};
@@ -61,6 +62,8 @@ pub(super) struct Agent {
     pub(super) credentials: Result<Credentials, String>,
     /// Who reads the output of runners.
     pub(super) readers: Readers,
+    /// By when runners stop by themselves.
+    pub(super) fence: Fence,
     /// Scopes that systemd keeps as failed.
     pub(super) failed_units: Mutex<BTreeSet<RunnerId>>,
 }
@@ -208,6 +211,7 @@ impl Agent {
         match notice {
             ShimNotice::State(state) => {
                 found(runner, &state);
+                runner.fence.send_replace(state.fence);
                 tell_lost(runner, state.output_lost);
             }
             ShimNotice::Started { .. } => runner.becomes(Phase::Started),

@@ -193,6 +193,7 @@ impl Agent {
         let start = stat(pid).filter(|_| runner.link().is_some());
         let (_, shim_start) =
             start.ok_or_else(|| failed("The shim left before its gate was opened."))?;
+        self.arm_launch(runner, launch.fence).await?;
         let boot_id = self.boot_id.clone();
         Ok(Placement {
             invocation_id,

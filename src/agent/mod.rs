@@ -9,6 +9,7 @@
 //! | `systemd` `cgroup` `exits` `credentials` `shim` | the edges: bus, cgroup tree, records, shims |
 //! | `hub` | what is known: runners and connections |
 //! | `launch` `undo` `control` `slices` `inventory` `adopt` | the orders |
+//! | `fence` | by when runners stop by themselves |
 //! | `foreign` | descriptors of callers, closed elsewhere |
 //! | `logs` `logfiles` | the output of runners, by journalctl or from their log files |
 //! | `socket` `serve` | the socket |
@@ -19,6 +20,7 @@ mod config;
 mod control;
 mod credentials;
 mod exits;
+mod fence;
 mod foreign;
 mod gate;
 mod hub;

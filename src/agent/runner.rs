@@ -57,6 +57,10 @@ pub(super) struct Runner {
     pub(super) failed: OnceLock<LaunchError>,
     /// Nobody will open its gate.
     pub(super) given_up: AtomicBool,
+    /// [`ShimState::fence`](crate::wire::ShimState::fence), as it was told last.
+    pub(super) fence: watch::Sender<Option<u64>>,
+    /// This agent has given its shim the file of the fence.
+    pub(super) handed: AtomicBool,
     link: Mutex<Option<Arc<Link>>>,
     /// Names the shim while it is at our gate.
     killer: Mutex<Option<OwnedFd>>,
@@ -80,6 +84,8 @@ impl Runner {
             told_lost: AtomicBool::new(false),
             failed: OnceLock::new(),
             given_up: AtomicBool::new(false),
+            fence: watch::Sender::new(None),
+            handed: AtomicBool::new(false),
             link: Mutex::new(None),
             killer: Mutex::new(None),
             changing: tokio::sync::Mutex::new(()),

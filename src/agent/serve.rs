@@ -291,6 +291,7 @@ async fn obey(
         Order::Logs { id, caller, logs } => agent.logs(id, caller, logs, fds).await,
         Order::LogFiles { after } => agent.log_files(after).await,
         Order::RemoveLogFiles { ids } => agent.remove_log_files(ids).await,
+        Order::Fence { deadline } => agent.fence(deadline).await,
     }
 }
 

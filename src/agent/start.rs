@@ -4,6 +4,7 @@ use super::cgroup::Cgroups;
 use super::config::{self, Config};
 use super::credentials::Credentials;
 use super::exits::Folder;
+use super::fence::Fence;
 use super::hub::Agent;
 use super::logs::Readers;
 use super::slices::Slices;
@@ -18,7 +19,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustix::thread::{CapabilitySet, CapabilitySets};
 use sd_notify::NotifyState;
 use std::collections::BTreeSet;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::{Arc, RwLock};
@@ -321,6 +322,8 @@ async fn run(prepared: Prepared) -> Result<(), String> {
     let base = systemd.control_group().await.map_err(bus)?;
     let cgroups = Cgroups::find(&base).map_err(|e| format!("{e}."))?;
     let machine_controllers = cgroups.read("", "cgroup.controllers").unwrap_or_default();
+    let fence = Fence::open(prepared.sockets.as_fd())
+        .map_err(|e| format!("The file of the fence can't be opened: {e}."))?;
     let agent = Arc::new(Agent {
         systemd,
         cgroups,
@@ -342,6 +345,7 @@ async fn run(prepared: Prepared) -> Result<(), String> {
         connections: Default::default(),
         readers: prepared.readers,
         credentials: prepared.credentials,
+        fence,
         failed_units: Default::default(),
     });
     let unknown = |e| format!("What is there can't be found out: {e}.");
@@ -360,6 +364,7 @@ async fn run(prepared: Prepared) -> Result<(), String> {
     tokio::select! {
         done = serving => done.map_err(|e| e.to_string()),
         () = agent.systemd.closed() => Err("The connection to the bus is gone; the next agent goes on.".to_owned()),
+        () = agent.watch_fence() => Ok(()),
         () = watchdog() => Ok(()),
         () = reloads => Ok(()),
         _ = terminate.recv() => stopping(),

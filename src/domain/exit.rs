@@ -2,6 +2,7 @@
 
 use super::limits::OomPolicy;
 use super::signal;
+use super::units::show_span;
 use serde::{Deserialize, Serialize};
 
 /// Why a runner ended, in systemd's words where it has one.
@@ -32,6 +33,8 @@ pub enum Cause {
     HostShutdown,
     /// The host has booted since and nobody witnessed the ending.
     HostRebooted,
+    /// Its host was away from the fleet's store for too long, and it stopped by itself.
+    HostLost,
     /// The runner's shim was killed; its tree was stopped, its status is unknown.
     SupervisorLost,
     /// The record of the ending cannot be read.
@@ -40,7 +43,7 @@ pub enum Cause {
 
 impl Cause {
     /// All causes this release writes.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::LaunchFailed,
         Self::Cancelled,
         Self::Timeout,
@@ -53,6 +56,7 @@ impl Cause {
         Self::Success,
         Self::HostShutdown,
         Self::HostRebooted,
+        Self::HostLost,
         Self::SupervisorLost,
         Self::Unknown,
     ];
@@ -72,6 +76,7 @@ impl Cause {
             Self::Success => "success",
             Self::HostShutdown => "host-shutdown",
             Self::HostRebooted => "host-rebooted",
+            Self::HostLost => "host-lost",
             Self::SupervisorLost => "supervisor-lost",
             Self::Unknown => "unknown",
         }
@@ -115,6 +120,7 @@ impl Exit {
             Cause::Signal | Cause::ExitCode | Cause::Success => "",
             Cause::HostShutdown => "The host or its user's service manager was shut down",
             Cause::HostRebooted => "The host has booted since and nobody witnessed the ending",
+            Cause::HostLost => "Its host had not reached the store for too long",
             Cause::SupervisorLost => "The runner's supervisor was lost",
             Cause::Unknown => "Nobody can tell how it ended",
         };
@@ -234,6 +240,10 @@ pub struct Record {
     /// Bytes of its output that could not be written into its log file.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub output_lost: u64,
+    /// It stopped by itself because its host had not reached the store for so long, in µs. `asked`
+    /// is then what earlier releases make of it, [`Asked::Stop`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fenced: Option<u64>,
 }
 
 fn is_zero(n: &u64) -> bool {
@@ -255,6 +265,9 @@ impl Record {
     fn cause(&self) -> Cause {
         if self.never_started || self.launch_error.is_some() {
             return Cause::LaunchFailed;
+        }
+        if self.fenced.is_some() {
+            return Cause::HostLost;
         }
         match self.asked {
             Some(Asked::Timeout) => return Cause::Timeout,
@@ -295,6 +308,10 @@ impl Record {
                 "The user's service manager was shut down, by the last logout of a user who does not linger or with the host; the main process {how}."
             ),
             Cause::HostShutdown => format!("The host was shut down; the main process {how}."),
+            Cause::HostLost => format!(
+                "Stopped by itself: its host had not reached the store for {}; the main process {how}.",
+                show_span(self.fenced.unwrap_or(0) / 1_000_000 * 1_000_000)
+            ),
             Cause::OomKill if self.oom_killed => {
                 "The kernel killed the main process: the memory limit was reached.".to_owned()
             }
@@ -341,6 +358,7 @@ mod tests {
             ended_at: 2,
             usage: Usage::default(),
             output_lost: 0,
+            fenced: None,
         }
     }
 
@@ -378,6 +396,10 @@ mod tests {
             of(|r| (r.signal, r.asked) = (Some(15), Some(Asked::Shutdown))),
             Cause::HostShutdown
         );
+        assert_eq!(
+            of(|r| (r.asked, r.fenced) = (Some(Asked::Stop), Some(1))),
+            Cause::HostLost
+        );
         assert_eq!(of(|r| r.never_started = true), Cause::LaunchFailed);
         assert_eq!(of(|_| ()), Cause::Unknown);
     }
@@ -387,6 +409,19 @@ mod tests {
         let text = r#"{"v":1,"id":"x","boot_id":"b","code":0,"some_later_field":[1]}"#;
         let record: Result<Record, _> = serde_json::from_str(text);
         assert!(matches!(record, Ok(r) if r.exit().cause == Cause::Success));
+    }
+
+    #[test]
+    fn a_fenced_one_tells_how_long_the_store_was_away() {
+        let mut fenced = record();
+        (fenced.signal, fenced.asked) = (Some(15), Some(Asked::Stop));
+        let text = serde_json::to_string(&fenced).unwrap();
+        assert!(!text.contains("fenced"), "{text}");
+        fenced.fenced = Some(301_234_567);
+        assert_eq!(
+            fenced.exit().message,
+            "Stopped by itself: its host had not reached the store for 5min 1s; the main process was killed by SIGTERM."
+        );
     }
 
     #[test]

@@ -106,6 +106,12 @@ kinds! {
     RUNNER_LOST = "30d269f8026943be9052cd2f1100cda5",
         "Nobody saw how runner @STRATAVORE_RUNNER@ of project @STRATAVORE_PROJECT@ ended",
         "Its shim was killed, the host went down without a shutdown, or its record can't be read. Its processes are gone, its\nstatus is unknown. Shims are killed by root, by systemd-oomd where it watches, and with --user by whatever that user\nruns: see who did it, or the kernel's lines of that time.";
+    RUNNER_HOST_LOST = "d19f8e7ddf3a40598e849d3b2b524efe",
+        "Runner @STRATAVORE_RUNNER@ of project @STRATAVORE_PROJECT@ ended because its host had lost the store",
+        "Its host could not reach the fleet's store for longer than fleet.stop_on_disconnect_after. Its shim then stopped it by\nitself, so that other hosts may take its place. See why the store was away; then launch it again.";
+    FENCE_PASSED = "6e6ff54a095d4798a686ccec92fa2bc6",
+        "The store was away for too long: the runners of this host stop",
+        "stratavored has not renewed the lease of this host for fleet.stop_on_disconnect_after, so other hosts may soon take the\nslots of its runners. Each is stopped by its own shim. See whether stratavored runs and why it does not reach the store.";
     RUNNER_EMPTY = "1ad97a3f43604620a917c3eaff3c2799",
         "All processes of runner @STRATAVORE_RUNNER@ have ended",
         "The shim has written down how it ended; stratavored takes that into its store and then says it there.\n\n    stratavorectl show @STRATAVORE_RUNNER@";
@@ -188,6 +194,7 @@ impl Kind {
             Cause::Timeout => RUNNER_TIMEOUT,
             Cause::OverBudget => RUNNER_OVER_BUDGET,
             Cause::OomKill => RUNNER_OOM,
+            Cause::HostLost => RUNNER_HOST_LOST,
             Cause::HostRebooted | Cause::SupervisorLost | Cause::Unknown => RUNNER_LOST,
         }
     }

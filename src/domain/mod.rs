@@ -11,6 +11,7 @@ pub mod env_file;
 pub mod error;
 pub mod event;
 pub mod exit;
+pub mod fence;
 pub mod hold;
 pub mod host;
 pub mod id;

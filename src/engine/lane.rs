@@ -352,7 +352,11 @@ fn tell_ending(runner: &Runner) {
         };
     }
     match exit.cause {
-        Cause::OomKill | Cause::HostRebooted | Cause::SupervisorLost | Cause::Unknown => say!(warn),
+        Cause::OomKill
+        | Cause::HostRebooted
+        | Cause::HostLost
+        | Cause::SupervisorLost
+        | Cause::Unknown => say!(warn),
         _ => say!(info),
     }
 }

@@ -196,6 +196,7 @@ impl Engine {
             project_limits,
             inputs: request.inputs,
             streams: request.streams,
+            fence: None,
         };
         let Some(mut lane) = shared.open_lane(runner, true) else {
             return;

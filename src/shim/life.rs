@@ -35,6 +35,8 @@ pub(super) enum Input {
     Signalled { spread: bool },
     /// New limits.
     Limits(Times),
+    /// The host has been away from the store for too long since then.
+    Fence { since: u64 },
     /// Time went by.
     Tick,
     /// Nobody but the shim is left in the scope.
@@ -67,6 +69,8 @@ pub(super) struct Times {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Why {
     Known(Asked),
+    /// The host was away from the store for too long.
+    Fence,
     /// A signal: the manager's answer decides.
     Signal,
 }
@@ -148,7 +152,9 @@ impl Life {
                 self.launched = true;
                 vec![Action::Launch]
             }
-            Input::GateClosed | Input::Stop(_) | Input::Signalled { .. } if self.gated() => {
+            Input::GateClosed | Input::Stop(_) | Input::Signalled { .. } | Input::Fence { .. }
+                if self.gated() =>
+            {
                 self.phase = Phase::Finished;
                 vec![Action::Finish]
             }
@@ -179,6 +185,13 @@ impl Life {
                 if first {
                     actions.push(Action::AskManager);
                 }
+                actions
+            }
+            // Frozen when it was due, it has missed its stop timeout or some of it.
+            Input::Fence { since } => {
+                let since = since.min(now);
+                let mut actions = self.stop(since, Some(Why::Fence), true);
+                actions.extend(self.tick(now));
                 actions
             }
             Input::Limits(times) => {
@@ -244,6 +257,7 @@ mod tests {
             1 => prop_oneof![Just(Asked::Stop), Just(Asked::Timeout)].prop_map(Input::Stop),
             1 => any::<bool>().prop_map(|spread| Input::Signalled { spread }),
             1 => any::<bool>().prop_map(|kill| Input::Oom { kill }),
+            1 => (900u64..1_500).prop_map(|since| Input::Fence { since }),
             1 => (span(), span()).prop_map(|(runtime_max, stop_timeout)| {
                 Input::Limits(Times { runtime_max, stop_timeout })
             }),
@@ -306,6 +320,24 @@ mod tests {
             let actions = life.take(10 + early, Input::Tick);
             prop_assert_eq!(actions.contains(&Action::Kill), early >= timeout);
         }
+    }
+
+    #[test]
+    fn a_fence_that_was_missed_leaves_less_time_or_none() {
+        let late = |late: u64| {
+            let mut life = Life::new(Times {
+                runtime_max: INFINITY,
+                stop_timeout: 50,
+            });
+            life.take(0, Input::Go);
+            life.take(5, Input::Started);
+            let actions = life.take(100 + late, Input::Fence { since: 100 });
+            assert_eq!(life.why(), Some(Why::Fence));
+            (actions, life.next())
+        };
+        assert_eq!(late(0), (vec![Action::Terminate], Some(150)));
+        assert_eq!(late(49), (vec![Action::Terminate], Some(150)));
+        assert_eq!(late(50), (vec![Action::Terminate, Action::Kill], None));
     }
 
     #[test]

@@ -18,6 +18,7 @@
 //! | `child` | from fork to exec: session, output, user, limits, PATH look-up, launch errors |
 //! | `inputs` | credentials and environment files |
 //! | `cgroup`, `parse`, `oom` | who is in the scope, signals to all of them, what they used |
+//! | `fence` | by when the runner stops by itself |
 //! | `manager` | was a stop signal the host's shutdown? |
 //! | `plain`, `capabilities` | its other use: a program without privileges for the agent |
 //! | `peers`, `journal`, `output`, `record` | sockets; the output to the journal or into a log file; the record on disk |
@@ -39,6 +40,9 @@
 //!   runtime limit is measured on CLOCK_MONOTONIC from the exec, as systemd measures
 //!   RuntimeMaxSec=: a suspended host does not use it up, a frozen scope does; but the shim is
 //!   frozen with it, so the stop comes with the thaw.
+//! - **A fence is measured on CLOCK_BOOTTIME**, which a suspended host uses up. When it is due the
+//!   shim reads the file that it shares with all others, and stops its runner unless a later time
+//!   stands there; if it can't read it, too. Nobody else has to be alive for that.
 //! - **SIGTERM and the runner's stop signal** from root (or, in `--user` mode, from the user)
 //!   mean that the scope shall stop; what else arrives (`systemctl kill -s HUP`) is for the
 //!   runner. If the manager sent the runner's own stop signal, everybody has got it, and the
@@ -55,6 +59,7 @@
 mod capabilities;
 mod cgroup;
 mod child;
+mod fence;
 mod gate;
 mod inputs;
 mod journal;

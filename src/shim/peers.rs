@@ -14,8 +14,8 @@ const PEERS_MAX: usize = 8;
 /// What came from a peer.
 #[derive(Debug)]
 pub(super) enum Heard {
-    /// An order.
-    Request(ShimRequest),
+    /// An order, and what came beside it.
+    Request(ShimRequest, Vec<OwnedFd>),
     /// Nothing now.
     Nothing,
     /// It has closed, or sent what nobody can read: it is gone.
@@ -106,14 +106,14 @@ impl Peers {
         }
     }
 
-    /// Reads one message. Descriptors that nobody asked for are closed.
+    /// Reads one message.
     pub(super) fn hear(&mut self, id: u64) -> Heard {
         let Some(peer) = self.peers.iter().find(|p| p.id == id) else {
             return Heard::Nothing;
         };
         let heard = match seqpacket::recv(&peer.socket) {
             Ok(Some(packet)) => match wire::decode(&packet.bytes) {
-                Ok(request) => Heard::Request(request),
+                Ok(request) => Heard::Request(request, packet.fds),
                 Err(_) => Heard::Gone,
             },
             Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => Heard::Nothing,

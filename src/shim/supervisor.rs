@@ -7,6 +7,7 @@ mod talk;
 
 use super::cgroup::{Cgroup, stop_signals};
 use super::child::{Launching, Plan};
+use super::fence::Fence;
 use super::gate::Ready;
 use super::inputs::Vault;
 use super::life::{Action, Input, Life, Times};
@@ -36,6 +37,7 @@ const AGAIN: u64 = 1_000_000;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Source {
     Signals,
+    Fence,
     Listener,
     Peer(u64),
     Launch,
@@ -60,6 +62,10 @@ pub(super) struct Supervisor {
     record: Record,
     cgroup: Option<Cgroup>,
     oom: OomWatch,
+    /// When it stops by itself, wherever everybody else is.
+    fence: Fence,
+    /// For how long the host had been away from the store by then, µs.
+    away: u64,
     oom_score: i32,
     launching: Option<Launching>,
     main: Option<i32>,
@@ -116,6 +122,7 @@ impl Supervisor {
             ended_at: 0,
             usage: Default::default(),
             output_lost: 0,
+            fenced: None,
         };
         let times = Times {
             runtime_max: order.runtime_max,
@@ -134,6 +141,8 @@ impl Supervisor {
             record,
             cgroup: None,
             oom: OomWatch::new(None),
+            fence: Fence::default(),
+            away: 0,
             oom_score,
             launching: None,
             main: None,
@@ -170,6 +179,15 @@ impl Supervisor {
         // Time first: a limit that passed while the scope was frozen came before the signals
         // that came with the thaw.
         self.take(Input::Tick);
+        if woken.contains(&Source::Fence)
+            && let Some((late, away)) = self.fence.passed()
+        {
+            if self.life.why().is_none() {
+                self.away = away;
+            }
+            let since = now.saturating_sub(late);
+            self.take(Input::Fence { since });
+        }
         if self.oom.settle_at.is_some_and(|at| now >= at) {
             let main = self.main.filter(|_| self.main_alive);
             if self.oom.settle(main) {
@@ -190,6 +208,8 @@ impl Supervisor {
         for source in woken {
             match source {
                 Source::Memory => self.oom.changed(now),
+                // It was first.
+                Source::Fence => {}
                 // Last of all: a disk may keep us waiting.
                 Source::Output => {}
                 Source::Launch => self.hear_child(),
@@ -217,6 +237,9 @@ impl Supervisor {
             fds.push(PollFd::from_borrowed_fd(fd, flags));
         };
         let now = clock::monotonic();
+        if let Some(timer) = self.fence.timer() {
+            add(Source::Fence, timer, PollFlags::IN);
+        }
         if let Some(events) = &self.oom.events {
             add(Source::Memory, events.as_fd(), PollFlags::PRI);
         }

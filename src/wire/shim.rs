@@ -31,6 +31,10 @@ pub enum ShimRequest {
     },
     /// Asks for [`ShimNotice::State`].
     Query,
+    /// Stop the tree when the time in the file beside it ([`Fence`](super::Fence)) has come.
+    /// Answered with [`ShimNotice::State`]; never sent to a shim whose [`ShimState::fence`] does not
+    /// say that it knows this.
+    Fence,
 }
 
 /// All a shim needs to know.
@@ -128,4 +132,8 @@ pub struct ShimState {
     /// Bytes of output that could not be written into its log file.
     #[serde(default)]
     pub output_lost: u64,
+    /// When it will look whether to stop by itself, µs on CLOCK_BOOTTIME; 0 = not at all. `None` =
+    /// it is of an earlier release and can't.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fence: Option<u64>,
 }

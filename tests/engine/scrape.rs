@@ -47,6 +47,7 @@ async fn ten_thousand_live_runners_are_scraped_in_fifty_milliseconds() {
             project_limits: Limits::default(),
             inputs: Default::default(),
             streams: Default::default(),
+            fence: None,
         };
         let placement = host.prepare(order).await.unwrap();
         let new = NewRunner {

@@ -7,7 +7,7 @@ use stratavore::domain::exit::{Asked, Record, Usage};
 use stratavore::domain::reconcile::{Observed, World as Seen};
 use stratavore::domain::runner::Placement;
 use stratavore::domain::{Error, ErrorKind, Limits, ProjectName, RunnerId};
-use stratavore::ports::{Host, HostError, HostNotice, LaunchOrder};
+use stratavore::ports::{Fenced, Host, HostError, HostNotice, LaunchOrder};
 use tokio::sync::mpsc;
 
 /// A small generator: the same seed, the same world.
@@ -310,6 +310,10 @@ impl Host for Agent {
         _request: stratavore::domain::logs::LogsRequest,
     ) -> Result<std::os::fd::OwnedFd, HostError> {
         Err(missing())
+    }
+
+    async fn fence(&self, _deadline: Option<u64>) -> Result<Fenced, HostError> {
+        Ok(Fenced::default())
     }
 
     async fn log_files(&self, after: Option<RunnerId>) -> Result<Vec<RunnerId>, HostError> {

@@ -8,7 +8,7 @@ use stratavore::domain::logs::LogsRequest;
 use stratavore::domain::reconcile::{Observed, World};
 use stratavore::domain::runner::Placement;
 use stratavore::domain::{Error, ErrorKind, Limits, ProjectName, RunnerId};
-use stratavore::ports::{Host, HostError, HostNotice, LaunchOrder};
+use stratavore::ports::{Fenced, Host, HostError, HostNotice, LaunchOrder};
 use tokio::sync::mpsc;
 
 const BOOT: &str = "00000000-0000-0000-0000-00000000b007";
@@ -81,6 +81,7 @@ impl FakeHost {
                 ..Usage::default()
             },
             output_lost: 0,
+            fenced: None,
         };
         f(&mut record);
         self.records().insert(id, record.clone());
@@ -220,6 +221,14 @@ impl Host for FakeHost {
 
     async fn remove_log_files(&self, _ids: Vec<RunnerId>) -> Result<(), HostError> {
         Ok(())
+    }
+
+    async fn fence(&self, deadline: Option<u64>) -> Result<Fenced, HostError> {
+        let armed = deadline.map_or(0, |_| self.count() as u32);
+        Ok(Fenced {
+            armed,
+            unarmed: Vec::new(),
+        })
     }
 
     async fn usage(&self, id: RunnerId) -> Result<Usage, HostError> {

@@ -315,7 +315,7 @@ impl Site {
         let sockets: BTreeSet<String> = self
             .names("/run/stratavore/shims")
             .iter()
-            .map(|n| n.trim_end_matches(".sock").to_owned())
+            .filter_map(|n| n.strip_suffix(".sock").map(str::to_owned))
             .collect();
         let mut credentials = self.names("/run/credentials/stratavore");
         credentials.retain(|id| !rows.contains(id));

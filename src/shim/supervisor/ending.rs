@@ -15,6 +15,8 @@ impl Supervisor {
     pub(super) fn asked(&self) -> Option<Asked> {
         Some(match self.life.why()? {
             Why::Known(asked) => asked,
+            // Earlier releases know no more of it than that it did not end by itself.
+            Why::Fence => Asked::Stop,
             Why::Signal if self.going_down => Asked::Shutdown,
             Why::Signal => Asked::Manager,
         })
@@ -94,6 +96,8 @@ impl Supervisor {
     fn complete(&mut self) {
         self.record.never_started = !self.life.launched();
         self.record.asked = self.asked();
+        let fenced = self.life.why() == Some(Why::Fence);
+        self.record.fenced = fenced.then_some(self.away);
         self.record.ended_at = clock::realtime();
         self.record.output_lost = self.output.as_ref().map_or(0, Output::lost);
         if let Some(cgroup) = &self.cgroup {

@@ -7,6 +7,7 @@ use super::super::sys;
 use super::{AGAIN, Supervisor};
 use crate::domain::signal;
 use crate::wire::{self, ShimNotice, ShimRequest, ShimState};
+use std::os::fd::OwnedFd;
 
 impl Supervisor {
     pub(super) fn accept(&mut self, now: u64) {
@@ -27,8 +28,8 @@ impl Supervisor {
                     self.take(Input::GateClosed);
                 }
             }
-            Heard::Request(request) => {
-                if !self.obey(id, request) {
+            Heard::Request(request, fds) => {
+                if !self.obey(id, request, fds) {
                     self.peers.drop_peer(id);
                     if id == GATE && self.life.gated() {
                         self.take(Input::GateClosed);
@@ -38,8 +39,8 @@ impl Supervisor {
         }
     }
 
-    /// `false`: this is not for this place or time.
-    fn obey(&mut self, id: u64, request: ShimRequest) -> bool {
+    /// `false`: this is not for this place or time. Descriptors that nobody asked for are closed.
+    fn obey(&mut self, id: u64, request: ShimRequest, fds: Vec<OwnedFd>) -> bool {
         match request {
             ShimRequest::Order => return false,
             ShimRequest::Go => {
@@ -75,6 +76,16 @@ impl Supervisor {
                 let state = ShimNotice::State(self.state());
                 self.peers.send(id, &state);
             }
+            ShimRequest::Fence => {
+                let Some(file) = fds.into_iter().next() else {
+                    return false;
+                };
+                if self.fence.arm(file).is_err() {
+                    return false;
+                }
+                let state = ShimNotice::State(self.state());
+                self.peers.send(id, &state);
+            }
         }
         true
     }
@@ -98,6 +109,7 @@ impl Supervisor {
             pid: self.main.map(|pid| pid as u32),
             asked: self.asked(),
             output_lost: self.output.as_ref().map_or(0, Output::lost),
+            fence: Some(self.fence.deadline()),
         }
     }
 }

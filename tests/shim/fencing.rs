@@ -1,0 +1,235 @@
+//! The self-fence: a runner ends by its deadline whoever else is alive, and not before.
+
+use crate::agent::{Agent, Link, until};
+use std::fs::{self, File, OpenOptions};
+use std::os::fd::AsFd;
+use std::os::unix::fs::FileExt;
+use std::time::{Duration, Instant};
+use stratavore::boottime;
+use stratavore::domain::exit::{Asked, Cause, Record};
+use stratavore::seqpacket;
+use stratavore::wire::{self, Fence, ShimRequest};
+
+const MS: u64 = 1_000;
+const TREE: &str =
+    "trap '' TERM; setsid sleep 1000 & (setsid sleep 1000 &); touch ready; sleep 1000; sleep 1000";
+
+/// The file that the agent shares with its shims.
+struct Shared(File);
+
+impl Shared {
+    fn new(agent: &Agent) -> Self {
+        let path = agent.folder.join("fence");
+        let options = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(path);
+        Self(options.unwrap())
+    }
+
+    /// The deadline is so many µs from now; the store was reached a minute before.
+    fn set(&self, from_now: i64) -> u64 {
+        let deadline = boottime::now().saturating_add_signed(from_now);
+        let set_at = deadline - 60_000_000;
+        self.write(Fence { deadline, set_at });
+        deadline
+    }
+
+    fn write(&self, fence: Fence) {
+        self.0.write_all_at(&fence.to_bytes(), 0).unwrap();
+    }
+
+    /// Gives the file to the shim and hears its answer.
+    fn hand(&self, link: &Link) -> u64 {
+        let request = wire::encode(&ShimRequest::Fence).unwrap();
+        seqpacket::send(&link.0, &request, &[self.0.as_fd()]).unwrap();
+        link.state().fence.unwrap()
+    }
+}
+
+fn state(link: &Link) -> Option<u64> {
+    link.say(&ShimRequest::Query);
+    link.state().fence
+}
+
+/// Waits until that time has come.
+fn sleep_until(deadline: u64) {
+    until("the deadline", || boottime::now() >= deadline);
+}
+
+fn freeze(agent: &Agent, yes: bool) {
+    fs::write(
+        agent.scope.join("cgroup.freeze"),
+        if yes { "1" } else { "0" },
+    )
+    .unwrap();
+    until("the freezer", || {
+        let events = fs::read_to_string(agent.scope.join("cgroup.events")).unwrap();
+        events.contains("frozen 1") == yes
+    });
+}
+
+fn is_fenced(record: &Record) {
+    assert_eq!(
+        (record.exit().cause, record.asked),
+        (Cause::HostLost, Some(Asked::Stop))
+    );
+    let away = record.fenced.unwrap();
+    assert!((60_000 * MS..90_000 * MS).contains(&away), "{away}");
+    let begin = "Stopped by itself: its host had not reached the store for 1min";
+    assert!(
+        record.exit().message.starts_with(begin),
+        "{}",
+        record.exit().message
+    );
+}
+
+#[test]
+fn with_nobody_left_the_whole_tree_is_gone_in_time_and_not_before() {
+    let mut agent = Agent::script(TREE, |o| o.stop_timeout = 400 * MS);
+    until("the tree", || agent.procs().len() == 5);
+    let shared = Shared::new(&agent);
+    assert_eq!(state(&agent.gate), Some(0));
+    let deadline = shared.set(500_000);
+    assert_eq!(shared.hand(&agent.gate), deadline);
+    // Agent, daemon and their folders are gone.
+    agent.gate = Link(seqpacket::pair().unwrap().0);
+    fs::remove_file(agent.folder.join("fence")).unwrap();
+    drop(shared);
+    assert!(agent.gone().success());
+    let passed = boottime::now() - deadline;
+    assert!((400 * MS..3_000 * MS).contains(&passed), "{passed}");
+    assert!(agent.procs().is_empty());
+    let record = agent.record();
+    is_fenced(&record);
+    assert_eq!(record.signal, Some(9));
+}
+
+#[test]
+fn a_stop_gives_time_to_clean_up() {
+    let script =
+        "trap 'sleep 0.2; touch cleaned; exit 7' TERM; touch ready; while :; do sleep 0.05; done";
+    let mut agent = Agent::script(script, |_| ());
+    let shared = Shared::new(&agent);
+    shared.set(100_000);
+    shared.hand(&agent.gate);
+    let record = agent.end();
+    is_fenced(&record);
+    assert_eq!(
+        (record.code, agent.work("cleaned").exists()),
+        (Some(7), true)
+    );
+}
+
+#[test]
+fn renewals_keep_it_alive_without_waking_it() {
+    let mut agent = Agent::script("touch ready; exec sleep 1000", |_| ());
+    let shared = Shared::new(&agent);
+    let first = shared.set(300_000);
+    shared.hand(&agent.gate);
+    let mut last = shared.set(400_000);
+    assert_eq!(state(&agent.gate), Some(first), "it has not looked");
+    while boottime::now() < first + 600 * MS {
+        std::thread::sleep(Duration::from_millis(50));
+        last = shared.set(400_000);
+    }
+    assert!(state(&agent.gate) > Some(first), "it has looked");
+    is_fenced(&agent.end());
+    let passed = boottime::now() - last;
+    assert!(passed < 3_000 * MS, "{passed}");
+}
+
+#[test]
+fn a_fence_is_taken_away_and_comes_back() {
+    let mut agent = Agent::script("touch ready; exec sleep 1000", |_| ());
+    let shared = Shared::new(&agent);
+    let deadline = shared.set(200_000);
+    shared.hand(&agent.gate);
+    shared.write(Fence::OFF);
+    sleep_until(deadline);
+    until("the shim to look", || state(&agent.gate) == Some(0));
+    // One that is set now is not noticed before it is told.
+    let deadline = shared.set(100_000);
+    sleep_until(deadline + 100 * MS);
+    assert_eq!(state(&agent.gate), Some(0));
+    let deadline = shared.set(200_000);
+    assert_eq!(shared.hand(&agent.gate), deadline);
+    is_fenced(&agent.end());
+    // An empty file is none, either.
+    let agent = Agent::script("touch ready; exec sleep 1000", |_| ());
+    assert_eq!(Shared::new(&agent).hand(&agent.gate), 0);
+}
+
+#[test]
+fn one_that_has_passed_stops_at_once_also_at_the_gate() {
+    let mut agent = Agent::script("touch ready; exec sleep 1000", |_| ());
+    let shared = Shared::new(&agent);
+    shared.set(-1);
+    let start = Instant::now();
+    shared.hand(&agent.gate);
+    is_fenced(&agent.end());
+    assert!(start.elapsed() < Duration::from_secs(5));
+
+    let mut agent = Agent::gated(&["/bin/touch", "ran"], |_| ());
+    let shared = Shared::new(&agent);
+    shared.set(-1);
+    shared.hand(&agent.gate);
+    let record = agent.end();
+    assert_eq!((record.never_started, record.fenced), (true, None));
+    assert!(!agent.work("ran").exists());
+}
+
+#[test]
+fn a_frozen_one_does_what_holds_when_it_is_thawed() {
+    let mut agent = Agent::script(TREE, |o| o.stop_timeout = 100 * MS);
+    let shared = Shared::new(&agent);
+    let deadline = shared.set(200_000);
+    shared.hand(&agent.gate);
+    freeze(&agent, true);
+    sleep_until(deadline + 300 * MS);
+    let deadline = shared.set(60_000_000);
+    freeze(&agent, false);
+    until("the shim to look", || state(&agent.gate) == Some(deadline));
+    // It has slept through deadline and stop timeout: there is nothing left to wait for.
+    let deadline = shared.set(200_000);
+    shared.hand(&agent.gate);
+    freeze(&agent, true);
+    sleep_until(deadline + 300 * MS);
+    let thawed = boottime::now();
+    freeze(&agent, false);
+    let record = agent.end();
+    is_fenced(&record);
+    assert_eq!(record.signal, Some(9));
+    assert!(boottime::now() - thawed < 3_000 * MS);
+}
+
+#[test]
+fn what_cannot_be_read_was_not_renewed_and_what_is_no_file_is_not_heard() {
+    let mut agent = Agent::script("touch ready; exec sleep 1000", |_| ());
+    let shared = Shared::new(&agent);
+    shared.set(300_000);
+    shared.hand(&agent.gate);
+    shared.0.write_all_at(&[7; 9], 3).unwrap();
+    // A peer with nothing beside its order, or with nonsense, is dropped; the fence stays.
+    for fds in [&[][..], &[shared.0.as_fd()][..]] {
+        let peer = agent.connect();
+        peer.state();
+        let request = wire::encode(&ShimRequest::Fence).unwrap();
+        seqpacket::send(&peer.0, &request, fds).unwrap();
+        assert!(peer.hear().is_none());
+    }
+    is_fenced(&agent.end());
+}
+
+#[test]
+fn whoever_stopped_it_first_is_the_reason() {
+    let mut agent = Agent::script(TREE, |o| o.stop_timeout = 500 * MS);
+    let shared = Shared::new(&agent);
+    shared.set(200_000);
+    shared.hand(&agent.gate);
+    agent.gate.say(&ShimRequest::Stop { asked: Asked::Stop });
+    let record = agent.end();
+    assert_eq!((record.exit().cause, record.fenced), (Cause::Stopped, None));
+}
