@@ -17,6 +17,7 @@ mod crash;
 mod credentials;
 mod doctor;
 mod endings;
+mod fence;
 mod fixture;
 mod harness;
 mod input;

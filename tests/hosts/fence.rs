@@ -1,0 +1,222 @@
+//! The self-fence on a whole host. What arms it in a fleet is the lease; here the tests speak to the agent's socket
+//! themselves, as root may.
+
+use crate::fixture::{Plan, SOON, Site};
+use crate::support::{wait_for, wait_until};
+use std::time::Duration;
+use stratavore::boottime;
+use stratavore::wire::{
+    Answer, FromAgent, Hello, Order, Refusal, Request, VERSION, decode, encode,
+};
+
+/// Says each argument to the agent and prints what it answers. It must run in the host: the agent hears nobody whose
+/// process it can't see.
+const SAY: &str = r#"
+    use Socket;
+    socket(my $agent, AF_UNIX, SOCK_SEQPACKET, 0) or die "socket: $!";
+    connect($agent, pack_sockaddr_un("/run/stratavore/agent.sock")) or die "connect: $!";
+    for my $order (@ARGV) {
+        syswrite($agent, $order) or die "write: $!";
+        my $answer = "";
+        until ($answer =~ /^\{"reply"/) { sysread($agent, $answer, 65536) or die "read: $!" }
+        print "$answer\n";
+    }
+"#;
+
+/// Gives the agent an order, as another daemon.
+fn order(site: &Site, order: Order) -> Result<Answer, Refusal> {
+    let hello = Order::Hello(Hello {
+        v: VERSION,
+        program: "test".to_owned(),
+        knows: Vec::new(),
+    });
+    let [hello, order] = [(1, hello), (2, order)]
+        .map(|(seq, order)| String::from_utf8(encode(&Request { seq, order }).unwrap()).unwrap());
+    let out = site.host.command(["perl", "-e", SAY, &hello, &order]).run();
+    let out = out.ok().out();
+    let answer = out.lines().last().unwrap_or_default();
+    match decode(answer.as_bytes()).unwrap() {
+        FromAgent::Reply(reply) => reply.result,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Sets the deadline; who is armed, and who is not.
+fn fence(site: &Site, deadline: Option<u64>) -> (u32, Vec<String>) {
+    match order(site, Order::Fence { deadline }).unwrap() {
+        Answer::Fenced { armed, unarmed } => {
+            (armed, unarmed.iter().map(ToString::to_string).collect())
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+fn soon(span: Duration) -> Option<u64> {
+    Some(boottime::now() + span.as_micros() as u64)
+}
+
+fn wait_past(deadline: Option<u64>) {
+    wait_until("the deadline", SOON, || boottime::now() > deadline.unwrap());
+}
+
+const KILL: &str = "systemctl mask --runtime -q stratavored stratavore-agent.service stratavore-agent.socket && systemctl kill -s KILL stratavored stratavore-agent; systemctl stop stratavored stratavore-agent.socket stratavore-agent; true";
+const BACK: &str = "systemctl unmask --runtime -q stratavored stratavore-agent.service stratavore-agent.socket && systemctl reset-failed; systemctl start stratavored";
+
+/// Daemon and agent are killed and kept from coming back: every runner is gone in time all the same, and what it says
+/// of its end is read when they are there again.
+#[test]
+fn a_silent_host_stops_its_runners_by_itself() {
+    let site = Site::boot("fence");
+    let plain = site.run("-- sleep 1000");
+    let stubborn = site.run("--stop-timeout=1s -- sh -c \"trap '' TERM; setsid sleep 1000 & (setsid sleep 1000 &); sleep 1000; sleep 1000\"");
+    let frozen = site.run("--stop-timeout=1s -- sleep 1000");
+    let deadline = soon(Duration::from_secs(8));
+    assert_eq!(fence(&site, deadline), (3, Vec::new()));
+    site.ctl("alice", &format!("freeze {frozen}")).ok();
+    site.root(KILL).ok();
+    assert_eq!(
+        site.scopes().len(),
+        3,
+        "none ends before its time: {}",
+        site.log()
+    );
+    assert!(
+        boottime::now() < deadline.unwrap(),
+        "the test was too slow to tell"
+    );
+    wait_until("those that can end have ended", SOON, || {
+        site.scopes().iter().collect::<Vec<_>>() == [&frozen]
+    });
+    assert!(boottime::now() > deadline.unwrap() + 1_000_000);
+    for id in [&plain, &stubborn] {
+        site.wait_file(&format!("/var/lib/stratavore/exits/{id}.json"));
+    }
+    // Nobody but its agent can end the frozen one, and that is the first thing it does.
+    site.root(BACK).ok();
+    site.wait_up();
+    for id in [&plain, &stubborn, &frozen] {
+        let exit = &site.ended(id)["exit"];
+        let message = exit["message"].as_str().unwrap();
+        assert_eq!(exit["cause"], "host-lost", "{exit}");
+        let begin = "Stopped by itself: its host had not reached the store for ";
+        assert!(message.starts_with(begin), "{exit}");
+    }
+    // It is over, and nothing is launched until the store is reached again or no fence is wanted.
+    let refused = site.ctl("alice", "run p -- true");
+    assert_eq!(refused.code, 1, "{refused}");
+    assert!(
+        refused.err().contains("has not reached its store for"),
+        "{refused}"
+    );
+    assert_eq!(fence(&site, soon(Duration::from_secs(60))), (0, Vec::new()));
+    let next = site.run("-- sleep 1000");
+    assert_eq!(fence(&site, soon(Duration::from_secs(60))), (1, Vec::new()));
+    assert_eq!(fence(&site, None), (0, Vec::new()));
+    site.ctl("alice", &format!("stop {next}")).ok();
+    assert_eq!(site.cause(&next), "stopped");
+    site.check();
+}
+
+/// Renewals keep everybody alive, frozen or not, across restarts of the agent, and a fence that is taken away is gone.
+#[test]
+fn renewals_and_restarts() {
+    let site = Site::boot("renewed");
+    let long = site.run("-- sleep 1000");
+    let frozen = site.run("-- sleep 1000");
+    let span = Duration::from_secs(6);
+    let first = soon(span);
+    assert_eq!(fence(&site, first), (2, Vec::new()));
+    site.ctl("alice", &format!("freeze {frozen}")).ok();
+    for restart in [
+        "systemctl restart stratavore-agent",
+        "systemctl kill -s KILL stratavore-agent",
+    ] {
+        let old = site.main_pid("stratavore-agent");
+        site.root(restart).ok();
+        wait_until("the agent is another one", SOON, || {
+            ![0, old].contains(&site.main_pid("stratavore-agent"))
+        });
+        wait_for("the new agent knows who is armed", SOON, || {
+            match fence(&site, soon(span)) {
+                (2, unarmed) if unarmed.is_empty() => Ok(()),
+                other => Err(format!("{other:?}")),
+            }
+        });
+    }
+    wait_until("the first deadline is long past", SOON, || {
+        fence(&site, soon(span));
+        boottime::now() > first.unwrap() + 3_000_000
+    });
+    // An earlier one changes nothing.
+    fence(&site, Some(1));
+    site.wait_up();
+    site.wait_met();
+    site.ctl("alice", &format!("thaw {frozen}")).ok();
+    for id in [&long, &frozen] {
+        assert_eq!(site.show(id)["state"], "running");
+    }
+    let last = soon(span);
+    assert_eq!(fence(&site, last), (2, Vec::new()));
+    fence(&site, None);
+    wait_past(last);
+    // What was due has been looked at by now, and the next order shows it.
+    assert_eq!(fence(&site, soon(Duration::from_secs(60))), (2, Vec::new()));
+    fence(&site, None);
+    for id in [&long, &frozen] {
+        assert_eq!(site.show(id)["state"], "running");
+        site.ctl("alice", &format!("stop {id}")).ok();
+        assert_eq!(site.cause(id), "stopped");
+    }
+    site.check();
+}
+
+/// Programs of the first release know nothing of it: an agent says so, a shim is named, and none is launched.
+#[test]
+#[cfg(target_arch = "x86_64")] // what tests/frozen holds
+fn an_earlier_release_is_told_from_this_one() {
+    let project = crate::support::project();
+    let site = Site::with(Plan {
+        name: "unarmed",
+        payload: Some(project.join("target/test-payload-frozen")),
+        bind: Some((project.join("target/test-payload"), "/srv/this")),
+        ..Plan::default()
+    });
+    let refused = order(&site, Order::Fence { deadline: Some(1) });
+    assert!(refused.is_err_and(|r| r.message.contains("does not know that order")));
+    let old = site.run("-- sleep 1000");
+    let install = |file: &str| {
+        let file = format!("/usr/libexec/stratavore/{file}");
+        site.root(&format!(
+            "cp /srv/this{file} {file}.new && mv {file}.new {file}"
+        ))
+        .ok();
+    };
+    install("stratavore-agent");
+    site.root("systemctl restart stratavore-agent").ok();
+    site.wait_up();
+    site.wait_met();
+    let span = Duration::from_secs(7);
+    let deadline = soon(span);
+    assert_eq!(fence(&site, deadline), (0, vec![old.clone()]));
+    let refused = site.ctl("alice", "run p -- true");
+    assert!(
+        !refused.success() && refused.err().contains("is of an earlier release"),
+        "{refused}"
+    );
+    install("stratavore-shim");
+    let new = site.run("-- sleep 1000");
+    assert_eq!(fence(&site, deadline), (1, vec![old.clone()]));
+    site.ctl("alice", &format!("freeze {old}")).ok();
+    site.root("systemctl restart stratavore-agent").ok();
+    site.wait_up();
+    assert_eq!(fence(&site, deadline), (1, vec![old.clone()]));
+    // The first release's daemon reads what it can of the ending.
+    assert_eq!(site.cause(&new), "stopped");
+    wait_past(deadline);
+    assert_eq!(site.show(&old)["state"], "frozen");
+    fence(&site, None);
+    site.wait_met();
+    site.ctl("alice", &format!("stop {old}")).ok();
+    assert_eq!(site.cause(&old), "stopped");
+    site.check();
+}
