@@ -111,7 +111,7 @@ impl Agent {
             let each = self.all_runners().into_iter().filter_map(|runner| {
                 // A launch under way sees to it itself, as its last step.
                 let counts = *runner.phase.borrow() != Phase::Preparing;
-                counts.then(|| async move { (self.arm(&runner, until).await, runner) })
+                counts.then_some(async move { (self.arm(&runner, until).await, runner) })
             });
             for (yes, runner) in futures_util::future::join_all(each).await {
                 match (yes, runner.phase.borrow().is_over()) {
