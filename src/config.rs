@@ -21,6 +21,8 @@ pub use keys::{KEYS, Key};
 pub use reload::{Change, compare};
 pub use store::{PostgresHost, PostgresUrl, SslMode, StoreUrl};
 
+use crate::domain::Error;
+use crate::domain::fence::Fence;
 use crate::domain::limits::Limits;
 use crate::domain::nearest::nearest;
 use crate::domain::units::show_span;
@@ -174,6 +176,17 @@ impl Config {
         Ok(config)
     }
 
+    /// The self-fence, if runners are to stop by themselves; an error if they could not in time.
+    pub fn fence(&self) -> Result<Option<Fence>, Error> {
+        let usec = |span: Duration| u64::try_from(span.as_micros()).unwrap_or(u64::MAX);
+        let fleet = &self.fleet;
+        let fence = fleet.stop_on_disconnect_after.map(|after| {
+            let (lost, ttl) = (usec(fleet.lost_after), usec(fleet.lease_ttl));
+            Fence::new(usec(after), lost, ttl, self.limits.stop_timeout_usec())
+        });
+        fence.transpose()
+    }
+
     /// Refuses values that are right by themselves and wrong together. The error is said of the
     /// place where one of them was given last.
     fn check(&self, file: &Path) -> Result<(), ConfigError> {
@@ -195,7 +208,11 @@ impl Config {
             );
             (["fleet.lost_after", "fleet.lease_ttl"], message)
         } else {
-            return Ok(());
+            let Err(refused) = self.fence() else {
+                return Ok(());
+            };
+            let keys = ["fleet.stop_on_disconnect_after", "fleet.lost_after"];
+            (keys, refused.message)
         };
         let origin = keys.iter().find_map(|key| self.origins.get(*key));
         let place = origin.and_then(|origin| origin.rsplit_once(':'));
@@ -449,6 +466,14 @@ mod tests {
             (
                 "[fleet]\nlost_after = '1min'",
                 "f.toml:2: fleet.lost_after = 1min is not longer",
+            ),
+            (
+                "[fleet]\nstop_on_disconnect_after = '59s'",
+                "f.toml:2: fleet.stop_on_disconnect_after = 59s is shorter than fleet.lease_ttl = 1min",
+            ),
+            (
+                "[fleet]\nstop_on_disconnect_after = '9min'\n[limits]\nstop_timeout = '1min'",
+                "f.toml:2: fleet.stop_on_disconnect_after = 9min leaves too little time before fleet.lost_after = 10min: stop-timeout = 1min",
             ),
             ("[store\n", "f.toml:1"),
             ("[metrics]\nlisten = '9791'", "f.toml:2: metrics.listen"),

@@ -13,8 +13,8 @@ use super::{Error, ErrorKind};
 
 /// What a stop may take beyond its stop timeout: a shim must wake, and a killed tree go away.
 pub const SLACK: u64 = 5_000_000;
-/// The longest [`Fence`]: a week.
-pub const MOST: u64 = 7 * 86_400_000_000;
+/// The farthest deadline: 30 days.
+pub const MOST: u64 = 30 * 86_400_000_000;
 
 /// The self-fence of a host, as configured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -139,8 +139,8 @@ mod tests {
                 ["_after = 30s", "lease_ttl = 1min"],
             ),
             (
-                new(60, 700_000, 60, 10).unwrap_err(),
-                ["_after = 1min", "the most is 1w"],
+                new(60, 2_700_000, 60, 10).unwrap_err(),
+                ["_after = 1min", "the most is 4w 2d"],
             ),
         ] {
             assert!(
