@@ -102,10 +102,10 @@ impl Fence {
         before.saturating_add(self.stop_after)
     }
 
-    /// When the slots of a host are free whose lease was renewed last at this time and that does
-    /// not come again, if all its shims were armed: both on the store's clock.
-    pub fn free_at(&self, renewed: u64) -> u64 {
-        renewed.saturating_add(self.lost_after)
+    /// How long after the last renewal of its lease every runner of this host is gone, on the
+    /// store's clock, if all shims were armed: for [`super::host::Host::fenced_after`].
+    pub fn fenced_after(&self) -> u64 {
+        self.lost_after
     }
 }
 
@@ -201,8 +201,8 @@ mod tests {
             let mut free = u64::MAX;
             for (n, at) in leases.iter().enumerate() {
                 let next = leases.get(n + 1).copied().unwrap_or(u64::MAX / 4);
-                if store(next) >= fence.free_at(store(*at)) {
-                    free = fence.free_at(store(*at));
+                if store(next) >= store(*at) + fence.fenced_after() {
+                    free = store(*at) + fence.fenced_after();
                     break;
                 }
             }

@@ -234,6 +234,6 @@ mod tests {
     #[test]
     fn each_cause_has_its_kind() {
         let kinds: BTreeSet<_> = Cause::ALL.map(|c| Kind::ended(c).name).into();
-        assert_eq!(kinds.len(), 8, "{kinds:?}");
+        assert_eq!(kinds.len(), 9, "{kinds:?}");
     }
 }
