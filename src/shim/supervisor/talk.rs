@@ -29,7 +29,15 @@ impl Supervisor {
                 }
             }
             Heard::Request(request, fds) => {
-                if !self.obey(id, request, fds) {
+                // Descriptors that nobody asked for are closed.
+                let file = match request {
+                    ShimRequest::Fence => fds.into_iter().next(),
+                    _ => {
+                        drop(fds);
+                        None
+                    }
+                };
+                if !self.obey(id, request, file) {
                     self.peers.drop_peer(id);
                     if id == GATE && self.life.gated() {
                         self.take(Input::GateClosed);
@@ -39,8 +47,8 @@ impl Supervisor {
         }
     }
 
-    /// `false`: this is not for this place or time. Descriptors that nobody asked for are closed.
-    fn obey(&mut self, id: u64, request: ShimRequest, fds: Vec<OwnedFd>) -> bool {
+    /// `false`: this is not for this place or time.
+    fn obey(&mut self, id: u64, request: ShimRequest, file: Option<OwnedFd>) -> bool {
         match request {
             ShimRequest::Order => return false,
             ShimRequest::Go => {
@@ -77,7 +85,7 @@ impl Supervisor {
                 self.peers.send(id, &state);
             }
             ShimRequest::Fence => {
-                let Some(file) = fds.into_iter().next() else {
+                let Some(file) = file else {
                     return false;
                 };
                 if self.fence.arm(file).is_err() {
