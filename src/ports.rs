@@ -183,7 +183,7 @@ pub struct Pruned {
 /// Rows and events. Every method that changes something does it in one transaction with its
 /// events; none may be cancelled half-way by dropping its future.
 #[async_trait]
-pub trait Store: Orders + Policies + Send + Sync + std::fmt::Debug {
+pub trait Store: Orders + Policies + Hosts + Send + Sync + std::fmt::Debug {
     /// T1: decides ([`crate::domain::admission::decide`]) and writes. Concurrent calls may share
     /// a transaction.
     async fn admit(&self, new: NewRunner) -> Result<Admitted, StoreError>;

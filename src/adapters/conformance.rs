@@ -4,6 +4,7 @@
 
 pub(crate) mod admission;
 pub(crate) mod holds;
+pub(crate) mod hosts;
 pub(crate) mod life;
 pub(crate) mod listing;
 pub(crate) mod model;
@@ -29,6 +30,8 @@ macro_rules! suite {
                 unknown_runner, racing_endings, dropped_callers, pruning, check_and_close];
             holds: [set_list_release, one_for_each_scope, they_end_by_themselves, there_are_only_so_many, who_froze_it_is_kept];
             orders: [orders_are_taken_once_and_answered, an_order_nobody_takes_is_withdrawn];
+            hosts: [joining_and_coming_back, a_cloned_machine_id, leases, an_epoch_that_is_over, who_is_away_and_who_is_lost,
+                forgetting, many_are_given_back, cordons, the_whole_fleet, the_only_host];
             listing: [filters, pages, prefixes_are_not_patterns, events_by_filter, live_of_a_host];
         );
     };

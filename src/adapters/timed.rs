@@ -4,14 +4,15 @@ use crate::domain::admission::Gate;
 use crate::domain::budget::{Budget, BudgetState, Scope, Tokens};
 use crate::domain::event::{Actor, Event};
 use crate::domain::hold::{Hold, HoldScope};
+use crate::domain::host::{Cordon, Host, Registration};
 use crate::domain::order::{Order, Outcome};
 use crate::domain::period::Period;
 use crate::domain::project::{ProjectChange, ProjectSettings};
 use crate::domain::runner::{Change, Runner};
 use crate::domain::{Project, ProjectName, RunnerId, Timestamp};
 use crate::ports::{
-    Admitted, Applied, EventFilter, NewRunner, Orders, Policies, Policy, Pruned, Pulse, Reported,
-    RunnerFilter, Store, StoreError,
+    Admitted, Applied, Beat, EventFilter, FleetState, Hosts, NewRunner, Orders, Policies, Policy,
+    Pruned, Pulse, Reported, RunnerFilter, Store, StoreError, Writer,
 };
 use async_trait::async_trait;
 use prometheus::{Histogram, HistogramOpts, HistogramVec};
@@ -31,7 +32,8 @@ macro_rules! operations {
     };
 }
 operations!(admit gates apply runner runners live create_project set_project remove_project project projects events prune check
-    set_budget remove_budget budgets report set_hold release_hold holds end_holds pulse policy);
+    set_budget remove_budget budgets report set_hold release_hold holds end_holds pulse policy
+    fleet set_fleet_max join renew hosts cordon forget tidy);
 
 /// The store, and how long it takes.
 pub struct TimedStore {
@@ -250,5 +252,52 @@ impl Orders for TimedStore {
 
     async fn outcome(&self, order: &str) -> Result<Option<Outcome>, StoreError> {
         self.inner.outcome(order).await
+    }
+}
+
+#[async_trait]
+impl Hosts for TimedStore {
+    async fn fleet(&self) -> Result<FleetState, StoreError> {
+        let _timer = self.times.fleet.start_timer();
+        self.inner.fleet().await
+    }
+
+    async fn set_fleet_max(&self, max: Option<u32>) -> Result<(), StoreError> {
+        let _timer = self.times.set_fleet_max.start_timer();
+        self.inner.set_fleet_max(max).await
+    }
+
+    async fn join(
+        &self,
+        new: Registration,
+        beat: Beat,
+    ) -> Result<(Writer, Vec<Event>), StoreError> {
+        let _timer = self.times.join.start_timer();
+        self.inner.join(new, beat).await
+    }
+
+    async fn renew(&self, writer: &Writer, beat: Beat) -> Result<Vec<Event>, StoreError> {
+        let _timer = self.times.renew.start_timer();
+        self.inner.renew(writer, beat).await
+    }
+
+    async fn hosts(&self) -> Result<(Timestamp, Vec<Host>), StoreError> {
+        let _timer = self.times.hosts.start_timer();
+        self.inner.hosts().await
+    }
+
+    async fn cordon(&self, host: &str, cordon: Option<Cordon>) -> Result<(), StoreError> {
+        let _timer = self.times.cordon.start_timer();
+        self.inner.cordon(host, cordon).await
+    }
+
+    async fn forget(&self, host: &str, actor: Actor) -> Result<Vec<Event>, StoreError> {
+        let _timer = self.times.forget.start_timer();
+        self.inner.forget(host, actor).await
+    }
+
+    async fn tidy(&self, lost_after: u64) -> Result<Vec<Event>, StoreError> {
+        let _timer = self.times.tidy.start_timer();
+        self.inner.tidy(lost_after).await
     }
 }

@@ -46,7 +46,7 @@ pub struct Reported {
 /// A host's sign of life.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Beat {
-    /// How long the lease holds from now on, µs.
+    /// How long the lease holds from now on, µs; `u64::MAX` = for ever: the store is this host's alone.
     pub ttl: u64,
     /// How long after this renewal all its runners have stopped by themselves, µs; `None` = never.
     pub fenced_after: Option<u64>,
@@ -141,37 +141,24 @@ pub trait Hosts {
     /// How the fleet as a whole stands.
     async fn fleet(&self) -> Result<FleetState, StoreError>;
     /// Sets or lifts the cap of the whole fleet.
-    async fn set_fleet_max(&self, max: Option<u32>, actor: Actor) -> Result<(), StoreError>;
-    /// Registers this host: a new epoch, and its lease. `Conflict` if two machines have the same
-    /// machine-id.
-    async fn join(
-        &self,
-        new: Registration,
-        beat: Beat,
-        at: Timestamp,
-    ) -> Result<(Writer, Vec<Event>), StoreError>;
+    async fn set_fleet_max(&self, max: Option<u32>) -> Result<(), StoreError>;
+    /// Registers this host: a new epoch, which everything carries that is written from now on, and
+    /// its lease. `Conflict` if two machines have the same machine-id.
+    async fn join(&self, new: Registration, beat: Beat)
+    -> Result<(Writer, Vec<Event>), StoreError>;
     /// Renews the lease. [`StoreError::Fenced`] if the epoch is over.
-    async fn renew(&self, writer: &Writer, beat: Beat) -> Result<(), StoreError>;
+    async fn renew(&self, writer: &Writer, beat: Beat) -> Result<Vec<Event>, StoreError>;
     /// All hosts, by name, and the store's clock.
     async fn hosts(&self) -> Result<(Timestamp, Vec<Host>), StoreError>;
-    /// Cordons a host, or (`None`) takes new runners again. The host as it was told.
-    async fn cordon(
-        &self,
-        host: &str,
-        cordon: Option<Cordon>,
-        actor: Actor,
-    ) -> Result<(), StoreError>;
+    /// Cordons a host, or (`None`) lets it take new runners again. `NoSuchHost` if there is none.
+    async fn cordon(&self, host: &str, cordon: Option<Cordon>) -> Result<(), StoreError>;
     /// An operator's word that nothing of this host runs any more: its runners end `host-lost`, what
-    /// it held is given back, its epoch is over.
-    async fn forget(
-        &self,
-        host: &str,
-        actor: Actor,
-        at: Timestamp,
-    ) -> Result<Vec<Event>, StoreError>;
-    /// Writes down who has become unreachable, gives back what lost hosts held
-    /// ([`Host::is_lost`]), and ends holds whose time has come. Any host may do it.
-    async fn tidy(&self, lost_after: u64, at: Timestamp) -> Result<Vec<Event>, StoreError>;
+    /// it held is given back, its epoch is over. `Conflict` while its lease holds.
+    async fn forget(&self, host: &str, actor: Actor) -> Result<Vec<Event>, StoreError>;
+    /// Writes down who has become unreachable, and gives back what lost hosts held
+    /// ([`Host::is_lost`], `lost_after` in µs). Any host may do it, at any time; seldom is there
+    /// anything to do, and then it only reads.
+    async fn tidy(&self, lost_after: u64) -> Result<Vec<Event>, StoreError>;
 }
 
 /// Small requests from one host to another.

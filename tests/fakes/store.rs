@@ -12,14 +12,15 @@ use stratavore::domain::admission::Gate;
 use stratavore::domain::budget::{Budget, BudgetState, Scope, Tokens};
 use stratavore::domain::event::{Actor, Event};
 use stratavore::domain::hold::{Hold, HoldScope};
+use stratavore::domain::host::{Cordon, Host, Registration};
 use stratavore::domain::order::{Order, Outcome};
 use stratavore::domain::period::Period;
 use stratavore::domain::project::{ProjectChange, ProjectSettings};
 use stratavore::domain::runner::{Change, Placement, Step};
 use stratavore::domain::{Project, ProjectName, Runner, RunnerId, Timestamp};
 use stratavore::ports::{
-    Admitted, Applied, EventFilter, NewRunner, Orders, Policies, Policy, Pruned, Pulse, Reported,
-    RunnerFilter, Store, StoreError,
+    Admitted, Applied, Beat, EventFilter, FleetState, Hosts, NewRunner, Orders, Policies, Policy,
+    Pruned, Pulse, Reported, RunnerFilter, Store, StoreError, Writer,
 };
 use tokio::runtime::Runtime;
 
@@ -283,5 +284,45 @@ impl Orders for FakeStore {
 
     async fn outcome(&self, order: &str) -> Result<Option<Outcome>, StoreError> {
         inside!(self, order => s.outcome(&order))
+    }
+}
+
+#[async_trait::async_trait]
+impl Hosts for FakeStore {
+    async fn fleet(&self) -> Result<FleetState, StoreError> {
+        inside!(self, => s.fleet())
+    }
+
+    async fn set_fleet_max(&self, max: Option<u32>) -> Result<(), StoreError> {
+        inside!(self, => s.set_fleet_max(max))
+    }
+
+    async fn join(
+        &self,
+        new: Registration,
+        beat: Beat,
+    ) -> Result<(Writer, Vec<Event>), StoreError> {
+        inside!(self, => s.join(new, beat))
+    }
+
+    async fn renew(&self, writer: &Writer, beat: Beat) -> Result<Vec<Event>, StoreError> {
+        let writer = writer.clone();
+        inside!(self, => s.renew(&writer, beat))
+    }
+
+    async fn hosts(&self) -> Result<(Timestamp, Vec<Host>), StoreError> {
+        inside!(self, => s.hosts())
+    }
+
+    async fn cordon(&self, host: &str, cordon: Option<Cordon>) -> Result<(), StoreError> {
+        inside!(self, host => s.cordon(&host, cordon))
+    }
+
+    async fn forget(&self, host: &str, actor: Actor) -> Result<Vec<Event>, StoreError> {
+        inside!(self, host => s.forget(&host, actor))
+    }
+
+    async fn tidy(&self, lost_after: u64) -> Result<Vec<Event>, StoreError> {
+        inside!(self, => s.tidy(lost_after))
     }
 }

@@ -135,11 +135,7 @@ async fn migrate(base: &Postgres, link: &mut Link) -> Result<(), StoreError> {
 }
 
 fn broken(fail: Fail) -> sqlx::Error {
-    match fail {
-        Fail::Sql(error) => error,
-        Fail::Broken(what) => sqlx::Error::Protocol(what),
-        Fail::Refused(error) => sqlx::Error::Protocol(error.message),
-    }
+    fail.fault()
 }
 
 /// On a connection that is going to write: positions of events never go backwards, not even where a

@@ -12,6 +12,8 @@ pub(in crate::adapters) enum Fail {
     Broken(String),
     /// The database did not do it.
     Sql(sqlx::Error),
+    /// This host's epoch is over.
+    Fenced,
 }
 
 impl From<Error> for Fail {
@@ -32,12 +34,23 @@ impl From<sqlx::Error> for Fail {
 }
 
 impl Fail {
+    /// As a fault of the whole transaction.
+    pub(in crate::adapters) fn fault(self) -> sqlx::Error {
+        match self {
+            Self::Sql(error) => error,
+            Self::Broken(what) => sqlx::Error::Protocol(what),
+            Self::Refused(error) => sqlx::Error::Protocol(error.message),
+            Self::Fenced => sqlx::Error::Protocol(StoreError::Fenced.to_string()),
+        }
+    }
+
     /// As the port tells it.
     pub(in crate::adapters) fn told(self, base: &dyn Base) -> StoreError {
         match self {
             Self::Refused(error) => StoreError::Refused(error),
             Self::Broken(what) => StoreError::Unavailable(format!("{}: {what}", base.place())),
             Self::Sql(error) => base.told(&error),
+            Self::Fenced => StoreError::Fenced,
         }
     }
 }

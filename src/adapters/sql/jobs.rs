@@ -6,9 +6,9 @@ use super::link::Link;
 use super::locks::Locks;
 use super::prune::Sweep;
 use super::writer::{release, savepoint, undo};
-use super::{Base, Work, admit, apply};
+use super::{Base, Work, admit, apply, hosts};
 use crate::domain::runner::Change;
-use crate::ports::{Admitted, Applied, NewRunner, StoreError};
+use crate::ports::{self, Admitted, Applied, NewRunner, StoreError};
 use async_trait::async_trait;
 use tokio::sync::oneshot;
 
@@ -67,6 +67,8 @@ impl<Q, T> Ask<Q, T> {
 #[async_trait]
 pub(super) trait Task: std::fmt::Debug + Send {
     fn locks(&self, locks: &mut Locks);
+    fn of_any_epoch(&self) -> bool;
+    fn refuse(&mut self, error: StoreError);
     /// Tries it inside the transaction. A refusal leaves nothing behind; an error ends the transaction.
     async fn attempt(&mut self, on: &mut Link, base: &dyn Base) -> Result<(), sqlx::Error>;
     fn send(self: Box<Self>, lost: Option<&StoreError>);
@@ -76,6 +78,14 @@ pub(super) trait Task: std::fmt::Debug + Send {
 impl<W: Work> Task for Ask<W, W::Done> {
     fn locks(&self, locks: &mut Locks) {
         self.what.locks(locks);
+    }
+
+    fn of_any_epoch(&self) -> bool {
+        self.what.of_any_epoch()
+    }
+
+    fn refuse(&mut self, error: StoreError) {
+        self.answer = Some(Err(error));
     }
 
     async fn attempt(&mut self, on: &mut Link, base: &dyn Base) -> Result<(), sqlx::Error> {
@@ -103,6 +113,24 @@ impl Job {
             }
             Self::Apply(ask) => locks.runner(ask.what.id),
             Self::Work(task) => task.locks(locks),
+            Self::Prune(_) | Self::Close(_) => {}
+        }
+    }
+
+    /// Whether it is done for a host whose epoch is over, too.
+    fn of_any_epoch(&self) -> bool {
+        match self {
+            Self::Work(task) => task.of_any_epoch(),
+            Self::Admit(_) | Self::Apply(_) | Self::Prune(_) | Self::Close(_) => false,
+        }
+    }
+
+    /// Answers later, without having been tried.
+    fn refuse(&mut self, error: StoreError) {
+        match self {
+            Self::Admit(ask) => ask.answer = Some(Err(error)),
+            Self::Apply(ask) => ask.answer = Some(Err(error)),
+            Self::Work(task) => task.refuse(error),
             Self::Prune(_) | Self::Close(_) => {}
         }
     }
@@ -137,12 +165,18 @@ impl Job {
 pub(super) async fn attempt(
     on: &mut Link,
     base: &dyn Base,
+    writer: Option<&ports::Writer>,
     denials: &mut Denials,
     jobs: &mut [Job],
 ) -> Result<(), sqlx::Error> {
+    let fenced = match writer {
+        Some(writer) => !hosts::is_current(on, writer).await.map_err(Fail::fault)?,
+        None => false,
+    };
     let (mut changes, mut launches) = (Vec::new(), Vec::new());
     for job in jobs {
         match job {
+            job if fenced && !job.of_any_epoch() => job.refuse(StoreError::Fenced),
             Job::Admit(ask) => launches.push(ask),
             Job::Apply(ask) => changes.push(ask),
             Job::Work(task) => task.attempt(on, base).await?,
@@ -173,9 +207,7 @@ fn keep_all<Q, T>(
             .into_iter()
             .zip(done)
             .try_for_each(|(ask, result)| ask.keep(base, result)),
-        Err(Fail::Sql(error)) => Err(error),
         // Some of them may be written already.
-        Err(Fail::Broken(what)) => Err(sqlx::Error::Protocol(what)),
-        Err(Fail::Refused(error)) => Err(sqlx::Error::Protocol(error.message)),
+        Err(fail) => Err(fail.fault()),
     }
 }

@@ -27,7 +27,9 @@ mod clock;
 pub(in crate::adapters) mod copy;
 mod denials;
 pub(in crate::adapters) mod fail;
+mod fleet;
 mod holds;
+mod hosts;
 mod jobs;
 pub(in crate::adapters) mod link;
 pub(in crate::adapters) mod locks;
@@ -59,7 +61,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
-use writer::Writer;
+use writer::{Identity, Writer};
 
 /// How many requests may wait for the writer before callers wait to hand theirs in.
 const WAITING_MAX: usize = 1_024;
@@ -145,6 +147,10 @@ pub(in crate::adapters) trait Work: std::fmt::Debug + Send + 'static {
     type Done: std::fmt::Debug + Send + 'static;
     /// What it reads and changes that other hosts may change too. Nothing is locked otherwise.
     fn locks(&self, _locks: &mut Locks) {}
+    /// Whether it is done although the epoch of this store's host is over.
+    fn of_any_epoch(&self) -> bool {
+        false
+    }
     /// Does it, inside the writer's transaction.
     async fn run(&mut self, on: &mut Link) -> Result<Self::Done, Fail>;
 }
@@ -155,6 +161,7 @@ pub struct SqlStore<B> {
     pub(in crate::adapters) base: Arc<B>,
     pub(in crate::adapters) readers: Arc<Readers>,
     jobs: mpsc::Sender<Job>,
+    identity: Identity,
     /// Before this position are the events this store has written; 0 = it does not matter.
     written: Arc<AtomicU64>,
 }
@@ -166,13 +173,20 @@ impl<B: Base> SqlStore<B> {
         let base = Arc::new(base);
         let readers = Arc::new(Readers::new(base.clone(), max_readers));
         let (jobs, waiting) = mpsc::channel(WAITING_MAX);
-        let written = Arc::default();
-        let writer = Writer::new(base.clone(), link, readers.clone(), Arc::clone(&written));
+        let (identity, written) = (Identity::default(), Arc::default());
+        let writer = Writer::new(
+            base.clone(),
+            link,
+            readers.clone(),
+            Arc::clone(&identity),
+            Arc::clone(&written),
+        );
         tokio::spawn(writer.run(waiting));
         Self {
             base,
             readers,
             jobs,
+            identity,
             written,
         }
     }

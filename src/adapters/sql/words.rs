@@ -33,6 +33,13 @@ fn unknown_project(name: &ProjectName, names: &[String]) -> Error {
     )
 }
 
+pub(super) fn no_such_host(host: &str) -> Error {
+    Error::new(
+        ErrorKind::NoSuchHost,
+        format!("No host {host} has ever joined. See which there are: stratavorectl host list"),
+    )
+}
+
 pub(super) fn project_exists(name: &ProjectName) -> Error {
     Error::new(
         ErrorKind::AlreadyExists,

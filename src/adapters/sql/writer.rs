@@ -26,15 +26,18 @@ use crate::domain::event::Actor;
 use crate::domain::exit::{Cause, Exit, Usage};
 use crate::domain::kinds;
 use crate::domain::runner::{Change, Step};
-use crate::ports::{Pruned, StoreError};
+use crate::ports::{self, Pruned, StoreError};
 use async_trait::async_trait;
 use std::collections::VecDeque;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
 use tokio::sync::mpsc;
 
 /// The most requests in one transaction.
 const BATCH_MAX: usize = 256;
+
+/// Which host writes, in which epoch; nobody knows before it has joined.
+pub(super) type Identity = Arc<RwLock<Option<ports::Writer>>>;
 
 /// A transaction of which nobody knows whether it was committed.
 #[derive(Debug)]
@@ -48,6 +51,7 @@ pub(super) struct Writer {
     base: Arc<dyn Base>,
     link: Option<Link>,
     readers: Arc<Readers>,
+    identity: Identity,
     denials: Denials,
     sweeps: VecDeque<Sweep>,
     closing: Vec<Reply<()>>,
@@ -65,12 +69,14 @@ impl Writer {
         base: Arc<dyn Base>,
         link: Link,
         readers: Arc<Readers>,
+        identity: Identity,
         written: Arc<AtomicU64>,
     ) -> Self {
         Self {
             base,
             link: Some(link),
             readers,
+            identity,
             denials: Denials::default(),
             sweeps: VecDeque::new(),
             closing: Vec::new(),
@@ -183,7 +189,18 @@ impl Writer {
         jobs.iter().for_each(|job| job.locks(&mut locks));
         let mut link = self.begin(&locks).await?;
         let limit = self.base.limit();
-        let work = jobs::attempt(&mut link, &*self.base, &mut self.denials, jobs);
+        let identity = self
+            .identity
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
+        let work = jobs::attempt(
+            &mut link,
+            &*self.base,
+            identity.as_ref(),
+            &mut self.denials,
+            jobs,
+        );
         if let Err(error) = within(limit, work).await {
             self.give_up(link, &error).await;
             return Err(error);
@@ -385,11 +402,7 @@ impl Writer {
 
 /// A fault of the whole transaction, whatever it was.
 fn sql(fail: Fail) -> sqlx::Error {
-    match fail {
-        Fail::Sql(error) => error,
-        Fail::Broken(what) => sqlx::Error::Protocol(what),
-        Fail::Refused(error) => sqlx::Error::Protocol(error.message),
-    }
+    fail.fault()
 }
 
 fn unstarted() -> Exit {

@@ -1,0 +1,95 @@
+//! The hosts of the port: each method hands its request to the writer or asks a reader.
+
+use super::{Base, SqlStore, hosts};
+use crate::domain::Timestamp;
+use crate::domain::event::{Actor, Event};
+use crate::domain::host::{Cordon, Host, Registration};
+use crate::ports::{Beat, FleetState, Hosts, StoreError, Writer};
+use async_trait::async_trait;
+use std::sync::PoisonError;
+
+/// Ends what a host that was given up held, a part after the other. Who is cut off here leaves the
+/// rest to the next [`Hosts::tidy`] of anybody.
+async fn give_back<B: Base>(
+    store: &SqlStore<B>,
+    host: String,
+    actor: Actor,
+) -> Result<Vec<Event>, StoreError> {
+    let mut events = Vec::new();
+    loop {
+        let work = hosts::GiveBack {
+            host: host.clone(),
+            actor: actor.clone(),
+        };
+        let (ended, more) = store.write(work).await?;
+        events.extend(ended);
+        if !more {
+            return Ok(events);
+        }
+    }
+}
+
+#[async_trait]
+impl<B: Base> Hosts for SqlStore<B> {
+    async fn fleet(&self) -> Result<FleetState, StoreError> {
+        self.read(async |on| hosts::fleet(on).await).await
+    }
+
+    async fn set_fleet_max(&self, max: Option<u32>) -> Result<(), StoreError> {
+        self.write(hosts::SetFleetMax(max)).await
+    }
+
+    async fn join(
+        &self,
+        new: Registration,
+        beat: Beat,
+    ) -> Result<(Writer, Vec<Event>), StoreError> {
+        let (writer, events) = self.write(hosts::Join { new, beat }).await?;
+        let mut identity = self
+            .identity
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        *identity = Some(writer.clone());
+        drop(identity);
+        Ok((writer, events))
+    }
+
+    async fn renew(&self, writer: &Writer, beat: Beat) -> Result<Vec<Event>, StoreError> {
+        let writer = writer.clone();
+        self.write(hosts::Renew { writer, beat }).await
+    }
+
+    async fn hosts(&self) -> Result<(Timestamp, Vec<Host>), StoreError> {
+        self.read(async |on| hosts::all(on).await).await
+    }
+
+    async fn cordon(&self, host: &str, cordon: Option<Cordon>) -> Result<(), StoreError> {
+        let host = host.to_owned();
+        self.write(hosts::SetCordon { host, cordon }).await
+    }
+
+    async fn forget(&self, host: &str, actor: Actor) -> Result<Vec<Event>, StoreError> {
+        let host = host.to_owned();
+        let forget = hosts::Forget {
+            host: host.clone(),
+            actor: actor.clone(),
+        };
+        let mut events = self.write(forget).await?;
+        events.extend(give_back(self, host, actor).await?);
+        Ok(events)
+    }
+
+    async fn tidy(&self, lost_after: u64) -> Result<Vec<Event>, StoreError> {
+        if !self
+            .read(async |on| hosts::is_untidy(on, lost_after).await)
+            .await?
+        {
+            return Ok(Vec::new());
+        }
+        let (mut events, gone) = self.write(hosts::Tidy { lost_after }).await?;
+        for host in gone {
+            events.extend(give_back(self, host, Actor::host()).await?);
+        }
+        Ok(events)
+    }
+}
