@@ -183,17 +183,10 @@ pub struct Pruned {
 /// Rows and events. Every method that changes something does it in one transaction with its
 /// events; none may be cancelled half-way by dropping its future.
 #[async_trait]
-pub trait Store: Orders + Policies + Hosts + Send + Sync + std::fmt::Debug {
-    /// T1: decides ([`crate::domain::admission::decide`]) and writes. Concurrent calls may share
+pub trait Store: Hosts + Orders + Policies + Queue + Send + Sync + std::fmt::Debug {
+    /// T1: decides ([`crate::domain::admission::Ledger`]) and writes. Concurrent calls may share
     /// a transaction.
     async fn admit(&self, new: NewRunner) -> Result<Admitted, StoreError>;
-    /// The gates of a launch with their numbers; nothing is written.
-    async fn gates(
-        &self,
-        project: &ProjectName,
-        host: &str,
-        host_max: Option<u32>,
-    ) -> Result<Vec<Gate>, StoreError>;
     /// T2, T3 and every other step: [`Runner::apply`] on the row as it is now, row and event written.
     async fn apply(&self, change: Change) -> Result<Applied, StoreError>;
     /// One runner, ended ones included.

@@ -5,18 +5,23 @@
 pub(crate) mod admission;
 pub(crate) mod holds;
 pub(crate) mod hosts;
+pub(crate) mod ledger;
 pub(crate) mod life;
 pub(crate) mod listing;
 pub(crate) mod model;
 pub(crate) mod orders;
 pub(crate) mod projects;
+pub(crate) mod queue;
 
+use crate::domain::admission::Gate;
 use crate::domain::event::{Actor, Event};
 use crate::domain::exit::{Cause, Exit, Usage};
 use crate::domain::project::ProjectSettings;
 use crate::domain::runner::{Change, Placement, Step};
 use crate::domain::{ErrorKind, Limits, ProjectName, Runner, RunnerId, RunnerSpec, Timestamp};
-use crate::ports::{Admitted, Applied, EventFilter, NewRunner, RequestKey, Store, StoreError};
+use crate::ports::{
+    Admitted, Applied, EventFilter, NewRunner, RequestKey, RunnerFilter, Store, StoreError,
+};
 use std::collections::BTreeMap;
 
 /// Makes a test of each case; `$open` is an async function that gives a guard and an empty store.
@@ -32,6 +37,9 @@ macro_rules! suite {
             orders: [orders_are_taken_once_and_answered, an_order_nobody_takes_is_withdrawn];
             hosts: [joining_and_coming_back, a_cloned_machine_id, leases, an_epoch_that_is_over, who_is_away_and_who_is_lost,
                 forgetting, many_are_given_back, cordons, the_whole_fleet, the_only_host];
+            queue: [who_waits_is_neither_live_nor_lost, priority_then_age_fair_between_projects, there_is_only_so_much_room,
+                a_session_has_one_live_runner, every_gate_with_its_numbers, a_hold_stops_admission];
+            ledger: [a_storm_of_everything, budgets_hold_in_a_storm];
             listing: [filters, pages, prefixes_are_not_patterns, events_by_filter, live_of_a_host];
         );
     };
@@ -197,6 +205,16 @@ pub(crate) fn unavailable<T: std::fmt::Debug>(result: Result<T, StoreError>) -> 
 
 pub(crate) async fn live(store: &impl Store, project: &str) -> u32 {
     store.project(&name(project)).await.unwrap().unwrap().live
+}
+
+/// Every gate of a plain launch.
+pub(crate) async fn gates(
+    store: &impl Store,
+    project: &str,
+    host_max: Option<u32>,
+) -> Result<Vec<Gate>, StoreError> {
+    let spec = launch(0, project).spec;
+    store.explain(&spec, "h1", host_max, None).await
 }
 
 /// All events, page by page.

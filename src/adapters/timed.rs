@@ -9,10 +9,10 @@ use crate::domain::order::{Order, Outcome};
 use crate::domain::period::Period;
 use crate::domain::project::{ProjectChange, ProjectSettings};
 use crate::domain::runner::{Change, Runner};
-use crate::domain::{Project, ProjectName, RunnerId, Timestamp};
+use crate::domain::{Project, ProjectName, RunnerId, RunnerSpec, Timestamp};
 use crate::ports::{
     Admitted, Applied, Beat, EventFilter, FleetState, Hosts, NewRunner, Orders, Policies, Policy,
-    Pruned, Pulse, Reported, RunnerFilter, Store, StoreError, Writer,
+    Pruned, Pulse, Queue, Reported, RunnerFilter, Store, StoreError, Writer,
 };
 use async_trait::async_trait;
 use prometheus::{Histogram, HistogramOpts, HistogramVec};
@@ -31,9 +31,7 @@ macro_rules! operations {
         }
     };
 }
-operations!(admit gates apply runner runners live create_project set_project remove_project project projects events prune check
-    set_budget remove_budget budgets report set_hold release_hold holds end_holds pulse policy
-    fleet set_fleet_max join renew hosts cordon forget tidy);
+operations!(admit apply runner runners live create_project set_project remove_project project projects events prune check turns queued explain set_budget remove_budget budgets report set_hold release_hold holds end_holds pulse policy fleet set_fleet_max join renew hosts cordon forget tidy);
 
 /// The store, and how long it takes.
 pub struct TimedStore {
@@ -79,16 +77,6 @@ impl Store for TimedStore {
     async fn admit(&self, new: NewRunner) -> Result<Admitted, StoreError> {
         let _timer = self.times.admit.start_timer();
         self.inner.admit(new).await
-    }
-
-    async fn gates(
-        &self,
-        project: &ProjectName,
-        host: &str,
-        host_max: Option<u32>,
-    ) -> Result<Vec<Gate>, StoreError> {
-        let _timer = self.times.gates.start_timer();
-        self.inner.gates(project, host, host_max).await
     }
 
     async fn apply(&self, change: Change) -> Result<Applied, StoreError> {
@@ -299,5 +287,29 @@ impl Hosts for TimedStore {
     async fn tidy(&self, lost_after: u64) -> Result<Vec<Event>, StoreError> {
         let _timer = self.times.tidy.start_timer();
         self.inner.tidy(lost_after).await
+    }
+}
+
+#[async_trait]
+impl Queue for TimedStore {
+    async fn turns(&self, host: &str, host_max: Option<u32>) -> Result<Vec<Admitted>, StoreError> {
+        let _timer = self.times.turns.start_timer();
+        self.inner.turns(host, host_max).await
+    }
+
+    async fn queued(&self, host: &str) -> Result<Vec<Runner>, StoreError> {
+        let _timer = self.times.queued.start_timer();
+        self.inner.queued(host).await
+    }
+
+    async fn explain(
+        &self,
+        spec: &RunnerSpec,
+        host: &str,
+        host_max: Option<u32>,
+        waiting: Option<RunnerId>,
+    ) -> Result<Vec<Gate>, StoreError> {
+        let _timer = self.times.explain.start_timer();
+        self.inner.explain(spec, host, host_max, waiting).await
     }
 }

@@ -154,8 +154,10 @@ pub(super) fn gate(gate: &Gate) -> Dict {
     put(&mut dict, "subject", gate.subject.clone());
     maybe(&mut dict, "limit", gate.limit);
     put(&mut dict, "used", gate.used);
+    put(&mut dict, "reserved", gate.reserved);
     put(&mut dict, "requested", gate.requested);
     put(&mut dict, "open", gate.open());
+    put(&mut dict, "note", gate.note.clone());
     maybe(&mut dict, "message", gate.refusal().map(|e| e.message));
     dict
 }

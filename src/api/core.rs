@@ -10,9 +10,10 @@ use super::tree::Garden;
 use super::users::Users;
 use super::values::{Options, User};
 use super::{Bus, Identity};
+use crate::domain::admission::Gate;
 use crate::domain::event::Actor;
 use crate::domain::kinds;
-use crate::domain::{Limits, ProjectName, Runner, RunnerId, RunnerSpec, Usage, signal, spec};
+use crate::domain::{Limits, ProjectName, Runner, RunnerId, Usage, signal, spec};
 use crate::engine::{Engine, LaunchRequest};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -236,6 +237,19 @@ impl Core {
         }
     }
 
+    /// Every gate of such a launch by this caller.
+    pub(super) async fn explain(
+        &self,
+        call: &Call<'_>,
+        project: &str,
+        command: Vec<String>,
+        options: &Options,
+    ) -> Result<Vec<Gate>> {
+        let (project, options) = parse(project, &command, options)?;
+        let spec = options.spec(project, command, call.uid, String::new());
+        Ok(self.0.engine.explain(&spec).await?)
+    }
+
     pub(super) async fn launch(
         &self,
         call: Call<'_>,
@@ -244,21 +258,8 @@ impl Core {
         options: &Options,
     ) -> Result<RunnerId> {
         let (project, options) = parse(project, &command, options)?;
-        let (uid, user) = self.owner(&call, &project, options.user).await?;
-        let spec = RunnerSpec {
-            project,
-            command,
-            name: options.name,
-            uid,
-            user,
-            working_directory: options.working_directory,
-            labels: options.labels,
-            limits: options.limits,
-            log_file_max: options.log_file_max,
-            priority: 0,
-            tokens: None,
-            session: None,
-        };
+        let (uid, user) = self.owner(&call, &project, options.user.clone()).await?;
+        let spec = options.spec(project, command, uid, user);
         let request = LaunchRequest {
             spec,
             setenv: options.setenv,

@@ -62,7 +62,7 @@ impl Manager {
     }
 
     /// Tells for every gate of such a launch how it stands, with its numbers: name, subject,
-    /// limit, used, requested, open, message. Nothing is launched.
+    /// limit, used, reserved, requested, open, note, message. Nothing is launched.
     #[zbus(out_args("admitted", "gates"))]
     async fn explain(
         &self,
@@ -71,9 +71,8 @@ impl Manager {
         command: Vec<String>,
         options: Options,
     ) -> Result<(bool, Vec<Dict>)> {
-        let _call = self.0.enter(&header).await?;
-        let (project, _) = super::core::parse(project, &command, &options)?;
-        let gates = self.0.engine().explain(&project).await?;
+        let call = self.0.enter(&header).await?;
+        let gates = self.0.explain(&call, project, command, &options).await?;
         let admitted = gates.iter().all(|g| g.open());
         Ok((admitted, gates.iter().map(super::convert::gate).collect()))
     }

@@ -11,7 +11,7 @@ use crate::domain::name::{self, shown};
 use crate::domain::project::{DESCRIPTION_MAX, MAX_RUNNERS_MAX, ProjectChange};
 use crate::domain::spec::{self, Setenv};
 use crate::domain::units::{self, INFINITY};
-use crate::domain::{Error, Limits, RunnerId, State};
+use crate::domain::{Error, Limits, ProjectName, RunnerId, RunnerSpec, State};
 use crate::ports::{EventFilter, RunnerFilter, Streams};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -82,6 +82,32 @@ pub struct Launch {
     pub log_file_max: Option<u64>,
     /// `stdin`, `stdout`, `stderr`.
     pub streams: Streams,
+}
+
+impl Launch {
+    /// What is asked for, for this user.
+    pub(super) fn spec(
+        &self,
+        project: ProjectName,
+        command: Vec<String>,
+        uid: u32,
+        user: String,
+    ) -> RunnerSpec {
+        RunnerSpec {
+            project,
+            command,
+            name: self.name.clone(),
+            uid,
+            user,
+            working_directory: self.working_directory.clone(),
+            labels: self.labels.clone(),
+            limits: self.limits.clone(),
+            log_file_max: self.log_file_max,
+            priority: 0,
+            tokens: None,
+            session: None,
+        }
+    }
 }
 
 /// Parses the options of `Launch` and `Explain`.

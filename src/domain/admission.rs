@@ -191,6 +191,7 @@ impl Ledger {
             };
             let Some(ask) = line.pop_front() else { break };
             let verdict = self.judge(&ask);
+            decided.push((ask.id, verdict.clone()));
             match &verdict {
                 Ok(tokens) => self.charge(&ask, *tokens),
                 Err(refusal) if refusal.shared => {
@@ -203,13 +204,12 @@ impl Ledger {
                 }
                 Err(_) => {}
             }
-            decided.push((ask.id, verdict));
             lines.retain(|_, line| !line.is_empty());
         }
         decided
     }
 
-    /// How many of those that wait take what this launch needs, or would have its turn before it.
+    /// How many of those that wait have their turn before this one, if that takes what it needs.
     fn before(&self, ask: &Ask) -> u64 {
         let mut trial = self.clone();
         trial.waiting.push(ask.clone());
@@ -221,8 +221,7 @@ impl Ledger {
         if turns.get(at).is_some_and(|(_, turn)| turn.is_ok()) {
             return 0;
         }
-        let first = turns.iter().filter(|(id, _)| *id != ask.id).count();
-        u64::try_from(first).unwrap_or(u64::MAX).max(1)
+        u64::try_from(at).unwrap_or(u64::MAX)
     }
 
     /// The line whose turn is next.

@@ -68,8 +68,8 @@ pub enum EventType {
     HostReturned,
     /// An operator has said that a host does not come back.
     HostLeft,
-    /// A launch was refused by a quota. Data has `gate`, `limit`, `used`, `requested`, and `count`, the refusals that
-    /// this event stands for.
+    /// A launch was refused by a quota. Data has `gate`, `limit`, `used`, `reserved`, `requested`, and `count`,
+    /// the refusals that this event stands for.
     AdmissionDenied,
 }
 

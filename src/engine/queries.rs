@@ -6,7 +6,7 @@ use crate::domain::event::Event;
 use crate::domain::exit::Usage;
 use crate::domain::logs::LogsRequest;
 use crate::domain::name::shown;
-use crate::domain::{Error, ErrorKind, Project, ProjectName, Runner, RunnerId, State};
+use crate::domain::{Error, ErrorKind, Project, ProjectName, Runner, RunnerId, RunnerSpec, State};
 use crate::ports::{EventFilter, RunnerFilter};
 use std::os::fd::OwnedFd;
 
@@ -16,13 +16,10 @@ const PREFIX_MIN: usize = 4;
 
 impl Engine {
     /// Every gate of a launch with its numbers; nothing is launched.
-    pub async fn explain(&self, project: &ProjectName) -> Result<Vec<Gate>, Error> {
-        let settings = &self.0.settings;
-        self.0
-            .store
-            .gates(project, &settings.host, self.0.terms().host_max)
-            .await
-            .map_err(store_error)
+    pub async fn explain(&self, spec: &RunnerSpec) -> Result<Vec<Gate>, Error> {
+        let (host, max) = (&self.0.settings.host, self.0.terms().host_max);
+        let gates = self.0.store.explain(spec, host, max, None).await;
+        gates.map_err(store_error)
     }
 
     /// What a live runner has used up to now, or an ended one in all.

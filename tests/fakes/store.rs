@@ -17,10 +17,10 @@ use stratavore::domain::order::{Order, Outcome};
 use stratavore::domain::period::Period;
 use stratavore::domain::project::{ProjectChange, ProjectSettings};
 use stratavore::domain::runner::{Change, Placement, Step};
-use stratavore::domain::{Project, ProjectName, Runner, RunnerId, Timestamp};
+use stratavore::domain::{Project, ProjectName, Runner, RunnerId, RunnerSpec, Timestamp};
 use stratavore::ports::{
     Admitted, Applied, Beat, EventFilter, FleetState, Hosts, NewRunner, Orders, Policies, Policy,
-    Pruned, Pulse, Reported, RunnerFilter, Store, StoreError, Writer,
+    Pruned, Pulse, Queue, Reported, RunnerFilter, Store, StoreError, Writer,
 };
 use tokio::runtime::Runtime;
 
@@ -130,15 +130,6 @@ macro_rules! inside {
 impl Store for FakeStore {
     async fn admit(&self, new: NewRunner) -> Result<Admitted, StoreError> {
         inside!(self, => s.admit(new))
-    }
-
-    async fn gates(
-        &self,
-        project: &ProjectName,
-        host: &str,
-        host_max: Option<u32>,
-    ) -> Result<Vec<Gate>, StoreError> {
-        inside!(self, project, host => s.gates(&project, &host, host_max))
     }
 
     async fn apply(&self, change: Change) -> Result<Applied, StoreError> {
@@ -324,5 +315,26 @@ impl Hosts for FakeStore {
 
     async fn tidy(&self, lost_after: u64) -> Result<Vec<Event>, StoreError> {
         inside!(self, => s.tidy(lost_after))
+    }
+}
+
+#[async_trait::async_trait]
+impl Queue for FakeStore {
+    async fn turns(&self, host: &str, host_max: Option<u32>) -> Result<Vec<Admitted>, StoreError> {
+        inside!(self, host => s.turns(&host, host_max))
+    }
+
+    async fn queued(&self, host: &str) -> Result<Vec<Runner>, StoreError> {
+        inside!(self, host => s.queued(&host))
+    }
+
+    async fn explain(
+        &self,
+        spec: &RunnerSpec,
+        host: &str,
+        host_max: Option<u32>,
+        waiting: Option<RunnerId>,
+    ) -> Result<Vec<Gate>, StoreError> {
+        inside!(self, spec, host => s.explain(&spec, &host, host_max, waiting))
     }
 }

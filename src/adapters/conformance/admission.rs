@@ -125,7 +125,7 @@ pub(crate) async fn a_burst_on_a_small_cap(store: Arc<impl Store + 'static>) {
 pub(crate) async fn numbers_of_the_gates(store: Arc<impl Store + 'static>) {
     project(&*store, "p", capped(3)).await;
     let numbers = async || {
-        let gates = store.gates(&name("p"), "h1", Some(9)).await.unwrap();
+        let gates = gates(&*store, "p", Some(9)).await.unwrap();
         gates
             .iter()
             .map(|g| (g.name, g.limit, g.used))

@@ -3,7 +3,6 @@
 use super::*;
 use crate::domain::State;
 use crate::domain::event::EventType;
-use crate::ports::RunnerFilter;
 use std::sync::Arc;
 
 /// 30 runners: every third has ended, two projects, three users, labels, names, two hosts.

@@ -5,7 +5,7 @@ use super::*;
 use crate::domain::State;
 use crate::domain::event::EventType;
 use crate::domain::project::ProjectChange;
-use crate::ports::{Pruned, RunnerFilter};
+use crate::ports::Pruned;
 use proptest::prelude::*;
 
 /// One thing to do to both.
@@ -318,7 +318,9 @@ async fn same_rows(store: &impl Store, model: &Model) {
         .collect();
     assert_eq!(projects, expected);
     for (project, max) in &model.projects {
-        let gates = store.gates(project, "h1", Some(HOST_MAX)).await.unwrap();
+        let gates = gates(store, project.as_str(), Some(HOST_MAX))
+            .await
+            .unwrap();
         assert_eq!(gates[0].limit, max.map(u64::from));
         assert_eq!(gates[1].used, u64::from(model.live(|r| r.host == "h1")));
     }

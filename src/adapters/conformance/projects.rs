@@ -103,7 +103,7 @@ pub(crate) async fn unknown_names(store: Arc<impl Store + 'static>) {
     let set = store
         .set_project(name("bacth"), ProjectChange::default(), alice(), at(1))
         .await;
-    let gates = store.gates(&name("bacth"), "h1", None).await;
+    let gates = gates(&*store, "bacth", None).await;
     let removed = store.remove_project(name("bacth"), alice(), at(1)).await;
     let admitted = store.admit(launch(1, "bacth")).await;
     for said in [

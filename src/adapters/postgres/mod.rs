@@ -38,11 +38,11 @@ const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE;
 const BEGIN_READING: &str = "BEGIN ISOLATION LEVEL READ COMMITTED READ ONLY;
     SET LOCAL statement_timeout = '6s'; SET LOCAL idle_in_transaction_session_timeout = '10s'";
 
-/// Takes all locks in one order: the fleet (723100), projects (723101), hosts (723102). Everybody
+/// Takes all locks in one order: the fleet (723100), projects (723101), hosts (723102), sessions (723103). Everybody
 /// takes the fleet's before anything is written, so that [`events_horizon`](schema) knows who writes.
 const LOCK: &str = "
     WITH busy AS (
-        SELECT project, host FROM runners
+        SELECT project, host, session FROM runners
          WHERE id = ANY (ARRAY(SELECT json_array_elements_text($1::JSON -> 'runners')))
     ), wanted AS (
         SELECT 723100 AS class, 0 AS key, $2 = 0 AS shared
@@ -50,6 +50,8 @@ const LOCK: &str = "
         UNION SELECT 723101, hashtext(project), FALSE FROM busy
         UNION SELECT 723102, hashtext(name), FALSE FROM json_array_elements_text($1::JSON -> 'hosts') AS name
         UNION SELECT 723102, hashtext(host), FALSE FROM busy
+        UNION SELECT 723103, hashtext(name), FALSE FROM json_array_elements_text($1::JSON -> 'sessions') AS name
+        UNION SELECT 723103, hashtext(session), FALSE FROM busy WHERE session IS NOT NULL
     )
     SELECT CASE WHEN shared THEN pg_advisory_xact_lock_shared(class, key) IS NULL
                 ELSE pg_advisory_xact_lock(class, key) IS NULL END

@@ -4,24 +4,23 @@
 use super::apply::{numbered, record};
 use super::denials::Denials;
 use super::fail::Fail;
+use super::ledger::{Book, Concern};
 use super::link::{Link, Row, Value};
 use super::{read, row, words};
-use crate::domain::admission::{Account, Ask, Gate, Ledger, Refusal, Seat};
+use crate::domain::admission::{Ask, Gate, Refusal};
 use crate::domain::event::{Draft, Event, EventType, of_runner};
-use crate::domain::{Error, Limits, Runner, RunnerId};
+use crate::domain::{Error, Limits, Runner, RunnerId, Timestamp};
 use crate::ports::{Admitted, NewRunner};
 use serde_json::json;
 use std::collections::{HashMap, HashSet};
 
-/// Everything the decisions need: one row for each launch, whether or not its project exists.
+/// What was there before: one row for each launch, whether or not its project exists.
 macro_rules! read {
     ($asked:literal) => {
         concat!(
-            "SELECT p.max_runners, p.live, p.limits, coalesce(h.live, 0), q.runner, q.digest, t.id
-               FROM ",
+            "SELECT p.limits, q.runner, q.digest, t.id FROM ",
             $asked,
             " LEFT JOIN projects p ON p.name = n.project
-               LEFT JOIN hosts h ON h.host = n.host
                LEFT JOIN requests q ON q.uid = n.uid AND q.request_id = n.request
                LEFT JOIN runners t ON t.id = n.id
               ORDER BY n.i"
@@ -29,21 +28,22 @@ macro_rules! read {
     };
 }
 const READ_SQLITE: &str = read!(
-    "(SELECT key AS i, value ->> 'id' AS id, value ->> 'project' AS project, value ->> 'host' AS host,
-             value ->> 'uid' AS uid, value ->> 'request' AS request FROM json_each($1)) AS n"
+    "(SELECT key AS i, value ->> 'id' AS id, value ->> 'project' AS project, value ->> 'uid' AS uid, value ->> 'request' AS request FROM json_each($1)) AS n"
 );
 const READ_POSTGRES: &str = read!(
-    "ROWS FROM (json_to_recordset($1::JSON) AS (id TEXT, project TEXT, host TEXT, uid BIGINT, request TEXT))
-         WITH ORDINALITY AS n (id, project, host, uid, request, i)"
+    "ROWS FROM (json_to_recordset($1::JSON) AS (id TEXT, project TEXT, uid BIGINT, request TEXT))
+         WITH ORDINALITY AS n (id, project, uid, request, i)"
 );
 
 /// All of it or nothing: see the view in the schema. Answers with the last event's position.
 const WRITE_SQLITE: &str = "
     INSERT INTO admissions (id, project, host, name, uid, spec, created_at,
-                            request_uid, request_id, digest, type, subject, actor, data)
+                            request_uid, request_id, digest, type, subject, actor, data,
+                            state, priority, session, reserved, queued_at)
     SELECT value ->> 'id', value ->> 'project', value ->> 'host', value ->> 'name', value ->> 'uid',
            value ->> 'spec', value ->> 'at', value ->> 'request_uid', value ->> 'request_id',
-           value ->> 'digest', value ->> 'type', value ->> 'subject', value ->> 'actor', value ->> 'data'
+           value ->> 'digest', value ->> 'type', value ->> 'subject', value ->> 'actor', value ->> 'data',
+           value ->> 'state', value ->> 'priority', value ->> 'session', value ->> 'reserved', value ->> 'queued_at'
       FROM json_each($1) ORDER BY key;
     SELECT max(position) FROM events";
 
@@ -52,10 +52,12 @@ const WRITE_POSTGRES: &str = "
         SELECT * FROM json_to_recordset($1::JSON) AS n (
             id TEXT, project TEXT, host TEXT, name TEXT, uid BIGINT, spec TEXT, at BIGINT,
             request_uid BIGINT, request_id TEXT, digest TEXT, type TEXT, subject TEXT, actor TEXT,
-            data TEXT, position BIGINT)
+            data TEXT, position BIGINT, state TEXT, priority BIGINT, session TEXT, reserved BIGINT,
+            queued_at BIGINT)
     ), r AS (
-        INSERT INTO runners (id, project, host, state, name, uid, spec, seq, created_at, started_at, ended_at)
-        SELECT id, project, host, 'starting', name, uid, spec, 1, at, 0, 0 FROM n
+        INSERT INTO runners (id, project, host, state, name, uid, spec, seq, created_at, started_at, ended_at,
+                             priority, session, reserved, queued_at)
+        SELECT id, project, host, state, name, uid, spec, 1, at, 0, 0, priority, session, reserved, queued_at FROM n
     ), l AS (
         INSERT INTO labels (runner, key, value)
         SELECT n.id, e.key, e.value FROM n, json_each_text(n.spec::JSON -> 'labels') AS e
@@ -69,6 +71,7 @@ const WRITE_POSTGRES: &str = "
 /// What was decided about one launch.
 enum Verdict {
     New(Box<(Runner, Limits, Draft)>),
+    Queued(Box<(Runner, Draft)>, Box<Gate>),
     Repeated(RunnerId),
     Denied(Refusal),
     NoProject,
@@ -78,7 +81,7 @@ enum Verdict {
 /// What was read, with what was decided since.
 #[derive(Default)]
 struct Desk {
-    ledger: Ledger,
+    book: Book,
     requests: HashMap<(u32, String), (String, RunnerId)>,
     ids: HashSet<RunnerId>,
 }
@@ -96,7 +99,6 @@ pub(super) async fn admit_all(
             json!({
                 "id": new.id.to_string(),
                 "project": new.spec.project.as_str(),
-                "host": new.host,
                 "uid": new.request.as_ref().map(|r| r.uid),
                 "request": new.request.as_ref().map(|r| r.id.as_str()),
             })
@@ -108,12 +110,22 @@ pub(super) async fn admit_all(
             vec![Value::json(&asked)?],
         )
         .await?;
-    let mut desk = Desk::default();
+    let mut concern = Concern::default();
+    for new in news {
+        concern.add(&new.spec, &new.host, new.host_max);
+    }
+    let mut desk = Desk {
+        book: Book::open(on, &concern, true).await?,
+        ..Desk::default()
+    };
     let mut verdicts = Vec::with_capacity(news.len());
     for (new, found) in news.iter().zip(&found) {
         verdicts.push(desk.decide(new, found).unwrap_or_else(Verdict::Failed));
     }
-    let mut events = write(on, news, &verdicts).await?.into_iter();
+    let mut events = write(on, news, &verdicts, desk.book.ledger.now)
+        .await?
+        .into_iter();
+    desk.book.write(on).await?;
     let mut answers = Vec::with_capacity(news.len());
     for (new, verdict) in news.iter().zip(verdicts) {
         answers.push(match verdict {
@@ -124,6 +136,16 @@ pub(super) async fn admit_all(
                     runner,
                     project_limits,
                     event: Event { position, draft },
+                })
+            }
+            Verdict::Queued(made, gate) => {
+                let (runner, draft) = *made;
+                let position = events.next().unwrap_or_default();
+                let event = Event { position, draft };
+                Ok(Admitted::Queued {
+                    runner,
+                    gate,
+                    event,
                 })
             }
             Verdict::Repeated(id) => {
@@ -146,14 +168,13 @@ pub(super) async fn admit_all(
 
 impl Desk {
     fn decide(&mut self, new: &NewRunner, found: &Row) -> Result<Verdict, Fail> {
-        let project = &new.spec.project;
         if let Some(request) = &new.request {
             let key = (request.uid, request.id.clone());
-            let used = match (self.requests.get(&key), found.maybe_text(4)?) {
+            let used = match (self.requests.get(&key), found.maybe_text(1)?) {
                 (Some((digest, id)), _) => Some((digest.as_str(), *id)),
                 (None, Some(id)) => {
                     let id = id.parse().map_err(|e: Error| Fail::Broken(e.message))?;
-                    Some((found.text(5)?, id))
+                    Some((found.text(2)?, id))
                 }
                 (None, None) => None,
             };
@@ -164,57 +185,66 @@ impl Desk {
                 });
             }
         }
-        if found.maybe_text(2)?.is_none() {
+        if found.maybe_text(0)?.is_none() {
             return Ok(Verdict::NoProject);
         }
-        if found.maybe_text(6)?.is_some() || self.ids.contains(&new.id) {
+        if found.maybe_text(3)?.is_some() || self.ids.contains(&new.id) {
             return Ok(Verdict::Failed(words::id_taken(new.id).into()));
         }
-        if !self.ledger.projects.contains_key(project) {
-            let account = Account {
-                live: found.number(1)?,
-                max: found.maybe_number(0)?,
-                ..Account::default()
-            };
-            self.ledger.projects.insert(project.clone(), account);
-        }
-        if !self.ledger.hosts.contains_key(&new.host) {
-            let seat = Seat {
-                name: new.host.clone(),
-                live: found.number(3)?,
-                max: new.host_max,
-                cordon: None,
-            };
-            self.ledger.hosts.insert(new.host.clone(), seat);
-        }
-        if let Err(refusal) = self
-            .ledger
-            .admit(&Ask::of(new.id, &new.spec, &new.host, new.at))
-        {
-            return Ok(Verdict::Denied(refusal));
+        let ask = Ask::of(new.id, &new.spec, &new.host, self.book.ledger.now);
+        let mut waits = None;
+        let mut reserved = 0;
+        match self.book.admit(&ask) {
+            Ok(tokens) => reserved = tokens,
+            Err(refusal) if new.queue && refusal.waits => {
+                let ledger = &mut self.book.ledger;
+                if let Err(full) = ledger.may_wait(&ask) {
+                    return Ok(Verdict::Denied(full));
+                }
+                if let Some(account) = ledger.projects.get_mut(&ask.project) {
+                    account.queued += 1;
+                }
+                ledger.waiting.push(ask);
+                waits = Some(refusal.gate);
+            }
+            Err(refusal) => return Ok(Verdict::Denied(refusal)),
         }
         self.ids.insert(new.id);
-        let limits = found.json(2, "limits")?;
         if let Some(request) = &new.request {
             let key = (request.uid, request.id.clone());
             self.requests.insert(key, (request.digest.clone(), new.id));
         }
-        let mut runner = Runner::admitted(new.id, new.spec.clone(), new.host.clone(), new.at);
-        runner.seq = 1;
+        let (id, spec, host) = (new.id, new.spec.clone(), new.host.clone());
+        if let Some(gate) = waits {
+            let mut runner = Runner::queued(id, spec, host, new.at);
+            runner.seq = 1;
+            let mut draft = of_runner(EventType::RunnerQueued, &runner, None, &new.actor, new.at);
+            draft.data["gate"] = json!(gate.name);
+            return Ok(Verdict::Queued(Box::new((runner, draft)), gate));
+        }
+        let mut runner = Runner::admitted(id, spec, host, new.at);
+        (runner.seq, runner.reserved) = (1, reserved);
         let draft = of_runner(EventType::RunnerStarting, &runner, None, &new.actor, new.at);
+        let limits = found.json(0, "limits")?;
         Ok(Verdict::New(Box::new((runner, limits, draft))))
     }
 }
 
-/// Writes those that are new; the positions of their events.
-async fn write(on: &mut Link, news: &[&NewRunner], verdicts: &[Verdict]) -> Result<Vec<u64>, Fail> {
+/// Writes those that start and those that wait; the positions of their events.
+async fn write(
+    on: &mut Link,
+    news: &[&NewRunner],
+    verdicts: &[Verdict],
+    now: Timestamp,
+) -> Result<Vec<u64>, Fail> {
     let mut rows = Vec::new();
     let mut positions = Vec::new();
     for (new, verdict) in news.iter().zip(verdicts) {
-        let Verdict::New(made) = verdict else {
-            continue;
+        let (runner, draft, queued_at) = match verdict {
+            Verdict::New(made) => (&made.0, &made.2, Timestamp(0)),
+            Verdict::Queued(made, _) => (&made.0, &made.1, now),
+            _ => continue,
         };
-        let (runner, _, draft) = &**made;
         let position = on.position();
         let request = new.request.as_ref();
         rows.push(json!({
@@ -233,6 +263,11 @@ async fn write(on: &mut Link, news: &[&NewRunner], verdicts: &[Verdict]) -> Resu
             "actor": row::json(&draft.actor)?,
             "data": row::json(&draft.data)?,
             "position": position,
+            "state": runner.state().as_str(),
+            "priority": runner.spec.priority,
+            "session": runner.spec.session,
+            "reserved": runner.reserved,
+            "queued_at": queued_at.0,
         }));
         positions.push(position);
     }
@@ -272,6 +307,7 @@ async fn denied(
             "gate": gate.name,
             "limit": gate.limit,
             "used": gate.used,
+            "reserved": gate.reserved,
             "requested": gate.requested,
             "count": count,
         }),

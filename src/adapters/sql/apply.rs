@@ -2,11 +2,12 @@
 //! read in one statement, decided in memory and written in one.
 
 use super::fail::Fail;
+use super::ledger::release;
 use super::link::{Link, Row, Value};
 use super::row::{self, runner_columns};
 use super::words;
 use crate::domain::event::{Draft, Event, EventType, of_runner};
-use crate::domain::runner::{Change, Runner, State};
+use crate::domain::runner::{Change, Runner, State, Step};
 use crate::domain::{Error, RunnerId};
 use crate::ports::Applied;
 use serde_json::json;
@@ -26,11 +27,11 @@ const READ_POSTGRES: &str = concat!(
 /// All of it or nothing: see the view in the schema. Answers with the last event's position.
 const WRITE_SQLITE: &str = "
     INSERT INTO steps (id, state, seq, spec, started_at, ended_at, placement, exit, usage, old_state,
-                       at, type, project, subject, actor, data, frozen_by)
+                       at, type, project, subject, actor, data, reserved, frozen_by)
     SELECT value ->> 'id', value ->> 'state', value ->> 'seq', value ->> 'spec', value ->> 'started_at',
            value ->> 'ended_at', value ->> 'placement', value ->> 'exit', value ->> 'usage',
            value ->> 'old_state', value ->> 'at', value ->> 'type', value ->> 'project',
-           value ->> 'subject', value ->> 'actor', value ->> 'data', value ->> 'frozen_by'
+           value ->> 'subject', value ->> 'actor', value ->> 'data', value ->> 'reserved', value ->> 'frozen_by'
       FROM json_each($1) ORDER BY key;
     SELECT max(position) FROM events";
 
@@ -41,12 +42,12 @@ const WRITE_POSTGRES: &str = "
         SELECT * FROM json_to_recordset($1::JSON) AS n (
             id TEXT, state TEXT, seq BIGINT, spec TEXT, started_at BIGINT, ended_at BIGINT, placement TEXT,
             exit TEXT, usage TEXT, old_state TEXT, at BIGINT, type TEXT, project TEXT, subject TEXT,
-            actor TEXT, data TEXT, frozen_by TEXT, position BIGINT)
+            actor TEXT, data TEXT, position BIGINT, reserved BIGINT, frozen_by TEXT)
     ), r AS (
         UPDATE runners AS r
            SET state = n.state, seq = n.seq, spec = n.spec, started_at = n.started_at,
                ended_at = n.ended_at, placement = n.placement, exit = n.exit, usage = n.usage,
-               frozen_by = n.frozen_by
+               reserved = n.reserved, frozen_by = n.frozen_by
           FROM n WHERE r.id = n.id AND r.state = n.old_state
     )
     INSERT INTO events (position, at, type, project, subject, seq, actor, data)
@@ -66,6 +67,7 @@ pub(super) async fn apply_all(
     }
     let mut answers = Vec::with_capacity(changes.len());
     let mut round = Round::default();
+    let mut ended = Vec::new();
     for change in changes {
         if round.runners.contains(&change.id) {
             // Each transition is an update of its own: the schema looks at every one.
@@ -75,7 +77,12 @@ pub(super) async fn apply_all(
             None => Err(words::no_such_runner(change.id).into()),
             Some(Err(broken)) => Err(Fail::Broken(broken.clone())),
             Some(Ok(runner)) => match runner.apply(&change.step, change.at) {
-                Ok(old) => step(on, change, runner, old, &mut round, answers.len()).await,
+                Ok(old) => {
+                    if matches!(change.step, Step::End(..)) && old.is_live() {
+                        ended.push(runner.clone());
+                    }
+                    step(on, change, runner, old, &mut round, answers.len()).await
+                }
                 Err(error) => taken_before(on, change, runner, error).await,
             },
         };
@@ -85,6 +92,9 @@ pub(super) async fn apply_all(
         answers.push(answer);
     }
     round.write(on, &mut answers).await?;
+    if !ended.is_empty() {
+        release(on, &ended).await?;
+    }
     Ok(answers)
 }
 
@@ -177,8 +187,9 @@ async fn step(
         "subject": draft.subject,
         "actor": row::json(&draft.actor)?,
         "data": row::json(&draft.data)?,
-        "frozen_by": runner.frozen_by,
         "position": position,
+        "reserved": runner.reserved,
+        "frozen_by": runner.frozen_by,
     }));
     round.runners.insert(runner.id);
     round.positions.push(position);

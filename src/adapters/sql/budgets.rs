@@ -25,7 +25,7 @@ macro_rules! columns {
     };
 }
 
-fn state(row: &Row) -> Result<BudgetState, Fail> {
+pub(super) fn state(row: &Row) -> Result<BudgetState, Fail> {
     let word = |column| {
         let text = row.text(column)?;
         Ok::<_, Fail>(serde_json::Value::from(text))
@@ -50,7 +50,7 @@ fn state(row: &Row) -> Result<BudgetState, Fail> {
 
 /// Brought up to this moment. Where this host does not know the time zone, the budget stays as it
 /// was: what is used stays used, which errs to the safe side.
-fn rolled(state: BudgetState, now: Timestamp) -> BudgetState {
+pub(super) fn rolled(state: BudgetState, now: Timestamp) -> BudgetState {
     state.clone().roll(now).unwrap_or(state)
 }
 

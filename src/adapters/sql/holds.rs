@@ -18,7 +18,7 @@ macro_rules! columns {
     };
 }
 
-fn hold(row: &Row) -> Result<Hold, Fail> {
+pub(super) fn hold(row: &Row) -> Result<Hold, Fail> {
     let scope = row.text(0)?;
     Ok(Hold {
         scope: scope

@@ -2,6 +2,7 @@
 
 use super::denials::Denials;
 use super::fail::Fail;
+use super::ledger::{self, Concern};
 use super::link::Link;
 use super::locks::Locks;
 use super::prune::Sweep;
@@ -108,8 +109,9 @@ impl Job {
     pub(super) fn locks(&self, locks: &mut Locks) {
         match self {
             Self::Admit(ask) => {
-                locks.project(&ask.what.spec.project);
-                locks.host(&ask.what.host);
+                let mut concern = Concern::default();
+                concern.add(&ask.what.spec, &ask.what.host, None);
+                locks.concern(&concern);
             }
             Self::Apply(ask) => locks.runner(ask.what.id),
             Self::Work(task) => task.locks(locks),
@@ -135,11 +137,15 @@ impl Job {
         }
     }
 
-    /// The launch that was admitted, if this is one.
+    /// The launch that was admitted or queued, if this is one.
     pub(super) fn admitted(&self) -> Option<&NewRunner> {
         match self {
             Self::Admit(ask) => {
-                matches!(ask.answer, Some(Ok(Admitted::New { .. }))).then_some(&*ask.what)
+                let written = matches!(
+                    ask.answer,
+                    Some(Ok(Admitted::New { .. } | Admitted::Queued { .. }))
+                );
+                written.then_some(&*ask.what)
             }
             _ => None,
         }
@@ -173,6 +179,11 @@ pub(super) async fn attempt(
         Some(writer) => !hosts::is_current(on, writer).await.map_err(Fail::fault)?,
         None => false,
     };
+    let mut locks = Locks::default();
+    jobs.iter().for_each(|job| job.locks(&mut locks));
+    if locks.admits {
+        ledger::lock_cap(on).await.map_err(Fail::fault)?;
+    }
     let (mut changes, mut launches) = (Vec::new(), Vec::new());
     for job in jobs {
         match job {

@@ -31,12 +31,14 @@ mod fleet;
 mod holds;
 mod hosts;
 mod jobs;
+mod ledger;
 pub(in crate::adapters) mod link;
 pub(in crate::adapters) mod locks;
 mod orders;
 mod policies;
 mod projects;
 mod prune;
+mod queue;
 pub(in crate::adapters) mod read;
 pub(in crate::adapters) mod readers;
 mod row;
@@ -47,9 +49,9 @@ use crate::domain::admission::Gate;
 use crate::domain::event::{Actor, Event};
 use crate::domain::project::{ProjectChange, ProjectSettings};
 use crate::domain::runner::{Change, Runner};
-use crate::domain::{Project, ProjectName, RunnerId, Timestamp};
+use crate::domain::{Project, ProjectName, RunnerId, RunnerSpec, Timestamp};
 use crate::ports::{
-    Admitted, Applied, EventFilter, NewRunner, Pruned, RunnerFilter, Store, StoreError,
+    Admitted, Applied, EventFilter, NewRunner, Pruned, Queue, RunnerFilter, Store, StoreError,
 };
 use async_trait::async_trait;
 use fail::Fail;
@@ -230,16 +232,6 @@ impl<B: Base> Store for SqlStore<B> {
             .await
     }
 
-    async fn gates(
-        &self,
-        project: &ProjectName,
-        host: &str,
-        host_max: Option<u32>,
-    ) -> Result<Vec<Gate>, StoreError> {
-        self.read(async |on| read::gates(on, project, host, host_max).await)
-            .await
-    }
-
     async fn apply(&self, change: Change) -> Result<Applied, StoreError> {
         self.ask(|reply| Job::Apply(Ask::new(Box::new(change), reply)))
             .await
@@ -314,5 +306,32 @@ impl<B: Base> Store for SqlStore<B> {
 
     async fn close(&self) {
         let _ = self.ask(Job::Close).await;
+    }
+}
+
+#[async_trait]
+impl<B: Base> Queue for SqlStore<B> {
+    async fn turns(&self, host: &str, host_max: Option<u32>) -> Result<Vec<Admitted>, StoreError> {
+        // This is asked often, and seldom does anybody wait.
+        let asked = self.read(async |on| queue::concerned(on, host, host_max).await);
+        match asked.await? {
+            Some(concern) => self.write(queue::Turns(concern)).await,
+            None => Ok(Vec::new()),
+        }
+    }
+
+    async fn queued(&self, host: &str) -> Result<Vec<Runner>, StoreError> {
+        self.read(async |on| queue::queued(on, host).await).await
+    }
+
+    async fn explain(
+        &self,
+        spec: &RunnerSpec,
+        host: &str,
+        host_max: Option<u32>,
+        waiting: Option<RunnerId>,
+    ) -> Result<Vec<Gate>, StoreError> {
+        self.read(async |on| queue::explain(on, spec, host, host_max, waiting).await)
+            .await
     }
 }

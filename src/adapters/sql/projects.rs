@@ -51,14 +51,16 @@ impl Work for Create {
         let Self { order, settings } = self;
         let made = on
             .run(
-                "INSERT INTO projects (name, description, max_runners, limits, created_at)
-                     VALUES ($1, $2, $3, $4, $5) ON CONFLICT (name) DO NOTHING",
+                "INSERT INTO projects (name, description, max_runners, limits, created_at, max_queued, default_tokens)
+                     VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT (name) DO NOTHING",
                 vec![
                     Value::from(&order.name),
                     settings.description.as_str().into(),
                     settings.max_runners.into(),
                     Value::json(&settings.limits)?,
                     order.at.into(),
+                    settings.max_queued.into(),
+                    settings.default_tokens.into(),
                 ],
             )
             .await?;
@@ -95,12 +97,15 @@ impl Work for Set {
         let mut project = existing(on, &self.order.name).await?;
         project.settings = project.settings.with(&self.change);
         on.run(
-            "UPDATE projects SET description = $2, max_runners = $3, limits = $4 WHERE name = $1",
+            "UPDATE projects SET description = $2, max_runners = $3, limits = $4, max_queued = $5, default_tokens = $6
+              WHERE name = $1",
             vec![
                 Value::from(&self.order.name),
                 project.settings.description.as_str().into(),
                 project.settings.max_runners.into(),
                 Value::json(&project.settings.limits)?,
+                project.settings.max_queued.into(),
+                project.settings.default_tokens.into(),
             ],
         )
         .await?;
@@ -127,8 +132,8 @@ impl Work for Remove {
 
     async fn run(&mut self, on: &mut Link) -> Result<Event, Fail> {
         let project = existing(on, &self.order.name).await?;
-        if project.live > 0 {
-            return Err(words::project_in_use(&self.order.name, project.live).into());
+        if project.live + project.queued > 0 {
+            return Err(words::project_in_use(&project).into());
         }
         on.run(
             "DELETE FROM projects WHERE name = $1",

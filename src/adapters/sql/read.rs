@@ -3,11 +3,9 @@
 use super::fail::Fail;
 use super::link::{Dialect, Link, Value};
 use super::row::{self, runner_columns};
-use super::words;
-use crate::domain::admission::{Account, Ask, Gate, Ledger, Seat};
 use crate::domain::event::{Event, EventType};
 use crate::domain::kinds;
-use crate::domain::runner::Runner;
+use crate::domain::runner::{Runner, State};
 use crate::domain::{Project, ProjectName, RunnerId, Timestamp};
 use crate::ports::{EventFilter, RunnerFilter};
 use std::time::Duration;
@@ -56,12 +54,12 @@ pub(super) async fn live(on: &mut Link, host: &str) -> Result<Vec<Runner>, Fail>
         concat!(
             "SELECT ",
             runner_columns!(),
-            " FROM runners r INDEXED BY runners_live WHERE r.state <> 'ended' AND r.host = $1 ORDER BY r.id"
+            " FROM runners r INDEXED BY runners_live WHERE r.state <> 'ended' AND r.state <> 'queued' AND r.host = $1 ORDER BY r.id"
         ),
         concat!(
             "SELECT ",
             runner_columns!(),
-            " FROM runners r WHERE r.state <> 'ended' AND r.host = $1 ORDER BY r.id"
+            " FROM runners r WHERE r.state <> 'ended' AND r.state <> 'queued' AND r.host = $1 ORDER BY r.id"
         ),
     );
     let rows = on.rows(sql, vec![host.into()]).await?;
@@ -130,13 +128,13 @@ impl Query {
 /// runners have ended must not matter when the live ones are listed.
 /// (Postgres keeps statistics and chooses by itself.)
 pub(in crate::adapters) fn listing(filter: &RunnerFilter, dialect: Dialect) -> Query {
-    let live_only = filter.states.iter().all(|s| s.is_live());
+    let unended = !filter.states.contains(&State::Ended);
     let mut labels = filter.labels.iter();
     // The id in the index that leads, so that pages come in its order without sorting.
     let mut id = "r.id";
     let mut sql = Query::new(concat!("SELECT ", runner_columns!(), " FROM "));
     let by = |sqlite: &'static str| dialect.pick(sqlite, "");
-    if live_only {
+    if unended {
         sql.push("runners r")
             .push(by(" INDEXED BY runners_live"))
             .push(" WHERE r.state <> 'ended'");
@@ -168,7 +166,9 @@ pub(in crate::adapters) fn listing(filter: &RunnerFilter, dialect: Dialect) -> Q
             .bind(key.as_str());
         sql.push(" AND value = ").bind(value.as_str()).push(")");
     }
-    if !filter.states.is_empty() {
+    if filter.states.is_empty() {
+        sql.push(" AND r.state <> 'queued'");
+    } else {
         sql.push(" AND r.state IN (")
             .list(filter.states.iter().map(|s| s.as_str()))
             .push(")");
@@ -230,49 +230,9 @@ fn first_id(at: Timestamp, moved: impl Fn(u64) -> u64) -> String {
     format!("{:08x}-{:04x}", ms >> 16, ms & 0xffff)
 }
 
-pub(super) async fn gates(
-    on: &mut Link,
-    name: &ProjectName,
-    host: &str,
-    host_max: Option<u32>,
-) -> Result<Vec<Gate>, Fail> {
-    let found = on
-        .maybe(
-            "SELECT p.max_runners, p.live, coalesce(h.live, 0)
-               FROM projects p LEFT JOIN hosts h ON h.host = $2 WHERE p.name = $1",
-            vec![name.into(), host.into()],
-        )
-        .await?;
-    let Some(found) = found else {
-        return Err(words::no_such_project(on, name).await);
-    };
-    let account = Account {
-        live: found.number(1)?,
-        max: found.maybe_number(0)?,
-        ..Account::default()
-    };
-    let seat = Seat {
-        name: host.to_owned(),
-        live: found.number(2)?,
-        max: host_max,
-        cordon: None,
-    };
-    let ledger = Ledger::simple(name.clone(), account, host.to_owned(), seat);
-    Ok(ledger.gates(&Ask {
-        id: RunnerId::from_uuid(uuid::Uuid::nil()),
-        project: name.clone(),
-        host: host.to_owned(),
-        labels: std::collections::BTreeMap::new(),
-        session: None,
-        priority: 0,
-        tokens: None,
-        since: Timestamp(0),
-    }))
-}
-
 macro_rules! project_columns {
     () => {
-        "SELECT name, description, max_runners, limits, live, created_at FROM projects"
+        "SELECT name, description, max_runners, limits, live, created_at, max_queued, default_tokens, queued FROM projects"
     };
 }
 

@@ -53,7 +53,7 @@ pub(super) fn runner(row: &Row) -> Result<Runner, Fail> {
     Ok(runner.stored(state))
 }
 
-/// A project from `name, description, max_runners, limits, live, created_at`.
+/// A project from `name, description, max_runners, limits, live, created_at, max_queued, default_tokens, queued`.
 pub(super) fn project(row: &Row) -> Result<Project, Fail> {
     let name = row.text(0)?;
     Ok(Project {
@@ -64,10 +64,11 @@ pub(super) fn project(row: &Row) -> Result<Project, Fail> {
             description: row.text(1)?.to_owned(),
             max_runners: row.maybe_number(2)?,
             limits: row.json(3, "limits")?,
-            ..ProjectSettings::default()
+            max_queued: row.maybe_number(6)?,
+            default_tokens: row.maybe_int(7)?.map(i64::unsigned_abs),
         },
         live: row.number(4)?,
-        queued: 0,
+        queued: row.number(8)?,
         created_at: row.time(5)?,
     })
 }

@@ -3,7 +3,7 @@
 use super::fail::Fail;
 use super::link::Link;
 use crate::domain::nearest::nearest;
-use crate::domain::{Error, ErrorKind, ProjectName, RunnerId};
+use crate::domain::{Error, ErrorKind, Project, ProjectName, RunnerId};
 
 /// There is no such project; says which one may have been meant.
 pub(super) async fn no_such_project(on: &mut Link, name: &ProjectName) -> Fail {
@@ -49,16 +49,23 @@ pub(super) fn project_exists(name: &ProjectName) -> Error {
     )
 }
 
-pub(super) fn project_in_use(name: &ProjectName, live: u32) -> Error {
-    let (runners, them) = if live == 1 {
+pub(super) fn project_in_use(project: &Project) -> Error {
+    let name = &project.name;
+    let all = project.live + project.queued;
+    let (runners, them) = if all == 1 {
         ("runner", "it")
     } else {
         ("runners", "them")
     };
+    let what = match (project.live, project.queued) {
+        (live, 0) => format!("{live} live {runners}"),
+        (0, queued) => format!("{queued} waiting {runners}"),
+        (live, queued) => format!("{live} live and {queued} waiting {runners}"),
+    };
     Error::new(
         ErrorKind::Conflict,
         format!(
-            "Project {name} has {live} live {runners}. Stop {them} first: stratavorectl stop --project {name}"
+            "Project {name} has {what}. Stop {them} first: stratavorectl stop --project {name}"
         ),
     )
 }

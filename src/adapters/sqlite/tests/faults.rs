@@ -292,10 +292,7 @@ async fn after_the_kill(folder: &Folder, acknowledged: &BTreeMap<u64, u64>) {
         living += u32::from(runner.state().is_live());
     }
     assert_eq!(live(&store, "p").await, living);
-    let gates = store
-        .gates(&conformance::name("p"), "h1", None)
-        .await
-        .unwrap();
+    let gates = conformance::gates(&store, "p", None).await.unwrap();
     assert_eq!(gates[1].used, u64::from(living));
     let rows = store
         .read(async |on| on.one("SELECT count(*) FROM runners", vec![]).await?.int(0))

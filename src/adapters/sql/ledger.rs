@@ -1,0 +1,400 @@
+//! What decides about launches, read under the transaction's locks as a [`Ledger`], and the writing
+//! of what was decided: reservations and sessions.
+//!
+//! Projects, hosts and sessions concerned are locked before ([`super::locks`]). What is everybody's
+//! is locked where there is any: the fleet's cap by [`lock_cap`], which comes before all rows, and
+//! the fleet's budgets by their rows, in their order. So hosts wait for one another only where a
+//! cap or a budget of the whole fleet is set.
+
+use super::budgets::rolled;
+use super::clock::now;
+use super::fail::Fail;
+use super::link::{Link, Value};
+use super::{budgets, holds};
+use crate::domain::admission::{Account, Ask, Ledger, Refusal, Seat, Seated};
+use crate::domain::budget::{BudgetState, Holding};
+use crate::domain::host::Cordon;
+use crate::domain::policy::holding;
+use crate::domain::{Error, ProjectName, Runner, RunnerSpec};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Whom the launches of a transaction are about.
+#[derive(Debug, Default, Clone)]
+pub(super) struct Concern {
+    pub(super) projects: BTreeSet<ProjectName>,
+    pub(super) sessions: BTreeSet<String>,
+    /// With their caps.
+    pub(super) hosts: BTreeMap<String, Option<u32>>,
+}
+
+impl Concern {
+    pub(super) fn add(&mut self, spec: &RunnerSpec, host: &str, host_max: Option<u32>) {
+        self.projects.insert(spec.project.clone());
+        self.sessions.extend(spec.session.clone());
+        self.hosts.insert(host.to_owned(), host_max);
+    }
+
+    pub(super) fn covers(&self, ask: &Ask) -> bool {
+        self.projects.contains(&ask.project)
+            && self.hosts.contains_key(&ask.host)
+            && ask
+                .session
+                .as_ref()
+                .is_none_or(|s| self.sessions.contains(s))
+    }
+
+    fn scopes(&self) -> BTreeSet<String> {
+        let projects = self.projects.iter().map(|p| format!("project:{p}"));
+        let sessions = self.sessions.iter().map(|s| format!("session:{s}"));
+        let fleet = std::iter::once("fleet".to_owned());
+        fleet.chain(projects).chain(sessions).collect()
+    }
+}
+
+/// The ledger, and what is stored of it.
+#[derive(Debug, Default)]
+pub(super) struct Book {
+    pub(super) ledger: Ledger,
+    stored: Vec<BudgetState>,
+    seated: Vec<Ask>,
+}
+
+/// Whether there are any at all.
+#[derive(Debug, Default)]
+struct Any {
+    holds: bool,
+    budgets: bool,
+    waiting: bool,
+}
+
+/// Waits for all others that launch, where the fleet has a cap. Comes before all rows.
+pub(super) async fn lock_cap(on: &mut Link) -> Result<(), Fail> {
+    if on.is_shared() {
+        on.rows(
+            "SELECT pg_advisory_xact_lock(723104, 0) IS NULL FROM fleet WHERE max_runners IS NOT NULL",
+            vec![],
+        )
+        .await?;
+    }
+    Ok(())
+}
+
+/// `$1` is a JSON list of projects, `$2` one of hosts. The first row is the fleet's: its cap, and
+/// whether there are holds, budgets, and runners that wait.
+macro_rules! places {
+    ($projects:literal, $hosts:literal) => {
+        concat!(
+            "SELECT 'fleet' AS kind, '' AS key, '' AS name, max_runners,
+                    CAST(CASE WHEN EXISTS (SELECT 1 FROM holds) THEN 1 ELSE 0 END AS BIGINT),
+                    CAST(CASE WHEN EXISTS (SELECT 1 FROM budgets) THEN 1 ELSE 0 END AS BIGINT),
+                    CAST(CASE WHEN EXISTS (SELECT 1 FROM runners WHERE state = 'queued') THEN 1 ELSE 0 END AS BIGINT),
+                    CAST(NULL AS BIGINT), CAST(NULL AS TEXT) FROM fleet
+              UNION ALL
+             SELECT 'project', name, '', max_runners, live, queued, max_queued, default_tokens, CAST(NULL AS TEXT)
+               FROM projects WHERE name ", $projects,
+            " UNION ALL
+             SELECT 'host', host, name, max_runners, live, queued, CAST(NULL AS BIGINT), CAST(NULL AS BIGINT), cordon
+               FROM hosts WHERE host ", $hosts
+        )
+    };
+}
+const PLACES_SQLITE: &str = places!(
+    "IN (SELECT value FROM json_each($1))",
+    "IN (SELECT value FROM json_each($2))"
+);
+const PLACES_POSTGRES: &str = places!(
+    "= ANY (ARRAY(SELECT json_array_elements_text($1::JSON)))",
+    "= ANY (ARRAY(SELECT json_array_elements_text($2::JSON)))"
+);
+
+/// Who waits on these hosts (`$2`) and on others that are up, the next ones of each project and host.
+/// Of each session only the next one can start. Bounded: the others have their turn after these.
+const WAITING: &str = "
+    SELECT id, spec, host, queued_at FROM (
+        SELECT id, spec, host, queued_at,
+               row_number() OVER (PARTITION BY project, host ORDER BY priority DESC, queued_at, id) AS place
+          FROM (
+            SELECT r.id, r.spec, r.host, r.project, r.priority, r.queued_at,
+                   CASE WHEN r.session IS NULL THEN 1
+                        ELSE row_number() OVER (PARTITION BY r.session ORDER BY r.priority DESC, r.queued_at, r.id)
+                   END AS of_session
+              FROM runners r JOIN hosts h ON h.host = r.host
+             WHERE r.state = 'queued'
+               AND (h.standing = 'up' AND (h.lease_until = 0 OR h.lease_until > $1) OR r.host = $2)
+          ) AS each_session WHERE of_session = 1
+    ) AS each_line WHERE place <= 32 ORDER BY place, queued_at LIMIT 500";
+
+fn list(on: &Link, column: &'static str, n: u32) -> String {
+    on.pick(
+        format!("{column} IN (SELECT value FROM json_each(${n}))"),
+        format!("{column} = ANY (ARRAY(SELECT json_array_elements_text(${n}::JSON)))"),
+    )
+}
+
+impl Book {
+    /// Reads what decides about launches of these; whose budgets are written later are locked.
+    pub(super) async fn open(on: &mut Link, concern: &Concern, writes: bool) -> Result<Self, Fail> {
+        let mut book = Self::default();
+        book.ledger.now = now(on).await?;
+        let any = book.places(on, concern).await?;
+        let mut all = concern.clone();
+        if any.waiting {
+            book.waiting(on, concern).await?;
+            let mut others = Concern::default();
+            for ask in &book.ledger.waiting {
+                others.projects.insert(ask.project.clone());
+                others.sessions.extend(ask.session.clone());
+                others.hosts.insert(ask.host.clone(), None);
+            }
+            others.projects.retain(|p| !concern.projects.contains(p));
+            others.hosts.retain(|h, _| !concern.hosts.contains_key(h));
+            book.places(on, &others).await?;
+            all.projects.append(&mut others.projects);
+            all.sessions.append(&mut others.sessions);
+        }
+        if book.ledger.fleet_max.is_some() {
+            let sql = "SELECT CAST(coalesce(sum(live), 0) AS BIGINT) FROM projects";
+            book.ledger.fleet_live = on.one(sql, vec![]).await?.number(0)?;
+        }
+        if !all.sessions.is_empty() {
+            book.sessions(on, &all).await?;
+        }
+        if any.holds {
+            let sql =
+                "SELECT scope, until, freezes, reason, actor, set_at FROM holds ORDER BY scope";
+            let rows = on.rows(sql, vec![]).await?;
+            book.ledger.holds = rows.iter().map(holds::hold).collect::<Result<_, _>>()?;
+        }
+        if any.budgets {
+            let own = concern.scopes();
+            book.stored = stored(on, &own, writes).await?;
+            let others: BTreeSet<_> = all.scopes().difference(&own).cloned().collect();
+            if !others.is_empty() {
+                book.stored.extend(stored(on, &others, false).await?);
+            }
+            let at = book.ledger.now;
+            book.ledger.budgets = book.stored.iter().map(|s| rolled(s.clone(), at)).collect();
+        }
+        Ok(book)
+    }
+
+    async fn places(&mut self, on: &mut Link, concern: &Concern) -> Result<Any, Fail> {
+        let projects: Vec<_> = concern.projects.iter().map(ProjectName::as_str).collect();
+        let hosts: Vec<_> = concern.hosts.keys().collect();
+        let values = vec![Value::json(&projects)?, Value::json(&hosts)?];
+        let mut any = Any::default();
+        for row in on
+            .rows(on.pick(PLACES_SQLITE, PLACES_POSTGRES), values)
+            .await?
+        {
+            match row.text(0)? {
+                "fleet" => {
+                    self.ledger.fleet_max = row.maybe_number(3)?;
+                    any.holds = row.int(4)? != 0;
+                    any.budgets = row.int(5)? != 0;
+                    any.waiting = row.int(6)? != 0;
+                }
+                "project" => {
+                    let account = Account {
+                        max: row.maybe_number(3)?,
+                        live: row.number(4)?,
+                        queued: row.number(5)?,
+                        max_queued: row.maybe_number(6)?,
+                        default_tokens: row.maybe_int(7)?.map(i64::unsigned_abs),
+                    };
+                    self.ledger.projects.insert(named(row.text(1)?)?, account);
+                }
+                _ => {
+                    let seat = Seat {
+                        name: row.text(2)?.to_owned(),
+                        max: row.maybe_number(3)?,
+                        live: row.number(4)?,
+                        cordon: row.maybe_json::<Cordon>(8, "cordon")?.map(|c| c.reason),
+                    };
+                    self.ledger.hosts.insert(row.text(1)?.to_owned(), seat);
+                }
+            }
+        }
+        for (host, max) in &concern.hosts {
+            let seat = self.ledger.hosts.entry(host.clone()).or_default();
+            if seat.name.is_empty() {
+                seat.name.clone_from(host);
+            }
+            seat.max = max.or(seat.max);
+        }
+        Ok(any)
+    }
+
+    async fn waiting(&mut self, on: &mut Link, concern: &Concern) -> Result<(), Fail> {
+        // There is one, where the store is shared by several.
+        let host = concern.hosts.keys().next().map_or("", String::as_str);
+        let values = vec![self.ledger.now.into(), host.into()];
+        for row in on.rows(WAITING, values).await? {
+            let id = row.text(0)?;
+            let id = id
+                .parse()
+                .map_err(|_| Fail::Broken(format!("{id} is stored as a runner's id")))?;
+            let spec: RunnerSpec = row.json(1, "request")?;
+            let ask = Ask::of(id, &spec, row.text(2)?, row.time(3)?);
+            self.ledger.waiting.push(ask);
+        }
+        Ok(())
+    }
+
+    async fn sessions(&mut self, on: &mut Link, concern: &Concern) -> Result<(), Fail> {
+        let sql = list(on, "SELECT name, project, live FROM sessions WHERE name", 1);
+        for row in on.rows(sql, vec![Value::json(&concern.sessions)?]).await? {
+            let live = row.maybe_text(2)?.map(str::parse).transpose();
+            let seated = Seated {
+                project: named(row.text(1)?)?,
+                live: live.map_err(|e: Error| Fail::Broken(e.message))?,
+            };
+            self.ledger.sessions.insert(row.text(0)?.to_owned(), seated);
+        }
+        Ok(())
+    }
+
+    /// Decides and charges.
+    pub(super) fn admit(&mut self, ask: &Ask) -> Result<u64, Refusal> {
+        let tokens = self.ledger.admit(ask)?;
+        if ask.session.is_some() {
+            self.seated.push(ask.clone());
+        }
+        Ok(tokens)
+    }
+
+    /// Writes what the admitted ones hold beside their rows.
+    pub(super) async fn write(&self, on: &mut Link) -> Result<(), Fail> {
+        for (stored, state) in self.stored.iter().zip(&self.ledger.budgets) {
+            if stored == state {
+                continue;
+            }
+            let charged = state.reserved > stored.reserved;
+            if charged && state.taken() > state.budget.limit {
+                let budget = &state.budget;
+                return Err(Fail::Broken(format!("{budget} would be overdrawn")));
+            }
+            keep(on, stored, state).await?;
+        }
+        for ask in &self.seated {
+            let done = on
+                .run(
+                    "INSERT INTO sessions (name, project, live, runners, created_at, used_at)
+                         VALUES ($1, $2, $3, 1, $4, $4)
+                         ON CONFLICT (name) DO UPDATE
+                            SET live = excluded.live, runners = sessions.runners + 1, used_at = excluded.used_at
+                          WHERE sessions.live IS NULL AND sessions.project = excluded.project",
+                    vec![
+                        ask.session.as_deref().into(),
+                        (&ask.project).into(),
+                        ask.id.into(),
+                        self.ledger.now.into(),
+                    ],
+                )
+                .await?;
+            if done != 1 {
+                return Err(Fail::Broken(format!("the session of {} is taken", ask.id)));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Gives back what these held that have just ended: reservations and sessions. Their slots are
+/// given back by the schema.
+pub(super) async fn release(on: &mut Link, ended: &[Runner]) -> Result<(), Fail> {
+    let seated: Vec<_> = ended.iter().filter(|r| r.spec.session.is_some()).collect();
+    if !seated.is_empty() {
+        let at = now(on).await?;
+        let ids: Vec<_> = seated.iter().map(|r| r.id.to_string()).collect();
+        let sql = list(
+            on,
+            "UPDATE sessions SET live = NULL, used_at = $1 WHERE live",
+            2,
+        );
+        on.run(sql, vec![at.into(), Value::json(&ids)?]).await?;
+    }
+    let mut concern = Concern::default();
+    let holders: Vec<_> = ended.iter().filter(|r| r.reserved > 0).collect();
+    for runner in &holders {
+        concern.add(&runner.spec, &runner.host, None);
+    }
+    if holders.is_empty() {
+        return Ok(());
+    }
+    let stored = stored(on, &concern.scopes(), true).await?;
+    if stored.is_empty() {
+        return Ok(());
+    }
+    let at = now(on).await?;
+    for stored in &stored {
+        let mut state = rolled(stored.clone(), at);
+        for runner in &holders {
+            let spec = &runner.spec;
+            if !state
+                .budget
+                .scope
+                .matches(&spec.project, spec.session.as_deref())
+            {
+                continue;
+            }
+            let free = holding(runner);
+            let held = Holding { live: true, ..free };
+            state.settle(&held, &free);
+        }
+        keep(on, stored, &state).await?;
+    }
+    Ok(())
+}
+
+async fn keep(on: &mut Link, stored: &BudgetState, state: &BudgetState) -> Result<(), Fail> {
+    let key = || {
+        let budget = &state.budget;
+        vec![
+            Value::from(budget.scope.to_string()),
+            budget.period.as_str().into(),
+        ]
+    };
+    let mut values = key();
+    values.extend([
+        state.period_start.into(),
+        state.used.into(),
+        state.reserved.into(),
+    ]);
+    let sql = "UPDATE budgets SET period_start = $3, used = $4, reserved = $5 WHERE scope = $1 AND period = $2";
+    on.run(sql, values).await?;
+    // Told apart: the schema takes it for a change of the policy.
+    if stored.told != state.told {
+        let mut values = key();
+        values.push(u32::from(state.told).into());
+        let sql = "UPDATE budgets SET told = $3 WHERE scope = $1 AND period = $2";
+        on.run(sql, values).await?;
+    }
+    Ok(())
+}
+
+/// The budgets of these scopes as they are stored.
+async fn stored(
+    on: &mut Link,
+    scopes: &BTreeSet<String>,
+    lock: bool,
+) -> Result<Vec<BudgetState>, Fail> {
+    let mut sql = list(
+        on,
+        "SELECT scope, period, max_tokens, timezone, on_exhausted, counts, created_at, period_start, used, reserved, told
+           FROM budgets WHERE scope",
+        1,
+    );
+    sql.push_str(" ORDER BY scope, period");
+    if lock && on.is_shared() {
+        sql.push_str(" FOR UPDATE");
+    }
+    let rows = on.rows(sql, vec![Value::json(scopes)?]).await?;
+    rows.iter().map(budgets::state).collect()
+}
+
+fn named(project: &str) -> Result<ProjectName, Fail> {
+    project
+        .parse()
+        .map_err(|_| Fail::Broken(format!("{project} is stored as a project's name")))
+}

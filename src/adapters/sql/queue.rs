@@ -1,0 +1,136 @@
+//! Runners that wait: giving them their turn, listing them, and every gate of a launch.
+
+use super::apply::apply_all;
+use super::clock::now;
+use super::fail::Fail;
+use super::ledger::{Book, Concern};
+use super::link::Link;
+use super::locks::Locks;
+use super::row::{self, runner_columns};
+use super::{Work, read, words};
+use crate::domain::admission::{Ask, Gate};
+use crate::domain::event::Actor;
+use crate::domain::runner::{Change, Runner, Step};
+use crate::domain::{Limits, ProjectName, RunnerId, RunnerSpec};
+use crate::ports::Admitted;
+use async_trait::async_trait;
+use std::collections::BTreeMap;
+
+/// A host's runners that wait, the next ones first.
+pub(super) async fn queued(on: &mut Link, host: &str) -> Result<Vec<Runner>, Fail> {
+    let sql = concat!(
+        "SELECT ",
+        runner_columns!(),
+        " FROM runners r WHERE r.state = 'queued' AND r.host = $1 ORDER BY r.priority DESC, r.queued_at, r.id"
+    );
+    let rows = on.rows(sql, vec![host.into()]).await?;
+    rows.iter().map(row::runner).collect()
+}
+
+/// Whom a turn on this host would be about; `None` = nobody waits.
+pub(super) async fn concerned(
+    on: &mut Link,
+    host: &str,
+    host_max: Option<u32>,
+) -> Result<Option<Concern>, Fail> {
+    let sql = "SELECT DISTINCT project, session FROM runners WHERE state = 'queued' AND host = $1 LIMIT 2000";
+    let rows = on.rows(sql, vec![host.into()]).await?;
+    let mut concern = Concern::default();
+    concern.hosts.insert(host.to_owned(), host_max);
+    for row in &rows {
+        let name = row.text(0)?;
+        let name: ProjectName = name
+            .parse()
+            .map_err(|_| Fail::Broken(format!("{name} is stored as a project's name")))?;
+        concern.projects.insert(name);
+        concern
+            .sessions
+            .extend(row.maybe_text(1)?.map(str::to_owned));
+    }
+    Ok((!rows.is_empty()).then_some(concern))
+}
+
+/// Gives those their turn that wait on the host of this concern.
+#[derive(Debug)]
+pub(super) struct Turns(pub(super) Concern);
+
+#[async_trait]
+impl Work for Turns {
+    type Done = Vec<Admitted>;
+
+    fn locks(&self, locks: &mut Locks) {
+        locks.concern(&self.0);
+    }
+
+    async fn run(&mut self, on: &mut Link) -> Result<Self::Done, Fail> {
+        let mut book = Book::open(on, &self.0, true).await?;
+        // Everybody has their turn in thought; here only those become real that are locked.
+        let mut all = book.ledger.clone();
+        let waiting = std::mem::take(&mut book.ledger.waiting);
+        let ours: BTreeMap<RunnerId, Ask> = waiting
+            .into_iter()
+            .filter(|ask| self.0.covers(ask))
+            .map(|ask| (ask.id, ask))
+            .collect();
+        let at = now(on).await?;
+        let mut changes = Vec::new();
+        for (id, turn) in all.turns() {
+            if let (Ok(_), Some(ask)) = (turn, ours.get(&id))
+                && let Ok(tokens) = book.admit(ask)
+            {
+                changes.push(Change {
+                    id,
+                    step: Step::Admit(tokens),
+                    actor: Actor::host(),
+                    at,
+                });
+            }
+        }
+        let mut limits: BTreeMap<ProjectName, Limits> = BTreeMap::new();
+        let mut admitted = Vec::with_capacity(changes.len());
+        let changes: Vec<&Change> = changes.iter().collect();
+        for applied in apply_all(on, &changes).await? {
+            let applied = applied?;
+            let project = &applied.runner.spec.project;
+            if !limits.contains_key(project) {
+                let found = read::project(on, project).await?;
+                let found = found.map(|p| p.settings.limits).unwrap_or_default();
+                limits.insert(project.clone(), found);
+            }
+            admitted.extend(applied.event.map(|event| Admitted::New {
+                project_limits: limits.get(project).cloned().unwrap_or_default(),
+                runner: applied.runner.clone(),
+                event,
+            }));
+        }
+        book.write(on).await?;
+        Ok(admitted)
+    }
+}
+
+/// Every gate of a launch, or of one that waits.
+pub(super) async fn explain(
+    on: &mut Link,
+    spec: &RunnerSpec,
+    host: &str,
+    host_max: Option<u32>,
+    waiting: Option<RunnerId>,
+) -> Result<Vec<Gate>, Fail> {
+    let mut concern = Concern::default();
+    concern.add(spec, host, host_max);
+    let mut book = Book::open(on, &concern, false).await?;
+    let ledger = &mut book.ledger;
+    if !ledger.projects.contains_key(&spec.project) {
+        return Err(words::no_such_project(on, &spec.project).await);
+    }
+    let id = waiting.unwrap_or(RunnerId::from_uuid(uuid::Uuid::max()));
+    let mut ask = Ask::of(id, spec, host, ledger.now);
+    if waiting.is_some() {
+        let sql = "SELECT queued_at FROM runners WHERE id = $1 AND state = 'queued'";
+        if let Some(row) = on.maybe(sql, vec![id.into()]).await? {
+            ask.since = row.time(0)?;
+        }
+        ledger.waiting.retain(|other| other.id != id);
+    }
+    Ok(ledger.gates(&ask))
+}
