@@ -6,6 +6,7 @@
 //! project is known.
 
 use crate::domain::admission::GATES;
+use crate::domain::budget::Tokens;
 use crate::domain::{Cause, Runner};
 use prometheus::proto::MetricFamily;
 use prometheus::{Histogram, HistogramOpts, IntCounter, IntCounterVec, Opts, Registry};
@@ -18,6 +19,9 @@ use std::time::Duration;
 pub const PROJECTS_MAX: usize = 200;
 /// What the others are called; no project can have this name.
 pub const OTHER: &str = "_other";
+
+/// Where tokens went, as [`Tokens::directions`] counts them.
+const DIRECTIONS: [&str; 2] = ["in", "out"];
 
 /// What a call of `Launch` came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -66,6 +70,7 @@ struct Inner {
     durations: Histogram,
     exits: IntCounterVec,
     oom_kills: IntCounterVec,
+    tokens: IntCounterVec,
     denied: IntCounterVec,
     reconciled: [IntCounter; 2],
     /// The projects with series of their own, and their caps.
@@ -112,6 +117,11 @@ impl Metrics {
             "Processes of ended runners that were killed for lack of memory.",
             &["project"],
         )?;
+        let tokens = counters(
+            "stratavore_tokens_total",
+            "Tokens that were reported here: in = given to the model, its cache included; out = its answers.",
+            &["project", "direction"],
+        )?;
         let denied = counters(
             "stratavore_admissions_denied_total",
             "Launches denied by a quota, by the gate that was shut.",
@@ -138,6 +148,7 @@ impl Metrics {
             durations,
             exits,
             oom_kills,
+            tokens,
             denied,
             reconciled: ["failed", "ok"].map(|result| reconciled.with_label_values(&[result])),
             projects: Mutex::default(),
@@ -174,6 +185,9 @@ impl Metrics {
             let _ = self.0.exits.remove_label_values(&[name, cause.as_str()]);
         }
         let _ = self.0.oom_kills.remove_label_values(&[name]);
+        for direction in DIRECTIONS {
+            let _ = self.0.tokens.remove_label_values(&[name, direction]);
+        }
     }
 
     /// The projects with series of their own, and their caps.
@@ -212,6 +226,16 @@ impl Metrics {
         self.0.oom_kills.with_label_values(&[project]).inc_by(kills);
     }
 
+    /// A runner has reported what it has used; it had used so much before.
+    pub fn tokens(&self, runner: &Runner, before: Tokens) {
+        let project = self.label(runner.spec.project.as_str());
+        let (now, before) = (runner.tokens.directions(), before.directions());
+        for (direction, (now, before)) in DIRECTIONS.into_iter().zip(now.into_iter().zip(before)) {
+            let counter = self.0.tokens.with_label_values(&[project, direction]);
+            counter.inc_by(now.saturating_sub(before));
+        }
+    }
+
     /// Rows and runners were compared, or could not be.
     pub fn reconciled(&self, ok: bool) {
         self.0.reconciled[usize::from(ok)].inc();
@@ -240,6 +264,9 @@ impl Metrics {
             self.0.exits.with_label_values(&labels);
         }
         self.0.oom_kills.with_label_values(&[project]);
+        for direction in DIRECTIONS {
+            self.0.tokens.with_label_values(&[project, direction]);
+        }
     }
 }
 
@@ -261,7 +288,7 @@ mod tests {
         for n in 0..PROJECTS_MAX + 50 {
             metrics.project(&format!("p{n}"), None);
         }
-        let each = LaunchResult::ALL.len() + Cause::ALL.len() + 1;
+        let each = LaunchResult::ALL.len() + Cause::ALL.len() + 1 + DIRECTIONS.len();
         assert_eq!(series(&metrics), fixed + PROJECTS_MAX * each);
         // One beyond the bound, and one that never was a project.
         metrics.launch("p249", LaunchResult::Launched);

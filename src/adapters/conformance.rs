@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 pub(crate) mod admission;
+pub(crate) mod budgets;
 pub(crate) mod holds;
 pub(crate) mod hosts;
 pub(crate) mod ledger;
@@ -33,6 +34,7 @@ macro_rules! suite {
                 request_ids, request_id_race, a_denial_keeps_no_request_id, an_id_is_used_once, denials_are_bounded];
             life: [every_step_from_every_state, a_life_is_told_in_events, events_are_contiguous_under_load, limits_change_without_event,
                 unknown_runner, racing_endings, dropped_callers, pruning, check_and_close];
+            budgets: [set_change_remove, reports_are_totals, thresholds_are_told_once, racing_reports];
             holds: [set_list_release, one_for_each_scope, they_end_by_themselves, there_are_only_so_many, who_froze_it_is_kept];
             orders: [orders_are_taken_once_and_answered, an_order_nobody_takes_is_withdrawn];
             hosts: [joining_and_coming_back, a_cloned_machine_id, leases, an_epoch_that_is_over, who_is_away_and_who_is_lost,

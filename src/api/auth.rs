@@ -23,6 +23,8 @@ pub enum Verb {
     },
     /// Create, change or remove projects.
     ManageProjects,
+    /// Set and remove holds and budgets.
+    ManageBudgets,
     /// Reconcile this host.
     ManageHost,
 }
@@ -70,6 +72,7 @@ pub fn decide(bus: Bus, caller: u32, verb: Verb) -> Decision {
         Verb::Launch { owner } if owner == caller => Decision::Ask("org.stratavore1.launch"),
         Verb::Launch { .. } => Decision::Ask("org.stratavore1.launch-as-other"),
         Verb::ManageProjects => Decision::Ask("org.stratavore1.manage-projects"),
+        Verb::ManageBudgets => Decision::Ask("org.stratavore1.manage-budgets"),
         Verb::ManageHost => Decision::Ask("org.stratavore1.manage-host"),
     }
 }
@@ -112,6 +115,7 @@ mod tests {
             Verb::Control { owner: 1000 },
             Verb::Launch { owner: 1000 },
             Verb::ManageProjects,
+            Verb::ManageBudgets,
             Verb::ManageHost,
         ] {
             assert_eq!(decide(SYSTEM, 0, verb), Decision::Allow);
@@ -147,6 +151,7 @@ mod tests {
             "org.stratavore1.launch-as-other"
         );
         assert_eq!(ask(Verb::ManageProjects), "org.stratavore1.manage-projects");
+        assert_eq!(ask(Verb::ManageBudgets), "org.stratavore1.manage-budgets");
         assert_eq!(ask(Verb::ManageHost), "org.stratavore1.manage-host");
     }
 
@@ -157,6 +162,7 @@ mod tests {
             uid.clone().prop_map(|owner| Verb::Launch { owner }),
             uid.prop_map(|owner| Verb::Control { owner }),
             Just(Verb::ManageProjects),
+            Just(Verb::ManageBudgets),
             Just(Verb::ManageHost),
         ]
     }

@@ -182,7 +182,7 @@ pub(super) fn event(event: &Event) -> Dict {
     dict
 }
 
-fn actor(actor: &Actor) -> Dict {
+pub(super) fn actor(actor: &Actor) -> Dict {
     let mut dict = Dict::new();
     maybe(&mut dict, "uid", actor.uid);
     maybe(&mut dict, "user", actor.user.clone());

@@ -112,7 +112,7 @@ impl Manager {
         self.0.freeze(call, runner, &options).await
     }
 
-    /// Thaws a frozen runner.
+    /// Thaws a frozen runner. While a hold or budget wants it frozen that is refused.
     async fn thaw(
         &self,
         #[zbus(header)] header: Header<'_>,
@@ -220,6 +220,40 @@ impl Manager {
     async fn list_projects(&self, #[zbus(header)] header: Header<'_>) -> Result<Vec<Dict>> {
         let _call = self.0.enter(&header).await?;
         self.0.list_projects().await
+    }
+
+    /// Sets a hold: nothing new starts that it is about, until it ends by itself or is released.
+    /// There is one for each scope; this one takes its place.
+    ///
+    /// The scope is fleet, project:NAME or label:KEY=VALUE. Options, all optional: until t,
+    /// microseconds since 1970; freeze b, what runs is frozen on every host, and goes on by itself
+    /// when the hold is over; reason s, one line for people, shown to everybody.
+    async fn set_hold(
+        &self,
+        #[zbus(header)] header: Header<'_>,
+        scope: &str,
+        options: Options,
+    ) -> Result<()> {
+        let call = self.0.enter(&header).await?;
+        self.0.set_hold(call, scope, &options).await
+    }
+
+    /// Ends a hold now.
+    async fn release_hold(
+        &self,
+        #[zbus(header)] header: Header<'_>,
+        scope: &str,
+        options: Options,
+    ) -> Result<()> {
+        let call = self.0.enter(&header).await?;
+        self.0.release_hold(call, scope, &options).await
+    }
+
+    /// All holds in force, by scope: scope, until (if it ends by itself), freeze, reason, set_at, actor.
+    #[zbus(out_args("holds"))]
+    async fn list_holds(&self, #[zbus(header)] header: Header<'_>) -> Result<Vec<Dict>> {
+        let _call = self.0.enter(&header).await?;
+        self.0.list_holds().await
     }
 
     /// A page of events, oldest first, that come after a position (0 = from the beginning):

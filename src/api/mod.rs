@@ -3,7 +3,7 @@
 //! | file | what |
 //! |---|---|
 //! | `manager`, `runner`, `project` | the interfaces: argument names, documentation, nothing else |
-//! | `core`, `lists`, `projects` | what their methods do: parse, authorise, ask the engine |
+//! | `core`, `lists`, `holds`, `projects` | what their methods do: parse, authorise, ask the engine |
 //! | `options`, `values` | `a{sv}` arguments, pure |
 //! | `auth`, `polkit`, `callers`, `users` | who may do what, and who it is |
 //! | `convert`, `errors` | domain values and errors as they travel |
@@ -18,6 +18,7 @@ mod callers;
 mod convert;
 mod core;
 pub mod errors;
+mod holds;
 mod lists;
 mod manager;
 pub mod options;

@@ -54,6 +54,12 @@ pub trait Manager {
     fn remove_project(&self, name: &str, options: &Given<'_>) -> zbus::Result<()>;
     /// All projects.
     fn list_projects(&self) -> zbus::Result<Vec<Dict>>;
+    /// Sets a hold.
+    fn set_hold(&self, scope: &str, options: &Given<'_>) -> zbus::Result<()>;
+    /// Ends a hold.
+    fn release_hold(&self, scope: &str, options: &Given<'_>) -> zbus::Result<()>;
+    /// All holds.
+    fn list_holds(&self) -> zbus::Result<Vec<Dict>>;
     /// The output of a runner.
     fn logs(&self, runner: &str, options: &Given<'_>) -> zbus::Result<OwnedFd>;
     /// A page of events.

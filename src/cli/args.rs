@@ -1,8 +1,10 @@
 //! The command line. What is written here is what `--help` says.
 
 mod limits;
+mod policies;
 
 pub use limits::{OwnLimits, SharedLimits};
+pub use policies::{Hold, HoldTarget, SetHold};
 
 use super::live;
 use super::remote::Remote;
@@ -21,7 +23,7 @@ const GENERAL: &str = "General options";
     disable_help_subcommand = true,
     after_help = "The first steps: stratavorectl project create web; stratavorectl run web -- sleep 60; stratavorectl list.\n\
                   Each command explains itself: stratavorectl run --help.\n\n\
-                  Exit status: 0 done, 1 failed, 2 usage, 3 refused by a quota, 4 not permitted, 5 no such thing.\n\
+                  Exit status: 0 done, 1 failed, 2 usage, 3 refused by a quota, budget or hold, 4 not permitted, 5 no such thing.\n\
                   “run --wait” and “run --pipe” exit with the command's own status, 128+n for a signal."
 )]
 pub struct Cli {
@@ -104,6 +106,9 @@ pub enum Verb {
     /// Create, change, show and remove projects
     #[command(subcommand)]
     Project(Project),
+    /// Hold a project, a label or the whole fleet: launch nothing, freeze what runs, until a time
+    #[command(subcommand)]
+    Hold(Hold),
     /// Show what live runners use just now, the busiest first, again and again
     Top(Top),
     /// Compare what the store says with what runs, and set right what differs

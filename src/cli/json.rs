@@ -135,6 +135,18 @@ pub(super) fn shown(of: &Dict) -> Value {
     value
 }
 
+/// A hold.
+pub(super) fn hold(of: &Dict) -> Value {
+    json!({
+        "scope": get(of, "scope"),
+        "until": time(super::client::number(of, "until")),
+        "freeze": get(of, "freeze"),
+        "reason": get(of, "reason"),
+        "set_at": time(super::client::number(of, "set_at")),
+        "actor": get(of, "actor"),
+    })
+}
+
 /// A project.
 pub(super) fn project(of: &Dict) -> Value {
     json!({

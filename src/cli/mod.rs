@@ -8,6 +8,7 @@ mod control;
 mod doctor;
 mod events;
 pub mod failure;
+mod hold;
 mod journal;
 mod json;
 mod keyboard;
@@ -104,6 +105,7 @@ async fn obey(cli: &Cli) -> Result<u8> {
         Verb::Wait(args) => wait::wait(&client, global, args).await,
         Verb::Events(args) => events::events(&client, global, args).await,
         Verb::Project(args) => project::project(&client, global, args).await,
+        Verb::Hold(args) => hold::hold(&client, global, args).await,
         Verb::Top(args) => top::top(&client, global, args).await,
         Verb::Reconcile(args) => reconcile::reconcile(&client, global, args).await,
         Verb::Completions(_) => Ok(0),
@@ -129,6 +131,7 @@ fn check(cli: &Cli) -> Result<()> {
         Verb::Freeze(args) | Verb::Thaw(args) => control::check(args),
         Verb::Set(args) => control::limits(args).map(drop),
         Verb::Events(args) => events::check(args),
+        Verb::Hold(args) => hold::check(args),
         Verb::Top(args) => top::check(&cli.global, args).map(drop),
         _ => Ok(()),
     }

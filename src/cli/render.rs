@@ -92,6 +92,10 @@ pub(super) fn parse_time(text: &str) -> Option<u64> {
     if let Some(span) = back {
         return Some(usec(now)?.saturating_sub(span));
     }
+    let ahead = text.strip_prefix('+');
+    if let Some(span) = ahead.and_then(|span| units::parse_span(span).ok()) {
+        return usec(now)?.checked_add(span);
+    }
     match text {
         "now" => return usec(now),
         "today" => return local(today.at(0, 0, 0, 0)),

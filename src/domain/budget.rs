@@ -63,6 +63,12 @@ impl Tokens {
             .fold(0, |sum, (n, _)| sum.saturating_add(n))
     }
 
+    /// What was given to the model, its cache included, and what it answered.
+    pub fn directions(self) -> [u64; 2] {
+        let given = self.input.saturating_add(self.cache_read);
+        [given.saturating_add(self.cache_write), self.output]
+    }
+
     /// A report that says more than a runner can have used is refused, not cut.
     pub fn check(self) -> Result<(), Error> {
         let all = [self.input, self.output, self.cache_read, self.cache_write];

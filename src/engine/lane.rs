@@ -3,9 +3,11 @@
 use super::launch::Launched;
 use super::{Shared, now};
 use crate::crash;
+use crate::domain::budget::Tokens;
 use crate::domain::event::Actor;
 use crate::domain::exit::{Asked, Cause, Exit, Record, Usage};
 use crate::domain::kinds::{self, Kind};
+use crate::domain::policy::Verdict;
 use crate::domain::runner::{Change, Step};
 use crate::domain::{Error, ErrorKind, Limits, Runner, State};
 use crate::ports::{Applied, HostError, StoreError};
@@ -63,6 +65,10 @@ pub(super) enum Command {
     CloseGate,
     /// Its scope lives without a shim.
     StopScope,
+    /// Holds or budgets may want something of it.
+    Look,
+    /// It has reported what it has used.
+    Used(Tokens),
 }
 
 /// The caller of a launch whose outcome is to be told later.
@@ -187,7 +193,12 @@ impl Lane {
                 self.end(exit, Usage::default()).await;
             }
             Command::Frozen(true) if self.runner.state() == State::Running => {
-                self.step(Step::Freeze(None), Actor::host()).await;
+                // An order of the policy whose answer was lost, or somebody's own wish.
+                let by = match self.shared.policy.verdict(&self.runner) {
+                    Verdict::Freeze(by) => Some(by),
+                    _ => None,
+                };
+                self.step(Step::Freeze(by), Actor::host()).await;
             }
             Command::Frozen(false) if self.runner.state() == State::Frozen => {
                 self.step(Step::Thaw, Actor::host()).await;
@@ -203,6 +214,12 @@ impl Lane {
                 self.note(self.shared.host.stop(self.runner.id, Asked::Stop).await)
             }
             Command::CloseGate => self.note(self.shared.host.abort(self.runner.id).await),
+            Command::Look => self.look().await,
+            Command::Used(tokens) => {
+                self.runner.tokens = self.runner.tokens.advance(tokens);
+                self.show();
+                self.look().await;
+            }
             Command::StopScope => {
                 self.note(self.shared.host.stop_scope(self.runner.id).await);
                 // The next plan sees an empty scope, or a record, and ends the runner.

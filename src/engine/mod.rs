@@ -14,6 +14,7 @@ mod hub;
 mod lane;
 mod launch;
 mod peers;
+mod policy;
 mod projects;
 mod queries;
 mod upkeep;
@@ -126,6 +127,7 @@ struct Shared {
     reconciling: tokio::sync::Mutex<HashSet<RunnerId>>,
     closing: AtomicBool,
     recheck: Notify,
+    policy: policy::Followed,
     /// Monotonic milliseconds of the last turn of hub and store loop, for the watchdog.
     progress: [AtomicU64; 2],
     started: tokio::time::Instant,
@@ -190,6 +192,7 @@ impl Engine {
             reconciling: tokio::sync::Mutex::default(),
             closing: AtomicBool::new(false),
             recheck: Notify::new(),
+            policy: policy::Followed::default(),
             progress: [AtomicU64::new(0), AtomicU64::new(0)],
             started: tokio::time::Instant::now(),
             metrics: Metrics::default(),
@@ -200,6 +203,7 @@ impl Engine {
         if !shared.settings.sole_host {
             tokio::spawn(peers::serve(Arc::clone(&shared)));
         }
+        tokio::spawn(policy::follow(Arc::clone(&shared)));
         Self(shared)
     }
 

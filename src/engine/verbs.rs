@@ -64,6 +64,9 @@ impl Lane {
             self.runner.clone().apply(&step, now())?;
         }
         self.room()?;
+        if !freeze && self.runner.state() == State::Frozen {
+            self.shared.policy.may_thaw(&self.runner)?;
+        }
         let id = self.runner.id;
         let done = match freeze {
             true => self.shared.host.freeze(id).await,
@@ -73,6 +76,9 @@ impl Lane {
         crash::point("daemon.frozen");
         if !already {
             self.step(step, actor).await;
+        } else if freeze && self.runner.frozen_by.is_some() {
+            // From now on it is somebody's wish, and outlasts the hold or budget.
+            self.step(Step::Keep, actor).await;
         }
         Ok(())
     }

@@ -34,11 +34,13 @@ pub struct FleetState {
     pub queued: u32,
 }
 
-/// What a budget is, and how it stands.
+/// What a report came to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reported {
     /// The runner with its counters as they are now.
     pub runner: Runner,
+    /// Its counters before.
+    pub before: Tokens,
     /// Thresholds that were reached.
     pub events: Vec<Event>,
 }

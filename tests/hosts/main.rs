@@ -20,6 +20,7 @@ mod endings;
 mod fence;
 mod fixture;
 mod harness;
+mod holds;
 mod input;
 mod journal;
 mod launch;

@@ -258,12 +258,15 @@ impl Work for Report {
         let Some(mut runner) = read::runner(on, self.runner).await? else {
             return Err(words::no_such_runner(self.runner).into());
         };
-        let before = holding(&runner);
+        let (before, counted) = (holding(&runner), runner.tokens);
         runner.tokens = runner.tokens.advance(self.tokens);
         let after = holding(&runner);
         if before == after {
-            let events = Vec::new();
-            return Ok(Reported { runner, events });
+            return Ok(Reported {
+                runner,
+                before: counted,
+                events: Vec::new(),
+            });
         }
         on.run(
             "UPDATE runners SET tokens = $2 WHERE id = $1",
@@ -273,7 +276,11 @@ impl Work for Report {
         let session = runner.spec.session.as_deref();
         let payers = payers(on, runner.spec.project.as_str(), session).await?;
         let events = charge(on, payers, &before, &after, self.at).await?;
-        Ok(Reported { runner, events })
+        Ok(Reported {
+            runner,
+            before: counted,
+            events,
+        })
     }
 }
 

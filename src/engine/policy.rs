@@ -1,0 +1,361 @@
+//! Holds and budgets, carried out: what they say is followed here, and what they want of a runner
+//! is told its lane.
+//!
+//! Where hosts share a store it is asked for news twice a second. The embedded one changes by
+//! nobody else, so nothing is asked until something happened here or a time in the policy has come.
+//! While the store is away the last policy holds on, and holds end at their time all the same.
+
+use super::lane::{Command, Lane};
+use super::{Engine, Shared, host_error, now, store_error};
+use crate::crash;
+use crate::domain::Error;
+use crate::domain::budget::{Budget, BudgetState, Scope, Tokens};
+use crate::domain::event::{Actor, Event};
+use crate::domain::exit::Asked;
+use crate::domain::hold::{Hold, HoldScope};
+use crate::domain::kinds;
+use crate::domain::period::Period;
+use crate::domain::policy::{self, Verdict};
+use crate::domain::runner::Step;
+use crate::domain::{Runner, RunnerId, State, Timestamp};
+use crate::ports::{HostError, Policy, StoreError};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+use tokio::sync::broadcast::error::RecvError;
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+/// How often a store of several hosts is asked for news.
+const PULSE: Duration = Duration::from_millis(400);
+/// How soon is tried again what did not work.
+const AGAIN: Duration = Duration::from_secs(1);
+/// The longest sleep before a time in the policy: a clock may be set, a laptop may have slept.
+const NAP: Duration = Duration::from_secs(30);
+/// A store that takes longer for an answer is away.
+const ANSWER_MAX: Duration = Duration::from_secs(5);
+
+/// What is known of the policy.
+#[derive(Debug)]
+pub(super) struct Followed {
+    known: RwLock<Arc<Known>>,
+    /// Something was changed here.
+    changed: Notify,
+}
+
+/// A policy, and the store's clock when it was read.
+#[derive(Debug)]
+struct Known {
+    policy: Policy,
+    clock: Timestamp,
+    at: Instant,
+}
+
+impl Known {
+    /// The store's clock now.
+    fn now(&self) -> Timestamp {
+        let since = u64::try_from(self.at.elapsed().as_micros()).unwrap_or(u64::MAX);
+        self.clock.plus_usec(since)
+    }
+}
+
+impl Default for Followed {
+    fn default() -> Self {
+        let known = Known {
+            policy: Policy::default(),
+            clock: now(),
+            at: Instant::now(),
+        };
+        Self {
+            known: RwLock::new(Arc::new(known)),
+            changed: Notify::new(),
+        }
+    }
+}
+
+impl Followed {
+    fn known(&self) -> Arc<Known> {
+        Arc::clone(&self.known.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// What is to be done with this runner now.
+    pub(super) fn verdict(&self, runner: &Runner) -> Verdict {
+        let known = self.known();
+        let Policy { holds, budgets, .. } = &known.policy;
+        policy::verdict(runner, holds, budgets, known.now())
+    }
+
+    /// Whether somebody may thaw this runner now.
+    pub(super) fn may_thaw(&self, runner: &Runner) -> Result<(), Error> {
+        let known = self.known();
+        let Policy { holds, budgets, .. } = &known.policy;
+        policy::refuse_thaw(runner, holds, budgets, known.now())
+    }
+}
+
+/// Follows the policy, and sees to it that every live runner is as it says.
+pub(super) async fn follow(shared: Arc<Shared>) {
+    let mut happenings = shared.happenings.subscribe();
+    let mut health = shared.health.subscribe();
+    let mut seen = None;
+    let mut due = Some(Instant::now());
+    loop {
+        // One runner, or all of them and the store.
+        let one = tokio::select! {
+            happening = happenings.recv() => match happening {
+                Ok(happening) => match (&happening.runner, happening.old) {
+                    (Some(runner), Some(old)) if old != runner.state() => Some(Arc::clone(runner)),
+                    _ => continue,
+                },
+                Err(RecvError::Lagged(_)) => None,
+                Err(RecvError::Closed) => return,
+            },
+            () = shared.policy.changed.notified() => {
+                seen = None;
+                None
+            }
+            changed = health.changed() => match changed {
+                Ok(()) => None,
+                Err(_) => return,
+            },
+            () = until(due) => None,
+        };
+        let known = shared.policy.known();
+        let Policy { holds, budgets, .. } = &known.policy;
+        if let Some(runner) = one {
+            let idle = policy::is_idle(holds, budgets);
+            match runner.state() {
+                State::Running | State::Frozen if !idle => tell(&shared, runner.id),
+                // It has given back what it had reserved.
+                State::Ended if !idle && !budgets.is_empty() => shared.policy.changed.notify_one(),
+                _ => {}
+            }
+            continue;
+        }
+        let read = tokio::time::timeout(ANSWER_MAX, read(&shared, &mut seen)).await;
+        let read = matches!(read, Ok(Ok(())));
+        let pending = look(&shared);
+        due = next(&shared, read, pending);
+    }
+}
+
+/// Reads the policy if it has changed since, or a time in it has come.
+async fn read(shared: &Shared, seen: &mut Option<u64>) -> Result<(), StoreError> {
+    let host = &shared.settings.host;
+    let known = shared.policy.known();
+    let pulse = shared.store.pulse(host).await?;
+    let Policy { holds, budgets, .. } = &known.policy;
+    let passed = policy::next_change(holds, budgets, known.clock).is_some_and(|at| at <= pulse.now);
+    let same = *seen == Some(pulse.policy) && !passed;
+    let policy = match same {
+        true => known.policy.clone(),
+        false => {
+            if holds.iter().any(|h| !h.is_active(pulse.now)) {
+                for event in shared.store.end_holds(now()).await? {
+                    shared.publish(Some(event), None, None);
+                }
+            }
+            shared.store.policy(host).await?
+        }
+    };
+    let known = Known {
+        policy,
+        clock: pulse.now,
+        at: Instant::now(),
+    };
+    let mut current = shared
+        .policy
+        .known
+        .write()
+        .unwrap_or_else(PoisonError::into_inner);
+    *current = Arc::new(known);
+    drop(current);
+    *seen = Some(pulse.policy);
+    Ok(())
+}
+
+/// Tells every lane whose runner is not as the policy wants it. Whether there is one.
+fn look(shared: &Shared) -> bool {
+    let all = shared.read(|live| {
+        let all = live.values().map(|entry| Arc::clone(&entry.runner));
+        all.collect::<Vec<_>>()
+    });
+    let mut pending = false;
+    for runner in all {
+        if shared.policy.verdict(&runner) != Verdict::GoOn {
+            pending = true;
+            tell(shared, runner.id);
+        }
+    }
+    pending
+}
+
+/// When to look again.
+fn next(shared: &Shared, read: bool, pending: bool) -> Option<Instant> {
+    let known = shared.policy.known();
+    let Policy { holds, budgets, .. } = &known.policy;
+    let at = known.now();
+    let change = policy::next_change(holds, budgets, at).map(|next| {
+        // The first moment of what comes next, and not the last of what was.
+        let rest = next.0.saturating_sub(at.0).saturating_add(1_000);
+        Duration::from_micros(rest).min(NAP)
+    });
+    let failed = (!read || pending).then_some(AGAIN);
+    let pulse = (!shared.settings.sole_host).then_some(PULSE);
+    let soonest = [change, failed, pulse].into_iter().flatten().min();
+    soonest.map(|rest| Instant::now() + rest)
+}
+
+async fn until(due: Option<Instant>) {
+    match due {
+        Some(due) => tokio::time::sleep_until(due).await,
+        None => std::future::pending().await,
+    }
+}
+
+fn tell(shared: &Shared, id: RunnerId) {
+    shared.read(|live| {
+        if let Some(entry) = live.get(&id) {
+            let _ = entry.lane.send(Command::Look);
+        }
+    });
+}
+
+impl Lane {
+    /// Does what the policy wants. What fails is tried again by [`follow`].
+    ///
+    /// A freeze is written first and done then: whoever takes over in between sees a runner that
+    /// the policy froze, and not one that somebody froze.
+    pub(super) async fn look(&mut self) {
+        let verdict = self.shared.policy.verdict(&self.runner);
+        if verdict == Verdict::GoOn || !self.shared.health.borrow().agent || self.room().is_err() {
+            return;
+        }
+        let id = self.runner.id;
+        let done = match &verdict {
+            Verdict::GoOn => Ok(()),
+            Verdict::Freeze(by) => {
+                let step = Step::Freeze(Some(by.clone()));
+                self.step(step, Actor::host()).await;
+                crash::point("daemon.policy-freeze");
+                let done = self.shared.host.freeze(id).await;
+                if done.is_err() {
+                    self.step(Step::Thaw, Actor::host()).await;
+                }
+                done
+            }
+            Verdict::Thaw => {
+                let done = self.shared.host.thaw(id).await;
+                if done.is_ok() {
+                    self.step(Step::Thaw, Actor::host()).await;
+                }
+                done
+            }
+            Verdict::Stop(_) => {
+                self.step(Step::Stop, Actor::host()).await;
+                match self.shared.host.stop(id, Asked::Budget).await {
+                    // Recorded: the order is given again when the agent is back.
+                    Err(HostError::Unavailable(_)) => Ok(()),
+                    done => done,
+                }
+            }
+        };
+        let project = &self.runner.spec.project;
+        match (done, &verdict) {
+            (Err(error), _) => {
+                let error = host_error(error);
+                tracing::warn!(message_id = kinds::ORDER_FAILED.id, runner = %id, %project, %error, "What a hold or budget wants of a runner could not be done yet");
+            }
+            (Ok(()), Verdict::Freeze(by)) => {
+                tracing::info!(message_id = kinds::POLICY_APPLIED.id, runner = %id, %project, by, "Runner frozen: {by}");
+            }
+            (Ok(()), Verdict::Stop(by)) => {
+                tracing::info!(message_id = kinds::POLICY_APPLIED.id, runner = %id, %project, by, "Runner stopped: {by}");
+            }
+            (Ok(()), _) => {
+                tracing::info!(message_id = kinds::POLICY_APPLIED.id, runner = %id, %project, "Runner thawed: what froze it is over");
+            }
+        }
+    }
+}
+
+impl Engine {
+    /// All holds that have not ended.
+    pub async fn holds(&self) -> Result<Vec<Hold>, Error> {
+        self.0.store.holds().await.map_err(store_error)
+    }
+
+    /// Sets a hold, in place of the one this scope has.
+    pub async fn set_hold(
+        &self,
+        scope: HoldScope,
+        until: Option<Timestamp>,
+        freeze: bool,
+        reason: String,
+        actor: Actor,
+    ) -> Result<(), Error> {
+        let hold = Hold {
+            scope,
+            until,
+            freeze,
+            reason,
+            actor,
+            set_at: now(),
+        };
+        let set = self.0.store.set_hold(hold).await;
+        let (_, event) = set.map_err(store_error)?;
+        self.policy_changed(vec![event]);
+        Ok(())
+    }
+
+    /// Ends a hold.
+    pub async fn release_hold(&self, scope: HoldScope, actor: Actor) -> Result<(), Error> {
+        let released = self.0.store.release_hold(scope, actor, now()).await;
+        self.policy_changed(vec![released.map_err(store_error)?]);
+        Ok(())
+    }
+
+    /// All budgets in their present period, by scope and period.
+    pub async fn budgets(&self) -> Result<Vec<BudgetState>, Error> {
+        self.0.store.budgets().await.map_err(store_error)
+    }
+
+    /// Makes a budget, or changes it.
+    pub async fn set_budget(&self, mut budget: Budget) -> Result<BudgetState, Error> {
+        if budget.created_at.set().is_none() {
+            budget.created_at = now();
+        }
+        let set = self.0.store.set_budget(budget).await;
+        let (state, events) = set.map_err(store_error)?;
+        self.policy_changed(events);
+        Ok(state)
+    }
+
+    /// Removes a budget.
+    pub async fn remove_budget(&self, scope: Scope, period: Period) -> Result<(), Error> {
+        let removed = self.0.store.remove_budget(scope, period).await;
+        removed.map_err(store_error)?;
+        self.policy_changed(Vec::new());
+        Ok(())
+    }
+
+    /// Counts what a runner says it has used since it began.
+    pub async fn report(&self, id: RunnerId, tokens: Tokens) -> Result<Runner, Error> {
+        let reported = self.0.store.report(id, tokens, now()).await;
+        let reported = reported.map_err(store_error)?;
+        self.0.metrics.tokens(&reported.runner, reported.before);
+        self.0.read(|live| {
+            if let Some(entry) = live.get(&id) {
+                let _ = entry.lane.send(Command::Used(reported.runner.tokens));
+            }
+        });
+        self.policy_changed(reported.events);
+        Ok(reported.runner)
+    }
+
+    fn policy_changed(&self, events: Vec<Event>) {
+        for event in events {
+            self.0.publish(Some(event), None, None);
+        }
+        self.0.policy.changed.notify_one();
+    }
+}
