@@ -19,6 +19,7 @@ mod doctor;
 mod endings;
 mod fence;
 mod fixture;
+mod fleet;
 mod harness;
 mod holds;
 mod input;
