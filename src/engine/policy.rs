@@ -21,8 +21,8 @@ use crate::domain::{Runner, RunnerId, State, Timestamp};
 use crate::ports::{HostError, Policy, StoreError};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
-use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::Notify;
+use tokio::sync::broadcast::error::RecvError;
 use tokio::time::Instant;
 
 /// How often a store of several hosts is asked for news.

@@ -265,7 +265,6 @@ fn releases_work_together() {
         ("this", daemon),
         ("first", shim),
         ("first", agent),
-        ("first", daemon),
     ] {
         // A running program's file can't be written to, but another one can take its name.
         site.root(&format!(
@@ -292,4 +291,18 @@ fn releases_work_together() {
         assert_eq!(site.cause(id), "stopped");
     }
     site.check();
+    // The store is this release's by now: the first one's daemon leaves it alone and says so.
+    let back = "cp /srv/first/usr/bin/stratavored /usr/bin/stratavored.new && mv /usr/bin/stratavored.new /usr/bin/stratavored";
+    site.root(back).ok();
+    site.root("systemctl restart stratavored || true").ok();
+    wait_until("the first release's daemon gives up", SOON, || {
+        let status = site
+            .root("systemctl show -P ExecMainStatus stratavored")
+            .ok();
+        status.trim() == "78"
+    });
+    let said = site
+        .root("journalctl -u stratavored -n 20 -o cat --no-pager")
+        .ok();
+    assert!(said.contains("was written by stratavored"), "{said}");
 }

@@ -6,7 +6,6 @@ use super::ledger::{self, Concern};
 use super::link::Link;
 use super::locks::Locks;
 use super::prune::Sweep;
-use super::writer::{release, savepoint, undo};
 use super::{Base, Work, admit, apply, hosts};
 use crate::domain::runner::Change;
 use crate::ports::{self, Admitted, Applied, NewRunner, StoreError};
@@ -221,4 +220,19 @@ fn keep_all<Q, T>(
         // Some of them may be written already.
         Err(fail) => Err(fail.fault()),
     }
+}
+
+/// Begins what one request writes.
+async fn savepoint(on: &mut Link) -> Result<(), sqlx::Error> {
+    on.say("SAVEPOINT op").await
+}
+
+/// Ends it.
+async fn release(on: &mut Link) -> Result<(), sqlx::Error> {
+    on.say("RELEASE op").await
+}
+
+/// Takes back what one request has written.
+async fn undo(on: &mut Link) -> Result<(), sqlx::Error> {
+    on.say("ROLLBACK TO op; RELEASE op").await
 }

@@ -31,10 +31,14 @@ use async_trait::async_trait;
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 /// The most requests in one transaction.
 const BATCH_MAX: usize = 256;
+/// What fails within this is tried once more where a connection may be lost.
+const QUICK: Duration = Duration::from_secs(1);
 
 /// Which host writes, in which epoch; nobody knows before it has joined.
 pub(super) type Identity = Arc<RwLock<Option<ports::Writer>>>;
@@ -60,6 +64,8 @@ pub(super) struct Writer {
     doubt: Option<Doubt>,
     /// The last transaction was lost, and that was said.
     failing: bool,
+    /// And that took its time.
+    slow: bool,
     /// Before this position are the events of all transactions so far.
     written: Arc<AtomicU64>,
 }
@@ -83,6 +89,7 @@ impl Writer {
             batch: 0,
             doubt: None,
             failing: false,
+            slow: false,
             written,
         }
     }
@@ -103,7 +110,7 @@ impl Writer {
                 }
             }
             self.commit(&mut batch).await;
-            if self.failing && self.link.is_none() {
+            if self.slow && self.link.is_none() {
                 // Who waited while it took its time to fail need not wait as long again.
                 while let Ok(job) = jobs.try_recv() {
                     batch.push(job);
@@ -154,7 +161,19 @@ impl Writer {
         if jobs.is_empty() {
             return;
         }
-        match self.transaction(&mut jobs).await {
+        let begun = Instant::now();
+        let mut done = self.transaction(&mut jobs).await;
+        if let Err(error) = &done
+            && self.base.limit().is_some()
+            && !self.base.is_passing(error)
+            && self.doubt.is_none()
+            && begun.elapsed() < QUICK
+        {
+            // Nothing was done, and the connection alone was lost: a server was restarted, another took over.
+            done = self.transaction(&mut jobs).await;
+        }
+        self.slow = done.is_err() && begun.elapsed() >= QUICK;
+        match done {
             Err(error) if jobs.len() > 1 && self.base.is_rule(&error) => {
                 for job in jobs {
                     let mut alone = vec![job];
@@ -412,21 +431,6 @@ fn unstarted() -> Exit {
         signal: None,
         message: "The store went away while it admitted the runner; nothing ran.".to_owned(),
     }
-}
-
-/// Begins what one request writes.
-pub(super) async fn savepoint(on: &mut Link) -> Result<(), sqlx::Error> {
-    on.say("SAVEPOINT op").await
-}
-
-/// Ends it.
-pub(super) async fn release(on: &mut Link) -> Result<(), sqlx::Error> {
-    on.say("RELEASE op").await
-}
-
-/// Takes back what one request has written.
-pub(super) async fn undo(on: &mut Link) -> Result<(), sqlx::Error> {
-    on.say("ROLLBACK TO op; RELEASE op").await
 }
 
 /// A write that nobody sees: a number nobody reads goes up.

@@ -33,7 +33,7 @@ fn program(name: &str) -> PathBuf {
 }
 
 /// Postgres does not run as root.
-fn unprivileged(program: PathBuf) -> Command {
+pub(super) fn unprivileged(program: PathBuf) -> Command {
     if !rustix::process::geteuid().is_root() {
         return Command::new(program);
     }
@@ -48,6 +48,17 @@ fn unprivileged(program: PathBuf) -> Command {
         .arg(program);
     command.current_dir("/");
     command
+}
+
+/// To the user it runs as.
+pub(super) fn give(folder: &Path) {
+    if rustix::process::geteuid().is_root() {
+        done(
+            Command::new("chown")
+                .args(["-R", "postgres:postgres"])
+                .arg(folder),
+        );
+    }
 }
 
 fn done(command: &mut Command) {
@@ -74,9 +85,7 @@ impl Cluster {
         let folder =
             std::env::temp_dir().join(format!("stratavore-postgres-{}", uuid::Uuid::now_v7()));
         std::fs::create_dir(&folder).unwrap();
-        if rustix::process::geteuid().is_root() {
-            done(Command::new("chown").arg("postgres:postgres").arg(&folder));
-        }
+        give(&folder);
         let data = folder.join("data");
         let mut init = unprivileged(program("initdb"));
         init.args([
@@ -131,13 +140,11 @@ impl Cluster {
         self.control(&["start"]);
     }
 
-    #[expect(dead_code, reason = "the outages come next")]
     pub(super) fn stop(&self) {
         self.control(&["stop", "-m", "fast"]);
     }
 
     /// As a power cut would.
-    #[expect(dead_code, reason = "the outages come next")]
     pub(super) fn kill(&self) {
         let file = std::fs::read_to_string(self.folder.join("data/postmaster.pid")).unwrap();
         let pid = file.lines().next().unwrap().parse().unwrap();
@@ -148,7 +155,6 @@ impl Cluster {
         }
     }
 
-    #[expect(dead_code, reason = "the outages come next")]
     pub(super) fn socket(&self) -> PathBuf {
         self.folder.join(format!(".s.PGSQL.{PORT}"))
     }

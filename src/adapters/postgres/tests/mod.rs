@@ -2,7 +2,10 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod cluster;
+mod cuts;
 mod migrate;
+mod outages;
+mod schema;
 mod storm;
 
 use super::*;
