@@ -25,17 +25,23 @@ fn a_hold_freezes_and_all_goes_on_by_itself() {
     let began = Instant::now();
     site.ctl(
         "root",
-        "hold set --label key=shared --until +8s --freeze --reason 'rate limit'",
+        "hold set --label key=shared --until +12s --freeze --reason 'rate limit'",
     )
     .ok();
     wait_until("it is frozen", SOON, || frozen(&site, &held));
-    assert!(began.elapsed() < Duration::from_secs(8));
+    assert!(began.elapsed() < Duration::from_secs(12));
     assert!(!frozen(&site, &free));
     let list = site.ctl("alice", "hold list").ok().out();
     assert!(
         list.contains("label:key=shared") && list.contains("rate limit"),
         "{list}"
     );
+    // Nothing new of it starts, and the rest does.
+    let denied = site
+        .ctl("alice", "run --label key=shared p -- true")
+        .code(3);
+    assert!(denied.err().contains("rate limit"), "{denied}");
+    site.run("-- true");
     // Nobody thaws it meanwhile, and it is said why.
     let said = site.ctl("alice", &format!("thaw {held}")).code(3).err();
     assert!(said.contains("rate limit"), "{said}");
@@ -45,7 +51,7 @@ fn a_hold_freezes_and_all_goes_on_by_itself() {
             false => Err(site.ctl("root", "hold list").out()),
         }
     });
-    assert!(began.elapsed() >= Duration::from_secs(8));
+    assert!(began.elapsed() >= Duration::from_secs(12));
     assert!(!frozen(&site, &held));
     assert!(frozen(&site, &own), "alice froze it, and nobody thawed it");
     let events = site

@@ -299,10 +299,13 @@ fn releases_work_together() {
         let status = site
             .root("systemctl show -P ExecMainStatus stratavored")
             .ok();
-        status.trim() == "78"
+        status.out().trim() == "78"
     });
     let said = site
         .root("journalctl -u stratavored -n 20 -o cat --no-pager")
         .ok();
-    assert!(said.contains("was written by stratavored"), "{said}");
+    assert!(
+        said.out().contains("was written by stratavored"),
+        "{said:?}"
+    );
 }

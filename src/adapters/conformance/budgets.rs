@@ -47,6 +47,9 @@ async fn runs(store: &impl Store, n: u64, project_name: &str) {
 }
 
 pub(crate) async fn set_change_remove(store: Arc<impl Store + 'static>) {
+    // Before there is a budget: from then on a launch has to say how many tokens it may use.
+    project_with(&*store, "p").await;
+    runs(&*store, 1, "p").await;
     let before = counter(&*store).await;
     let made = set(&*store, budget("fleet", Period::None, 100)).await;
     assert_eq!((made.used, made.reserved, made.told), (0, 0, 0));
@@ -70,8 +73,6 @@ pub(crate) async fn set_change_remove(store: Arc<impl Store + 'static>) {
     assert_eq!(all[1].budget, other);
     assert_eq!(store.policy("h1").await.unwrap().budgets.len(), 3);
     // A change keeps what was used, and when it was made.
-    project_with(&*store, "p").await;
-    runs(&*store, 1, "p").await;
     store.report(id(1), tokens(4, 6), at(9_000)).await.unwrap();
     let mut more = budget("fleet", Period::None, 200);
     more.created_at = at(99);

@@ -15,7 +15,7 @@ fn about(host: &str, boot: &str) -> Registration {
         name: format!("name-of-{host}"),
         boot_id: boot.to_owned(),
         labels: [("disk".to_owned(), "ssd".to_owned())].into(),
-        max_runners: Some(7),
+        max_runners: Some(7_000),
         version: "1".to_owned(),
         advertise: "web:9791".to_owned(),
     }

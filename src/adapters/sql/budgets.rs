@@ -320,6 +320,7 @@ pub(super) async fn charge(
     let now = now(on).await?;
     let mut events = Vec::new();
     for state in payers {
+        let told = state.told;
         let mut state = rolled(state, now);
         let was_over = state.taken() > state.budget.limit;
         state.settle(before, after);
@@ -341,16 +342,18 @@ pub(super) async fn charge(
             on.run("UPDATE fleet SET policy = policy + 1", vec![])
                 .await?;
         }
-        // The schema takes what was told for a change of the policy.
-        on.run(
-            "UPDATE budgets SET told = $3 WHERE scope = $1 AND period = $2 AND told <> $3",
-            vec![
-                state.budget.scope.to_string().into(),
-                state.budget.period.as_str().into(),
-                u32::from(state.told).into(),
-            ],
-        )
-        .await?;
+        if state.told != told {
+            // The schema takes this for a change of the policy.
+            on.run(
+                "UPDATE budgets SET told = $3 WHERE scope = $1 AND period = $2",
+                vec![
+                    state.budget.scope.to_string().into(),
+                    state.budget.period.as_str().into(),
+                    u32::from(state.told).into(),
+                ],
+            )
+            .await?;
+        }
     }
     Ok(events)
 }

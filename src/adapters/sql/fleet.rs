@@ -1,6 +1,6 @@
 //! The hosts of the port: each method hands its request to the writer or asks a reader.
 
-use super::{Base, SqlStore, hosts};
+use super::{Base, SqlStore, gone, hosts};
 use crate::domain::Timestamp;
 use crate::domain::event::{Actor, Event};
 use crate::domain::host::{Cordon, Host, Registration};
@@ -17,7 +17,7 @@ async fn give_back<B: Base>(
 ) -> Result<Vec<Event>, StoreError> {
     let mut events = Vec::new();
     loop {
-        let work = hosts::GiveBack {
+        let work = gone::GiveBack {
             host: host.clone(),
             actor: actor.clone(),
         };
@@ -70,7 +70,7 @@ impl<B: Base> Hosts for SqlStore<B> {
 
     async fn forget(&self, host: &str, actor: Actor) -> Result<Vec<Event>, StoreError> {
         let host = host.to_owned();
-        let forget = hosts::Forget {
+        let forget = gone::Forget {
             host: host.clone(),
             actor: actor.clone(),
         };
@@ -81,12 +81,12 @@ impl<B: Base> Hosts for SqlStore<B> {
 
     async fn tidy(&self, lost_after: u64) -> Result<Vec<Event>, StoreError> {
         if !self
-            .read(async |on| hosts::is_untidy(on, lost_after).await)
+            .read(async |on| gone::is_untidy(on, lost_after).await)
             .await?
         {
             return Ok(Vec::new());
         }
-        let (mut events, gone) = self.write(hosts::Tidy { lost_after }).await?;
+        let (mut events, gone) = self.write(gone::Tidy { lost_after }).await?;
         for host in gone {
             events.extend(give_back(self, host, Actor::host()).await?);
         }

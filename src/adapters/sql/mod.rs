@@ -28,6 +28,7 @@ pub(in crate::adapters) mod copy;
 mod denials;
 pub(in crate::adapters) mod fail;
 mod fleet;
+mod gone;
 mod holds;
 mod hosts;
 mod jobs;
@@ -301,7 +302,7 @@ impl<B: Base> Store for SqlStore<B> {
     }
 
     async fn check(&self) -> Result<(), StoreError> {
-        self.write(writer::Check).await
+        self.write(jobs::Check).await
     }
 
     async fn close(&self) {

@@ -20,14 +20,13 @@ use super::link::Link;
 use super::locks::Locks;
 use super::prune::Sweep;
 use super::readers::Readers;
-use super::{Base, Work, apply, within};
+use super::{Base, apply, within};
 use crate::crash;
 use crate::domain::event::Actor;
 use crate::domain::exit::{Cause, Exit, Usage};
 use crate::domain::kinds;
 use crate::domain::runner::{Change, Step};
 use crate::ports::{self, Pruned, StoreError};
-use async_trait::async_trait;
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
@@ -430,24 +429,5 @@ fn unstarted() -> Exit {
         code: None,
         signal: None,
         message: "The store went away while it admitted the runner; nothing ran.".to_owned(),
-    }
-}
-
-/// A write that nobody sees: a number nobody reads goes up.
-#[derive(Debug)]
-pub(super) struct Check;
-
-#[async_trait]
-impl Work for Check {
-    type Done = ();
-
-    async fn run(&mut self, on: &mut Link) -> Result<(), Fail> {
-        // In Postgres the writer's own row has gone up already.
-        if on.is_shared() {
-            return Ok(());
-        }
-        let up =
-            "UPDATE meta SET value = CAST(CAST(value AS BIGINT) + 1 AS TEXT) WHERE key = 'checks'";
-        on.run(up, vec![]).await.map(drop)
     }
 }
