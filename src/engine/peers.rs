@@ -64,10 +64,10 @@ impl Shared {
     }
 
     async fn carry_out(&self, order: Order) {
-        crash::point("daemon.order-taken");
+        crash::point("fleet.order-taken");
         let outcome = Outcome::of(self.obey_order(&order).await);
         tracing::info!(message_id = kinds::ORDER_FROM_HOST.id, runner = %order.runner, uid = order.actor.uid, user = order.actor.user, from = order.from, "Order of another host: {:?}", order.verb);
-        crash::point("daemon.order-done");
+        crash::point("fleet.order-done");
         for _ in 0..ANSWERS {
             match self.store.answer(&order.id, outcome.clone()).await {
                 Err(StoreError::Unavailable(_) | StoreError::Fenced) => {

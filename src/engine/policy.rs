@@ -236,7 +236,7 @@ impl Lane {
             Verdict::Freeze(by) => {
                 let step = Step::Freeze(Some(by.clone()));
                 self.step(step, Actor::host()).await;
-                crash::point("daemon.policy-freeze");
+                crash::point("policy.freeze");
                 let done = self.shared.host.freeze(id).await;
                 if done.is_err() {
                     self.step(Step::Thaw, Actor::host()).await;
