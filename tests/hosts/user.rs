@@ -113,7 +113,7 @@ impl<'a> Mine<'a> {
             let left = self.0.root(&format!("ls -A {STATE}/exits /run/user/2001/stratavore/shims /run/user/2001/credentials/stratavore; pgrep -u alice -l stratavore-shim; true")).out();
             let left: Vec<&str> = left
                 .lines()
-                .filter(|l| !l.is_empty() && !l.ends_with(':'))
+                .filter(|l| !l.is_empty() && !l.ends_with(':') && *l != ".fence")
                 .collect();
             match left.is_empty() && self.scopes().is_empty() {
                 true => Ok(()),
