@@ -19,13 +19,16 @@ step() { # NAME COMMAND…
 }
 wanted=("$@")
 
+# What hangs fails, and cargo has named it by then: "has been running for over 60 seconds".
+within() { timeout --verbose --kill-after=30 "$@"; }
+
 step setup tests/setup.sh test || exit 1
 step format $cargo fmt --all --check
 step lint $cargo clippy $with --workspace --all-targets --quiet -- -D warnings
-step unit $cargo test $with --lib --bins --quiet
-step parts $cargo test $with --quiet --test rules --test shim --test api --test engine --test docs
+step unit within 1200 $cargo test $with --lib --bins --quiet
+step parts within 1200 $cargo test $with --quiet --test rules --test shim --test api --test engine --test docs
 step release tests/release.sh
-step hosts tests/hosts/run.sh
+step hosts within 2700 tests/hosts/run.sh
 # Not how fast it is, but that it is not several times slower than it should be beside the same machine's ceilings.
 bench() { $cargo build $with --workspace --quiet && STRATAVORE_BENCH_BUILT=target/debug benches/run.sh --short; }
 step bench bench

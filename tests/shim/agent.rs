@@ -11,7 +11,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{RwLock, RwLockReadGuard};
+use std::sync::{Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 use stratavore::domain::exit::Record;
 use stratavore::domain::units::INFINITY;
@@ -24,7 +24,37 @@ pub(crate) const NOBODY: u32 = 65534;
 pub(crate) const SHIM: &str = env!("CARGO_BIN_EXE_stratavore-shim");
 
 /// Crash points are one per machine: the test that uses them is alone.
-pub(crate) static ALONE: RwLock<()> = RwLock::new(());
+/// No `RwLock`, since one test may have several agents, and a second `read` while somebody waits
+/// to write would wait for ever.
+static AGENTS: Mutex<u32> = Mutex::new(0);
+static LAST_GONE: Condvar = Condvar::new();
+
+/// Counts as an agent as long as it lives.
+struct Together;
+
+impl Together {
+    fn new() -> Self {
+        *agents() += 1;
+        Self
+    }
+}
+
+impl Drop for Together {
+    fn drop(&mut self) {
+        *agents() -= 1;
+        LAST_GONE.notify_all();
+    }
+}
+
+fn agents() -> MutexGuard<'static, u32> {
+    AGENTS.lock().unwrap_or_else(|e| e.into_inner())
+}
+
+/// Waits until no other test has an agent, and keeps them from having one.
+pub(crate) fn alone() -> MutexGuard<'static, u32> {
+    let waited = LAST_GONE.wait_while(agents(), |n| *n > 0);
+    waited.unwrap_or_else(|e| e.into_inner())
+}
 static COUNT: AtomicU32 = AtomicU32::new(0);
 
 /// Where this machine has cgroup v2.
@@ -106,13 +136,13 @@ pub(crate) struct Agent {
     pub(crate) folder: PathBuf,
     pub(crate) scope: PathBuf,
     pub(crate) listener: OwnedFd,
-    _together: Option<RwLockReadGuard<'static, ()>>,
+    _together: Option<Together>,
 }
 
 impl Agent {
     /// A shim that has not been given its order, in its scope. `wrap` starts it.
     pub(crate) fn bare(wrap: &[&str], alone: bool) -> Self {
-        let together = (!alone).then(|| ALONE.read().unwrap_or_else(|e| e.into_inner()));
+        let together = (!alone).then(Together::new);
         let n = COUNT.fetch_add(1, Ordering::Relaxed);
         let id = format!(
             "00000000-0000-7000-{:04x}-{n:012x}",
