@@ -1,0 +1,61 @@
+//! `run`.
+
+use super::{OwnLimits, SharedLimits};
+use crate::cli::live;
+use clap::{Args, ValueHint};
+use clap_complete::engine::ArgValueCandidates;
+
+/// `run`.
+#[derive(Debug, Args)]
+#[command(override_usage = "stratavorectl run [OPTIONS] PROJECT -- COMMAND…")]
+pub struct Run {
+    /// The project it belongs to
+    #[arg(value_name = "PROJECT", add = ArgValueCandidates::new(live::projects))]
+    pub project: String,
+    /// The command and its arguments
+    #[arg(last = true, required = true, value_name = "COMMAND", value_hint = ValueHint::CommandWithArguments)]
+    pub command: Vec<String>,
+    /// A name to use instead of the id
+    #[arg(long)]
+    pub name: Option<String>,
+    /// Run as this user (name or number) instead of yourself
+    #[arg(long, value_name = "USER", add = ArgValueCandidates::new(live::users))]
+    pub uid: Option<String>,
+    /// Run in this directory instead of the current one
+    #[arg(long, value_name = "PATH", value_hint = ValueHint::DirPath)]
+    pub working_directory: Option<String>,
+    /// Set an environment variable; NAME alone takes it from your own environment
+    #[arg(short = 'E', long, value_name = "NAME[=VALUE]")]
+    pub setenv: Vec<String>,
+    /// Set variables from this file, over those of -E; its format is that of systemd's EnvironmentFile=, a “-” before
+    /// the path says that it may be missing
+    #[arg(long, value_name = "PATH", value_hint = ValueHint::FilePath)]
+    pub env_file: Vec<String>,
+    /// Give the runner a copy of this file as $CREDENTIALS_DIRECTORY/NAME
+    #[arg(long, value_name = "NAME:PATH")]
+    pub load_credential: Vec<String>,
+    /// Attach a label
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub label: Vec<String>,
+    /// Make a repeated launch with this id return the first one's runner
+    #[arg(long, value_name = "ID")]
+    pub request_id: Option<String>,
+    /// Wait until it has ended, and exit with its status
+    #[arg(long)]
+    pub wait: bool,
+    /// Make your standard input, output and error the runner's; wait, and exit with its status
+    #[arg(short = 'P', long)]
+    pub pipe: bool,
+    /// Keep its output in a file of at most this size, the newest of it, instead of the journal
+    #[arg(long, value_name = "SIZE", conflicts_with = "pipe")]
+    pub log_file_max: Option<String>,
+    /// Launch nothing: tell how every quota stands
+    #[arg(long, conflicts_with_all = ["wait", "pipe"])]
+    pub explain: bool,
+    /// Its limits.
+    #[command(flatten)]
+    pub shared: SharedLimits,
+    /// The runner's own limits.
+    #[command(flatten)]
+    pub own: OwnLimits,
+}
