@@ -256,6 +256,21 @@ impl Manager {
         self.0.list_holds().await
     }
 
+    /// All hosts as places for a launch, the best first: host, name, fits b, why (what speaks for and
+    /// against it, or why it would refuse). Nothing is launched or kept free.
+    ///
+    /// Options, all optional: label a{ss}, labels the host must have; memory-max t or s, what the
+    /// launch will ask for.
+    #[zbus(out_args("places"))]
+    async fn rank_hosts(
+        &self,
+        #[zbus(header)] header: Header<'_>,
+        options: Options,
+    ) -> Result<Vec<Dict>> {
+        let _call = self.0.enter(&header).await?;
+        self.0.rank_hosts(&options).await
+    }
+
     /// A page of events, oldest first, that come after a position (0 = from the beginning):
     /// seq (the position), type, project, subject, runnerseq, time, actor, data.
     /// Filter: project s, runner s, type s; newest b, the last ones that fit instead of the

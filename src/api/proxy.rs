@@ -60,6 +60,8 @@ pub trait Manager {
     fn release_hold(&self, scope: &str, options: &Given<'_>) -> zbus::Result<()>;
     /// All holds.
     fn list_holds(&self) -> zbus::Result<Vec<Dict>>;
+    /// All hosts as places for a launch.
+    fn rank_hosts(&self, options: &Given<'_>) -> zbus::Result<Vec<Dict>>;
     /// The output of a runner.
     fn logs(&self, runner: &str, options: &Given<'_>) -> zbus::Result<OwnedFd>;
     /// A page of events.

@@ -8,7 +8,7 @@ mod run;
 pub use limits::{OwnLimits, SharedLimits};
 pub use policies::{Hold, HoldTarget, SetHold};
 pub use project::{Project, ProjectSettings};
-pub use run::Run;
+pub use run::{On, Run};
 
 use super::live;
 use super::remote::Remote;

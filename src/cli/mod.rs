@@ -80,16 +80,14 @@ async fn obey(cli: &Cli) -> Result<u8> {
         return doctor::doctor(global).await;
     }
     check(cli)?;
-    let client = match Client::connect(global).await {
-        Ok(client) => client,
-        Err(mut failure) => {
-            if let Verb::Run(run) = &cli.verb
-                && run.waits()
-            {
-                failure.status = 125;
-            }
-            return Err(failure);
-        }
+    if let Verb::Run(run) = &cli.verb
+        && let Some(on) = &run.on
+    {
+        return run::place::run(global, run, on).await;
+    }
+    let client = match &cli.verb {
+        Verb::Run(args) => run::connect(global, args).await?,
+        _ => Client::connect(global).await?,
     };
     match &cli.verb {
         Verb::Run(args) => run::run(&client, global, args).await,
@@ -122,7 +120,8 @@ fn check(cli: &Cli) -> Result<()> {
             if args.pipe {
                 Remote::no_descriptors(host, "run --pipe …")?;
             }
-            run::options(args, host.is_some()).map(drop)
+            run::place::check(args)?;
+            run::options(args, host.is_some() || args.on.is_some()).map(drop)
         }
         Verb::Logs(args) => Remote::no_descriptors(host, &format!("logs {}", args.id)),
         Verb::List(args) => list::filter(args).map(drop),

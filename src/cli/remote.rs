@@ -120,6 +120,11 @@ impl Remote {
         }
     }
 
+    /// Whether nothing but this name of a host was given.
+    pub(super) fn is(&self, name: &str) -> bool {
+        self.port.is_none() && self.target == name
+    }
+
     /// What one types to run a command there.
     pub(super) fn ssh(&self) -> String {
         match self.port {

@@ -1,5 +1,7 @@
 //! `run`.
 
+pub(super) mod place;
+
 use super::args::Run;
 use super::client::{Client, number, texts};
 use super::failure::{FAILED, Failure, REFUSED, Result, USAGE};
@@ -27,6 +29,16 @@ impl Run {
     pub(super) fn waits(&self) -> bool {
         self.wait || self.pipe
     }
+}
+
+/// Connects to launch.
+pub(super) async fn connect(global: &Global, args: &Run) -> Result<Client> {
+    Client::connect(global).await.map_err(|mut failure| {
+        if args.waits() {
+            failure.status = NOT_RUN;
+        }
+        failure
+    })
 }
 
 /// Launches.
@@ -110,7 +122,7 @@ fn clip(text: &str) -> String {
 
 async fn launch(client: &Client, global: &Global, args: &Run) -> Result<u8> {
     let out = Out::new(global);
-    let options = options(args, global.host.is_some())?;
+    let options = options(args, global.host.is_some() || args.on.is_some())?;
     let command: Vec<&str> = args.command.iter().map(String::as_str).collect();
     if args.explain {
         return explain(client, &out, args, &command, &options).await;
@@ -318,7 +330,7 @@ fn there(path: &str, elsewhere: bool) -> Result<String> {
         path if elsewhere && !path.starts_with('/') => Err(Failure::new(
             USAGE,
             format!(
-                "With -H the file is read on the other host; “{}” is not an absolute path.",
+                "With -H and --on the file is read on the other host; “{}” is not an absolute path.",
                 crate::domain::name::shown(path)
             ),
         )),

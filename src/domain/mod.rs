@@ -23,6 +23,7 @@ pub mod name;
 pub mod nearest;
 pub mod order;
 pub mod period;
+pub mod placement;
 pub mod policy;
 pub mod project;
 pub mod reconcile;

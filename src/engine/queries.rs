@@ -6,6 +6,7 @@ use crate::domain::event::Event;
 use crate::domain::exit::Usage;
 use crate::domain::logs::LogsRequest;
 use crate::domain::name::shown;
+use crate::domain::placement::{self, Place, Wanted};
 use crate::domain::{Error, ErrorKind, Project, ProjectName, Runner, RunnerId, RunnerSpec, State};
 use crate::ports::{EventFilter, RunnerFilter};
 use std::os::fd::OwnedFd;
@@ -20,6 +21,12 @@ impl Engine {
         let (host, max) = (&self.0.settings.host, self.0.terms().host_max);
         let gates = self.0.store.explain(spec, host, max, None).await;
         gates.map_err(store_error)
+    }
+
+    /// All hosts as places for such a launch, the best first.
+    pub async fn places(&self, wanted: &Wanted) -> Result<Vec<Place>, Error> {
+        let (clock, hosts) = self.0.store.hosts().await.map_err(store_error)?;
+        Ok(placement::rank(&hosts, clock, wanted))
     }
 
     /// What a live runner has used up to now, or an ended one in all.

@@ -2,8 +2,30 @@
 
 use super::{OwnLimits, SharedLimits};
 use crate::cli::live;
+use crate::cli::remote::Remote;
 use clap::{Args, ValueHint};
 use clap_complete::engine::ArgValueCandidates;
+use std::str::FromStr;
+
+/// Where to run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum On {
+    /// The best host of the fleet.
+    Auto,
+    /// This host.
+    Host(Remote),
+}
+
+impl FromStr for On {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "auto" => Ok(Self::Auto),
+            host => host.parse().map(Self::Host),
+        }
+    }
+}
 
 /// `run`.
 #[derive(Debug, Args)]
@@ -52,6 +74,12 @@ pub struct Run {
     /// Launch nothing: tell how every quota stands
     #[arg(long, conflicts_with_all = ["wait", "pipe"])]
     pub explain: bool,
+    /// Run on this host of the fleet, reached by ssh as with -H; auto chooses one and says why
+    #[arg(long, value_name = "[USER@]HOST|auto", conflicts_with_all = ["host", "user", "pipe"], value_hint = ValueHint::Hostname)]
+    pub on: Option<On>,
+    /// With --on auto: only a host with this label
+    #[arg(long, value_name = "KEY=VALUE", requires = "on")]
+    pub host_label: Vec<String>,
     /// Its limits.
     #[command(flatten)]
     pub shared: SharedLimits,
