@@ -34,13 +34,15 @@ macro_rules! suite {
                 request_ids, request_id_race, a_denial_keeps_no_request_id, an_id_is_used_once, denials_are_bounded];
             life: [every_step_from_every_state, a_life_is_told_in_events, events_are_contiguous_under_load, limits_change_without_event,
                 unknown_runner, racing_endings, dropped_callers, pruning, check_and_close];
-            budgets: [set_change_remove, reports_are_totals, thresholds_are_told_once, racing_reports];
+            budgets: [set_change_remove, reports_are_totals, thresholds_are_told_once, racing_reports,
+                an_ending_that_makes_room_is_told, who_waits_uses_nothing, what_never_fits_holds_up_nobody];
             holds: [set_list_release, one_for_each_scope, they_end_by_themselves, there_are_only_so_many, who_froze_it_is_kept];
             orders: [orders_are_taken_once_and_answered, an_order_nobody_takes_is_withdrawn];
-            hosts: [joining_and_coming_back, a_cloned_machine_id, leases, an_epoch_that_is_over, who_is_away_and_who_is_lost,
+            hosts: [joining_and_coming_back, a_cloned_machine_id, a_living_machine_is_not_taken_over, leases, an_epoch_that_is_over, who_is_away_and_who_is_lost,
                 forgetting, many_are_given_back, cordons, the_whole_fleet, the_only_host];
             queue: [who_waits_is_neither_live_nor_lost, priority_then_age_fair_between_projects, there_is_only_so_much_room,
-                a_session_has_one_live_runner, every_gate_with_its_numbers, a_hold_stops_admission];
+                a_session_has_one_live_runner, every_gate_with_its_numbers, a_hold_stops_admission,
+                many_that_are_held_hide_nobody];
             ledger: [a_storm_of_everything, budgets_hold_in_a_storm];
             listing: [filters, pages, prefixes_are_not_patterns, events_by_filter, live_of_a_host];
         );

@@ -176,6 +176,26 @@ pub fn join(known: Option<&Host>, new: &Registration) -> Result<Vec<String>, Err
     Ok(former)
 }
 
+/// A machine that is alive is not taken over: one with another boot id joins when the lease of the
+/// one before has run out. A host that boots faster than that waits for the rest of it.
+pub fn refuse_second(known: &Host, new: &Registration, now: Timestamp) -> Result<(), Error> {
+    if known.about.boot_id == new.boot_id || !known.is_up(now) {
+        return Ok(());
+    }
+    let rest = known
+        .lease_until
+        .0
+        .saturating_sub(now.0)
+        .div_ceil(1_000_000);
+    Err(Error::new(
+        ErrorKind::Conflict,
+        format!(
+            "Host {} (“{}”) has a lease for {rest} s more, from before its last boot or from another machine. If it was only booted, this passes by itself. If there are two machines with the same machine-id, give the cloned one an id of its own: rm /etc/machine-id && systemd-machine-id-setup, then reboot it.",
+            known.about.host, known.about.name
+        ),
+    ))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -222,6 +242,18 @@ mod tests {
         assert_eq!(former, Ok(vec!["a".to_owned()]));
         let error = join(Some(&host("b", &["a"])), &registration("a")).map_err(|e| e.kind);
         assert_eq!(error, Err(ErrorKind::Conflict));
+    }
+
+    #[test]
+    fn a_living_machine_is_not_taken_over() {
+        let (old, now) = (host("a", &[]), Timestamp(150));
+        assert_eq!(refuse_second(&old, &registration("a"), now), Ok(()));
+        let error = refuse_second(&old, &registration("b"), now).map_err(|e| e.kind);
+        assert_eq!(error, Err(ErrorKind::Conflict));
+        assert_eq!(
+            refuse_second(&old, &registration("b"), Timestamp(160)),
+            Ok(())
+        );
     }
 
     proptest! {

@@ -192,6 +192,8 @@ impl Lane {
                 };
                 self.end(exit, Usage::default()).await;
             }
+            // Before the policy is known it can't be told whose freeze it is: the next look sees it again.
+            Command::Frozen(true) if !self.shared.policy.is_known() => {}
             Command::Frozen(true) if self.runner.state() == State::Running => {
                 // An order of the policy whose answer was lost, or somebody's own wish.
                 let by = match self.shared.policy.verdict(&self.runner) {

@@ -8,7 +8,6 @@
 use super::lane::{Command, Lane};
 use super::{Engine, Shared, host_error, now, store_error};
 use crate::crash;
-use crate::domain::Error;
 use crate::domain::budget::{Budget, BudgetState, Scope, Tokens};
 use crate::domain::event::{Actor, Event};
 use crate::domain::exit::Asked;
@@ -17,7 +16,7 @@ use crate::domain::kinds;
 use crate::domain::period::Period;
 use crate::domain::policy::{self, Verdict};
 use crate::domain::runner::Step;
-use crate::domain::{Runner, RunnerId, State, Timestamp};
+use crate::domain::{Error, ErrorKind, Runner, RunnerId, State, Timestamp};
 use crate::ports::{HostError, Policy, StoreError};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
@@ -45,7 +44,9 @@ pub(super) struct Followed {
 /// A policy, and the store's clock when it was read.
 #[derive(Debug)]
 struct Known {
+    /// Empty as long as `read` is false: nothing is known then, and nothing follows from it.
     policy: Policy,
+    read: bool,
     clock: Timestamp,
     at: Instant,
 }
@@ -62,6 +63,7 @@ impl Default for Followed {
     fn default() -> Self {
         let known = Known {
             policy: Policy::default(),
+            read: false,
             clock: now(),
             at: Instant::now(),
         };
@@ -77,9 +79,17 @@ impl Followed {
         Arc::clone(&self.known.read().unwrap_or_else(PoisonError::into_inner))
     }
 
+    /// Whether the policy was ever read.
+    pub(super) fn is_known(&self) -> bool {
+        self.known().read
+    }
+
     /// What is to be done with this runner now.
     pub(super) fn verdict(&self, runner: &Runner) -> Verdict {
         let known = self.known();
+        if !known.read {
+            return Verdict::GoOn;
+        }
         let Policy { holds, budgets, .. } = &known.policy;
         policy::verdict(runner, holds, budgets, known.now())
     }
@@ -87,6 +97,13 @@ impl Followed {
     /// Whether somebody may thaw this runner now.
     pub(super) fn may_thaw(&self, runner: &Runner) -> Result<(), Error> {
         let known = self.known();
+        if let (false, Some(by)) = (known.read, &runner.frozen_by) {
+            let why = format!(
+                "Runner {} was frozen ({by}), and whether that holds on is not known: the store was not reached since stratavored started. Try again when “stratavorectl status” says that it is.",
+                runner.id
+            );
+            return Err(Error::new(ErrorKind::StoreUnavailable, why));
+        }
         let Policy { holds, budgets, .. } = &known.policy;
         policy::refuse_thaw(runner, holds, budgets, known.now())
     }
@@ -149,9 +166,18 @@ async fn read(shared: &Shared, seen: &mut Option<u64>) -> Result<(), StoreError>
     let policy = match same {
         true => known.policy.clone(),
         false => {
-            if holds.iter().any(|h| !h.is_active(pulse.now)) {
-                for event in shared.store.end_holds(now()).await? {
-                    shared.publish(Some(event), None, None);
+            // What ended while nobody was there is in no policy that could be known.
+            if !known.read || holds.iter().any(|h| !h.is_active(pulse.now)) {
+                match shared.store.end_holds(now()).await {
+                    Ok(events) => {
+                        for event in events {
+                            shared.publish(Some(event), None, None);
+                        }
+                    }
+                    // They have ended all the same; somebody writes it down some day.
+                    Err(error) => {
+                        tracing::debug!(%error, "Holds that have ended stay in the store")
+                    }
                 }
             }
             shared.store.policy(host).await?
@@ -159,6 +185,7 @@ async fn read(shared: &Shared, seen: &mut Option<u64>) -> Result<(), StoreError>
     };
     let known = Known {
         policy,
+        read: true,
         clock: pulse.now,
         at: Instant::now(),
     };

@@ -198,3 +198,56 @@ pub(crate) async fn racing_reports(store: Arc<impl Store + 'static>) {
     let expected = ["fleet", "project:p"].map(|scope| (scope.to_owned(), 8 * 20, 0));
     assert_eq!(standing(&*store).await, expected);
 }
+
+/// Who was frozen at the others' cost goes on when one of them has ended, on whatever host.
+pub(crate) async fn an_ending_that_makes_room_is_told(store: Arc<impl Store + 'static>) {
+    project_with(&*store, "p").await;
+    set(&*store, budget("project:p", Period::None, 1_000)).await;
+    for n in [1, 2] {
+        let mut new = launch(n, "p");
+        new.spec.tokens = Some(500);
+        admit(&*store, new).await;
+        apply(&*store, step(n, Step::Run(placement()), n * 1_000 + 1)).await;
+    }
+    store.report(id(2), tokens(700, 0), at(1)).await.unwrap();
+    let before = counter(&*store).await;
+    apply(&*store, step(1, end(), 9_000)).await;
+    assert_eq!(standing(&*store).await, [("project:p".to_owned(), 700, 0)]);
+    assert!(counter(&*store).await > before);
+}
+
+pub(crate) async fn who_waits_uses_nothing(store: Arc<impl Store + 'static>) {
+    project(&*store, "p", capped(1)).await;
+    set(&*store, budget("project:p", Period::None, 1_000)).await;
+    for n in [1, 2] {
+        let mut new = super::queue::patient(n, "p");
+        new.spec.tokens = Some(300);
+        store.admit(new).await.unwrap();
+    }
+    refused(
+        store.report(id(2), tokens(100, 0), at(1)).await,
+        ErrorKind::WrongState,
+    );
+    assert_eq!(standing(&*store).await, [("project:p".to_owned(), 0, 300)]);
+    apply(&*store, step(1, end(), 9_000)).await;
+    assert_eq!(store.turns("h1", None).await.unwrap().len(), 1);
+    apply(&*store, step(2, end(), 9_001)).await;
+    assert_eq!(standing(&*store).await, [("project:p".to_owned(), 0, 0)]);
+}
+
+pub(crate) async fn what_never_fits_holds_up_nobody(store: Arc<impl Store + 'static>) {
+    project(&*store, "p", capped(1)).await;
+    set(&*store, budget("project:p", Period::None, 1_000)).await;
+    for (n, wanted) in [(1, 10), (2, 900), (3, 20)] {
+        let mut new = super::queue::patient(n, "p");
+        new.spec.tokens = Some(wanted);
+        store.admit(new).await.unwrap();
+    }
+    set(&*store, budget("project:p", Period::None, 500)).await;
+    apply(&*store, step(1, end(), 9_000)).await;
+    let started = store.turns("h1", None).await.unwrap();
+    assert!(
+        matches!(&started[..], [Admitted::New { runner, .. }] if runner.id == id(3)),
+        "{started:?}"
+    );
+}

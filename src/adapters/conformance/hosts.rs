@@ -75,6 +75,7 @@ pub(crate) async fn joining_and_coming_back(store: Arc<impl Store + 'static>) {
     );
     // The daemon starts again, then the machine.
     let second = join(&*store, "b", "boot-1", MINUTE).await;
+    store.renew(&second, beat(0, None)).await.unwrap();
     let third = join(&*store, "b", "boot-2", MINUTE).await;
     assert!(first.epoch < second.epoch && second.epoch < third.epoch);
     let known = host(&*store, "b").await;
@@ -90,13 +91,27 @@ pub(crate) async fn joining_and_coming_back(store: Arc<impl Store + 'static>) {
 }
 
 pub(crate) async fn a_cloned_machine_id(store: Arc<impl Store + 'static>) {
-    join(&*store, "h1", "one", MINUTE).await;
+    join(&*store, "h1", "one", 0).await;
     join(&*store, "h1", "two", MINUTE).await;
     let before = host(&*store, "h1").await;
     let again = store.join(about("h1", "one"), beat(MINUTE, None)).await;
     let said = refused(again, ErrorKind::Conflict);
     assert!(said.contains("same machine-id"), "{said}");
     assert_eq!(host(&*store, "h1").await, before);
+}
+
+/// The clone is refused, and the original does not even notice.
+pub(crate) async fn a_living_machine_is_not_taken_over(store: Arc<impl Store + 'static>) {
+    let original = join(&*store, "b", "boot-1", MINUTE).await;
+    let clone = store.join(about("b", "boot-2"), beat(MINUTE, None)).await;
+    let said = refused(clone, ErrorKind::Conflict);
+    assert!(
+        said.contains("has a lease for") && said.contains("systemd-machine-id-setup"),
+        "{said}"
+    );
+    store.renew(&original, beat(0, None)).await.unwrap();
+    // Its lease has run out: now it is a machine that was booted.
+    join(&*store, "b", "boot-2", MINUTE).await;
 }
 
 pub(crate) async fn leases(store: Arc<impl Store + 'static>) {
@@ -275,7 +290,7 @@ pub(crate) async fn many_are_given_back(store: Arc<impl Store + 'static>) {
 }
 
 pub(crate) async fn cordons(store: Arc<impl Store + 'static>) {
-    join(&*store, "h1", "c", MINUTE).await;
+    join(&*store, "h1", "c", 0).await;
     let cordon = Cordon {
         reason: "new disk; DROP TABLE hosts".to_owned(),
         actor: alice(),

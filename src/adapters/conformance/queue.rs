@@ -359,3 +359,38 @@ pub(crate) async fn a_hold_stops_admission(store: Arc<impl Store + 'static>) {
         .unwrap();
     assert_eq!(turns(&*store).await, [id(3)]);
 }
+
+pub(crate) async fn many_that_are_held_hide_nobody(store: Arc<impl Store + 'static>) {
+    project(&*store, "p", ProjectSettings::default()).await;
+    let labelled = |n: u64, value: &str| {
+        let mut new = patient(n, "p");
+        new.spec.labels = [("key".to_owned(), value.to_owned())].into();
+        new
+    };
+    let hold = |scope: &str| Hold {
+        scope: scope.parse().unwrap(),
+        until: None,
+        freeze: false,
+        reason: String::new(),
+        actor: alice(),
+        set_at: at(0),
+    };
+    store.set_hold(hold("label:key=a")).await.unwrap();
+    store.set_hold(hold("fleet")).await.unwrap();
+    for n in 1..=40 {
+        assert_eq!(wait(&*store, labelled(n, "a")).await, "hold");
+    }
+    wait(&*store, labelled(41, "b")).await;
+    store
+        .release_hold(hold("fleet").scope, alice(), at(5))
+        .await
+        .unwrap();
+    assert_eq!(turns(&*store).await, [id(41)]);
+    store
+        .release_hold(hold("label:key=a").scope, alice(), at(6))
+        .await
+        .unwrap();
+    let mut all = turns(&*store).await;
+    all.extend(turns(&*store).await);
+    assert_eq!(all, (1..=40).map(id).collect::<Vec<_>>());
+}

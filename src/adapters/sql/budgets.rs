@@ -11,7 +11,7 @@ use crate::domain::budget::{Budget, BudgetState, Crossing, Holding, Scope, Token
 use crate::domain::event::{Actor, Draft, Event, EventType};
 use crate::domain::period::Period;
 use crate::domain::policy::holding;
-use crate::domain::{Error, ErrorKind, RunnerId, Timestamp};
+use crate::domain::{Error, ErrorKind, RunnerId, State, Timestamp};
 use crate::ports::Reported;
 use async_trait::async_trait;
 use serde_json::json;
@@ -258,6 +258,10 @@ impl Work for Report {
         let Some(mut runner) = read::runner(on, self.runner).await? else {
             return Err(words::no_such_runner(self.runner).into());
         };
+        if runner.state() == State::Queued {
+            let message = format!("Runner {} waits and has used nothing yet.", runner.id);
+            return Err(Error::new(ErrorKind::WrongState, message).into());
+        }
         let (before, counted) = (holding(&runner), runner.tokens);
         runner.tokens = runner.tokens.advance(self.tokens);
         let after = holding(&runner);

@@ -149,6 +149,11 @@ impl Work for Join {
         let at = now(on).await?;
         let known = one(on, &new.host).await?;
         let former = host::join(known.as_ref(), new)?;
+        if let Some(known) = &known
+            && beat.ttl != u64::MAX
+        {
+            host::refuse_second(known, new, at)?;
+        }
         let epoch = known.as_ref().map_or(0, |host| host.epoch) + 1;
         on.run(
             "INSERT INTO hosts (host, name, epoch, boot_id, former_boots, labels, max_runners, version, advertise,

@@ -9,13 +9,13 @@
 use super::budgets::rolled;
 use super::clock::now;
 use super::fail::Fail;
-use super::link::{Link, Value};
+use super::link::{Link, Row, Value};
 use super::{budgets, holds};
 use crate::domain::admission::{Account, Ask, Ledger, Refusal, Seat, Seated};
 use crate::domain::budget::{BudgetState, Holding};
 use crate::domain::host::Cordon;
 use crate::domain::policy::holding;
-use crate::domain::{Error, ProjectName, Runner, RunnerSpec};
+use crate::domain::{Error, ProjectName, Runner, RunnerSpec, Timestamp};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Whom the launches of a transaction are about.
@@ -23,15 +23,15 @@ use std::collections::{BTreeMap, BTreeSet};
 pub(super) struct Concern {
     pub(super) projects: BTreeSet<ProjectName>,
     pub(super) sessions: BTreeSet<String>,
-    /// With their caps.
-    pub(super) hosts: BTreeMap<String, Option<u32>>,
+    /// With their caps, `None` = as the store has it.
+    pub(super) hosts: BTreeMap<String, Option<Option<u32>>>,
 }
 
 impl Concern {
     pub(super) fn add(&mut self, spec: &RunnerSpec, host: &str, host_max: Option<u32>) {
         self.projects.insert(spec.project.clone());
         self.sessions.extend(spec.session.clone());
-        self.hosts.insert(host.to_owned(), host_max);
+        self.hosts.insert(host.to_owned(), Some(host_max));
     }
 
     pub(super) fn covers(&self, ask: &Ask) -> bool {
@@ -55,7 +55,9 @@ impl Concern {
 #[derive(Debug, Default)]
 pub(super) struct Book {
     pub(super) ledger: Ledger,
+    /// As read; the first `locked` of them, which are written, under locks.
     stored: Vec<BudgetState>,
+    locked: usize,
     seated: Vec<Ask>,
 }
 
@@ -108,8 +110,12 @@ const PLACES_POSTGRES: &str = places!(
 );
 
 /// Who waits on these hosts (`$2`) and on others that are up, the next ones of each project and host.
-/// Of each session only the next one can start. Bounded: the others have their turn after these.
-const WAITING: &str = "
+/// Of each session only the next one can start. Bounded: the others have their turn after these; so
+/// those are left out that what is their own keeps from starting, a hold, their session or their host.
+macro_rules! waiting {
+    ($and:literal) => {
+        concat!(
+            "
     SELECT id, spec, host, queued_at FROM (
         SELECT id, spec, host, queued_at,
                row_number() OVER (PARTITION BY project, host ORDER BY priority DESC, queued_at, id) AS place
@@ -121,14 +127,55 @@ const WAITING: &str = "
               FROM runners r JOIN hosts h ON h.host = r.host
              WHERE r.state = 'queued'
                AND (h.standing = 'up' AND (h.lease_until = 0 OR h.lease_until > $1) OR r.host = $2)
+", $and, "
           ) AS each_session WHERE of_session = 1
-    ) AS each_line WHERE place <= 32 ORDER BY place, queued_at LIMIT 500";
+    ) AS each_line WHERE place <= 32 ORDER BY place, queued_at LIMIT 500"
+        )
+    };
+}
+const WAITING: &str = waiting!(
+    "AND h.cordon IS NULL
+               AND (h.max_runners IS NULL OR h.live < h.max_runners OR r.host = $2)
+               AND NOT EXISTS (SELECT 1 FROM sessions s WHERE s.name = r.session AND s.live IS NOT NULL)
+               AND NOT EXISTS (SELECT 1 FROM holds d WHERE (d.until = 0 OR d.until > $1)
+                                  AND d.scope IN ('fleet', 'project:' || r.project))
+               AND NOT EXISTS (SELECT 1 FROM labels l JOIN holds d ON d.scope = 'label:' || l.key || '=' || l.value
+                                WHERE l.runner = r.id AND (d.until = 0 OR d.until > $1))"
+);
+/// The same with those that can't start: to tell somebody who comes before.
+const WAITING_ALL: &str = waiting!("");
 
 fn list(on: &Link, column: &'static str, n: u32) -> String {
     on.pick(
         format!("{column} IN (SELECT value FROM json_each(${n}))"),
         format!("{column} = ANY (ARRAY(SELECT json_array_elements_text(${n}::JSON)))"),
     )
+}
+
+/// Who waits on this host and could start, as far as only it is concerned.
+pub(super) async fn waiting_on(on: &mut Link, host: &str) -> Result<Vec<Ask>, Fail> {
+    let at = now(on).await?;
+    let mut all = waiting(on, WAITING, host, at).await?;
+    all.retain(|ask| ask.host == host);
+    Ok(all)
+}
+
+async fn waiting(
+    on: &mut Link,
+    sql: &'static str,
+    host: &str,
+    now: Timestamp,
+) -> Result<Vec<Ask>, Fail> {
+    let rows = on.rows(sql, vec![now.into(), host.into()]).await?;
+    let ask = |row: &Row| {
+        let id = row.text(0)?;
+        let id = id
+            .parse()
+            .map_err(|_| Fail::Broken(format!("{id} is stored as a runner's id")))?;
+        let spec: RunnerSpec = row.json(1, "request")?;
+        Ok(Ask::of(id, &spec, row.text(2)?, row.time(3)?))
+    };
+    rows.iter().map(ask).collect()
 }
 
 impl Book {
@@ -139,7 +186,10 @@ impl Book {
         let any = book.places(on, concern).await?;
         let mut all = concern.clone();
         if any.waiting {
-            book.waiting(on, concern).await?;
+            // There is one, where the store is shared by several.
+            let host = concern.hosts.keys().next().map_or("", String::as_str);
+            let sql = if writes { WAITING } else { WAITING_ALL };
+            book.ledger.waiting = waiting(on, sql, host, book.ledger.now).await?;
             let mut others = Concern::default();
             for ask in &book.ledger.waiting {
                 others.projects.insert(ask.project.clone());
@@ -168,6 +218,7 @@ impl Book {
         if any.budgets {
             let own = concern.scopes();
             book.stored = stored(on, &own, writes).await?;
+            book.locked = book.stored.len();
             let others: BTreeSet<_> = all.scopes().difference(&own).cloned().collect();
             if !others.is_empty() {
                 book.stored.extend(stored(on, &others, false).await?);
@@ -220,25 +271,12 @@ impl Book {
             if seat.name.is_empty() {
                 seat.name.clone_from(host);
             }
-            seat.max = max.or(seat.max);
+            // A host knows its own cap; of others it is what they said.
+            if let Some(max) = max {
+                seat.max = *max;
+            }
         }
         Ok(any)
-    }
-
-    async fn waiting(&mut self, on: &mut Link, concern: &Concern) -> Result<(), Fail> {
-        // There is one, where the store is shared by several.
-        let host = concern.hosts.keys().next().map_or("", String::as_str);
-        let values = vec![self.ledger.now.into(), host.into()];
-        for row in on.rows(WAITING, values).await? {
-            let id = row.text(0)?;
-            let id = id
-                .parse()
-                .map_err(|_| Fail::Broken(format!("{id} is stored as a runner's id")))?;
-            let spec: RunnerSpec = row.json(1, "request")?;
-            let ask = Ask::of(id, &spec, row.text(2)?, row.time(3)?);
-            self.ledger.waiting.push(ask);
-        }
-        Ok(())
     }
 
     async fn sessions(&mut self, on: &mut Link, concern: &Concern) -> Result<(), Fail> {
@@ -265,7 +303,9 @@ impl Book {
 
     /// Writes what the admitted ones hold beside their rows.
     pub(super) async fn write(&self, on: &mut Link) -> Result<(), Fail> {
-        for (stored, state) in self.stored.iter().zip(&self.ledger.budgets) {
+        // Of others who wait nothing is charged here, and what was read of them may be old by now.
+        let locked = self.stored.iter().take(self.locked);
+        for (stored, state) in locked.zip(&self.ledger.budgets) {
             if stored == state {
                 continue;
             }
@@ -363,6 +403,11 @@ async fn keep(on: &mut Link, stored: &BudgetState, state: &BudgetState) -> Resul
     ]);
     let sql = "UPDATE budgets SET period_start = $3, used = $4, reserved = $5 WHERE scope = $1 AND period = $2";
     on.run(sql, values).await?;
+    if (stored.taken() > stored.budget.limit) != (state.taken() > state.budget.limit) {
+        // Whoever is past its reservation is stopped by that, or goes on: on every host.
+        on.run("UPDATE fleet SET policy = policy + 1", vec![])
+            .await?;
+    }
     // Told apart: the schema takes it for a change of the policy.
     if stored.told != state.told {
         let mut values = key();

@@ -80,7 +80,19 @@ impl Work for Take {
                 vec![self.0.as_str().into(), now.into(), TAKEN_MAX.into()],
             )
             .await?;
-        let mut orders = rows.iter().map(order).collect::<Result<Vec<_>, _>>()?;
+        let mut orders = Vec::with_capacity(rows.len());
+        for row in &rows {
+            match order(row) {
+                Ok(order) => orders.push(order),
+                // Of a later release, or damaged: the others are carried out all the same.
+                Err(Fail::Broken(why)) => {
+                    let error = unavailable(&format!("does not understand the order ({why})"));
+                    let outcome = Outcome::of(Err(error));
+                    Answer(row.text(0)?.to_owned(), outcome).run(on).await?;
+                }
+                Err(fail) => return Err(fail),
+            }
+        }
         // Ids are in the order of asking.
         orders.sort_by(|a, b| a.id.cmp(&b.id));
         Ok(orders)

@@ -3,7 +3,7 @@
 use super::apply::apply_all;
 use super::clock::now;
 use super::fail::Fail;
-use super::ledger::{Book, Concern};
+use super::ledger::{self, Book, Concern};
 use super::link::Link;
 use super::locks::Locks;
 use super::row::{self, runner_columns};
@@ -27,27 +27,19 @@ pub(super) async fn queued(on: &mut Link, host: &str) -> Result<Vec<Runner>, Fai
     rows.iter().map(row::runner).collect()
 }
 
-/// Whom a turn on this host would be about; `None` = nobody waits.
+/// Whom a turn on this host would be about; `None` = nobody waits whom only others may keep from starting.
 pub(super) async fn concerned(
     on: &mut Link,
     host: &str,
     host_max: Option<u32>,
 ) -> Result<Option<Concern>, Fail> {
-    let sql = "SELECT DISTINCT project, session FROM runners WHERE state = 'queued' AND host = $1 LIMIT 2000";
-    let rows = on.rows(sql, vec![host.into()]).await?;
     let mut concern = Concern::default();
-    concern.hosts.insert(host.to_owned(), host_max);
-    for row in &rows {
-        let name = row.text(0)?;
-        let name: ProjectName = name
-            .parse()
-            .map_err(|_| Fail::Broken(format!("{name} is stored as a project's name")))?;
-        concern.projects.insert(name);
-        concern
-            .sessions
-            .extend(row.maybe_text(1)?.map(str::to_owned));
+    for ask in ledger::waiting_on(on, host).await? {
+        concern.projects.insert(ask.project);
+        concern.sessions.extend(ask.session);
     }
-    Ok((!rows.is_empty()).then_some(concern))
+    concern.hosts.insert(host.to_owned(), Some(host_max));
+    Ok((!concern.projects.is_empty()).then_some(concern))
 }
 
 /// Gives those their turn that wait on the host of this concern.

@@ -229,6 +229,8 @@ pub(super) fn budget(
     };
     gate.requested = tokens;
     gate.waits = tokens <= budget.limit;
+    // What can never fit holds up nobody else.
+    gate.shared &= gate.waits;
     let wait = match (gate.waits, next) {
         (false, _) => "Ask for fewer (--tokens)".to_owned(),
         (true, Some(next)) => format!("Wait until {next}"),
