@@ -10,6 +10,7 @@ pub use fleet::{
 use crate::domain::admission::Gate;
 use crate::domain::event::{Actor, Event, EventType};
 use crate::domain::exit::{Asked, Record, Usage};
+use crate::domain::fence::Deadline;
 use crate::domain::inputs::Inputs;
 use crate::domain::logs::LogsRequest;
 use crate::domain::project::{ProjectChange, ProjectSettings};
@@ -274,17 +275,27 @@ pub struct LaunchOrder {
     pub streams: Streams,
     /// The deadline of [`Host::fence`] as it is now: it holds for this runner before it comes to
     /// its gate, or the launch is refused.
-    pub fence: Option<u64>,
+    pub fence: Option<Deadline>,
 }
 
-/// Who will keep a deadline.
+/// Who will keep which deadline.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Fenced {
+    /// The one that is in force: a later one than asked for where that was set before.
+    pub deadline: Option<Deadline>,
     /// How many live runners will stop by themselves when it passes, whoever else lives then.
     pub armed: u32,
-    /// Some of those that will not, a thousand at most: their shims are of an earlier release or
-    /// do not answer. Only when there are none may others count on the deadline.
+    /// Some of those that will not, a thousand at most: their shims are gone, frozen, of an earlier
+    /// release or do not answer.
     pub unarmed: Vec<RunnerId>,
+}
+
+impl Fenced {
+    /// Whether every runner will be gone by the time that was asked for, so that others may count
+    /// on it.
+    pub fn keeps(&self, asked: Deadline) -> bool {
+        self.unarmed.is_empty() && self.deadline.is_some_and(|at| at.gone_by <= asked.gone_by)
+    }
 }
 
 /// What the agent tells by itself.
@@ -347,9 +358,11 @@ pub trait Host: Send + Sync + std::fmt::Debug {
     async fn log_files(&self, after: Option<RunnerId>) -> Result<Vec<RunnerId>, HostError>;
     /// Removes such log files.
     async fn remove_log_files(&self, ids: Vec<RunnerId>) -> Result<(), HostError>;
-    /// Has every runner stop by itself at this time, µs on CLOCK_BOOTTIME, unless this is called
-    /// again with a later one before; see [`crate::domain::fence`]. `None` = none does any more:
-    /// to be said also where no fence is wanted, because one that was left behind holds on, through
-    /// restarts of everything but the host.
-    async fn fence(&self, deadline: Option<u64>) -> Result<Fenced, HostError>;
+    /// Has every runner stop by itself at this time, unless this is called again with a later one
+    /// before; see [`crate::domain::fence`]. One that is no later than what is in force, or has
+    /// passed, changes nothing, as the answer tells. `None` = none does any more: to be said also
+    /// where no fence is wanted, because one that was left behind holds on, through restarts of
+    /// everything but the host, and before an earlier one. Whoever has missed a deadline stops
+    /// whatever is said afterwards.
+    async fn fence(&self, deadline: Option<Deadline>) -> Result<Fenced, HostError>;
 }

@@ -15,10 +15,11 @@
 mod fence;
 mod shim;
 
-pub use fence::Fence;
+pub use fence::{Fence, Term};
 pub use shim::{Identity, ShimNotice, ShimOrder, ShimRequest, ShimState};
 
 use crate::domain::exit::{Asked, Record};
+use crate::domain::fence::Deadline;
 use crate::domain::inputs::Inputs;
 use crate::domain::logs::LogsRequest;
 use crate::domain::runner::Placement;
@@ -133,10 +134,10 @@ pub enum Order {
     /// Nobody knows these runners any more: remove their log files, where [`Order::LogFiles`]
     /// would still name them.
     RemoveLogFiles { ids: Vec<RunnerId> },
-    /// Every runner stops by itself at this time, µs on CLOCK_BOOTTIME, unless a later one is told
-    /// by then; an earlier one changes nothing. `None` = none does any more. Answered with
+    /// Every runner stops by itself at this time, unless a later one is told by then; an earlier one
+    /// and one that has passed change nothing. `None` = none does any more. Answered with
     /// [`Answer::Fenced`].
-    Fence { deadline: Option<u64> },
+    Fence { deadline: Option<Deadline> },
 }
 
 /// Who is speaking.
@@ -203,7 +204,7 @@ pub struct Launch {
     /// [`Order::Fence`], as it must hold for this runner before it comes to its gate; without it,
     /// what was told last holds for it, too.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub fence: Option<u64>,
+    pub fence: Option<Deadline>,
 }
 
 /// What is too large or too private for a packet. Its values go from here into the runner's
@@ -273,9 +274,14 @@ pub enum Answer {
     Usage(crate::domain::Usage),
     /// To [`Order::LogFiles`]: at most [`LOG_FILES`], by id; none = there are no more.
     LogFiles { ids: Vec<RunnerId> },
-    /// To [`Order::Fence`]: how many runners will stop by themselves, and at most [`UNARMED`] of
-    /// those that won't: their shims are of an earlier release or do not answer.
-    Fenced { armed: u32, unarmed: Vec<RunnerId> },
+    /// To [`Order::Fence`]: the deadline in force, how many runners will keep it, and at most
+    /// [`UNARMED`] of those that won't: their shims are gone, frozen, of an earlier release or do not
+    /// answer.
+    Fenced {
+        deadline: Option<Deadline>,
+        armed: u32,
+        unarmed: Vec<RunnerId>,
+    },
 }
 
 /// One runner as the agent sees it; see `domain::reconcile::Observed`.

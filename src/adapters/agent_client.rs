@@ -6,6 +6,7 @@ mod connection;
 mod tests;
 
 use crate::domain::exit::{Asked, Usage};
+use crate::domain::fence::Deadline;
 use crate::domain::kinds;
 use crate::domain::logs::LogsRequest;
 use crate::domain::reconcile::{Observed, World};
@@ -365,13 +366,21 @@ impl Host for AgentClient {
         self.done(Order::RemoveLogFiles { ids }, SHORT).await
     }
 
-    async fn fence(&self, deadline: Option<u64>) -> Result<Fenced> {
+    async fn fence(&self, deadline: Option<Deadline>) -> Result<Fenced> {
         self.shared.needs(KNOWS_FENCE)?;
         match self
             .order(Order::Fence { deadline }, Vec::new(), SHORT)
             .await?
         {
-            Answer::Fenced { armed, unarmed } => Ok(Fenced { armed, unarmed }),
+            Answer::Fenced {
+                deadline,
+                armed,
+                unarmed,
+            } => Ok(Fenced {
+                deadline,
+                armed,
+                unarmed,
+            }),
             other => Err(strange(&other)),
         }
     }

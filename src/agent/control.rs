@@ -89,16 +89,8 @@ impl Agent {
         if self.cgroups.freezing(cgroup) || self.cgroups.frozen(cgroup) {
             return;
         }
-        // Without a shim it is lost anyway; with nobody else, the shim has its record to write.
-        let Some(shim) = self.cgroups.shim(cgroup) else {
-            return;
-        };
-        if self
-            .cgroups
-            .processes(cgroup)
-            .iter()
-            .all(|pid| *pid == shim)
-        {
+        // Without a shim it is lost anyway.
+        if self.cgroups.shim(cgroup).is_none() {
             return;
         }
         // An earlier agent may have given it another timeout; then one that answers knows best.
@@ -109,20 +101,36 @@ impl Agent {
                 return;
             }
         }
-        runner.warning(
-            kinds::SHIM_UNREACHABLE,
-            "its shim does not come to its turn; the agent kills the rest of the scope",
-        );
-        // Frozen, nobody can fork away.
+        self.kill_rest(runner).await;
+    }
+
+    /// Kills all of a scope but its shim, which has its record to write; also if it is frozen.
+    pub(super) async fn kill_rest(&self, runner: &Runner) {
+        let cgroup = &runner.cgroup;
+        let shim = self.cgroups.shim(cgroup);
+        let others = self.cgroups.processes(cgroup);
+        if others.into_iter().any(|pid| Some(pid) != shim) {
+            runner.warning(
+                kinds::SHIM_UNREACHABLE,
+                "its shim does not come to its turn; the agent kills the rest of the scope",
+            );
+        } else if !self.cgroups.freezing(cgroup) {
+            return;
+        }
         let killed = async {
-            self.cgroups.freeze(cgroup, true)?;
+            // Frozen, nobody can fork away.
+            let freezes = self.cgroups.freeze(cgroup, true);
             let deadline = Instant::now() + Duration::from_secs(5);
-            while !self.cgroups.frozen(cgroup) && Instant::now() < deadline {
+            loop {
+                let all = freezes.is_err() || self.cgroups.frozen(cgroup);
+                self.cgroups.signal(cgroup, Signal::KILL, shim)?;
+                if all || Instant::now() >= deadline {
+                    return freezes;
+                }
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
-            self.cgroups.signal(cgroup, Signal::KILL, Some(shim))
         };
-        let killed = killed.await;
+        let killed: std::io::Result<()> = killed.await;
         let thawed = self.cgroups.freeze(cgroup, false);
         if let Err(e) = killed.and(thawed) {
             runner.error(
@@ -159,6 +167,11 @@ impl Agent {
     pub(super) async fn freeze(&self, id: RunnerId) -> Result<Answer, Refusal> {
         let runner = self.live(id)?;
         let _changing = runner.changing.lock().await;
+        if self.missed(&runner).is_some() {
+            return Err(failed(format!(
+                "Runner {id} can't be frozen: it stops, since its host has not reached its store for too long (fleet.stop_on_disconnect_after)."
+            )));
+        }
         if self.cgroups.freezing(&runner.cgroup) && self.cgroups.frozen(&runner.cgroup) {
             return Ok(Answer::Done);
         }

@@ -1,21 +1,23 @@
 //! The self-fence: the file that all shims look at when their time is up, and who has it.
 //!
-//! A shim needs neither agent nor daemon to stop its runner. What the agent does when the deadline
-//! passes is help for those that can't: a frozen shim is thawed, one that is starved is overseen.
+//! A shim needs neither agent nor daemon to stop its runner. What the agent does when a deadline has
+//! passed is help for those that can't: a frozen tree is thawed, and one that is not over in time is
+//! killed.
 
 use super::hub::{Agent, Phase, Runner, lock};
 use super::launch::failed;
 use super::log;
 use crate::boottime;
+use crate::domain::fence::{Deadline, MOST};
+use crate::domain::kinds;
 use crate::domain::units::show_span;
-use crate::domain::{fence, kinds};
-use crate::wire::{self, Answer, Refusal, ShimRequest, UNARMED};
+use crate::wire::{self, Answer, Refusal, ShimRequest, Term, UNARMED};
 use rustix::fs::{Mode, OFlags, openat};
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::fs::{FileExt, MetadataExt};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::os::unix::fs::FileExt;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::Notify;
@@ -25,86 +27,77 @@ use tokio::time::Instant;
 const FILE: &str = ".fence";
 /// How long a shim may take to answer.
 const ANSWER: Duration = Duration::from_secs(2);
-/// Between two looks at the clock, at most.
-const LOOK: Duration = Duration::from_secs(2);
+/// Between two looks at the clock, at most: sleeps are not told of a suspended host.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// The file, and what stands in it.
 #[derive(Debug)]
 pub(super) struct Fence {
-    now: Mutex<wire::Fence>,
-    /// It was in force when this agent started, and has been since.
-    found: AtomicBool,
+    stands: Mutex<wire::Fence>,
     file: File,
+    /// For shims: none of them writes it.
+    reader: File,
     changed: Notify,
 }
 
 impl Fence {
     /// Goes on with what an earlier agent left.
     pub(super) fn open(folder: BorrowedFd<'_>) -> io::Result<Self> {
-        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let file = File::from(openat(folder, FILE, flags, Mode::RUSR | Mode::WUSR)?);
-        let mut bytes = [0; wire::Fence::SIZE];
-        let n = file.read_at(&mut bytes, 0)?;
-        let found = wire::Fence::from_bytes(bytes.get(..n).unwrap_or(&[]));
-        let now = found.unwrap_or(wire::Fence::OFF);
-        Ok(Self {
-            now: Mutex::new(now),
-            found: AtomicBool::new(now != wire::Fence::OFF),
-            file,
+        let open = |flags| {
+            let flags = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            openat(folder, FILE, flags, Mode::RUSR | Mode::WUSR).map(File::from)
+        };
+        let fence = Self {
+            file: open(OFlags::RDWR | OFlags::CREATE)?,
+            reader: open(OFlags::RDONLY)?,
+            stands: Mutex::default(),
             changed: Notify::new(),
-        })
+        };
+        let mut bytes = [0; wire::Fence::SIZE];
+        let n = fence.file.read_at(&mut bytes, 0)?;
+        // A damaged one stays as it is: shims that look at it stop.
+        match wire::Fence::from_bytes(bytes.get(..n).unwrap_or(&[])) {
+            // Of an earlier boot.
+            Some(found) if found.now.set_at > boottime::now() => {
+                fence.write(wire::Fence::default())?
+            }
+            found => *lock(&fence.stands) = found.unwrap_or_default(),
+        }
+        Ok(fence)
     }
 
-    fn now(&self) -> wire::Fence {
-        *lock(&self.now)
+    fn stands(&self) -> wire::Fence {
+        *lock(&self.stands)
     }
 
     fn write(&self, next: wire::Fence) -> io::Result<()> {
         self.file.write_all_at(&next.to_bytes(), 0)?;
-        *lock(&self.now) = next;
-        if next == wire::Fence::OFF {
-            self.found.store(false, Ordering::Relaxed);
-        }
-        self.changed.notify_one();
+        *lock(&self.stands) = next;
+        self.look();
         Ok(())
     }
 
-    /// Whether a frozen shim, which can't be asked, has looked at the file since before this agent
-    /// started.
-    fn is_held_by(&self, shim: Option<u32>) -> bool {
-        let (true, Some(shim)) = (self.found.load(Ordering::Relaxed), shim) else {
-            return false;
-        };
-        let own = self.file.metadata().map(|m| (m.dev(), m.ino())).ok();
-        let all = std::fs::read_dir(format!("/proc/{shim}/fd"));
-        all.into_iter().flatten().flatten().any(|entry| {
-            let other = std::fs::metadata(entry.path());
-            own.is_some() && other.map(|m| (m.dev(), m.ino())).ok() == own
-        })
+    /// There may be somebody to help.
+    pub(super) fn look(&self) {
+        self.changed.notify_one();
     }
 
-    /// Until a deadline passes that is not this one; returns it.
-    async fn passed(&self, told: u64) -> u64 {
-        loop {
-            let deadline = self.now().deadline;
-            let left = deadline.saturating_sub(boottime::now());
-            if deadline == told || deadline == 0 {
-                self.changed.notified().await;
-            } else if left == 0 {
-                return deadline;
-            } else {
-                // Sleeps are not told of a suspended host.
-                let sleep = Duration::from_micros(left).min(LOOK);
-                let _ = tokio::time::timeout(sleep, self.changed.notified()).await;
-            }
-        }
+    /// Until something has changed, or until the deadline has passed.
+    async fn changes(&self) {
+        let left = self.stands().now.stop_at.saturating_sub(boottime::now());
+        let most = match left {
+            0 => Duration::MAX,
+            left => LOOK.min(Duration::from_micros(left)),
+        };
+        let _ = tokio::time::timeout(most, self.changed.notified()).await;
     }
 }
 
 impl Agent {
     /// Sets the deadline of all runners and says who will keep it.
-    pub(super) async fn fence(&self, deadline: Option<u64>) -> Result<Answer, Refusal> {
+    pub(super) async fn fence(&self, deadline: Option<Deadline>) -> Result<Answer, Refusal> {
         self.set_fence(deadline)?;
+        let deadline = self.fence.stands().now.deadline();
         let (mut armed, mut unarmed) = (0, Vec::new());
         if deadline.is_some() {
             let until = Instant::now() + ANSWER;
@@ -123,33 +116,40 @@ impl Agent {
         }
         unarmed.sort_unstable();
         unarmed.truncate(UNARMED);
-        Ok(Answer::Fenced { armed, unarmed })
+        Ok(Answer::Fenced {
+            deadline,
+            armed,
+            unarmed,
+        })
     }
 
-    /// Takes over a deadline, unless a later one is in force.
-    fn set_fence(&self, deadline: Option<u64>) -> Result<(), Refusal> {
-        let (before, now) = (self.fence.now(), boottime::now());
+    /// Takes over a deadline, unless a later one is in force or it has passed itself.
+    fn set_fence(&self, deadline: Option<Deadline>) -> Result<(), Refusal> {
+        let (mut fence, now) = (self.fence.stands(), boottime::now());
         let next = match deadline {
-            None => wire::Fence::OFF,
-            Some(at) if at > now.saturating_add(fence::MOST) => {
+            None => Term::OFF,
+            Some(at) if at.stop_at <= fence.now.stop_at.max(now) => return Ok(()),
+            Some(at) if at.gone_by < at.stop_at || at.gone_by - now > MOST => {
                 return Err(failed(format!(
-                    "A fence {} from now is too far away; the most is {}.",
-                    show_span(at - now),
-                    show_span(fence::MOST)
+                    "A fence with a stop in {} that ends in {} can't be kept: the end comes after the stop, and within {}.",
+                    show_span(at.stop_at - now),
+                    show_span(at.gone_by.saturating_sub(now)),
+                    show_span(MOST)
                 )));
             }
-            Some(at) if at <= before.deadline => return Ok(()),
-            Some(at) => wire::Fence {
-                deadline: at.max(1),
+            Some(at) => Term {
+                stop_at: at.stop_at,
+                gone_by: at.gone_by,
                 set_at: now,
             },
         };
-        if next.deadline == before.deadline {
-            return Ok(());
+        if fence.now.has_passed(now) {
+            fence.missed = fence.now;
         }
-        let wrote = self.fence.write(next);
+        let before = std::mem::replace(&mut fence.now, next);
+        let wrote = self.fence.write(fence);
         wrote.map_err(|e| failed(format!("The fence can't be written: {e}.")))?;
-        if before == wire::Fence::OFF {
+        if before == Term::OFF {
             // Whoever had it may not look at it any more.
             for runner in self.all_runners() {
                 runner.handed.store(false, Ordering::Relaxed);
@@ -164,23 +164,27 @@ impl Agent {
     pub(super) async fn arm_launch(
         &self,
         runner: &Runner,
-        asked: Option<u64>,
+        asked: Option<Deadline>,
     ) -> Result<(), Refusal> {
-        if asked.is_some() {
+        let now = boottime::now();
+        // What nobody waits for any more is old.
+        if asked.is_some() && !runner.given_up.load(Ordering::Relaxed) {
             self.set_fence(asked)?;
         }
-        let now = self.fence.now();
-        if now == wire::Fence::OFF {
-            return Ok(());
-        }
-        let over = boottime::now().saturating_sub(now.deadline);
-        if over > 0 {
+        let fence = self.fence.stands().now;
+        if fence.has_passed(now) {
             return Err(failed(format!(
                 "This host has not reached its store for {}, so its runners stop and nothing is launched until it has; see why stratavored does not reach it.",
-                show_span(boottime::now().saturating_sub(now.set_at) / 1_000_000 * 1_000_000)
+                show_span(now.saturating_sub(fence.set_at) / 1_000_000 * 1_000_000)
             )));
         }
-        if self.arm(runner, Instant::now() + ANSWER).await {
+        if asked.is_some_and(|at| at.stop_at <= now) {
+            return Err(failed(format!(
+                "The launch of {} took so long that it would have to stop again by now (fleet.stop_on_disconnect_after).",
+                runner.id
+            )));
+        }
+        if fence == Term::OFF || self.arm(runner, Instant::now() + ANSWER).await {
             return Ok(());
         }
         let why = match *runner.fence.borrow() {
@@ -196,29 +200,22 @@ impl Agent {
         )))
     }
 
-    /// Gives a shim the file, if it does not have it; `false` = it won't look at it, or can't be
-    /// asked.
+    /// Gives a shim the file, if it does not have it; `false` = it won't look at it, or can't say.
     async fn arm(&self, runner: &Runner, until: Instant) -> bool {
-        let Some(armed) = *runner.fence.borrow() else {
-            return self.is_frozen_with_it(runner);
+        let (Some(link), Some(_)) = (runner.link(), *runner.fence.borrow()) else {
+            return false;
         };
-        if !runner.handed.load(Ordering::Relaxed) {
-            let Some(link) = runner.link() else {
-                return false;
-            };
-            let fds = [self.fence.file.as_fd()];
+        // Frozen with its tree, it would need somebody to thaw it.
+        if self.cgroups.frozen(&runner.cgroup) || self.cgroups.freezing(&runner.cgroup) {
+            return false;
+        }
+        if !runner.handed.swap(true, Ordering::Relaxed) {
+            let fds = [self.fence.reader.as_fd()];
             let sent = link.send(&ShimRequest::Fence, &fds);
             if !matches!(tokio::time::timeout_at(until, sent).await, Ok(Ok(()))) {
+                runner.handed.store(false, Ordering::Relaxed);
                 return false;
             }
-            runner.handed.store(true, Ordering::Relaxed);
-        }
-        // It looks at the file when its time is up, or when it is thawed after that.
-        if armed > 0 {
-            return true;
-        }
-        if self.cgroups.frozen(&runner.cgroup) {
-            return false;
         }
         let mut seen = runner.fence.subscribe();
         let answered = seen.wait_for(|armed| armed.is_some_and(|at| at > 0));
@@ -226,44 +223,76 @@ impl Agent {
         matches!(answered, Ok(Ok(_)))
     }
 
-    /// It has not been heard of since this agent started, and is armed all the same.
-    fn is_frozen_with_it(&self, runner: &Runner) -> bool {
-        let (cgroups, cgroup) = (&self.cgroups, &runner.cgroup);
-        cgroups.frozen(cgroup) && self.fence.is_held_by(cgroups.shim(cgroup))
+    /// The deadline that a runner has missed: it stops, whatever is said afterwards.
+    pub(super) fn missed(&self, runner: &Runner) -> Option<Term> {
+        let last = runner.fence.borrow().filter(|at| *at > 0)?;
+        let due = self.fence.stands().after(last);
+        due.has_passed(boottime::now()).then_some(due)
     }
 
-    /// Sees to the runners that can't stop by themselves, whenever the deadline passes.
+    /// Sees to it that every runner that has missed its deadline is gone in time.
     pub(super) async fn watch_fence(self: &Arc<Self>) {
-        let mut told = 0;
+        let mut told = self.fence.stands().missed;
         loop {
-            told = self.fence.passed(told).await;
-            log::warning(
-                kinds::FENCE_PASSED,
-                "The host has not reached its store for too long; its runners stop",
-            );
-            for runner in self.all_runners() {
-                let at_gate = matches!(*runner.phase.borrow(), Phase::Preparing | Phase::Gated);
-                if at_gate || runner.phase.borrow().is_over() {
-                    continue;
-                }
-                let agent = self.clone();
-                tokio::spawn(async move { agent.help_to_stop(&runner).await });
+            let wire::Fence { now, missed } = self.fence.stands();
+            let passed = if now.has_passed(boottime::now()) {
+                now
+            } else {
+                missed
+            };
+            if std::mem::replace(&mut told, passed) != passed {
+                log::warning(
+                    kinds::FENCE_PASSED,
+                    "The host has not reached its store for too long; its runners stop",
+                );
             }
+            for runner in self.all_runners() {
+                if let Some(missed) = self.missed(&runner)
+                    && !runner.seen_off.swap(true, Ordering::Relaxed)
+                {
+                    let agent = self.clone();
+                    tokio::spawn(async move { agent.see_off(&runner, missed.gone_by).await });
+                }
+            }
+            self.fence.changes().await;
         }
     }
 
-    async fn help_to_stop(self: &Arc<Self>, runner: &Arc<Runner>) {
-        let armed = *runner.fence.borrow();
-        if !armed.map_or_else(|| self.is_frozen_with_it(runner), |at| at > 0) {
-            return;
-        }
-        let thawed = {
-            let _changing = runner.changing.lock().await;
-            self.thaw_now(runner).await
+    async fn see_off(&self, runner: &Runner, gone_by: u64) {
+        let help = async {
+            tokio::select! {
+                () = self.keep_thawed(runner) => {}
+                () = passes(gone_by) => {}
+            }
+            loop {
+                self.kill_rest(runner).await;
+                tokio::time::sleep(LOOK).await;
+            }
         };
-        if let Err(refused) = thawed {
-            runner.warning(kinds::SCOPE_NOT_EMPTY, refused.message);
+        tokio::select! {
+            _ = runner.wait(Duration::MAX, Phase::is_over) => {}
+            () = help => {}
         }
-        self.oversee(runner);
+    }
+
+    async fn keep_thawed(&self, runner: &Runner) {
+        let mut told = false;
+        loop {
+            let changing = runner.changing.lock().await;
+            if let Err(refused) = self.thaw_now(runner).await
+                && !std::mem::replace(&mut told, true)
+            {
+                runner.warning(kinds::SCOPE_NOT_EMPTY, refused.message);
+            }
+            drop(changing);
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+}
+
+/// Waits until that time.
+async fn passes(at: u64) {
+    while let left @ 1.. = at.saturating_sub(boottime::now()) {
+        tokio::time::sleep(LOOK.min(Duration::from_micros(left))).await;
     }
 }

@@ -212,6 +212,7 @@ impl Agent {
             ShimNotice::State(state) => {
                 found(runner, &state);
                 runner.fence.send_replace(state.fence);
+                self.fence.look();
                 tell_lost(runner, state.output_lost);
             }
             ShimNotice::Started { .. } => runner.becomes(Phase::Started),
@@ -256,6 +257,7 @@ impl Agent {
     /// A connection to a shim has closed.
     async fn hung_up(self: Arc<Self>, runner: &Arc<Runner>) {
         runner.set_link(None);
+        runner.handed.store(false, Ordering::Relaxed);
         runner.heard.send_replace(true);
         let phase = runner.phase.borrow().clone();
         if phase == Phase::Preparing {

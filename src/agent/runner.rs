@@ -59,8 +59,10 @@ pub(super) struct Runner {
     pub(super) given_up: AtomicBool,
     /// [`ShimState::fence`](crate::wire::ShimState::fence), as it was told last.
     pub(super) fence: watch::Sender<Option<u64>>,
-    /// This agent has given its shim the file of the fence.
+    /// Its shim was given the file of the fence on this connection.
     pub(super) handed: AtomicBool,
+    /// It has missed a deadline, and somebody sees to its end.
+    pub(super) seen_off: AtomicBool,
     link: Mutex<Option<Arc<Link>>>,
     /// Names the shim while it is at our gate.
     killer: Mutex<Option<OwnedFd>>,
@@ -86,6 +88,7 @@ impl Runner {
             given_up: AtomicBool::new(false),
             fence: watch::Sender::new(None),
             handed: AtomicBool::new(false),
+            seen_off: AtomicBool::new(false),
             link: Mutex::new(None),
             killer: Mutex::new(None),
             changing: tokio::sync::Mutex::new(()),

@@ -2,16 +2,27 @@
 //! peers may give their slots to others. Times are µs.
 //!
 //! ```text
-//! this host, CLOCK_BOOTTIME   read ─────────── D ───────────► deadline ── stop timeout ──► gone
-//! the store's clock             └─► lease renewed ──────────────────── L ──────────────────────► free
+//! this host, CLOCK_BOOTTIME   read ───────── D ─────────► stop_at ── stop timeout ──► gone_by
+//! the store's clock             └─► lease renewed ────────────────── L ─────────────────────► free
 //! ```
 //! D is `fleet.stop_on_disconnect_after`, L is `fleet.lost_after`. The two clocks are never compared:
-//! the span of one begins before the span of the other does, and is shorter by a margin.
+//! the span of one begins before the span of the other does, and is shorter by a margin. Whoever has
+//! not ended at `gone_by` is killed then, however much of the stop a suspended or busy host has missed.
 
 use super::units::show_span;
 use super::{Error, ErrorKind};
+use serde::{Deserialize, Serialize};
 
-/// What a stop may take beyond its stop timeout: a shim must wake, and a killed tree go away.
+/// By when the runners of a host stop by themselves, in µs on CLOCK_BOOTTIME.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Deadline {
+    /// Their stop begins.
+    pub stop_at: u64,
+    /// Whoever is left is killed.
+    pub gone_by: u64,
+}
+
+/// What may be missed of `gone_by`: a shim must wake, and a killed tree go away.
 pub const SLACK: u64 = 5_000_000;
 /// The farthest deadline: 30 days.
 pub const MOST: u64 = 30 * 86_400_000_000;
@@ -96,10 +107,14 @@ impl Fence {
         ))
     }
 
-    /// When runners stop by themselves, on CLOCK_BOOTTIME; `before` is what that clock said before
-    /// the renewal of the lease was sent that has succeeded.
-    pub fn deadline(&self, before: u64) -> u64 {
-        before.saturating_add(self.stop_after)
+    /// When runners stop by themselves; `before` is what CLOCK_BOOTTIME said before the renewal of
+    /// the lease was sent that has succeeded.
+    pub fn deadline(&self, before: u64) -> Deadline {
+        let span = self.lost_after.saturating_sub(margin(self.lost_after));
+        Deadline {
+            stop_at: before.saturating_add(self.stop_after),
+            gone_by: before.saturating_add(span),
+        }
     }
 
     /// How long after the last renewal of its lease every runner of this host is gone, on the
@@ -169,7 +184,7 @@ mod tests {
             (stop_after, lost_after, stop_timeout) in (0..600 * SECOND, 0..900 * SECOND, 0..120 * SECOND),
             renewals in proptest::collection::vec(renewal(), 1..12),
             (boot, epoch, permille) in (0..10_000 * SECOND, 0..10_000 * SECOND, -1_000_000i64..=1_000_000),
-            (launched, late) in (0..600 * SECOND, 0..=SLACK),
+            (launched, late, missed) in (0..600 * SECOND, 0..=SLACK, 0..4_000 * SECOND),
         ) {
             let Ok(fence) = Fence::new(stop_after, lost_after, 0, stop_timeout) else { return Ok(()) };
             // True time is this host's; the store's clock goes up to 1 ‰ faster or slower.
@@ -177,7 +192,8 @@ mod tests {
             let (mut now, mut leases, mut answers, mut orders) = (0, Vec::new(), Vec::new(), Vec::new());
             for (gap, there, back, down) in renewals {
                 now += gap;
-                let deadline = fence.deadline(boot + now) - boot;
+                let deadline = fence.deadline(boot + now);
+                let deadline = Deadline { stop_at: deadline.stop_at - boot, gone_by: deadline.gone_by - boot };
                 let Some(there) = there else { continue };
                 leases.push(now + there);
                 let Some(back) = back else { continue };
@@ -190,13 +206,15 @@ mod tests {
             // It is launched with the deadline that the daemon knows, which only goes forward.
             let known = answers.iter().filter(|(at, _)| *at <= launched).map(|(_, d)| *d).max();
             // Past its deadline a host launches nothing.
-            let Some(mut deadline) = known.filter(|deadline| launched < *deadline) else { return Ok(()) };
+            let Some(mut deadline) = known.filter(|deadline| launched < deadline.stop_at) else { return Ok(()) };
             for (at, next) in orders {
-                if at >= launched && at < deadline {
+                if at >= launched && at < deadline.stop_at {
                     deadline = deadline.max(next);
                 }
             }
-            let gone = deadline + stop_timeout + late;
+            // Its stop begins late, is suspended with the host or takes no end: then it is killed.
+            let gone = deadline.gone_by.min(deadline.stop_at + stop_timeout.saturating_add(missed)) + late;
+            prop_assert!(deadline.stop_at + stop_timeout <= deadline.gone_by);
             // The host is given up at the first moment when its lease is that old.
             let mut free = u64::MAX;
             for (n, at) in leases.iter().enumerate() {

@@ -1,7 +1,7 @@
 //! The self-fence: a timer, and the file that says whether it is meant.
 
 use crate::boottime;
-use crate::wire;
+use crate::wire::{self, Term};
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -10,48 +10,72 @@ use std::os::unix::fs::FileExt;
 /// Reads of a file that is being written at that very moment.
 const READS: usize = 100;
 
+/// What the time has come for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Due {
+    /// The stop begins: the deadline was set so many µs ago, and nothing later was.
+    Stop { away: u64 },
+    /// Whoever is left is killed.
+    Gone,
+}
+
 /// By when the runner is to stop, as far as is known here.
 #[derive(Debug, Default)]
 pub(super) struct Fence {
     held: Option<(File, OwnedFd)>,
-    last: wire::Fence,
+    last: Term,
+    /// It has passed: nothing that is said later changes that.
+    missed: bool,
 }
 
 impl Fence {
-    /// From now on by this file.
+    /// From now on by this file. What holds here is not forgotten for a later one: the file is
+    /// looked at when its time has come.
     pub(super) fn arm(&mut self, file: OwnedFd) -> io::Result<()> {
         let file = File::from(file);
-        let last = read(&file).ok_or(io::ErrorKind::InvalidData)?;
+        let told = read(&file).ok_or(io::ErrorKind::InvalidData)?.now;
+        if self.missed {
+            return Ok(());
+        }
         let timer = boottime::timer()?;
-        boottime::set(&timer, last.deadline)?;
+        let sooner = self.last == Term::OFF || (1..self.last.stop_at).contains(&told.stop_at);
+        let last = if sooner { told } else { self.last };
+        boottime::set(&timer, last.stop_at)?;
         self.held = Some((file, timer));
         self.last = last;
         Ok(())
     }
 
-    /// Readable when it is time to ask [`Self::passed`].
+    /// Readable when it is time to ask [`Self::due`].
     pub(super) fn timer(&self) -> Option<BorrowedFd<'_>> {
         self.held.as_ref().map(|(_, timer)| timer.as_fd())
     }
 
     /// µs on CLOCK_BOOTTIME; 0 = never.
     pub(super) fn deadline(&self) -> u64 {
-        self.last.deadline
+        self.last.stop_at
     }
 
-    /// The timer has run out: if nothing later stands in the file, how long ago the deadline was
-    /// and how long ago it had been set, in µs. Told once.
-    pub(super) fn passed(&mut self) -> Option<(u64, u64)> {
+    /// The timer has run out: what for, if nothing later stands in the file. Each is told once.
+    pub(super) fn due(&mut self) -> Option<Due> {
         let (file, timer) = self.held.as_ref()?;
-        // What can't be read was not renewed.
-        self.last = read(file).unwrap_or(self.last);
         let now = boottime::now();
-        let wire::Fence { deadline, set_at } = self.last;
-        if deadline > now && boottime::set(timer, deadline).is_ok() {
+        if self.missed {
+            let left = self.last.gone_by > now;
+            let again = if left { self.last.gone_by } else { 0 };
+            let set = boottime::set(timer, again);
+            return (!left || set.is_err()).then_some(Due::Gone);
+        }
+        // What can't be read was not renewed.
+        self.last = read(file).map_or(self.last, |file| file.after(self.last.stop_at));
+        if !self.last.has_passed(now) && boottime::set(timer, self.last.stop_at).is_ok() {
             return None;
         }
-        let _ = boottime::set(timer, 0);
-        (deadline > 0).then(|| (now.saturating_sub(deadline), now.saturating_sub(set_at)))
+        self.missed = true;
+        // At once, if it can't be set for later.
+        let _ = boottime::set(timer, self.last.gone_by.max(1));
+        let away = now.saturating_sub(self.last.set_at);
+        Some(Due::Stop { away })
     }
 }
 

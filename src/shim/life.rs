@@ -35,8 +35,11 @@ pub(super) enum Input {
     Signalled { spread: bool },
     /// New limits.
     Limits(Times),
-    /// The host has been away from the store for too long since then.
-    Fence { since: u64 },
+    /// The host has been away from the store for too long.
+    Fence,
+    /// Others take it for gone now: there is no time left for a stop, also where the clock of this
+    /// life stood still meanwhile, with its host.
+    Gone,
     /// Time went by.
     Tick,
     /// Nobody but the shim is left in the scope.
@@ -152,7 +155,11 @@ impl Life {
                 self.launched = true;
                 vec![Action::Launch]
             }
-            Input::GateClosed | Input::Stop(_) | Input::Signalled { .. } | Input::Fence { .. }
+            Input::GateClosed
+            | Input::Stop(_)
+            | Input::Signalled { .. }
+            | Input::Fence
+            | Input::Gone
                 if self.gated() =>
             {
                 self.phase = Phase::Finished;
@@ -173,9 +180,8 @@ impl Life {
             Input::Oom { kill } => {
                 let going = self.going();
                 let mut actions = self.stop(now, Some(Why::Known(Asked::Oom)), !kill);
-                if kill && going && self.phase != Phase::Killing {
-                    self.phase = Phase::Killing;
-                    actions.push(Action::Kill);
+                if kill && going {
+                    actions.extend(self.kill());
                 }
                 actions
             }
@@ -187,11 +193,10 @@ impl Life {
                 }
                 actions
             }
-            // Frozen when it was due, it has missed its stop timeout or some of it.
-            Input::Fence { since } => {
-                let since = since.min(now);
-                let mut actions = self.stop(since, Some(Why::Fence), true);
-                actions.extend(self.tick(now));
+            Input::Fence => self.stop(now, Some(Why::Fence), true),
+            Input::Gone => {
+                let mut actions = self.stop(now, Some(Why::Fence), false);
+                actions.extend(self.kill());
                 actions
             }
             Input::Limits(times) => {
@@ -226,6 +231,15 @@ impl Life {
         actions
     }
 
+    /// The stop is at its end.
+    fn kill(&mut self) -> Option<Action> {
+        let stopping = matches!(self.phase, Phase::Stopping { .. });
+        stopping.then(|| {
+            self.phase = Phase::Killing;
+            Action::Kill
+        })
+    }
+
     fn tick(&mut self, now: u64) -> Vec<Action> {
         match self.phase {
             Phase::Running if self.next().is_some_and(|at| now >= at) => {
@@ -257,7 +271,8 @@ mod tests {
             1 => prop_oneof![Just(Asked::Stop), Just(Asked::Timeout)].prop_map(Input::Stop),
             1 => any::<bool>().prop_map(|spread| Input::Signalled { spread }),
             1 => any::<bool>().prop_map(|kill| Input::Oom { kill }),
-            1 => (900u64..1_500).prop_map(|since| Input::Fence { since }),
+            1 => Just(Input::Fence),
+            1 => Just(Input::Gone),
             1 => (span(), span()).prop_map(|(runtime_max, stop_timeout)| {
                 Input::Limits(Times { runtime_max, stop_timeout })
             }),
@@ -285,6 +300,10 @@ mod tests {
                 let actions = life.take(now, input);
                 // Nothing is launched but through an open gate, and once.
                 prop_assert!(count(&actions, Action::Launch) == 0 || (before.1 && input == Input::Go));
+                // Others may count on it.
+                if input == Input::Gone && !before.1 {
+                    prop_assert!(life.killing() || life.phase == Phase::Finished);
+                }
                 // The first reason stays, and there is none once the main process has ended.
                 if before.0.is_some() || main_ended {
                     prop_assert_eq!(life.why(), before.0);
@@ -322,22 +341,38 @@ mod tests {
         }
     }
 
+    /// The host was suspended meanwhile: hours have passed, and none of them for this life.
     #[test]
-    fn a_fence_that_was_missed_leaves_less_time_or_none() {
-        let late = |late: u64| {
+    fn no_stop_outlives_the_fence() {
+        let life = || {
             let mut life = Life::new(Times {
                 runtime_max: INFINITY,
                 stop_timeout: 50,
             });
             life.take(0, Input::Go);
             life.take(5, Input::Started);
-            let actions = life.take(100 + late, Input::Fence { since: 100 });
-            assert_eq!(life.why(), Some(Why::Fence));
-            (actions, life.next())
+            life
         };
-        assert_eq!(late(0), (vec![Action::Terminate], Some(150)));
-        assert_eq!(late(49), (vec![Action::Terminate], Some(150)));
-        assert_eq!(late(50), (vec![Action::Terminate, Action::Kill], None));
+        let stop = Input::Stop(Asked::Stop);
+        let fence = Why::Fence;
+        for (begun, why) in [
+            (Input::Fence, Some(fence)),
+            (stop, Some(Why::Known(Asked::Stop))),
+            (Input::Signalled { spread: true }, Some(Why::Signal)),
+            (Input::MainEnded, None),
+        ] {
+            let mut life = life();
+            life.take(100, begun);
+            assert_eq!(life.take(101, Input::Fence), vec![]);
+            assert_eq!(life.next(), Some(150));
+            assert_eq!(life.take(102, Input::Gone), vec![Action::Kill]);
+            assert_eq!((life.why(), life.next()), (why, None));
+            assert_eq!(life.take(103, Input::Gone), vec![]);
+        }
+        // One that was never told of the deadline has no stop at all.
+        let mut late = life();
+        assert_eq!(late.take(100, Input::Gone), vec![Action::Kill]);
+        assert_eq!(late.why(), Some(fence));
     }
 
     #[test]

@@ -180,13 +180,9 @@ impl Supervisor {
         // that came with the thaw.
         self.take(Input::Tick);
         if woken.contains(&Source::Fence)
-            && let Some((late, away)) = self.fence.passed()
+            && let Some(due) = self.fence.due()
         {
-            if self.life.why().is_none() {
-                self.away = away;
-            }
-            let since = now.saturating_sub(late);
-            self.take(Input::Fence { since });
+            self.take_fence(due);
         }
         if self.oom.settle_at.is_some_and(|at| now >= at) {
             let main = self.main.filter(|_| self.main_alive);

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use stratavore::domain::exit::{Asked, Record, Usage};
+use stratavore::domain::fence::Deadline;
 use stratavore::domain::reconcile::{Observed, World as Seen};
 use stratavore::domain::runner::Placement;
 use stratavore::domain::{Error, ErrorKind, Limits, ProjectName, RunnerId};
@@ -312,7 +313,7 @@ impl Host for Agent {
         Err(missing())
     }
 
-    async fn fence(&self, _deadline: Option<u64>) -> Result<Fenced, HostError> {
+    async fn fence(&self, _deadline: Option<Deadline>) -> Result<Fenced, HostError> {
         Ok(Fenced::default())
     }
 

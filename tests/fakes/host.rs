@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::sync::Mutex;
 use stratavore::domain::exit::{Asked, LaunchError, Record, Usage};
+use stratavore::domain::fence::Deadline;
 use stratavore::domain::logs::LogsRequest;
 use stratavore::domain::reconcile::{Observed, World};
 use stratavore::domain::runner::Placement;
@@ -223,9 +224,10 @@ impl Host for FakeHost {
         Ok(())
     }
 
-    async fn fence(&self, deadline: Option<u64>) -> Result<Fenced, HostError> {
+    async fn fence(&self, deadline: Option<Deadline>) -> Result<Fenced, HostError> {
         let armed = deadline.map_or(0, |_| self.count() as u32);
         Ok(Fenced {
+            deadline,
             armed,
             unarmed: Vec::new(),
         })

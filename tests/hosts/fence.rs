@@ -5,6 +5,7 @@ use crate::fixture::{Plan, SOON, Site};
 use crate::support::{wait_for, wait_until};
 use std::time::Duration;
 use stratavore::boottime;
+use stratavore::domain::fence::Deadline;
 use stratavore::wire::{
     Answer, FromAgent, Hello, Order, Refusal, Request, VERSION, decode, encode,
 };
@@ -42,21 +43,38 @@ fn order(site: &Site, order: Order) -> Result<Answer, Refusal> {
 }
 
 /// Sets the deadline; who is armed, and who is not.
-fn fence(site: &Site, deadline: Option<u64>) -> (u32, Vec<String>) {
+fn fence(site: &Site, deadline: Option<Deadline>) -> (u32, Vec<String>) {
+    let (in_force, armed, unarmed) = fence_told(site, deadline);
+    assert_eq!(in_force, deadline);
+    (armed, unarmed)
+}
+
+/// The same, with the deadline that is in force then.
+fn fence_told(site: &Site, deadline: Option<Deadline>) -> (Option<Deadline>, u32, Vec<String>) {
     match order(site, Order::Fence { deadline }).unwrap() {
-        Answer::Fenced { armed, unarmed } => {
-            (armed, unarmed.iter().map(ToString::to_string).collect())
+        Answer::Fenced {
+            deadline,
+            armed,
+            unarmed,
+        } => {
+            let unarmed = unarmed.iter().map(ToString::to_string).collect();
+            (deadline, armed, unarmed)
         }
         other => panic!("{other:?}"),
     }
 }
 
-fn soon(span: Duration) -> Option<u64> {
-    Some(boottime::now() + span.as_micros() as u64)
+/// A stop after that time, which may take some seconds.
+fn soon(span: Duration) -> Option<Deadline> {
+    let stop_at = boottime::now() + span.as_micros() as u64;
+    let gone_by = stop_at + 5_000_000;
+    Some(Deadline { stop_at, gone_by })
 }
 
-fn wait_past(deadline: Option<u64>) {
-    wait_until("the deadline", SOON, || boottime::now() > deadline.unwrap());
+fn wait_past(deadline: Option<Deadline>) {
+    wait_until("the deadline", SOON, || {
+        boottime::now() > deadline.unwrap().stop_at
+    });
 }
 
 const KILL: &str = "systemctl mask --runtime -q stratavored stratavore-agent.service stratavore-agent.socket && systemctl kill -s KILL stratavored stratavore-agent; systemctl stop stratavored stratavore-agent.socket stratavore-agent; true";
@@ -81,19 +99,22 @@ fn a_silent_host_stops_its_runners_by_itself() {
         site.log()
     );
     assert!(
-        boottime::now() < deadline.unwrap(),
+        boottime::now() < deadline.unwrap().stop_at,
         "the test was too slow to tell"
     );
     wait_until("those that can end have ended", SOON, || {
         site.scopes().iter().collect::<Vec<_>>() == [&frozen]
     });
-    assert!(boottime::now() > deadline.unwrap() + 1_000_000);
+    assert!(boottime::now() > deadline.unwrap().stop_at + 1_000_000);
     for id in [&plain, &stubborn] {
         site.wait_file(&format!("/var/lib/stratavore/exits/{id}.json"));
     }
-    // Nobody but its agent can end the frozen one, and that is the first thing it does.
+    // The frozen one has promised nothing, and ends when somebody thaws it.
     site.root(BACK).ok();
     site.wait_up();
+    site.wait_met();
+    assert_eq!(site.show(&frozen)["state"], "frozen");
+    let _ = site.ctl("alice", &format!("thaw {frozen}"));
     for id in [&plain, &stubborn, &frozen] {
         let exit = &site.ended(id)["exit"];
         let message = exit["message"].as_str().unwrap();
@@ -138,17 +159,29 @@ fn renewals_and_restarts() {
         });
         wait_for("the new agent knows who is armed", SOON, || {
             match fence(&site, soon(span)) {
-                (2, unarmed) if unarmed.is_empty() => Ok(()),
+                (1, unarmed) if unarmed == [frozen.clone()] => Ok(()),
                 other => Err(format!("{other:?}")),
             }
         });
     }
     wait_until("the first deadline is long past", SOON, || {
         fence(&site, soon(span));
-        boottime::now() > first.unwrap() + 3_000_000
+        boottime::now() > first.unwrap().stop_at + 3_000_000
     });
-    // An earlier one changes nothing.
-    fence(&site, Some(1));
+    // An earlier one changes nothing, nor does one that has passed, and the answer says so.
+    let last = soon(span);
+    fence(&site, last);
+    let earlier = last.map(|at| Deadline {
+        stop_at: at.stop_at - 1_000_000,
+        ..at
+    });
+    let passed = Some(Deadline {
+        stop_at: 1,
+        gone_by: 2,
+    });
+    for other in [earlier, passed] {
+        assert_eq!(fence_told(&site, other).0, last);
+    }
     site.wait_up();
     site.wait_met();
     site.ctl("alice", &format!("thaw {frozen}")).ok();
@@ -158,6 +191,7 @@ fn renewals_and_restarts() {
     let last = soon(span);
     assert_eq!(fence(&site, last), (2, Vec::new()));
     fence(&site, None);
+    assert_eq!(fence_told(&site, passed).0, None);
     wait_past(last);
     // What was due has been looked at by now, and the next order shows it.
     assert_eq!(fence(&site, soon(Duration::from_secs(60))), (2, Vec::new()));
@@ -167,6 +201,65 @@ fn renewals_and_restarts() {
         site.ctl("alice", &format!("stop {id}")).ok();
         assert_eq!(site.cause(id), "stopped");
     }
+    site.check();
+}
+
+/// While its agent lives, also those that can't stop by themselves are gone in time, and a deadline that has passed is
+/// final: one whose shim is stopped, one that is frozen, one whose shim is dead and one that takes its time.
+#[test]
+fn the_agent_helps_those_that_cannot_stop() {
+    let site = Site::boot("helped");
+    let [stopped, frozen, dead, slow] = [(); 4].map(|()| {
+        site.run("--stop-timeout=1min -- sh -c \"trap '' TERM; setsid sleep 1000 & while :; do sleep 1; done\"")
+    });
+    let signal_shim = |signal: &str, id: &str| {
+        site.root(&format!("for p in $(cat /sys/fs/cgroup/stratavore.slice/*/stratavore-{id}.scope/cgroup.procs); do grep -q stratavore-shim /proc/$p/comm && kill -{signal} $p; done; true")).ok()
+    };
+    let deadline = soon(Duration::from_secs(15));
+    assert_eq!(fence(&site, deadline), (4, Vec::new()));
+    site.ctl("alice", &format!("freeze {frozen}")).ok();
+    signal_shim("STOP", &stopped);
+    signal_shim("KILL", &dead);
+    let mut unarmed = vec![frozen.clone(), dead.clone()];
+    unarmed.sort();
+    wait_for("the agent knows who can't", SOON, || {
+        match fence(&site, deadline) {
+            (2, who) if who == unarmed => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    });
+    wait_past(deadline);
+    wait_for("no stop is put off", SOON, || {
+        let refused = site.ctl("alice", &format!("freeze {slow}"));
+        match refused
+            .err()
+            .contains("it stops, since its host has not reached its store")
+        {
+            true => Ok(()),
+            false => Err(refused.to_string()),
+        }
+    });
+    // The store is back: too late for all of them.
+    fence(&site, soon(Duration::from_secs(60)));
+    let left = || {
+        let scopes = site.root("for f in /sys/fs/cgroup/stratavore.slice/*/stratavore-*.scope/cgroup.procs; do for p in $(cat $f); do cat /proc/$p/comm; done; done 2>/dev/null; true");
+        scopes.out().lines().map(str::to_owned).collect::<Vec<_>>()
+    };
+    assert!(left().len() > 4, "their stop takes time: {:?}", left());
+    wait_for("all but the stopped shim are gone", SOON, || {
+        match &left()[..] {
+            [shim] if shim.starts_with("stratavore-shim") => Ok(()),
+            left => Err(format!("{left:?}")),
+        }
+    });
+    let late = boottime::now() - deadline.unwrap().gone_by;
+    assert!(late < 5_000_000, "{late}");
+    signal_shim("CONT", &stopped);
+    for id in [&stopped, &frozen, &slow] {
+        assert_eq!(site.cause(id), "host-lost");
+    }
+    assert_eq!(site.cause(&dead), "supervisor-lost");
+    fence(&site, None);
     site.check();
 }
 
@@ -181,7 +274,12 @@ fn an_earlier_release_is_told_from_this_one() {
         bind: Some((project.join("target/test-payload"), "/srv/this")),
         ..Plan::default()
     });
-    let refused = order(&site, Order::Fence { deadline: Some(1) });
+    let refused = order(
+        &site,
+        Order::Fence {
+            deadline: soon(SOON),
+        },
+    );
     assert!(refused.is_err_and(|r| r.message.contains("does not know that order")));
     let old = site.run("-- sleep 1000");
     let install = |file: &str| {

@@ -1,6 +1,7 @@
 //! The self-fence: a runner ends by its deadline whoever else is alive, and not before.
 
 use crate::agent::{Agent, Link, until};
+use rustix::process::Signal;
 use std::fs::{self, File, OpenOptions};
 use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
@@ -8,7 +9,7 @@ use std::time::{Duration, Instant};
 use stratavore::boottime;
 use stratavore::domain::exit::{Asked, Cause, Record};
 use stratavore::seqpacket;
-use stratavore::wire::{self, Fence, ShimRequest};
+use stratavore::wire::{self, Fence, ShimRequest, Term};
 
 const MS: u64 = 1_000;
 const TREE: &str =
@@ -29,12 +30,20 @@ impl Shared {
         Self(options.unwrap())
     }
 
-    /// The deadline is so many µs from now; the store was reached a minute before.
+    /// The deadline is so many µs from now; the store was reached a minute before, and the end is
+    /// an hour away.
     fn set(&self, from_now: i64) -> u64 {
-        let deadline = boottime::now().saturating_add_signed(from_now);
-        let set_at = deadline - 60_000_000;
-        self.write(Fence { deadline, set_at });
-        deadline
+        self.set_end(from_now, 3_600_000 * MS)
+    }
+
+    /// The same with an end so many µs after that.
+    fn set_end(&self, from_now: i64, span: u64) -> u64 {
+        let term = term(from_now, span);
+        self.write(Fence {
+            now: term,
+            missed: Term::OFF,
+        });
+        term.stop_at
     }
 
     fn write(&self, fence: Fence) {
@@ -52,6 +61,15 @@ impl Shared {
 fn state(link: &Link) -> Option<u64> {
     link.say(&ShimRequest::Query);
     link.state().fence
+}
+
+fn term(from_now: i64, span: u64) -> Term {
+    let stop_at = boottime::now().saturating_add_signed(from_now);
+    Term {
+        stop_at,
+        gone_by: stop_at + span,
+        set_at: stop_at - 60_000 * MS,
+    }
 }
 
 /// Waits until that time has come.
@@ -147,7 +165,7 @@ fn a_fence_is_taken_away_and_comes_back() {
     let shared = Shared::new(&agent);
     let deadline = shared.set(200_000);
     shared.hand(&agent.gate);
-    shared.write(Fence::OFF);
+    shared.write(Fence::default());
     sleep_until(deadline);
     until("the shim to look", || state(&agent.gate) == Some(0));
     // One that is set now is not noticed before it is told.
@@ -157,9 +175,6 @@ fn a_fence_is_taken_away_and_comes_back() {
     let deadline = shared.set(200_000);
     assert_eq!(shared.hand(&agent.gate), deadline);
     is_fenced(&agent.end());
-    // An empty file is none, either.
-    let agent = Agent::script("touch ready; exec sleep 1000", |_| ());
-    assert_eq!(Shared::new(&agent).hand(&agent.gate), 0);
 }
 
 #[test]
@@ -192,11 +207,77 @@ fn a_frozen_one_does_what_holds_when_it_is_thawed() {
     let deadline = shared.set(60_000_000);
     freeze(&agent, false);
     until("the shim to look", || state(&agent.gate) == Some(deadline));
-    // It has slept through deadline and stop timeout: there is nothing left to wait for.
-    let deadline = shared.set(200_000);
+    // One that has passed is final, also for whoever comes to look after it was renewed.
+    let missed = term(200_000, 3_600_000 * MS);
+    shared.write(Fence {
+        now: missed,
+        missed: Term::OFF,
+    });
+    // What is sooner than what it knows is its deadline at once.
+    assert_eq!(shared.hand(&agent.gate), missed.stop_at);
+    freeze(&agent, true);
+    sleep_until(missed.stop_at);
+    let now = term(60_000_000, 3_600_000 * MS);
+    shared.write(Fence { now, missed });
+    freeze(&agent, false);
+    is_fenced(&agent.end());
+}
+
+#[test]
+fn a_stopped_shim_does_not_forget_what_it_missed_when_it_is_told_of_a_later_one() {
+    let mut agent = Agent::script(TREE, |o| o.stop_timeout = 100 * MS);
+    let shared = Shared::new(&agent);
+    let missed = term(200_000, 3_600_000 * MS);
+    let now = missed;
+    shared.write(Fence {
+        now,
+        missed: Term::OFF,
+    });
+    shared.hand(&agent.gate);
+    agent.signal_shim(Signal::STOP);
+    sleep_until(missed.stop_at);
+    let now = term(60_000_000, 3_600_000 * MS);
+    shared.write(Fence { now, missed });
+    let request = wire::encode(&ShimRequest::Fence).unwrap();
+    seqpacket::send(&agent.gate.0, &request, &[shared.0.as_fd()]).unwrap();
+    agent.signal_shim(Signal::CONT);
+    is_fenced(&agent.end());
+}
+
+/// The stop timeouts here are long, and stand for a clock that stands still while the host is suspended.
+#[test]
+fn no_stop_whoever_began_it_outlives_the_end() {
+    type Begin = fn(&Agent);
+    let cases: [(Begin, bool); 4] = [
+        (|_| (), true),
+        (
+            |agent| agent.gate.say(&ShimRequest::Stop { asked: Asked::Stop }),
+            false,
+        ),
+        // Its main process ends, and leaves the others behind.
+        (|agent| fs::write(agent.work("end"), "").unwrap(), false),
+        (|agent| agent.signal_shim(Signal::TERM), false),
+    ];
+    for (begin, fenced) in cases {
+        let script = "trap '' TERM; setsid sleep 1000 & touch ready; until [ -e end ]; do sleep 0.05; done; exit 3";
+        let mut agent = Agent::script(script, |_| ());
+        let shared = Shared::new(&agent);
+        let deadline = shared.set_end(300_000, 500 * MS);
+        shared.hand(&agent.gate);
+        begin(&agent);
+        assert!(agent.gone().success());
+        let passed = boottime::now() - deadline;
+        assert!((500 * MS..3_000 * MS).contains(&passed), "{passed}");
+        assert!(agent.procs().is_empty());
+        assert_eq!(agent.record().fenced.is_some(), fenced);
+    }
+    // One that was frozen through all of it has no time left.
+    let mut agent = Agent::script(TREE, |_| ());
+    let shared = Shared::new(&agent);
+    let deadline = shared.set_end(100_000, 100 * MS);
     shared.hand(&agent.gate);
     freeze(&agent, true);
-    sleep_until(deadline + 300 * MS);
+    sleep_until(deadline + 200 * MS);
     let thawed = boottime::now();
     freeze(&agent, false);
     let record = agent.end();
@@ -213,7 +294,8 @@ fn what_cannot_be_read_was_not_renewed_and_what_is_no_file_is_not_heard() {
     shared.hand(&agent.gate);
     shared.0.write_all_at(&[7; 9], 3).unwrap();
     // A peer with nothing beside its order, or with nonsense, is dropped; the fence stays.
-    for fds in [&[][..], &[shared.0.as_fd()][..]] {
+    let empty = File::open("/dev/null").unwrap();
+    for fds in [&[][..], &[shared.0.as_fd()][..], &[empty.as_fd()][..]] {
         let peer = agent.connect();
         peer.state();
         let request = wire::encode(&ShimRequest::Fence).unwrap();

@@ -1,6 +1,7 @@
 //! From the first stop signal to the record on disk.
 
 use super::super::cgroup::{self, stop_signals};
+use super::super::fence::Due;
 use super::super::life::{Input, Why};
 use super::super::output::Output;
 use super::{AGAIN, LOOK_MOST, Supervisor, clock};
@@ -20,6 +21,17 @@ impl Supervisor {
             Why::Signal if self.going_down => Asked::Shutdown,
             Why::Signal => Asked::Manager,
         })
+    }
+
+    /// Its host has been away from the store for too long.
+    pub(super) fn take_fence(&mut self, due: Due) {
+        match due {
+            Due::Stop { away } => {
+                self.away = away;
+                self.take(Input::Fence);
+            }
+            Due::Gone => self.take(Input::Gone),
+        }
     }
 
     pub(super) fn helper(&self) -> Option<i32> {
