@@ -6,8 +6,10 @@ cd "$(dirname "$0")/.."
 work=$1 payload=$2
 # shellcheck source=tests/demo-common.sh
 . tests/demo-common.sh
+# shellcheck source=tests/host/common.sh
+. tests/host/common.sh
 names=(web-1 web-2 web-3)
-declare -A supervisors=()
+declare -A supervisors=() addresses=()
 stormers=""
 bridge='' postgres=''
 finish() {
@@ -24,6 +26,8 @@ for number in {1..250}; do
     if ip link add "stratanet$number" type bridge 2>/dev/null; then bridge=stratanet$number; break; fi
 done
 [ -n "$bridge" ] || fail "a bridge can't be made (is the kernel's bridge module there?)"
+# So that tests/host/clean.sh knows whose it is.
+ip link set "$bridge" alias "$$ $(start_of $$)"
 network=10.213.$number
 ip address add "$network.1/24" dev "$bridge"
 ip link set "$bridge" up
@@ -75,7 +79,7 @@ END
 printf '[Service]\nLoadCredential=store-password:/etc/stratavore/store-password\nIPAddressAllow=%s.0/24\n' "$network" \
     >"$etc/systemd/system/stratavored.service.d/fleet.conf"
 n=1
-for name in "${names[@]}"; do n=$((n + 1)); boot "$name" "$network.$n"; done
+for name in "${names[@]}"; do n=$((n + 1)) addresses[$name]=$network.$n; boot "$name" "$network.$n"; done
 for name in "${names[@]}"; do up "$name"; on "$name" usermod -aG stratavore-users alice; done
 
 # -- the show -----------------------------------------------------------------------------------------------------------
@@ -97,3 +101,29 @@ done
 [ "$(cat "$work"/*.codes | grep -c '^0$')" = 5 ] || fail "5 launches were to be admitted"
 show "$work/web-2" alice "stratavorectl list"
 show "$work/web-2" alice "stratavorectl run agents -- true"
+
+most=0
+for name in "${names[@]}"; do
+    n=$(on "$name" bash -c 'ls -d /sys/fs/cgroup/stratavore.slice/*/*.scope 2>/dev/null | wc -l')
+    [ "$n" -le "$most" ] || { most=$n victim=$name; }
+done
+for name in "${names[@]}"; do [ "$name" = "$victim" ] || witness=$name; done
+say "$victim, which has $most of the runners, loses its power. Nobody can know from afar whether its work goes on, so its places stay taken"
+read -r init <"$work/$victim/init"
+kill -KILL "$init"
+wait "${supervisors[$victim]}" 2>/dev/null || true
+for _ in {1..400}; do
+    standing=$(on "$witness" stratavorectl host list -o json)
+    case $standing in *'"unreachable"'*) break ;; esac
+    sleep 0.05
+done
+case $standing in *'"unreachable"'*) ;; *) fail "$victim is still told to be up: $standing" ;; esac
+show "$work/$witness" root "stratavorectl host list"
+show "$work/$witness" alice "stratavorectl run agents -- true"
+
+say "It boots again, and says what became of them: their places are free at once, and no event is missing"
+boot "$victim" "${addresses[$victim]}"
+up "$victim"
+show "$work/$witness" alice "stratavorectl list --all"
+show "$work/$witness" alice "stratavorectl run --name again agents -- sleep 1000"
+show "$work/$witness" root "stratavorectl events | tail -n $((most + 4))"
