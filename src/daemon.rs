@@ -5,6 +5,7 @@ mod reload;
 mod store;
 
 use crate::adapters::agent_client::AgentClient;
+use crate::adapters::drawer::FileDrawer;
 use crate::adapters::timed::TimedStore;
 use crate::api;
 use crate::config::Config;
@@ -115,6 +116,7 @@ pub async fn run(config: Config, start: Start, log: Telemetry) -> Result<(), Fat
         settings,
         Arc::clone(&store),
         Arc::clone(&host) as _,
+        Arc::new(FileDrawer::new(start.places.state.join("queue"))),
         notices,
     );
     observed.has(Parts {

@@ -30,6 +30,8 @@ pub enum LaunchResult {
     Launched,
     /// It was admitted, and its command never ran.
     Failed,
+    /// It waits for its turn.
+    Queued,
     /// A gate was shut.
     Denied,
     /// It was no valid launch: no such project, a name that is taken, a request id used before.
@@ -40,9 +42,10 @@ pub enum LaunchResult {
 
 impl LaunchResult {
     /// All of them.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 6] = [
         Self::Launched,
         Self::Failed,
+        Self::Queued,
         Self::Denied,
         Self::Refused,
         Self::Unavailable,
@@ -53,6 +56,7 @@ impl LaunchResult {
         match self {
             Self::Launched => "launched",
             Self::Failed => "failed",
+            Self::Queued => "queued",
             Self::Denied => "denied",
             Self::Refused => "refused",
             Self::Unavailable => "unavailable",

@@ -1,8 +1,10 @@
 //! The only seam: what the engine needs of the outside world. Adapters implement these traits
 //! and decide nothing.
 
+mod drawer;
 mod fleet;
 
+pub use drawer::{Drawer, Kept};
 pub use fleet::{
     Beat, FleetState, Hosts, Orders, Policies, Policy, Pulse, Queue, Reported, Writer,
 };

@@ -3,6 +3,7 @@
 pub mod agent_client;
 #[cfg(test)]
 pub(crate) mod conformance;
+pub mod drawer;
 pub mod exposition;
 pub mod migrate;
 pub mod postgres;

@@ -42,6 +42,9 @@ pub(super) fn public(runner: &Runner) -> Dict {
     put(&mut dict, "uid", runner.spec.uid);
     put(&mut dict, "state", runner.state().as_str());
     put(&mut dict, "unit", runner.id.unit());
+    maybe(&mut dict, "session", runner.spec.session.clone());
+    put(&mut dict, "priority", runner.spec.priority);
+    maybe(&mut dict, "tokens", runner.spec.tokens);
     put(&mut dict, "created_at", runner.created_at.0);
     maybe(
         &mut dict,
@@ -128,7 +131,10 @@ pub(super) fn project(project: &Project) -> Dict {
         project.settings.description.clone(),
     );
     maybe(&mut dict, "max_runners", project.settings.max_runners);
+    maybe(&mut dict, "max_queued", project.settings.max_queued);
+    maybe(&mut dict, "default_tokens", project.settings.default_tokens);
     put(&mut dict, "live", project.live);
+    put(&mut dict, "queued", project.queued);
     put(&mut dict, "limits", limits(&project.settings.limits));
     put(&mut dict, "slice", project.name.slice());
     put(&mut dict, "created_at", project.created_at.0);

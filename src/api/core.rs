@@ -13,7 +13,7 @@ use super::{Bus, Identity};
 use crate::domain::admission::Gate;
 use crate::domain::event::Actor;
 use crate::domain::kinds;
-use crate::domain::{Limits, ProjectName, Runner, RunnerId, Usage, signal, spec};
+use crate::domain::{Limits, ProjectName, Runner, RunnerId, State, Usage, signal, spec};
 use crate::engine::{Engine, LaunchRequest};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -266,6 +266,7 @@ impl Core {
             request_id: options.request_id,
             inputs: options.inputs,
             streams: options.streams,
+            queue: options.queue,
         };
         let actor = self.actor(&call).await;
         let launched = self.0.engine.launch(request, actor).await?;
@@ -398,6 +399,13 @@ impl Core {
         let viewed = self.may_view(&call, &runner).await.unwrap_or(false);
         if viewed || self.may_view_if_asked(&call, &runner).await {
             convert::private(&mut dict, &runner);
+        }
+        if runner.state() == State::Queued {
+            // Without the store the rest is still worth telling.
+            if let Ok(gates) = self.0.engine.waits_for(&runner).await {
+                let gates: Vec<Dict> = gates.iter().map(convert::gate).collect();
+                convert::put(&mut dict, "gates", gates);
+            }
         }
         if runner.state().is_live() {
             let usage = self.usage(&runner).await;

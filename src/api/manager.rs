@@ -16,7 +16,8 @@ pub(super) struct Manager(pub(super) Core);
 
 #[interface(name = "org.stratavore1.Manager")]
 impl Manager {
-    /// Launches a command as a runner of a project and returns when it has been exec'd.
+    /// Launches a command as a runner of a project and returns when it has been exec'd, or, with
+    /// queue, when it waits. The path is that of its object, which is there while it is live.
     ///
     /// Options, all of them optional. Sizes, times and numbers of type t may also be an s in
     /// systemd's notation ("1G", "200%", "1h 30min"), and the highest t means infinity.
@@ -42,6 +43,14 @@ impl Manager {
     /// them is never stored, shown or logged.
     /// log-file-max t: bytes; output goes into a log file of at most that size, of which the newest
     /// is kept, instead of the journal. Logs reads it; not with both stdout and stderr.
+    /// queue b: where a quota, budget, hold, cordon or its session is in the way, it waits for its
+    /// turn instead of being refused, over restarts and reboots: state "queued". QueueFull if too
+    /// many of its project do. Not with stdin, stdout or stderr.
+    /// priority i: -100 to 100, 0 without it; higher goes first among those of its project that
+    /// wait, and then age. Between projects the one with the fewest live runners is next.
+    /// tokens t: tokens that it reserves of every budget that it belongs to; without it, its
+    /// project's default-tokens.
+    /// session s: the session it goes on with, one live runner at a time.
     /// stdin, stdout, stderr h: descriptors to become the runner's; without them its input is
     /// empty and its output goes to the journal. They are handed on and closed here: their
     /// other ends see the end when the runner has ended.
@@ -62,7 +71,8 @@ impl Manager {
     }
 
     /// Tells for every gate of such a launch how it stands, with its numbers: name, subject,
-    /// limit, used, reserved, requested, open, note, message. Nothing is launched.
+    /// limit, used, reserved, requested, open, note, message. Nothing is launched. Where one is shut,
+    /// queue-length tells whether the launch could wait.
     #[zbus(out_args("admitted", "gates"))]
     async fn explain(
         &self,
@@ -78,7 +88,8 @@ impl Manager {
     }
 
     /// Stops a runner: the stop signal to its whole tree, SIGKILL after the stop timeout.
-    /// Returns once "stopping" is recorded; RunnerEnded tells when it is over.
+    /// Returns once "stopping" is recorded; RunnerEnded tells when it is over. One that waits for
+    /// its turn leaves the queue: it has ended then, its cause is "cancelled".
     async fn stop(
         &self,
         #[zbus(header)] header: Header<'_>,
@@ -89,7 +100,8 @@ impl Manager {
         self.0.stop(call, runner, &options).await
     }
 
-    /// Sends a signal to every process of a runner.
+    /// Sends a signal to every process of a runner. One that waits for its turn leaves the queue at
+    /// SIGHUP, SIGINT, SIGQUIT, SIGKILL and SIGTERM; others are refused.
     async fn kill(
         &self,
         #[zbus(header)] header: Header<'_>,
@@ -137,7 +149,9 @@ impl Manager {
 
     /// Everything about a runner, live or ended, by id, unique prefix of the id, or name:
     /// id, name, project, host, user, uid, state, unit, created_at, started_at, ended_at
-    /// (microseconds since 1970), limits, exit, usage, invocation_id, warnings; and command,
+    /// (microseconds since 1970), session, priority, tokens, limits, exit, usage, invocation_id,
+    /// warnings; of one that waits for its turn, gates as by Explain, of which queue has the number
+    /// of those that come before it; and command,
     /// labels, working_directory and the full message of exit for its owner, root, and whoever
     /// may view it: polkit may ask for a password for that, if the message allows interactive
     /// authorization. What does not apply is left out.
@@ -158,7 +172,7 @@ impl Manager {
         let runner = self.0.engine().resolve(runner).await?;
         match runner.state().is_live() {
             true => Ok(tree::runner_path(runner.id)),
-            false => Err(tree::not_live(runner.id).into()),
+            false => Err(tree::not_live(runner.id, runner.state()).into()),
         }
     }
 
@@ -179,7 +193,8 @@ impl Manager {
     }
 
     /// Makes a project. Settings: description s; max-runners u, the most live runners at a
-    /// time; and as limits of its slice, shared by all its runners: memory-max, memory-high,
+    /// time; max-queued u, the most that wait for their turn, 1000 without it; default-tokens t, what a
+    /// launch reserves of budgets that does not say; and as limits of its slice, shared by all its runners: memory-max, memory-high,
     /// memory-swap-max, cpu-quota, cpu-weight, io-weight, tasks-max.
     #[zbus(out_args("path"))]
     async fn create_project(
@@ -215,7 +230,8 @@ impl Manager {
         self.0.remove_project(call, name, &options).await
     }
 
-    /// All projects by name: name, description, max_runners, live, limits, slice, created_at.
+    /// All projects by name: name, description, max_runners, max_queued, default_tokens, live, queued,
+    /// limits, slice, created_at.
     #[zbus(out_args("projects"))]
     async fn list_projects(&self, #[zbus(header)] header: Header<'_>) -> Result<Vec<Dict>> {
         let _call = self.0.enter(&header).await?;
@@ -362,7 +378,7 @@ impl Manager {
     /// Queued runners of this host.
     #[zbus(property)]
     fn queued_runners(&self) -> u32 {
-        0
+        u32::try_from(self.0.engine().queued_count()).unwrap_or(u32::MAX)
     }
 
     /// A runner has changed its state; "old" is empty for a new one. Details: name, user, host,

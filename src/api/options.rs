@@ -1,14 +1,15 @@
 //! The `a{sv}` arguments: pure parsing, with sentences for whoever got one wrong.
 
 use super::values::{
-    Options, PAGE_MAX, User, boolean, descriptor, in_order, labels, limit, page, scalar, states,
-    text, texts, time, unknown, user, wrong,
+    Options, PAGE_MAX, User, boolean, cap, count, descriptor, in_order, integer, labels, limit,
+    page, scalar, states, text, texts, time, unknown, user, wrong,
 };
+use crate::domain::budget::check_tokens;
 use crate::domain::inputs::{self, Inputs};
 use crate::domain::limits::Value;
 use crate::domain::logs::{LINES_MAX, LogOutput, LogsRequest};
 use crate::domain::name::{self, shown};
-use crate::domain::project::{DESCRIPTION_MAX, MAX_RUNNERS_MAX, ProjectChange};
+use crate::domain::project::{DESCRIPTION_MAX, MAX_QUEUED_MAX, MAX_RUNNERS_MAX, ProjectChange};
 use crate::domain::spec::{self, Setenv};
 use crate::domain::units::{self, INFINITY};
 use crate::domain::{Error, Limits, ProjectName, RunnerId, RunnerSpec, State};
@@ -19,7 +20,7 @@ use std::sync::Arc;
 /// So many rows are in a page where the caller does not say.
 pub const PAGE_DEFAULT: u32 = 100;
 
-const LAUNCH_KEYS: [&str; 23] = [
+const LAUNCH_KEYS: [&str; 27] = [
     "name",
     "uid",
     "working-directory",
@@ -40,12 +41,16 @@ const LAUNCH_KEYS: [&str; 23] = [
     "load-credential",
     "env-file",
     "log-file-max",
+    "queue",
+    "priority",
+    "tokens",
+    "session",
     "stdin",
     "stdout",
     "stderr",
 ];
 /// In the interface's plan, but not in this release: refused, never ignored.
-const LATER_KEYS: [&str; 6] = ["wait", "queue", "tokens", "session", "priority", "on"];
+const LATER_KEYS: [&str; 2] = ["wait", "on"];
 /// The caller's descriptors, by number.
 pub(crate) const STREAMS: [&str; 3] = ["stdin", "stdout", "stderr"];
 /// The limits that a slice can hold.
@@ -80,6 +85,14 @@ pub struct Launch {
     pub inputs: Inputs,
     /// `log-file-max`, in bytes.
     pub log_file_max: Option<u64>,
+    /// `queue`: where it is refused and waiting can help, it waits.
+    pub queue: bool,
+    /// `priority`.
+    pub priority: i32,
+    /// `tokens`; `None` = what its project says.
+    pub tokens: Option<u64>,
+    /// `session`.
+    pub session: Option<String>,
     /// `stdin`, `stdout`, `stderr`.
     pub streams: Streams,
 }
@@ -103,9 +116,9 @@ impl Launch {
             labels: self.labels.clone(),
             limits: self.limits.clone(),
             log_file_max: self.log_file_max,
-            priority: 0,
-            tokens: None,
-            session: None,
+            priority: self.priority,
+            tokens: self.tokens,
+            session: self.session.clone(),
         }
     }
 }
@@ -153,6 +166,21 @@ pub fn launch(options: &Options) -> Result<Launch, Error> {
                 spec::check_log_file_max(bytes)?;
                 out.log_file_max = Some(bytes);
             }
+            "queue" => out.queue = boolean(key, value)?,
+            "priority" => {
+                out.priority = integer(key, value)?;
+                spec::check_priority(out.priority)?;
+            }
+            "tokens" => {
+                let tokens = count(key, value)?;
+                check_tokens(tokens)?;
+                out.tokens = Some(tokens);
+            }
+            "session" => {
+                let text = text(key, value)?;
+                name::check_session_name(text)?;
+                out.session = Some(text.to_owned());
+            }
             "stdin" | "stdout" | "stderr" => {
                 let at = STREAMS.iter().position(|s| *s == key).unwrap_or(0);
                 out.streams.0[at] = Some(Arc::new(descriptor(key, value)?));
@@ -168,6 +196,9 @@ pub fn launch(options: &Options) -> Result<Launch, Error> {
     out.inputs.check()?;
     if let ([_, true, true], Some(_)) = (out.streams.given(), out.log_file_max) {
         return Err(spec::no_output_left());
+    }
+    if out.queue && out.streams.given() != [false; 3] {
+        return Err(spec::no_streams_later());
     }
     Ok(out)
 }
@@ -263,29 +294,22 @@ pub fn project(options: &Options) -> Result<ProjectChange, Error> {
                 out.description = Some(text.to_owned());
             }
             "max-runners" => {
-                let number = match scalar(value) {
-                    Some(Value::Number(n)) => n,
-                    Some(Value::Text("infinity")) => INFINITY,
-                    Some(Value::Text(t)) => t.trim().parse().map_err(|_| {
-                        Error::invalid(format!("max-runners: “{}” is not a number.", shown(t)))
-                    })?,
-                    None => return Err(wrong(key, value, "a u (or an s such as “100”)")),
-                };
-                out.max_runners = Some(match number {
+                let max = cap(key, value, MAX_RUNNERS_MAX)?;
+                if max == Some(0) {
+                    return Err(Error::invalid(
+                        "max-runners=0 would admit no runner at all; give at least 1, or infinity for no cap.",
+                    ));
+                }
+                out.max_runners = Some(max);
+            }
+            "max-queued" => out.max_queued = Some(cap(key, value, MAX_QUEUED_MAX)?),
+            "default-tokens" => {
+                out.default_tokens = Some(match count(key, value)? {
                     INFINITY => None,
-                    0 => {
-                        return Err(Error::invalid(
-                            "max-runners=0 would admit no runner at all; give at least 1, or infinity for no cap.",
-                        ));
+                    tokens => {
+                        check_tokens(tokens)?;
+                        Some(tokens)
                     }
-                    n => match u32::try_from(n) {
-                        Ok(n) if n <= MAX_RUNNERS_MAX => Some(n),
-                        _ => {
-                            return Err(Error::invalid(format!(
-                                "max-runners={n}: at most {MAX_RUNNERS_MAX} is allowed, or infinity for no cap."
-                            )));
-                        }
-                    },
                 });
             }
             _ if SLICE_KEYS.contains(&key) => limit(&mut out.limits, key, value)?,
@@ -298,7 +322,7 @@ pub fn project(options: &Options) -> Result<ProjectChange, Error> {
             _ => {
                 let known: Vec<_> = SLICE_KEYS
                     .into_iter()
-                    .chain(["description", "max-runners"])
+                    .chain(["description", "max-runners", "max-queued", "default-tokens"])
                     .collect();
                 return Err(unknown(key, &known));
             }

@@ -3,6 +3,8 @@
 use super::convert::{self, Dict};
 use super::core::Core;
 use crate::domain::Project;
+use crate::domain::admission::QUEUED_MAX;
+use crate::domain::project::ProjectSettings;
 use crate::domain::units::INFINITY;
 use std::sync::{Arc, PoisonError, RwLock};
 use zbus::interface;
@@ -33,10 +35,17 @@ pub(super) fn properties(project: &Project) -> Dict {
         "MaxRunners",
         settings.max_runners.map_or(INFINITY, u64::from),
     );
+    convert::put(&mut dict, "MaxQueued", max_queued(settings));
+    let tokens = settings.default_tokens.unwrap_or(INFINITY);
+    convert::put(&mut dict, "DefaultTokens", tokens);
     convert::put(&mut dict, "Limits", convert::limits(&settings.limits));
     convert::put(&mut dict, "Slice", project.name.slice());
     convert::put(&mut dict, "CreatedAt", project.created_at.0);
     dict
+}
+
+fn max_queued(settings: &ProjectSettings) -> u64 {
+    settings.max_queued.unwrap_or(QUEUED_MAX).into()
 }
 
 #[interface(name = "org.stratavore1.Project")]
@@ -60,6 +69,20 @@ impl ProjectObject {
             .settings
             .max_runners
             .map_or(INFINITY, u64::from)
+    }
+
+    /// The most runners that wait for their turn at a time.
+    #[zbus(property)]
+    fn max_queued(&self) -> u64 {
+        max_queued(&now(&self.shown).settings)
+    }
+
+    /// Tokens that a launch reserves which does not say how many it may use; the highest value
+    /// means that there is no default.
+    #[zbus(property)]
+    fn default_tokens(&self) -> u64 {
+        let project = now(&self.shown);
+        project.settings.default_tokens.unwrap_or(INFINITY)
     }
 
     /// The limits of its slice, with the keys and types of Launch.

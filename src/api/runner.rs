@@ -47,8 +47,12 @@ pub(super) fn properties(runner: &Runner) -> Dict {
     convert::put(&mut dict, "InvocationID", invocation);
     convert::put(&mut dict, "Limits", convert::limits(&spec.limits));
     convert::put(&mut dict, "Exit", exit);
-    convert::put(&mut dict, "Session", "");
-    convert::put(&mut dict, "Priority", 0i32);
+    convert::put(
+        &mut dict,
+        "Session",
+        spec.session.clone().unwrap_or_default(),
+    );
+    convert::put(&mut dict, "Priority", spec.priority);
     convert::put(&mut dict, "CreatedAt", runner.created_at.0);
     convert::put(&mut dict, "StartedAt", runner.started_at.0);
     convert::put(&mut dict, "EndedAt", runner.ended_at.0);

@@ -18,7 +18,7 @@ use zbus::fdo::DBusProxy;
 use zbus::object_server::SignalEmitter;
 use zbus::{Connection, MatchRule, MessageStream, ObjectPath, OwnedObjectPath};
 
-/// LiveRunners is signalled at most so often: who follows single runners has their own signals.
+/// LiveRunners and QueuedRunners are signalled at most so often: who follows single runners has their own signals.
 const COUNT_PAUSE: Duration = Duration::from_millis(100);
 
 /// What to read from the store.
@@ -56,6 +56,7 @@ pub(super) async fn start(
         core,
         asks,
         count: 0,
+        queued: 0,
         store: "",
         count_due: Instant::now(),
         count_waits: false,
@@ -146,8 +147,9 @@ struct Gardener {
     root: SignalEmitter<'static>,
     core: Core,
     asks: mpsc::UnboundedSender<Ask>,
-    /// LiveRunners and Store as last signalled.
+    /// LiveRunners, QueuedRunners and Store as last signalled.
     count: u32,
+    queued: usize,
     store: &'static str,
     /// When LiveRunners may be signalled again, and whether it is to be then.
     count_due: Instant,
@@ -321,11 +323,19 @@ impl Gardener {
     /// Signals what of the Manager has changed, once for a whole burst.
     async fn counts(&mut self) {
         let (count, store) = (self.core.garden().count(), self.core.store());
+        let queued = self.core.engine().queued_count();
         let mut dict = Dict::new();
-        self.count_waits = count != self.count && Instant::now() < self.count_due;
-        if count != self.count && !self.count_waits {
-            convert::put(&mut dict, "LiveRunners", count);
-            self.count = count;
+        let differ = count != self.count || queued != self.queued;
+        self.count_waits = differ && Instant::now() < self.count_due;
+        if differ && !self.count_waits {
+            if count != self.count {
+                convert::put(&mut dict, "LiveRunners", count);
+            }
+            if queued != self.queued {
+                let queued = u32::try_from(queued).unwrap_or(u32::MAX);
+                convert::put(&mut dict, "QueuedRunners", queued);
+            }
+            (self.count, self.queued) = (count, queued);
             self.count_due = Instant::now() + COUNT_PAUSE;
         }
         if store != self.store {

@@ -10,7 +10,7 @@ use super::manager::Manager;
 use super::project::{self, ProjectObject, ShownProject};
 use super::runner::{self, RunnerObject, Shown};
 use super::{PATH, PROJECT, RUNNER};
-use crate::domain::{Error, ErrorKind, Project, ProjectName, Runner, RunnerId};
+use crate::domain::{Error, ErrorKind, Project, ProjectName, Runner, RunnerId, State};
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
@@ -74,12 +74,13 @@ pub(super) fn project_path(name: &ProjectName) -> OwnedObjectPath {
     ObjectPath::from_string_unchecked(format!("{PATH}/project/{}", name.path_element())).into()
 }
 
-/// There is no object of an ended runner.
-pub(super) fn not_live(id: RunnerId) -> Error {
-    Error::new(
-        ErrorKind::WrongState,
-        format!("Runner {id} has ended and has no object any more; Describe still tells about it."),
-    )
+/// There is no object of a runner that waits or has ended.
+pub(super) fn not_live(id: RunnerId, state: State) -> Error {
+    let why = match state {
+        State::Queued => "waits for its turn and has no object yet; Describe tells about it.",
+        _ => "has ended and has no object any more; Describe still tells about it.",
+    };
+    Error::new(ErrorKind::WrongState, format!("Runner {id} {why}"))
 }
 
 /// Adds the object of a runner.

@@ -3,6 +3,7 @@
 use crate::domain::limits::Value;
 use crate::domain::name::shown;
 use crate::domain::nearest::nearest;
+use crate::domain::units::INFINITY;
 use crate::domain::{Error, ErrorKind, Limits, State, Timestamp, spec};
 use std::collections::{BTreeMap, HashMap};
 use std::os::fd::{AsFd, OwnedFd};
@@ -171,6 +172,47 @@ pub(super) fn page(key: &str, value: &Variant<'static>) -> Result<u32, Error> {
             "limit={n}: a page has 1 to {PAGE_MAX} rows; ask for the next page with “after”."
         ))),
         _ => Err(wrong(key, value, "a u")),
+    }
+}
+
+/// A whole number, also as text.
+pub(super) fn integer(key: &str, value: &Variant<'static>) -> Result<i32, Error> {
+    let number = match bare(value) {
+        Variant::I16(n) => Some(i32::from(*n)),
+        Variant::I32(n) => Some(*n),
+        Variant::I64(n) => i32::try_from(*n).ok(),
+        Variant::Str(text) => text.as_str().trim().parse().ok(),
+        _ => match scalar(value) {
+            Some(Value::Number(n)) => i32::try_from(n).ok(),
+            _ => None,
+        },
+    };
+    number.ok_or_else(|| wrong(key, value, "an i (or an s such as “10”)"))
+}
+
+/// A number, also as text; infinity is the highest one.
+pub(super) fn count(key: &str, value: &Variant<'static>) -> Result<u64, Error> {
+    match scalar(value) {
+        Some(Value::Number(n)) => Ok(n),
+        Some(Value::Text("infinity")) => Ok(INFINITY),
+        Some(Value::Text(text)) => text
+            .trim()
+            .parse()
+            .map_err(|_| Error::invalid(format!("{key}: “{}” is not a number.", shown(text)))),
+        None => Err(wrong(key, value, "a t (or an s such as “100”)")),
+    }
+}
+
+/// A cap, also as text; `None` = infinity.
+pub(super) fn cap(key: &str, value: &Variant<'static>, most: u32) -> Result<Option<u32>, Error> {
+    match count(key, value)? {
+        INFINITY => Ok(None),
+        n => match u32::try_from(n) {
+            Ok(n) if n <= most => Ok(Some(n)),
+            _ => Err(Error::invalid(format!(
+                "{key}={n}: at most {most} is allowed, or infinity for no cap."
+            ))),
+        },
     }
 }
 

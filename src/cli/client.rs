@@ -325,6 +325,14 @@ pub(super) fn dict(of: &Dict, key: &str) -> Dict {
         .unwrap_or_default()
 }
 
+/// The list of dictionaries of a key.
+pub(super) fn dicts(of: &Dict, key: &str) -> Vec<Dict> {
+    let found = of.get(key).and_then(|v| v.try_clone().ok());
+    found
+        .and_then(|v| Vec::<Dict>::try_from(v).ok())
+        .unwrap_or_default()
+}
+
 /// The list of texts of a key; `None` if there is none.
 pub(super) fn texts(of: &Dict, key: &str) -> Option<Vec<String>> {
     let found = of.get(key)?.try_clone().ok()?;

@@ -6,6 +6,7 @@ use super::failure::{Failure, Result, USAGE};
 use super::wait::{Endings, told};
 use super::{Global, labels};
 use crate::api::proxy::Given;
+use crate::domain::State;
 use futures_util::StreamExt;
 use std::collections::BTreeSet;
 use zbus::Variant;
@@ -29,7 +30,7 @@ pub(super) async fn stop(client: &Client, global: &Global, args: &Stop) -> Resul
         true => None,
         false => Some(Endings::subscribe(client).await?),
     };
-    let given = chosen(client, global, &args.which.ids, &args.which.choice).await?;
+    let given = chosen(client, global, &args.which.ids, &args.which.choice, true).await?;
     let one = given.len() == 1;
     let (ids, unknown) = match by_choice(&args.which.choice) {
         true => (given, 0),
@@ -139,21 +140,27 @@ pub(super) fn check(which: &Many) -> Result<()> {
 }
 
 async fn many(client: &Client, global: &Global, args: &Many, deed: &Deed) -> Result<u8> {
-    let ids = chosen(client, global, &args.ids, &args.choice).await?;
+    let ids = chosen(client, global, &args.ids, &args.choice, false).await?;
     Ok(each(client, &ids, deed, by_choice(&args.choice)).await?.0)
 }
 
-/// The runners meant.
+/// The runners meant; by what they are, those that wait are meant only by who says so.
 async fn chosen(
     client: &Client,
     global: &Global,
     ids: &[String],
     choice: &Choice,
+    queued: bool,
 ) -> Result<Vec<String>> {
     if !by_choice(choice) {
         return Ok(ids.to_vec());
     }
     let mut filter = Given::new();
+    if queued {
+        let states = State::ALL.into_iter().filter(|s| *s != State::Ended);
+        let states: Vec<&str> = states.map(State::as_str).collect();
+        filter.insert("state", states.into());
+    }
     if let Some(project) = &choice.project {
         filter.insert("project", project.clone().into());
     }

@@ -125,7 +125,13 @@ pub(super) fn runner(of: &Dict) -> Value {
 /// A runner as in `show`: some more.
 pub(super) fn shown(of: &Dict) -> Value {
     let mut value = runner(of);
-    for key in ["uid", "working_directory", "log_file_max", "invocation_id"] {
+    for key in [
+        "uid",
+        "working_directory",
+        "tokens",
+        "log_file_max",
+        "invocation_id",
+    ] {
         value[key] = get(of, key);
     }
     value["warnings"] = match get(of, "warnings") {
@@ -153,7 +159,10 @@ pub(super) fn project(of: &Dict) -> Value {
         "name": text(of, "name"),
         "description": text(of, "description"),
         "max_runners": get(of, "max_runners"),
+        "max_queued": get(of, "max_queued"),
+        "default_tokens": get(of, "default_tokens"),
         "live": get(of, "live"),
+        "queued": get(of, "queued"),
         "limits": limits(&dict(of, "limits")),
         "slice": text(of, "slice"),
         "created_at": time(super::client::number(of, "created_at")),
@@ -192,8 +201,10 @@ pub(super) fn gate(of: &Dict) -> Value {
         "subject": text(of, "subject"),
         "limit": get(of, "limit"),
         "used": get(of, "used"),
+        "reserved": get(of, "reserved"),
         "requested": get(of, "requested"),
         "open": get(of, "open"),
+        "note": get(of, "note"),
         "message": get(of, "message"),
     })
 }

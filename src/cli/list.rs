@@ -92,7 +92,7 @@ fn footer(args: &List, runners: &[Dict]) -> String {
     match wide(args) {
         true => format!("{} listed.", count(runners.len(), "runner")),
         false => format!(
-            "{} listed. Pass --all to see those that have ended, too.",
+            "{} listed. Pass --all to see those that wait or have ended, too.",
             count(runners.len(), "live runner")
         ),
     }
@@ -105,7 +105,7 @@ fn nothing(args: &List) -> String {
         || args.until.is_some();
     match (wide(args), narrowed) {
         (false, false) => "No runner is live. Launch one with: stratavorectl run PROJECT -- COMMAND. See those that have ended with: stratavorectl list --all.".to_owned(),
-        (false, true) => "No live runner fits. Pass --all to see those that have ended, too.".to_owned(),
+        (false, true) => "No live runner fits. Pass --all to see those that wait or have ended, too.".to_owned(),
         (true, _) => "No runner fits.".to_owned(),
     }
 }
@@ -202,7 +202,7 @@ fn row(runner: &Dict, digits: usize, ended: bool) -> Vec<Cell> {
 pub(super) fn state_style(state: &str) -> Style {
     match state {
         "running" => Style::Good,
-        "starting" | "frozen" | "stopping" => Style::Notice,
+        "queued" | "starting" | "frozen" | "stopping" => Style::Notice,
         _ => Style::Faint,
     }
 }
@@ -211,7 +211,7 @@ pub(super) fn state_style(state: &str) -> Style {
 pub(super) fn ending_style(cause: &str) -> Style {
     match cause.split(' ').next().unwrap_or_default() {
         "success" => Style::Good,
-        "stopped" | "host-shutdown" => Style::Plain,
+        "stopped" | "cancelled" | "host-shutdown" => Style::Plain,
         _ => Style::Bad,
     }
 }

@@ -19,6 +19,7 @@ mod out;
 mod pager;
 mod password;
 mod project;
+mod queue;
 mod reconcile;
 pub mod remote;
 mod render;

@@ -9,6 +9,7 @@ use super::table::{Cell, Column};
 use super::text::clean;
 use super::{Global, bus, json};
 use crate::api::proxy::{Dict, Given};
+use crate::domain::admission::QUEUED_MAX;
 use crate::domain::name::shown;
 use zbus::OwnedObjectPath;
 
@@ -56,8 +57,14 @@ fn given(settings: &ProjectSettings) -> Given<'static> {
     if let Some(text) = &settings.description {
         out.insert("description", text.clone().into());
     }
-    if let Some(number) = &settings.max_runners {
-        out.insert("max-runners", number.clone().into());
+    for (key, value) in [
+        ("max-runners", &settings.max_runners),
+        ("max-queued", &settings.max_queued),
+        ("default-tokens", &settings.default_tokens),
+    ] {
+        if let Some(number) = value {
+            out.insert(key, number.clone().into());
+        }
     }
     for (key, value) in settings.limits.given() {
         out.insert(key, value.to_owned().into());
@@ -94,6 +101,20 @@ async fn show(client: &Client, out: &Out, name: &str) -> Result<()> {
             number(project, "live").unwrap_or_default().to_string(),
         ),
         ("Max runners", max(project)),
+        (
+            "Queued",
+            number(project, "queued").unwrap_or_default().to_string(),
+        ),
+        (
+            "Max queued",
+            number(project, "max_queued")
+                .unwrap_or(QUEUED_MAX.into())
+                .to_string(),
+        ),
+        (
+            "Default tokens",
+            number(project, "default_tokens").map_or(String::new(), |n| n.to_string()),
+        ),
         ("Limits", said.join(" ")),
         ("Slice", slice.to_owned()),
         (

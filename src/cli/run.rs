@@ -1,18 +1,20 @@
 //! `run`.
 
+mod explain;
 pub(super) mod place;
 
 use super::args::Run;
 use super::client::{Client, number, texts};
-use super::failure::{FAILED, Failure, REFUSED, Result, USAGE};
+use super::failure::{FAILED, Failure, Result, USAGE};
 use super::out::Out;
-use super::table::{Cell, Column, Style};
 use super::wait::{Endings, status, told};
-use super::{Global, json, labels};
+use super::{Global, json, labels, queue};
 use crate::api::options::STREAMS;
-use crate::api::proxy::{Dict, Given};
+use crate::api::proxy::Given;
+use crate::domain::budget::check_tokens;
 use crate::domain::inputs::{self, Credential};
-use crate::domain::spec::check_log_file_max;
+use crate::domain::name::check_session_name;
+use crate::domain::spec::{check_log_file_max, check_priority};
 use crate::domain::units;
 use rustix::io::Errno;
 use std::collections::BTreeSet;
@@ -125,7 +127,7 @@ async fn launch(client: &Client, global: &Global, args: &Run) -> Result<u8> {
     let options = options(args, global.host.is_some() || args.on.is_some())?;
     let command: Vec<&str> = args.command.iter().map(String::as_str).collect();
     if args.explain {
-        return explain(client, &out, args, &command, &options).await;
+        return explain::explain(client, &out, args, &command, &options).await;
     }
     if args.pipe && out.is_json() {
         return Err(Failure::new(
@@ -144,8 +146,19 @@ async fn launch(client: &Client, global: &Global, args: &Run) -> Result<u8> {
         Ok(launched) => launched,
         Err(failure) => return Err(client.suggest(failure, &args.project).await),
     };
+    let waiting = match args.queue {
+        true => client.describe(&id).await.ok(),
+        false => None,
+    };
+    let waiting = waiting.as_ref().and_then(queue::first);
+    if let Some(what) = &waiting {
+        let said = format!("Queued as {id}. It waits for {what} See: stratavorectl why {id}.");
+        eprintln_unless(global.quiet, &said);
+    }
     if args.waits() {
-        eprintln_unless(global.quiet, &format!("Running as {id}."));
+        if waiting.is_none() {
+            eprintln_unless(global.quiet, &format!("Running as {id}."));
+        }
     } else if out.is_json() {
         out.object(&json::shown(&client.describe(&id).await?))?;
     } else {
@@ -258,6 +271,22 @@ pub(super) fn options(args: &Run, elsewhere: bool) -> Result<Given<'static>> {
         let bytes = bytes.map_err(|e| Failure::new(USAGE, e.message))?;
         options.insert("log-file-max", bytes.into());
     }
+    if args.queue {
+        options.insert("queue", true.into());
+    }
+    let usage = |e: crate::domain::Error| Failure::new(USAGE, e.message);
+    if let Some(priority) = args.priority {
+        check_priority(priority).map_err(usage)?;
+        options.insert("priority", priority.into());
+    }
+    if let Some(tokens) = args.tokens {
+        check_tokens(tokens).map_err(usage)?;
+        options.insert("tokens", tokens.into());
+    }
+    if let Some(session) = &args.session {
+        check_session_name(session).map_err(usage)?;
+        options.insert("session", session.clone().into());
+    }
     if !args.setenv.is_empty() {
         let entries = args.setenv.iter().map(|e| setenv(e));
         let entries: Vec<String> = entries.collect::<Result<_>>()?;
@@ -366,61 +395,6 @@ fn setenv(entry: &str) -> Result<String> {
             format!("The value of the variable {name} is not UTF-8."),
         )),
     }
-}
-
-async fn explain(
-    client: &Client,
-    out: &Out,
-    args: &Run,
-    command: &[&str],
-    options: &Given<'_>,
-) -> Result<u8> {
-    let body = (args.project.as_str(), command, options);
-    let explained: Result<(bool, Vec<Dict>)> = client.call("Explain", &body).await;
-    let (admitted, gates) = match explained {
-        Ok(explained) => explained,
-        Err(failure) => return Err(client.suggest(failure, &args.project).await),
-    };
-    let gates: Vec<_> = gates.iter().map(json::gate).collect();
-    if out.is_json() {
-        out.object(&serde_json::json!({"admitted": admitted, "gates": gates}))?;
-    } else {
-        let word = |value: &serde_json::Value| match value {
-            serde_json::Value::Null => "-".to_owned(),
-            serde_json::Value::String(text) => text.clone(),
-            other => other.to_string(),
-        };
-        let rows: Vec<Vec<Cell>> = gates
-            .iter()
-            .map(|gate| {
-                let (open, style) = match gate["open"] == true {
-                    true => ("yes", Style::Good),
-                    false => ("no", Style::Bad),
-                };
-                vec![
-                    Cell::new(word(&gate["name"])),
-                    Cell::new(word(&gate["subject"])),
-                    Cell::new(word(&gate["used"])),
-                    Cell::new(word(&gate["limit"])),
-                    Cell::styled(open, style),
-                ]
-            })
-            .collect();
-        const HEAD: [Column; 5] = [
-            Column::stiff("GATE"),
-            Column::soft("OF", 1, 8),
-            Column::number("USED"),
-            Column::number("LIMIT"),
-            Column::stiff("OPEN"),
-        ];
-        out.table(&HEAD, &rows)?;
-        if out.look.legend {
-            for message in gates.iter().filter_map(|g| g["message"].as_str()) {
-                out.text(&format!("\n{}\n", super::text::clean(message)))?;
-            }
-        }
-    }
-    Ok(if admitted { 0 } else { REFUSED })
 }
 
 #[cfg(test)]

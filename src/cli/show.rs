@@ -8,8 +8,9 @@ use super::out::Out;
 use super::story::Story;
 use super::table::Style;
 use super::text::{clean, command};
-use super::{Global, journal, json, render, usage};
+use super::{Global, journal, json, queue, render, usage};
 use crate::api::proxy::Dict;
+use zbus::Variant;
 
 /// Shows one runner.
 pub(super) async fn show(client: &Client, global: &Global, args: &Show) -> Result<u8> {
@@ -86,6 +87,7 @@ fn entries(of: &Dict, story: &Story) -> Vec<(&'static str, String)> {
         ("Project", clean("project")),
         ("User", user),
         ("State", state(of)),
+        ("Waits for", queue::first(of).unwrap_or_default()),
         ("Ending", ending(&exit)),
         ("Asked by", story.asked_by().unwrap_or_default()),
         (
@@ -95,6 +97,12 @@ fn entries(of: &Dict, story: &Story) -> Vec<(&'static str, String)> {
         ("Command", words),
         ("Directory", clean("working_directory")),
         ("Labels", labels(of)),
+        ("Session", clean("session")),
+        ("Priority", priority(of)),
+        (
+            "Tokens",
+            number(of, "tokens").map_or(String::new(), |n| format!("{n} asked for")),
+        ),
         ("Unit", unit.to_owned()),
         ("Log file", log_file(of)),
         ("Memory", usage::memory(&limits, &used)),
@@ -147,6 +155,14 @@ pub(super) fn state(of: &Dict) -> String {
             render::ago(started)
         ),
         _ => format!("{state} {}", since(created)),
+    }
+}
+
+/// Nothing for that of everybody.
+fn priority(of: &Dict) -> String {
+    match of.get("priority").map(|value| &**value) {
+        None | Some(Variant::I32(0)) => String::new(),
+        Some(value) => json::plain(value).to_string(),
     }
 }
 

@@ -49,6 +49,7 @@ pub(super) async fn status(client: &Client, global: &Global) -> Result<u8> {
             ("Version", version),
             ("Store", store),
             ("Live runners", live.to_string()),
+            ("Queued runners", queued.to_string()),
         ];
         if bus::is_user() {
             let after_logout = match bus::lingers().await {

@@ -7,7 +7,7 @@ use super::out::Out;
 use super::render::{span, time, wrap};
 use super::story::{Story, actor, latest};
 use super::text::clean;
-use super::{Global, bus, journal, json, show, usage};
+use super::{Global, bus, journal, json, queue, show, usage};
 use crate::api::proxy::{Dict, Given};
 use crate::domain::limits::DEFAULT_STOP_TIMEOUT;
 use crate::domain::name::shown;
@@ -112,6 +112,9 @@ fn reasons(of: &Dict, story: &Story) -> Vec<String> {
             standing(of, state, story, &limits)
         ),
     }];
+    if text(of, "state") == "queued" {
+        out.extend(queue::reasons(of));
+    }
     let ending = show::ending(&exit);
     if !ending.is_empty() {
         out.push(ending);
@@ -146,6 +149,10 @@ fn standing(of: &Dict, state: &str, story: &Story, limits: &Dict) -> String {
             "it was admitted {}, no quota is in its way; its scope is made and its limits are read back before the command is released. That takes a moment; if it lasts, see: {} status stratavore-agent.",
             since("created_at"),
             bus::systemctl()
+        ),
+        "queued" => format!(
+            "it has waited for its turn {}.",
+            since("created_at").trim_end_matches(" ago")
         ),
         "frozen" => format!(
             "{}; its processes stand still until: stratavorectl thaw {}.",
@@ -184,6 +191,11 @@ fn because(cause: &str, of: &Dict, story: &Story, limits: &Dict, used: &Dict) ->
             "It may run {} at most (runtime-max). Give it more with --runtime-max when you launch it again.",
             usage::limit(limits, "runtime-max")
         ),
+        "cancelled" => {
+            let ended = story.last_of("ended").unwrap_or_else(|| "ended".to_owned());
+            let taken = ended.replacen("ended", "taken out of the queue", 1);
+            format!("Nothing of it ran: it was {taken}.")
+        }
         "stopped" => match story.asked_by() {
             Some(by) => format!("Asked for by {by}."),
             None if !story.is_known() => "Its events can't be read now, so who asked for it can't be told; try again later.".to_owned(),
@@ -242,14 +254,25 @@ async fn of_project(client: &Client, out: &Out, project: &str) -> Result<u8> {
 }
 
 /// `project-runners is open: 3 live of 4, room for 1.`
-fn gate(of: &Dict) -> String {
-    let (name, used) = (text(of, "name"), number(of, "used").unwrap_or_default());
+pub(super) fn gate(of: &Dict) -> String {
+    let n = |key| number(of, key).unwrap_or_default();
+    let (name, used) = (text(of, "name"), n("used"));
+    let what = match name {
+        "budget" => format!("{used} tokens used and {} reserved", n("reserved")),
+        "queue" => format!("{used} before it"),
+        "queue-length" => format!("{used} waiting"),
+        _ => format!("{used} live"),
+    };
+    let name = match name {
+        "budget" => format!("budget {}", text(of, "subject")),
+        name => name.to_owned(),
+    };
     match (number(of, "limit"), text(of, "message")) {
         (_, message) if !message.is_empty() => format!("{name} is shut: {message}"),
-        (None, _) => format!("{name} is open: {used} live, and no cap."),
+        (None, _) => format!("{name} is open: {what}, and no cap."),
         (Some(limit), _) => format!(
-            "{name} is open: {used} live of {limit}, room for {}.",
-            limit.saturating_sub(used)
+            "{name} is open: {what} of {limit}, room for {}.",
+            limit.saturating_sub(used + n("reserved"))
         ),
     }
 }
@@ -341,7 +364,7 @@ mod tests {
         );
         let said = reasons(&runner("ended", "timeout"), &Story::default()).join(" ");
         assert!(said.contains("1min at most"), "{said}");
-        for state in ["starting", "running", "frozen", "stopping"] {
+        for state in ["queued", "starting", "running", "frozen", "stopping"] {
             let said = reasons(&runner(state, ""), &Story::default()).join(" ");
             assert!(said.contains(&format!("Its state is {state}: ")), "{said}");
         }

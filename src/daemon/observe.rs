@@ -1,8 +1,8 @@
 //! What monitoring sees: `/metrics`, `/healthz`, `/readyz` and `/sd`, by the bounded server of
 //! [`crate::adapters::exposition`].
 //!
-//! Gauges are read from the engine's own truth when they are asked for; nothing here asks the
-//! store or the agent, so a page never waits.
+//! Gauges are read from the engine's own truth when they are asked for. Facts of the fleet are those
+//! that the engine has read from the store a moment ago. A page never waits for store or agent.
 
 use crate::adapters::exposition::{self, Page, Pages, TEXT};
 use crate::domain::State;
@@ -247,17 +247,23 @@ fn one(name: &str, help: &str, labels: &[&str]) -> prometheus::Result<IntGaugeVe
     IntGaugeVec::new(Opts::new(name, help), labels)
 }
 
-/// Live runners by project and state, and quotas: from the live map, for one host is the fleet.
-fn runners(engine: &Engine) -> prometheus::Result<[IntGaugeVec; 3]> {
+/// Live runners by project and state, from the live map; and of the fleet quotas and queues: what
+/// the store said a moment ago, and where one host is the fleet, the live map itself.
+fn runners(engine: &Engine) -> prometheus::Result<Vec<IntGaugeVec>> {
     let gauge = one("stratavore_runners", "Live runners.", &["project", "state"])?;
     let limit = one(
         "stratavore_fleet_quota_limit",
-        "Cap on live runners of a project that has one.",
+        "Cap on live runners of a project that has one, over the fleet.",
         &["project"],
     )?;
     let used = one(
         "stratavore_fleet_quota_used",
-        "Live runners of a project: what its cap counts.",
+        "Live runners of a project over the fleet: what its cap counts.",
+        &["project"],
+    )?;
+    let queue = one(
+        "stratavore_fleet_queue_length",
+        "Runners of a project that wait for their turn, over the fleet.",
         &["project"],
     )?;
     let live = engine.live();
@@ -266,13 +272,20 @@ fn runners(engine: &Engine) -> prometheus::Result<[IntGaugeVec; 3]> {
         let key = (runner.spec.project.as_str(), runner.state());
         *counts.entry(key).or_default() += 1;
     }
-    let metrics = engine.metrics();
+    let (metrics, lately) = (engine.metrics(), engine.projects_lately());
     let known = metrics.projects();
+    let label = |project| match known.contains_key(project) {
+        true => project,
+        false => OTHER,
+    };
+    let alone = engine.is_alone();
     for project in known.keys().map(String::as_str).chain([OTHER]) {
         for state in LIVE {
             gauge.with_label_values(&[project, state.as_str()]);
         }
-        used.with_label_values(&[project]);
+        if alone || lately.is_some() {
+            used.with_label_values(&[project]);
+        }
     }
     for (project, max) in known.iter() {
         if let Some(max) = max {
@@ -281,17 +294,24 @@ fn runners(engine: &Engine) -> prometheus::Result<[IntGaugeVec; 3]> {
     }
     // A lane whose ending is just being written holds no slot any more.
     for ((project, state), count) in counts.into_iter().filter(|((_, s), _)| s.is_live()) {
-        let project = if known.contains_key(project) {
-            project
-        } else {
-            OTHER
-        };
+        let project = label(project);
         gauge
             .with_label_values(&[project, state.as_str()])
             .add(count);
-        used.with_label_values(&[project]).add(count);
+        if alone {
+            used.with_label_values(&[project]).add(count);
+        }
     }
-    Ok([gauge, limit, used])
+    for project in lately.iter().flat_map(|all| all.iter()) {
+        let name = label(project.name.as_str());
+        queue
+            .with_label_values(&[name])
+            .add(i64::from(project.queued));
+        if !alone {
+            used.with_label_values(&[name]).add(i64::from(project.live));
+        }
+    }
+    Ok(vec![gauge, limit, used, queue])
 }
 
 /// Version and commit of the text for `--version`: `0.1.0 (4278df954b1c 2026-11-22)`.

@@ -160,13 +160,18 @@ impl Ledger {
 
     /// Whether this one may wait, after it was refused.
     pub fn may_wait(&self, ask: &Ask) -> Result<(), Refusal> {
-        let account = self.projects.get(&ask.project);
-        let queued = account.map_or(0, |a| a.queued);
-        let max = account.and_then(|a| a.max_queued).unwrap_or(QUEUED_MAX);
-        match gate::room(&ask.project, queued, max) {
+        match self.room(ask) {
             gate if gate.open() => Ok(()),
             gate => Err(gate.shut()),
         }
+    }
+
+    /// The room there is for one more that waits.
+    pub fn room(&self, ask: &Ask) -> Gate {
+        let account = self.projects.get(&ask.project);
+        let queued = account.map_or(0, |a| a.queued);
+        let max = account.and_then(|a| a.max_queued).unwrap_or(QUEUED_MAX);
+        gate::room(&ask.project, queued, max)
     }
 
     /// Decides about everybody who waits, in the fair order, and charges the ledger for those

@@ -85,6 +85,9 @@ kinds! {
     RUNNER_LAUNCHED = "4772f5abed4b459ab53c0b2e6f02a0cb",
         "Runner @STRATAVORE_RUNNER@ of project @STRATAVORE_PROJECT@ runs",
         "Its command was exec'd with all its limits in force.\n\n    stratavorectl show @STRATAVORE_RUNNER@\n    journalctl -u 'stratavore-@STRATAVORE_RUNNER@.scope'";
+    RUNNER_QUEUED = "313d3092fdc347669166fde55df127ff",
+        "Runner @STRATAVORE_RUNNER@ of project @STRATAVORE_PROJECT@ waits for its turn",
+        "It was launched with --queue, and something is in its way. What, and how many come before it:\n\n    stratavorectl why @STRATAVORE_RUNNER@\n\nIt starts by itself. To take it out of the queue:\n\n    stratavorectl stop @STRATAVORE_RUNNER@";
     RUNNER_LAUNCH_FAILED = "ba6d28c3575e44a8a729ec1605c45dd7",
         "Runner @STRATAVORE_RUNNER@ of project @STRATAVORE_PROJECT@ could not be started",
         "Nothing of it ran. What exactly failed is told to its owner and to who may view:\n\n    stratavorectl show @STRATAVORE_RUNNER@";

@@ -9,6 +9,8 @@ use serde::{Deserialize, Serialize};
 pub const DESCRIPTION_MAX: usize = 1_024;
 /// The highest cap on live runners.
 pub const MAX_RUNNERS_MAX: u32 = 1_000_000;
+/// The highest cap on runners that wait.
+pub const MAX_QUEUED_MAX: u32 = 100_000;
 
 /// What an administrator says about a project.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]

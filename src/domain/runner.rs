@@ -4,7 +4,7 @@
 use super::budget::Tokens;
 use super::error::{Error, ErrorKind};
 use super::event::Actor;
-use super::exit::{Exit, Usage};
+use super::exit::{Cause, Exit, Usage};
 use super::id::RunnerId;
 use super::limits::Limits;
 use super::spec::RunnerSpec;
@@ -212,6 +212,8 @@ impl Runner {
             Step::Run(_) => old == State::Starting,
             Step::Thaw | Step::Keep => old == State::Frozen,
             Step::Limit(_) => old.is_live(),
+            // Only who waits can leave the queue: what has had its turn is stopped.
+            Step::End(exit, _) if exit.cause == Cause::Cancelled => old == State::Queued,
             _ => old.may_become(next),
         };
         if !legal {
@@ -265,7 +267,6 @@ impl Runner {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::exit::Cause;
     use proptest::prelude::*;
     use std::collections::BTreeMap;
 
@@ -328,6 +329,23 @@ mod tests {
                 prop_assert_eq!(r.exit.is_some(), r.state() == State::Ended);
             }
         }
+    }
+
+    #[test]
+    fn only_who_waits_is_cancelled() -> Result<(), Error> {
+        let exit = Exit {
+            cause: Cause::Cancelled,
+            code: None,
+            signal: None,
+            message: String::new(),
+        };
+        let cancel = Step::End(exit, Usage::default());
+        for state in State::ALL {
+            let mut runner = runner()?.stored(state);
+            let done = runner.apply(&cancel, Timestamp(2));
+            assert_eq!(done.is_ok(), state == State::Queued, "{state:?}");
+        }
+        Ok(())
     }
 
     #[test]

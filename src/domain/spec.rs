@@ -219,6 +219,13 @@ pub fn no_output_left() -> Error {
     )
 }
 
+/// It may have to wait, and whoever holds the other ends of its streams may be gone by then.
+pub fn no_streams_later() -> Error {
+    Error::invalid(
+        "What may wait for its turn (queue) can't have your own streams (stdin, stdout, stderr: --pipe); leave out one of the two. Its output is to be had with: stratavorectl logs.",
+    )
+}
+
 /// Checks a priority: -100 to 100.
 pub fn check_priority(priority: i32) -> Result<(), Error> {
     if (-PRIORITY_MAX..=PRIORITY_MAX).contains(&priority) {

@@ -4,7 +4,7 @@ use super::lane::{self, Command};
 use super::{Engine, Shared, store_error};
 use crate::domain::event::Actor;
 use crate::domain::order::Verb;
-use crate::domain::{Error, ErrorKind, Limits, RunnerId};
+use crate::domain::{Error, ErrorKind, Limits, RunnerId, State};
 
 impl Engine {
     /// Stops a runner: returns once `stopping` is recorded.
@@ -47,6 +47,14 @@ impl Engine {
         let row = row.ok_or_else(|| {
             Error::new(ErrorKind::NoSuchRunner, format!("There is no runner {id}."))
         })?;
+        let row = match row.state() {
+            State::Queued => match shared.waiting(row, &verb, &actor).await? {
+                None => return Ok(Vec::new()),
+                // Its turn has come meanwhile.
+                Some(row) => row,
+            },
+            _ => row,
+        };
         if !row.state().is_live() {
             return Err(ended(id));
         }

@@ -1,8 +1,8 @@
 //! The hub: hears what the agent tells, hands it to the lanes, and reconciles.
 
 use super::lane::Command;
-use super::upkeep;
 use super::{Engine, Loop, Shared};
+use super::{queue, upkeep};
 use crate::crash;
 use crate::domain::kinds;
 use crate::domain::reconcile::{self, Todo, World};
@@ -129,12 +129,12 @@ async fn reconcile(shared: &Arc<Shared>) -> Result<(), String> {
     let (world, rows, todo) = compare(shared, first).await?;
     strangers.retain(|id| world.runners.contains_key(id));
     if first {
-        for project in shared.store.projects().await.map_err(|e| e.to_string())? {
-            let max = project.settings.max_runners;
-            shared.metrics.project(project.name.as_str(), max);
-        }
+        let projects = shared.store.projects().await;
+        shared.note_projects(projects.map_err(|e| e.to_string())?);
+        let kept = queue::open(shared, &rows).await?;
         for row in rows.values() {
-            if let Some(lane) = shared.open_lane(row.clone(), false) {
+            if let Some(mut lane) = shared.open_lane(row.clone(), false) {
+                lane.kept = kept.contains(&row.id);
                 tokio::spawn(lane.run());
             }
         }

@@ -98,6 +98,12 @@ pub(super) struct Lane {
     pub(super) began: Option<Instant>,
     /// The runtime limit was enforced on a frozen runner already.
     pub(super) overtime: bool,
+    /// This host keeps what its launch needs, until its command may run: it could wait.
+    pub(super) kept: bool,
+    /// How often its launch was begun again.
+    pub(super) again: u32,
+    /// Its command was exec'd: whoever says that nothing ran tells of an earlier beginning.
+    pub(super) runs: bool,
 }
 
 impl Lane {
@@ -122,6 +128,9 @@ impl Lane {
             started,
             began: None,
             overtime: false,
+            kept: false,
+            again: 0,
+            runs: false,
         }
     }
 
@@ -141,6 +150,7 @@ impl Lane {
         }
         let id = self.runner.id;
         crash::point("daemon.after-t3");
+        self.throw_away().await;
         self.shared.write(|live| live.remove(&id));
         // Should this fail, the next reconciliation forgets it.
         if let Err(error) = self.shared.host.forget(id).await {
@@ -178,6 +188,18 @@ impl Lane {
                 let result = self.limit(change, actor).await;
                 let _ = reply.send(result);
             }
+            Command::Ended(record)
+                if record.never_started && record.asked.is_none() && self.may_begin_again() =>
+            {
+                self.begin_again().await;
+            }
+            Command::End(exit, _)
+                if exit.cause == Cause::LaunchFailed && self.may_begin_again() =>
+            {
+                self.begin_again().await;
+            }
+            Command::Ended(record) if record.never_started && self.runs => {}
+            Command::End(exit, _) if exit.cause == Cause::LaunchFailed && self.runs => {}
             Command::Ended(record) => {
                 crash::point("daemon.before-t3");
                 self.end(record.exit(), record.usage).await;
@@ -356,7 +378,7 @@ impl Lane {
 }
 
 /// Says how it ended, without what could name its command.
-fn tell_ending(runner: &Runner) {
+pub(super) fn tell_ending(runner: &Runner) {
     let Some(exit) = &runner.exit else { return };
     macro_rules! say {
         ($level:ident) => {

@@ -9,7 +9,8 @@
 //! | the gate | a running command | reconciliation adopts it |
 
 use super::lane::{self, Lane, Pending};
-use super::{Engine, LAUNCHES_MAX, LaunchRequest, host_error, now, store_error};
+use super::turn::AGAIN_MAX;
+use super::{Engine, LAUNCHES_MAX, LaunchRequest, Shared, host_error, now, store_error};
 use crate::crash;
 use crate::domain::event::Actor;
 use crate::domain::exit::{Cause, Exit, Usage};
@@ -29,18 +30,22 @@ const ADMIT_MAX: Duration = Duration::from_secs(15);
 /// moment the gate was to be opened, or until the ending of a failed exec is in the store.
 const ANSWER_MAX: Duration = Duration::from_secs(20);
 
+/// Why nothing came of a launch that the store has decided too late.
+pub(super) const LATE: &str =
+    "The store admitted it after its caller had been sent away; nothing ran.";
+
 /// What a launch came to.
 #[derive(Debug, Clone)]
 pub struct Launched {
-    /// The runner as it was when its command had started.
+    /// The runner as it was when its command had started, or when it began to wait.
     pub runner: Runner,
     /// The request id was used before: this is the first launch's runner, as it is now.
     pub repeated: bool,
 }
 
 impl Engine {
-    /// Launches a runner; returns when its command has been exec'd. The launch goes on if the
-    /// caller goes away.
+    /// Launches a runner; returns when its command has been exec'd, or when it waits for its turn.
+    /// The launch goes on if the caller goes away.
     pub async fn launch(&self, request: LaunchRequest, actor: Actor) -> Result<Launched, Error> {
         let (reply, answer) = oneshot::channel();
         let engine = self.clone();
@@ -91,13 +96,19 @@ impl Engine {
         });
         let terms = shared.terms();
         request.spec.limits = request.spec.limits.or(&terms.limits);
+        let id = RunnerId::from_uuid(uuid::Uuid::now_v7());
+        if let Err(error) = shared.queue.keep(id, &request, &actor).await {
+            came_to(LaunchResult::Refused);
+            let _ = reply.send(Err(error));
+            return;
+        }
         let new = NewRunner {
-            id: RunnerId::from_uuid(uuid::Uuid::now_v7()),
+            id,
             spec: request.spec,
             host: shared.settings.host.clone(),
             host_max: terms.host_max,
             request: request_key,
-            queue: false,
+            queue: request.queue,
             actor: actor.clone(),
             at: now(),
         };
@@ -121,6 +132,10 @@ impl Engine {
         };
         let admitted =
             admitted.unwrap_or_else(|_| Err(StoreError::Unavailable("its task ended".to_owned())));
+        if request.queue && !matches!(admitted, Ok(Admitted::New { .. } | Admitted::Queued { .. }))
+        {
+            shared.queue.throw_away(id).await;
+        }
         let (runner, project_limits) = match admitted {
             Err(error) => {
                 came_to(match &error {
@@ -158,8 +173,21 @@ impl Engine {
                 let _ = reply.send(answer);
                 return;
             }
-            // Nothing asks for it yet.
-            Ok(Admitted::Queued { .. }) => return,
+            Ok(Admitted::Queued {
+                runner,
+                gate,
+                event,
+            }) => {
+                came_to(LaunchResult::Queued);
+                crash::point("queue.row-written");
+                tracing::info!(message_id = kinds::RUNNER_QUEUED.id, runner = %id, project = %runner.spec.project, uid = runner.spec.uid, user = runner.spec.user, gate = gate.name, "Runner waits for its turn");
+                shared.has_queued(runner.clone(), event, late).await;
+                let _ = reply.send(Ok(Launched {
+                    runner,
+                    repeated: false,
+                }));
+                return;
+            }
             Ok(Admitted::Denied { gate, error, event }) => {
                 came_to(LaunchResult::Denied);
                 shared.metrics.denied(gate.name);
@@ -202,33 +230,31 @@ impl Engine {
             return;
         };
         lane.began = Some(began);
+        lane.kept = request.queue;
+        // While somebody waits for the answer it is not tried again behind their back.
+        lane.again = AGAIN_MAX;
         let recheck = if late {
             // Its caller was told that nothing came of it.
-            let error = Error::new(
-                ErrorKind::StoreUnavailable,
-                "The store admitted it after its caller had been sent away; nothing ran.",
-            );
+            let error = Error::new(ErrorKind::StoreUnavailable, LATE);
             lane.give_up(&error).await;
             false
         } else {
             lane.start(order, project_changes, actor, reply).await
         };
-        lane.shared.write(|live| {
-            if let Some(entry) = live.get_mut(&lane.runner.id) {
-                entry.launching = false;
-            }
-        });
-        if recheck {
-            // Whatever a reconciliation saw while this runner looked after itself is stale.
-            lane.shared.recheck.notify_one();
-        }
+        lane.has_begun(recheck);
         drop(permit);
         lane.run().await;
     }
 
-    /// Launches need store and agent at once; say so before anything is written.
     fn ready(&self) -> Result<(), Error> {
-        let health = self.0.health.borrow();
+        self.0.ready()
+    }
+}
+
+impl Shared {
+    /// Launches need store and agent at once; say so before anything is written.
+    pub(super) fn ready(&self) -> Result<(), Error> {
+        let health = self.health.borrow();
         if !health.agent || !health.adopted {
             return Err(host_error(HostError::Unavailable(
                 "it is not connected".to_owned(),
@@ -243,7 +269,7 @@ impl Engine {
 
 impl Lane {
     /// Brings the runner from T1 through its gate; whether how it fared is to be looked up again.
-    async fn start(
+    pub(super) async fn start(
         &mut self,
         order: LaunchOrder,
         project_changes: u64,
@@ -257,6 +283,10 @@ impl Lane {
                 if matches!(error, HostError::Unavailable(_)) {
                     // It may yet come up at its gate; nobody will open it.
                     let _ = self.shared.host.abort(id).await;
+                    if self.may_begin_again() {
+                        // The agent that comes back tells what there is of it.
+                        return true;
+                    }
                 }
                 let error = host_error(error);
                 self.give_up(&error).await;
@@ -291,10 +321,12 @@ impl Lane {
             }
         }
         crash::point("daemon.after-t2");
+        self.throw_away().await;
 
         match self.shared.host.go(id).await {
             Ok(()) => {
                 crash::point("daemon.after-go");
+                self.runs = true;
                 let runner = self.runner.clone();
                 self.launched();
                 tracing::info!(message_id = kinds::RUNNER_LAUNCHED.id, runner = %id, project = %runner.spec.project, uid = runner.spec.uid, user = runner.spec.user, by = asker, "Runner launched");
@@ -342,8 +374,21 @@ impl Lane {
         }
     }
 
+    /// Its launch is over, however it fared: from now on a reconciliation may look after it.
+    pub(super) fn has_begun(&self, recheck: bool) {
+        self.shared.write(|live| {
+            if let Some(entry) = live.get_mut(&self.runner.id) {
+                entry.launching = false;
+            }
+        });
+        if recheck {
+            // Whatever a reconciliation saw while this runner looked after itself is stale.
+            self.shared.recheck.notify_one();
+        }
+    }
+
     /// Nothing ran and nothing will.
-    async fn give_up(&mut self, why: &Error) {
+    pub(super) async fn give_up(&mut self, why: &Error) {
         let exit = Exit {
             cause: Cause::LaunchFailed,
             code: None,
@@ -385,6 +430,9 @@ fn digest(request: &LaunchRequest) -> String {
     // came in a later release counts only where it is used: a request may be repeated after an
     // upgrade. Of streams it is which are given; their numbers differ each time.
     let text = match (request.streams.given(), &request.inputs) {
+        (given, files) if request.queue => {
+            serde_json::to_vec(&(&request.spec, setenv, given, files, "queue"))
+        }
         ([false, false, false], files) if files.is_empty() => {
             serde_json::to_vec(&(&request.spec, setenv))
         }

@@ -10,6 +10,7 @@
 //! store at once.
 
 mod control;
+mod facts;
 mod hub;
 mod lane;
 mod launch;
@@ -17,6 +18,8 @@ mod peers;
 mod policy;
 mod projects;
 mod queries;
+mod queue;
+mod turn;
 mod upkeep;
 mod verbs;
 
@@ -28,7 +31,7 @@ use crate::domain::kinds;
 use crate::domain::spec::Setenv;
 use crate::domain::{Error, ErrorKind, Limits, Runner, RunnerId, RunnerSpec, State, Timestamp};
 use crate::metrics::Metrics;
-use crate::ports::{Host, HostError, HostNotice, Store, StoreError, Streams};
+use crate::ports::{Drawer, Host, HostError, HostNotice, Store, StoreError, Streams};
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
@@ -81,6 +84,8 @@ pub struct LaunchRequest {
     pub inputs: Inputs,
     /// Its streams.
     pub streams: Streams,
+    /// Where it is refused and waiting can help, it waits for its turn.
+    pub queue: bool,
 }
 
 /// Something that happened and is in the store.
@@ -128,6 +133,8 @@ struct Shared {
     closing: AtomicBool,
     recheck: Notify,
     policy: policy::Followed,
+    queue: queue::Waiting,
+    facts: facts::Facts,
     /// Monotonic milliseconds of the last turn of hub and store loop, for the watchdog.
     progress: [AtomicU64; 2],
     started: tokio::time::Instant,
@@ -166,6 +173,7 @@ impl Engine {
         settings: Settings,
         store: Arc<dyn Store>,
         host: Arc<dyn Host>,
+        drawer: Arc<dyn Drawer>,
         notices: mpsc::Receiver<HostNotice>,
     ) -> Self {
         let health = Health {
@@ -193,6 +201,8 @@ impl Engine {
             closing: AtomicBool::new(false),
             recheck: Notify::new(),
             policy: policy::Followed::default(),
+            queue: queue::Waiting::new(drawer),
+            facts: facts::Facts::default(),
             progress: [AtomicU64::new(0), AtomicU64::new(0)],
             started: tokio::time::Instant::now(),
             metrics: Metrics::default(),
@@ -204,6 +214,7 @@ impl Engine {
             tokio::spawn(peers::serve(Arc::clone(&shared)));
         }
         tokio::spawn(policy::follow(Arc::clone(&shared)));
+        tokio::spawn(queue::serve(Arc::clone(&shared)));
         Self(shared)
     }
 
@@ -216,6 +227,8 @@ impl Engine {
     pub fn set_terms(&self, terms: Terms) {
         let mut current = self.0.terms.write().unwrap_or_else(PoisonError::into_inner);
         *current = Arc::new(terms);
+        drop(current);
+        self.0.queue.look();
     }
 
     /// Follows the health of store and agent.
@@ -238,6 +251,11 @@ impl Engine {
     /// How many live runners there are.
     pub fn live_count(&self) -> usize {
         self.0.read(HashMap::len)
+    }
+
+    /// How many runners of this host wait for their turn.
+    pub fn queued_count(&self) -> usize {
+        self.0.queue.count()
     }
 
     /// A live runner of this host.

@@ -183,6 +183,8 @@ async fn read(shared: &Shared, seen: &mut Option<u64>) -> Result<(), StoreError>
             shared.store.policy(host).await?
         }
     };
+    // A slot that was freed on another host is an event, too.
+    shared.queue.news(pulse.policy, pulse.position, !same);
     let known = Known {
         policy,
         read: true,

@@ -29,6 +29,15 @@ impl Engine {
         Ok(placement::rank(&hosts, clock, wanted))
     }
 
+    /// Every gate of a runner that waits, with its numbers.
+    pub async fn waits_for(&self, runner: &Runner) -> Result<Vec<Gate>, Error> {
+        let ours = runner.host == self.0.settings.host;
+        let max = self.0.terms().host_max.filter(|_| ours);
+        let id = Some(runner.id);
+        let gates = self.0.store.explain(&runner.spec, &runner.host, max, id);
+        gates.await.map_err(store_error)
+    }
+
     /// What a live runner has used up to now, or an ended one in all.
     pub async fn usage(&self, runner: &Runner) -> Usage {
         match runner.usage {

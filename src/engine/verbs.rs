@@ -18,6 +18,8 @@ const BACKLOG_MAX: usize = 64;
 
 impl Lane {
     pub(super) async fn stop(&mut self, actor: Actor) -> Result<(), Error> {
+        // Whoever wants it to stop does not want it to be begun again.
+        self.throw_away().await;
         match self.runner.state() {
             State::Ended => return Err(self.ended()),
             State::Stopping => {}

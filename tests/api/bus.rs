@@ -1,6 +1,6 @@
 //! A bus with a stratavored on it, for one test.
 
-use super::fakes::{FakeHost, FakeStore};
+use super::fakes::{FakeDrawer, FakeHost, FakeStore};
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -57,6 +57,7 @@ impl World {
             settings,
             Arc::clone(&store) as _,
             Arc::clone(&host) as _,
+            Arc::new(FakeDrawer::default()),
             notices,
         );
         let mut health = engine.health();

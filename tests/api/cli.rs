@@ -234,13 +234,7 @@ async fn statuses_and_sentences() {
         "lots",
     )
     .await;
-    refused(
-        &world,
-        &["run", "--queue", "web-1.x", "--", "x"],
-        2,
-        "--queue",
-    )
-    .await;
+    refused(&world, &["run", "--pty", "web-1.x", "--", "x"], 2, "--pty").await;
     refused(&world, &["--user", "--system", "list"], 2, "--system").await;
     refused(&world, &["--user", "-Hweb1", "list"], 2, "--host").await;
     refused(&world, &["run", "web-1.x"], 2, "COMMAND").await;

@@ -32,7 +32,11 @@ async fn bad_input_gets_its_named_error_and_leaves_nothing() {
     );
     launch("memory-max", 0u64.into()).await;
     launch("memory-max", "99999999999E".into()).await;
-    launch("queue", true.into()).await;
+    launch("queue", "yes".into()).await;
+    launch("priority", 101i32.into()).await;
+    launch("tokens", 0u64.into()).await;
+    launch("session", "a/b".into()).await;
+    launch("on", "other".into()).await;
     launch("name", "../x".into()).await;
     launch("uid", "no/such/user".into()).await;
     // Who may not launch as another user does not learn which users there are.
@@ -178,6 +182,7 @@ async fn strangers_see_the_public_part_and_do_nothing() {
         request_id: None,
         inputs: Default::default(),
         streams: Default::default(),
+        queue: false,
     };
     let launched = engine.launch(request, actor).await.unwrap();
     let id = launched.runner.id.to_string();
@@ -194,6 +199,7 @@ async fn strangers_see_the_public_part_and_do_nothing() {
         request_id: None,
         inputs: Default::default(),
         streams: Default::default(),
+        queue: false,
     };
     let mut endings = manager.receive_runner_ended().await.unwrap();
     let failed = engine.launch(request, stratavore::domain::event::Actor::host());

@@ -11,4 +11,5 @@ mod hostile;
 mod introspection;
 mod life;
 mod people;
+mod queue;
 mod rights;

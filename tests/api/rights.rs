@@ -142,6 +142,7 @@ impl Site {
             request_id: None,
             inputs: Default::default(),
             streams: Default::default(),
+            queue: false,
         };
         let launched = engine.launch(request, Actor::host()).await.unwrap();
         launched.runner.id.to_string()

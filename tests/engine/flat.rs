@@ -1,6 +1,6 @@
 //! A long life in short: memory stays flat however many runners have come and gone.
 
-use super::{adopted, alice, request, settings};
+use super::{adopted, alice, drawer, request, settings};
 use crate::fakes::FakeHost;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -79,7 +79,7 @@ fn memory_and_store_stay_flat() {
             .await
             .unwrap();
         let (host, notices) = FakeHost::new();
-        let engine = Engine::start(settings(), store.clone(), Arc::new(host), notices);
+        let engine = Engine::start(settings(), store.clone(), Arc::new(host), drawer(), notices);
         adopted(&engine).await;
         for round in 0..lives / AT_ONCE {
             let mut all = tokio::task::JoinSet::new();

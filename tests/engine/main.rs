@@ -9,10 +9,11 @@
 #[path = "../fakes/mod.rs"]
 mod fakes;
 mod flat;
+mod queue;
 mod scrape;
 mod world;
 
-use fakes::FakeStore;
+use fakes::{FakeDrawer, FakeStore};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
@@ -33,6 +34,11 @@ fn settings() -> Settings {
         limits: Limits::default(),
         retention: Duration::from_secs(3600),
     }
+}
+
+/// An empty one.
+fn drawer() -> Arc<FakeDrawer> {
+    Arc::default()
 }
 
 fn alice() -> Actor {
@@ -62,6 +68,7 @@ fn request(id: Option<String>) -> LaunchRequest {
         request_id: id,
         inputs: Default::default(),
         streams: Default::default(),
+        queue: false,
     }
 }
 
@@ -134,7 +141,7 @@ async fn one_world(seed: u64) {
     let mut told: BTreeMap<RunnerId, ()> = BTreeMap::new();
     for restart in 0..3 {
         let (host, notices) = world.connect();
-        let engine = Engine::start(settings(), store.clone(), host, notices);
+        let engine = Engine::start(settings(), store.clone(), host, drawer(), notices);
         adopted(&engine).await;
         let mut launches = tokio::task::JoinSet::new();
         for step in 0..25 {
@@ -194,7 +201,7 @@ async fn one_world(seed: u64) {
     }
     world.heal();
     let (host, notices) = world.connect();
-    let engine = Engine::start(settings(), store.clone(), host, notices);
+    let engine = Engine::start(settings(), store.clone(), host, drawer(), notices);
     adopted(&engine).await;
     settled(&world, &store).await;
     for runner in engine.live() {
@@ -253,7 +260,7 @@ fn every_life_is_whole_whatever_fails() {
 async fn a_store_that_is_away_delays_endings_and_loses_none() {
     let (store, world) = (store().await, World::lucky());
     let (host, notices) = world.connect();
-    let engine = Engine::start(settings(), store.clone(), host, notices);
+    let engine = Engine::start(settings(), store.clone(), host, drawer(), notices);
     adopted(&engine).await;
     let a = engine
         .launch(request(None), alice())
@@ -316,7 +323,7 @@ async fn a_store_that_is_away_delays_endings_and_loses_none() {
 async fn a_frozen_runner_does_not_outlive_its_runtime_limit() {
     let (store, world) = (store().await, World::lucky());
     let (host, notices) = world.connect();
-    let engine = Engine::start(settings(), store.clone(), host, notices);
+    let engine = Engine::start(settings(), store.clone(), host, drawer(), notices);
     adopted(&engine).await;
     let mut asked = request(None);
     // The engine reads the wall clock for this, which simulated time does not move.
@@ -333,7 +340,7 @@ async fn a_frozen_runner_does_not_outlive_its_runtime_limit() {
 async fn log_files_go_with_their_rows() {
     let (store, world) = (store().await, World::lucky());
     let (host, notices) = world.connect();
-    let engine = Engine::start(settings(), store.clone(), host, notices);
+    let engine = Engine::start(settings(), store.clone(), host, drawer(), notices);
     adopted(&engine).await;
     let mut known = BTreeSet::new();
     for ends in [false, true] {

@@ -1,6 +1,6 @@
 //! Monitoring with many live runners: from the live map, quickly, and true.
 
-use super::{adopted, request, settings};
+use super::{adopted, drawer, request, settings};
 use crate::fakes::{FakeHost, FakeStore};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -65,7 +65,13 @@ async fn ten_thousand_live_runners_are_scraped_in_fifty_milliseconds() {
     store.put(running).await;
     let timed = TimedStore::new(store).unwrap();
     let store_times = timed.times();
-    let engine = Engine::start(settings(), Arc::new(timed), Arc::new(host), notices);
+    let engine = Engine::start(
+        settings(),
+        Arc::new(timed),
+        Arc::new(host),
+        drawer(),
+        notices,
+    );
     adopted(&engine).await;
     let observed = Observed::new("id", "name", "", Telemetry::default());
     observed.has(Parts {

@@ -53,6 +53,7 @@ struct State {
     logs: BTreeSet<RunnerId>,
     /// Which connection may give orders; another one is told that the agent does not answer.
     connection: u64,
+    daemon: u64,
     up: bool,
     notices: Option<mpsc::Sender<HostNotice>>,
 }
@@ -64,6 +65,8 @@ pub struct World(Arc<Mutex<State>>);
 #[derive(Debug)]
 pub struct Agent {
     world: World,
+    /// Orders of a daemon that is gone reach nobody.
+    daemon: u64,
 }
 
 fn record(id: RunnerId) -> Record {
@@ -81,6 +84,7 @@ impl World {
             killed: BTreeSet::new(),
             logs: BTreeSet::new(),
             connection: 0,
+            daemon: 0,
             up: false,
             notices: None,
         })))
@@ -114,10 +118,12 @@ impl World {
         sender.try_send(HostNotice::Connected).unwrap();
         state.notices = Some(sender);
         state.connection += 1;
+        state.daemon += 1;
         state.up = true;
         (
             Arc::new(Agent {
                 world: self.clone(),
+                daemon: state.daemon,
             }),
             receiver,
         )
@@ -268,7 +274,7 @@ impl Agent {
         tokio::time::sleep(pause).await;
         let (result, came_back) = {
             let mut state = self.world.0.lock().unwrap();
-            if !state.up || state.connection != connection {
+            if !state.up || state.connection != connection || state.daemon != self.daemon {
                 return Err(away());
             }
             let fate = if state.lucky { 9 } else { state.luck.below(40) };

@@ -32,6 +32,8 @@ pub struct FakeStore {
     folder: PathBuf,
     away: AtomicBool,
     slow_ms: AtomicU64,
+    turns: AtomicU64,
+    lose_turns: AtomicBool,
 }
 
 impl FakeStore {
@@ -57,6 +59,8 @@ impl FakeStore {
             folder,
             away: AtomicBool::new(false),
             slow_ms: AtomicU64::new(0),
+            turns: AtomicU64::new(0),
+            lose_turns: AtomicBool::new(false),
         }
     }
 
@@ -69,6 +73,16 @@ impl FakeStore {
     pub fn slow(&self, by: Duration) {
         let ms = u64::try_from(by.as_millis()).expect("not that long");
         self.slow_ms.store(ms, Ordering::SeqCst);
+    }
+
+    /// How often it was asked whose turn it is.
+    pub fn turns_asked(&self) -> u64 {
+        self.turns.load(Ordering::SeqCst)
+    }
+
+    /// The next answer about turns that were given is lost.
+    pub fn lose_turns(&self) {
+        self.lose_turns.store(true, Ordering::SeqCst);
     }
 
     /// Admits these and lets them run.
@@ -321,7 +335,12 @@ impl Hosts for FakeStore {
 #[async_trait::async_trait]
 impl Queue for FakeStore {
     async fn turns(&self, host: &str, host_max: Option<u32>) -> Result<Vec<Admitted>, StoreError> {
-        inside!(self, host => s.turns(&host, host_max))
+        self.turns.fetch_add(1, Ordering::SeqCst);
+        let turns = inside!(self, host => s.turns(&host, host_max))?;
+        match !turns.is_empty() && self.lose_turns.swap(false, Ordering::SeqCst) {
+            true => Err(StoreError::Unavailable("cut off".to_owned())),
+            false => Ok(turns),
+        }
     }
 
     async fn queued(&self, host: &str) -> Result<Vec<Runner>, StoreError> {

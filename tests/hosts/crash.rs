@@ -6,7 +6,7 @@ use crate::support::{project, wait_for, wait_until};
 use std::collections::BTreeSet;
 
 /// The names in the source, so that no point is left out.
-fn points(of: &str) -> Vec<String> {
+pub fn points(of: &str) -> Vec<String> {
     fn walk(folder: &std::path::Path, out: &mut BTreeSet<String>) {
         for entry in std::fs::read_dir(folder).unwrap().flatten() {
             let path = entry.path();

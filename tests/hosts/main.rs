@@ -33,6 +33,7 @@ mod metrics;
 mod people;
 mod pipe;
 mod projects;
+mod queue;
 mod readme;
 mod restart;
 mod scale;

@@ -315,6 +315,7 @@ pub(crate) async fn every_gate_with_its_numbers(store: Arc<impl Store + 'static>
             ("session", Some(1), 1, 0, 1),
             ("project-runners", Some(3), 1, 0, 1),
             ("host-runners", Some(9), 1, 0, 1),
+            ("queue-length", Some(1_000), 0, 0, 1),
         ]
     );
     wait(&*store, seated(patient(2, "p"), "s")).await;

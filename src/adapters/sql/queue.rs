@@ -124,5 +124,10 @@ pub(super) async fn explain(
         }
         ledger.waiting.retain(|other| other.id != id);
     }
-    Ok(ledger.gates(&ask))
+    let mut gates = ledger.gates(&ask);
+    if waiting.is_none() && gates.iter().any(|gate| !gate.open()) {
+        // Whether it could wait for them.
+        gates.push(ledger.room(&ask));
+    }
+    Ok(gates)
 }

@@ -40,6 +40,12 @@ pub struct ProjectSettings {
     /// Most live runners at a time
     #[arg(long, value_name = "N")]
     pub max_runners: Option<String>,
+    /// Most runners that wait for their turn (run --queue) at a time; 1000 without it
+    #[arg(long, value_name = "N")]
+    pub max_queued: Option<String>,
+    /// Tokens that a launch reserves of budgets that does not say (run --tokens)
+    #[arg(long, value_name = "N")]
+    pub default_tokens: Option<String>,
     /// What all its runners share.
     #[command(flatten)]
     pub limits: SharedLimits,

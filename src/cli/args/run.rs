@@ -62,6 +62,18 @@ pub struct Run {
     /// Make a repeated launch with this id return the first one's runner
     #[arg(long, value_name = "ID")]
     pub request_id: Option<String>,
+    /// Wait for its turn where a quota, budget, hold, cordon or its session is in the way, instead of being refused
+    #[arg(long, conflicts_with = "pipe")]
+    pub queue: bool,
+    /// Go before others of its project that wait, from -100 to 100; 0 without it
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    pub priority: Option<i32>,
+    /// Reserve so many tokens of every budget it belongs to; without it, its project's default
+    #[arg(long, value_name = "N")]
+    pub tokens: Option<u64>,
+    /// Go on with this session, of which one runner is live at a time
+    #[arg(long, value_name = "NAME")]
+    pub session: Option<String>,
     /// Wait until it has ended, and exit with its status
     #[arg(long)]
     pub wait: bool,
@@ -71,7 +83,7 @@ pub struct Run {
     /// Keep its output in a file of at most this size, the newest of it, instead of the journal
     #[arg(long, value_name = "SIZE", conflicts_with = "pipe")]
     pub log_file_max: Option<String>,
-    /// Launch nothing: tell how every quota stands
+    /// Launch nothing: tell how every quota, budget and hold stands
     #[arg(long, conflicts_with_all = ["wait", "pipe"])]
     pub explain: bool,
     /// Run on this host of the fleet, reached by ssh as with -H; auto chooses one and says why

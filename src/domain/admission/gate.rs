@@ -118,7 +118,7 @@ impl Gate {
 pub(super) fn project(name: &ProjectName, live: u32, max: Option<u32>) -> Gate {
     let limit = max.unwrap_or_default();
     let message = format!(
-        "Project {name} has {live} of {limit} live runners. Wait until one ends, or raise the cap: stratavorectl project set {name} --max-runners N."
+        "Project {name} has {live} of {limit} live runners. Wait until one ends (run --queue does), or raise the cap: stratavorectl project set {name} --max-runners N."
     );
     Gate::cap("project-runners", name.to_string(), live, max)
         .says(ErrorKind::QuotaExceeded, message)
@@ -128,7 +128,7 @@ pub(super) fn project(name: &ProjectName, live: u32, max: Option<u32>) -> Gate {
 pub(super) fn host(name: &str, live: u32, max: Option<u32>) -> Gate {
     let limit = max.unwrap_or_default();
     let message = format!(
-        "This host ({name}) has {live} of {limit} live runners. Wait until one ends, or raise host.max_runners in stratavored.toml."
+        "This host ({name}) has {live} of {limit} live runners. Wait until one ends (run --queue does), or raise host.max_runners in stratavored.toml."
     );
     Gate::cap("host-runners", name.to_owned(), live, max).says(ErrorKind::QuotaExceeded, message)
 }
@@ -136,7 +136,7 @@ pub(super) fn host(name: &str, live: u32, max: Option<u32>) -> Gate {
 pub(super) fn fleet(live: u32, max: Option<u32>) -> Gate {
     let limit = max.unwrap_or_default();
     let message = format!(
-        "The fleet has {live} of {limit} live runners. Wait until one ends, or raise the cap: stratavorectl fleet set --max-runners N."
+        "The fleet has {live} of {limit} live runners. Wait until one ends (run --queue does), or raise the cap: stratavorectl fleet set --max-runners N."
     );
     Gate::cap("fleet-runners", "fleet".to_owned(), live, max)
         .says(ErrorKind::QuotaExceeded, message)
@@ -146,7 +146,7 @@ pub(super) fn fleet(live: u32, max: Option<u32>) -> Gate {
 pub(super) fn hold(hold: &Hold) -> Gate {
     let note = hold.term();
     let message = format!(
-        "Held ({}) {note}. Wait, or release it: stratavorectl hold release {}.",
+        "Held ({}) {note}. Wait (run --queue does), or release it: stratavorectl hold release {}.",
         hold.scope,
         hold.scope.flag()
     );
@@ -193,7 +193,7 @@ pub(super) fn session(name: &str, project: &ProjectName, known: Option<&Seated>)
             let runner = taken.map(|id| id.to_string()).unwrap_or_default();
             gate.note = runner.clone();
             let message = format!(
-                "Session “{name}” has a live runner ({runner}), and one at a time is allowed. Wait until it ends, or stop it: stratavorectl stop {runner}."
+                "Session “{name}” has a live runner ({runner}), and one at a time is allowed. Wait until it ends (run --queue does), or stop it: stratavorectl stop {runner}."
             );
             gate.says(ErrorKind::Conflict, message)
         }
@@ -233,8 +233,8 @@ pub(super) fn budget(
     gate.shared &= gate.waits;
     let wait = match (gate.waits, next) {
         (false, _) => "Ask for fewer (--tokens)".to_owned(),
-        (true, Some(next)) => format!("Wait until {next}"),
-        (true, None) => "Wait until reserved ones are given back".to_owned(),
+        (true, Some(next)) => format!("Wait until {next} (run --queue does)"),
+        (true, None) => "Wait until reserved ones are given back (run --queue does)".to_owned(),
     };
     let message = format!(
         "Of {budget}, {} of {} tokens are used and {} reserved; {tokens} more do not fit. {wait}, or raise it: stratavorectl budget set --scope {} --period {period} --limit N.",
@@ -247,7 +247,7 @@ pub(super) fn queue(project: &ProjectName, before: u64) -> Gate {
     let mut gate = Gate::cap("queue", project.to_string(), 0, Some(1));
     gate.used = before;
     let message = format!(
-        "{before} runners wait for what is free and come before this one of project {project}. Try again when it is free."
+        "{before} runners wait for what is free and come before this one of project {project}. Try again when it is free, or wait with them: --queue."
     );
     gate.says(ErrorKind::QuotaExceeded, message)
 }
