@@ -16,7 +16,7 @@ mod keys;
 mod reload;
 mod store;
 
-pub use credentials::{CREDENTIALS, Secret, StoreCredentials};
+pub use credentials::{CREDENTIALS, StoreCredentials};
 pub use keys::{KEYS, Key};
 pub use reload::{Change, compare};
 pub use store::{PostgresHost, PostgresUrl, SslMode, StoreUrl};

@@ -227,6 +227,9 @@ pub trait Store: Hosts + Orders + Policies + Queue + Send + Sync + std::fmt::Deb
     async fn projects(&self) -> Result<Vec<Project>, StoreError>;
     /// A page of events.
     async fn events(&self, filter: EventFilter) -> Result<Vec<Event>, StoreError>;
+    /// What is older than this nobody wants to keep any more, by the store's clock: this host keeps for
+    /// so long, µs, and in a fleet the host that keeps longest decides.
+    async fn expired(&self, retention: u64) -> Result<Timestamp, StoreError>;
     /// Removes at most `batch` each of ended runners, request ids and events older than `before`.
     async fn prune(&self, before: Timestamp, batch: u32) -> Result<Pruned, StoreError>;
     /// Whether it answers and can be written: a write that changes nothing.

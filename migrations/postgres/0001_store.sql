@@ -4,13 +4,13 @@
 -- oldest schema whose programs may go on using this one.
 
 -- Facts about the store itself: `schema`, `readable-from`, `store-id`, `written-by` (the last version
--- that opened it), `checks`, and `base`: see `events`.
+-- that opened it), `base` (see `events`), and `line`: the primary that is written, where that can be told.
 CREATE TABLE meta (
     key   TEXT COLLATE "C" PRIMARY KEY,
     value TEXT NOT NULL
 );
 
-INSERT INTO meta (key, value) VALUES ('checks', '0'), ('base', '0'), ('schema', '1'), ('readable-from', '1');
+INSERT INTO meta (key, value) VALUES ('base', '0'), ('schema', '1'), ('readable-from', '1');
 
 -- One row for each writer, changed in each of its transactions: whether the last one was committed
 -- can be looked up when the answer to COMMIT was lost. `seen` is on the database's clock.
@@ -96,7 +96,8 @@ CREATE TABLE subjects (
 
 -- The outbox. A position is (base + transaction) << 20 + the event's number in its transaction, so
 -- positions are handed out without a lock, and whoever reads below the oldest transaction under way
--- (events_horizon) misses nothing. `base` is raised where a cluster's transactions begin anew.
+-- (events_horizon) misses nothing. `base` is raised where a cluster's transactions begin anew, and
+-- behind those that were lost when another server took over.
 CREATE TABLE events (
     position BIGINT PRIMARY KEY,
     at       BIGINT NOT NULL,

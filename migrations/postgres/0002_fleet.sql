@@ -18,7 +18,8 @@ CREATE TABLE fleet (
 INSERT INTO fleet (id) VALUES (1);
 
 -- A host that has joined has an epoch; every write of it carries it. `former_boots`, `labels`,
--- `cordon` and `load` are JSON. `lease_until` and `renewed_at` are on the database's clock.
+-- `cordon` and `load` are JSON. `lease_until` and `renewed_at` are on the database's clock. `retention`
+-- is for how long it wants ended runners and events kept, µs: the longest decides.
 ALTER TABLE hosts
     ADD COLUMN queued       BIGINT NOT NULL DEFAULT 0 CHECK (queued >= 0),
     ADD COLUMN name         TEXT NOT NULL DEFAULT '',
@@ -35,7 +36,8 @@ ALTER TABLE hosts
     ADD COLUMN renewed_at   BIGINT NOT NULL DEFAULT 0,
     ADD COLUMN lease_until  BIGINT NOT NULL DEFAULT 0,
     ADD COLUMN fenced_after BIGINT,
-    ADD COLUMN load         TEXT NOT NULL DEFAULT '{}';
+    ADD COLUMN load         TEXT NOT NULL DEFAULT '{}',
+    ADD COLUMN retention    BIGINT NOT NULL DEFAULT 0;
 
 -- A conversation or job that goes on over several runners; `live` is the one of now.
 CREATE TABLE sessions (
@@ -184,9 +186,12 @@ BEGIN
     RETURN NULL;
 END $$;
 
-CREATE TRIGGER budgets_set AFTER INSERT OR DELETE OR UPDATE OF max_tokens, timezone, on_exhausted, counts, told ON budgets
-    FOR EACH STATEMENT EXECUTE FUNCTION policy_changed();
-CREATE TRIGGER holds_set AFTER INSERT OR DELETE OR UPDATE ON holds
-    FOR EACH STATEMENT EXECUTE FUNCTION policy_changed();
-CREATE TRIGGER hosts_cordoned AFTER UPDATE OF cordon ON hosts
-    FOR EACH STATEMENT EXECUTE FUNCTION policy_changed();
+-- Not where nothing is different: the fleet's row is one for all, and everybody would wait for it.
+CREATE TRIGGER budgets_made AFTER INSERT OR DELETE ON budgets FOR EACH ROW EXECUTE FUNCTION policy_changed();
+CREATE TRIGGER budgets_set AFTER UPDATE ON budgets FOR EACH ROW
+    WHEN ((OLD.max_tokens, OLD.timezone, OLD.on_exhausted, OLD.counts, OLD.told)
+          IS DISTINCT FROM (NEW.max_tokens, NEW.timezone, NEW.on_exhausted, NEW.counts, NEW.told))
+    EXECUTE FUNCTION policy_changed();
+CREATE TRIGGER holds_set AFTER INSERT OR UPDATE OR DELETE ON holds FOR EACH ROW EXECUTE FUNCTION policy_changed();
+CREATE TRIGGER hosts_cordoned AFTER UPDATE ON hosts FOR EACH ROW
+    WHEN (OLD.cordon IS DISTINCT FROM NEW.cordon) EXECUTE FUNCTION policy_changed();

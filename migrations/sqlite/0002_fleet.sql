@@ -285,8 +285,11 @@ END;
 CREATE TRIGGER budget_made AFTER INSERT ON budgets BEGIN UPDATE fleet SET policy = policy + 1; END;
 CREATE TRIGGER budget_removed AFTER DELETE ON budgets BEGIN UPDATE fleet SET policy = policy + 1; END;
 CREATE TRIGGER budget_set AFTER UPDATE OF max_tokens, timezone, on_exhausted, counts, told ON budgets
+WHEN (OLD.max_tokens, OLD.timezone, OLD.on_exhausted, OLD.counts, OLD.told)
+     IS NOT (NEW.max_tokens, NEW.timezone, NEW.on_exhausted, NEW.counts, NEW.told)
 BEGIN UPDATE fleet SET policy = policy + 1; END;
 CREATE TRIGGER hold_set AFTER INSERT ON holds BEGIN UPDATE fleet SET policy = policy + 1; END;
 CREATE TRIGGER hold_changed AFTER UPDATE ON holds BEGIN UPDATE fleet SET policy = policy + 1; END;
 CREATE TRIGGER hold_released AFTER DELETE ON holds BEGIN UPDATE fleet SET policy = policy + 1; END;
-CREATE TRIGGER host_cordoned AFTER UPDATE OF cordon ON hosts BEGIN UPDATE fleet SET policy = policy + 1; END;
+CREATE TRIGGER host_cordoned AFTER UPDATE OF cordon ON hosts WHEN OLD.cordon IS NOT NEW.cordon
+BEGIN UPDATE fleet SET policy = policy + 1; END;

@@ -146,6 +146,10 @@ impl Store for TimedStore {
         self.inner.events(filter).await
     }
 
+    async fn expired(&self, retention: u64) -> Result<Timestamp, StoreError> {
+        self.inner.expired(retention).await
+    }
+
     async fn prune(&self, before: Timestamp, batch: u32) -> Result<Pruned, StoreError> {
         let _timer = self.times.prune.start_timer();
         self.inner.prune(before, batch).await

@@ -1,6 +1,7 @@
 //! Secrets of the daemon, handed over by systemd: files in `$CREDENTIALS_DIRECTORY`
 //! (`LoadCredential=` of systemd.exec(5)). Never shown, logged or passed on.
 
+use crate::domain::secret::Secret;
 use std::fmt;
 use std::fs::File;
 use std::io::{ErrorKind, Read};
@@ -44,23 +45,6 @@ pub const CREDENTIALS: [Kind; 4] = [
     },
 ];
 
-/// Text that is not shown. Not `Debug` by derive.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Secret(String);
-
-impl Secret {
-    /// The text, for those it is meant for.
-    pub fn reveal(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("***")
-    }
-}
-
 /// What the store wants of them.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct StoreCredentials {
@@ -92,7 +76,7 @@ impl StoreCredentials {
             (None, Some(_)) => return Err(lonely("store-key", "store-cert")),
         };
         Ok(Self {
-            password: line(folder, "store-password")?.map(Secret),
+            password: line(folder, "store-password")?.map(Secret::new),
             ca: file("store-ca")?,
             certificate,
         })

@@ -2,7 +2,7 @@
 
 use super::Fatal;
 use super::observe::Observed;
-use crate::adapters::postgres::{Password, PostgresOptions, PostgresStore, ServerAddress, TlsMode};
+use crate::adapters::postgres::{PostgresOptions, PostgresStore, ServerAddress, TlsMode};
 use crate::adapters::sql::Keep;
 use crate::adapters::sqlite::SqliteStore;
 use crate::config::{Config, PostgresHost, PostgresUrl, SslMode, StoreCredentials, StoreUrl};
@@ -70,12 +70,11 @@ fn options(config: &Config, url: &PostgresUrl) -> Result<PostgresOptions, String
         true => ServerAddress::Socket(host.name.clone().into(), host.port),
         false => ServerAddress::Tcp(host.name.clone(), host.port),
     };
-    let password = credentials.password;
     Ok(PostgresOptions {
         servers: url.hosts.iter().map(server).collect(),
         database: url.database.clone(),
         user: url.user.clone(),
-        password: password.and_then(|p| Password::from_bytes(p.reveal().as_bytes())),
+        password: credentials.password,
         tls: match url.sslmode() {
             SslMode::Disable => TlsMode::Disable,
             SslMode::Prefer => TlsMode::Prefer,

@@ -28,6 +28,7 @@ pub mod policy;
 pub mod project;
 pub mod reconcile;
 pub mod runner;
+pub mod secret;
 pub mod signal;
 pub mod spec;
 pub mod time;

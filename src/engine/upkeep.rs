@@ -1,6 +1,6 @@
 //! What has to be done now and then: looking after the store, throwing away what is too old.
 
-use super::{Loop, Shared, now};
+use super::{Loop, Shared};
 use crate::ports::StoreError;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -68,12 +68,13 @@ pub(super) async fn prune(shared: Arc<Shared>) {
     loop {
         tick.tick().await;
         let retention = u64::try_from(shared.terms().retention.as_micros()).unwrap_or(u64::MAX);
+        let before = shared.store.expired(retention).await;
         while !shared.closing.load(Ordering::SeqCst) {
-            match shared
-                .store
-                .prune(now().minus_usec(retention), PRUNE_BATCH)
-                .await
-            {
+            let pruned = match &before {
+                Ok(before) => shared.store.prune(*before, PRUNE_BATCH).await,
+                Err(error) => Err(error.clone()),
+            };
+            match pruned {
                 Ok(pruned) if pruned.runners == 0 && pruned.events == 0 => break,
                 Ok(pruned) => {
                     tracing::debug!(pruned.runners, pruned.events, "Old rows removed");

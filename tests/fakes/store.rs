@@ -203,6 +203,10 @@ impl Store for FakeStore {
         inside!(self, => s.events(filter))
     }
 
+    async fn expired(&self, retention: u64) -> Result<Timestamp, StoreError> {
+        inside!(self, => s.expired(retention))
+    }
+
     async fn prune(&self, before: Timestamp, batch: u32) -> Result<Pruned, StoreError> {
         inside!(self, => s.prune(before, batch))
     }

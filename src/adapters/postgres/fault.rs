@@ -1,5 +1,6 @@
 //! What went wrong, told to people: which server, why, and what to do.
 
+use super::connect::Unusable;
 use super::options::PostgresOptions;
 use crate::ports::StoreError;
 use sqlx::Error;
@@ -22,6 +23,16 @@ pub(super) fn is_rule(error: &Error) -> bool {
         .iter()
         .any(|class| code.starts_with(class))
         || code == "40P01"
+}
+
+/// Whether two requests got in each other's way: a value that must be there once, a deadlock.
+pub(super) fn is_clash(error: &Error) -> bool {
+    ["23505", "40P01"].contains(&code(error).as_str())
+}
+
+/// Whether somebody held a lock for too long.
+pub(super) fn is_held(error: &Error) -> bool {
+    code(error) == "55P03"
 }
 
 /// Whether the connection can be kept after a rollback.
@@ -96,22 +107,29 @@ pub(super) fn unavailable(options: &PostgresOptions, error: &Error) -> StoreErro
             ErrorKind::TimedOut => {
                 format!("{place} does not answer ({io}); check the network and the server")
             }
+            // What TLS finds wrong with a certificate comes as this.
+            ErrorKind::InvalidData => unencrypted(&place, io),
             _ => {
                 format!("the connection to {place} broke ({io}); check the network and the server")
             }
         },
-        (_, Error::Tls(why)) => format!(
-            "no encrypted connection to {place} ({why}); check the authority's certificate and the server's name in it"
-        ),
+        (_, Error::Tls(why)) => unencrypted(&place, why),
         (_, Error::PoolTimedOut) => {
             format!("all connections to {place} for reading are in use; try again")
         }
         (_, Error::PoolClosed) => "it is closed".to_owned(),
+        (_, Error::Configuration(why)) if why.is::<Unusable>() => format!("{place} {why}"),
         (_, Error::Configuration(why)) => {
             format!("{place} can't be written: {why}; name the primary too in store.url")
         }
         _ => format!("{place}: {said}"),
     })
+}
+
+fn unencrypted(place: &str, why: &dyn std::fmt::Display) -> String {
+    format!(
+        "no encrypted connection to {place} ({why}); check the authority's certificate and the server's name in it"
+    )
 }
 
 pub(super) fn cannot_migrate(options: &PostgresOptions, version: i64, error: &Error) -> StoreError {

@@ -15,7 +15,8 @@ mod schema;
 #[cfg(test)]
 mod tests;
 
-pub use options::{Password, PostgresOptions, ServerAddress, TlsMode};
+pub(in crate::adapters) use connect::Line;
+pub use options::{PostgresOptions, ServerAddress, TlsMode};
 
 use super::sql::fail::Fail;
 use super::sql::link::{Link, Value};
@@ -23,18 +24,29 @@ use super::sql::locks::Locks;
 use super::sql::{Base, Keep, SqlStore};
 use crate::ports::StoreError;
 use async_trait::async_trait;
+use std::sync::OnceLock;
 use std::time::Duration;
 
 /// The longest that a transaction's statements, or a question, may take to be answered.
 const LIMIT: Duration = Duration::from_secs(8);
 
-/// Begins a transaction that writes, and sees to it that the server gives up before we do. Set in
+/// Begins a transaction that writes and waits so long for locks, and sees to it that the server gives up before we do. Set in
 /// each transaction, since a pooler may give the next one another session. A role or database that
 /// was tuned not to wait for the disk would forget admissions in a crash, and give their slots twice.
-const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE;
-    SET LOCAL statement_timeout = '6s'; SET LOCAL lock_timeout = '4s';
-    SET LOCAL idle_in_transaction_session_timeout = '3s';
-    SELECT CASE current_setting('synchronous_commit') WHEN 'off' THEN set_config('synchronous_commit', 'on', TRUE) END";
+macro_rules! begin {
+    ($patience:literal) => {
+        concat!(
+            "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE;
+             SET LOCAL statement_timeout = '6s'; SET LOCAL lock_timeout = '",
+            $patience,
+            "'; SET LOCAL idle_in_transaction_session_timeout = '3s';
+             SELECT CASE current_setting('synchronous_commit')
+                    WHEN 'off' THEN set_config('synchronous_commit', 'on', TRUE) END"
+        )
+    };
+}
+const BEGIN: &str = begin!("4s");
+const BEGIN_ALONE: &str = begin!("500ms");
 const BEGIN_READING: &str = "BEGIN ISOLATION LEVEL READ COMMITTED READ ONLY;
     SET LOCAL statement_timeout = '6s'; SET LOCAL idle_in_transaction_session_timeout = '10s'";
 
@@ -57,12 +69,18 @@ const LOCK: &str = "
                 ELSE pg_advisory_xact_lock(class, key) IS NULL END
       FROM (SELECT class, key, shared FROM wanted ORDER BY class, key) AS sorted";
 
-/// Notes the writer's transaction; answers with the position of its first event.
+/// Notes the writer's transaction; answers with the position of its first event, and with the oldest
+/// schema whose programs may go on: somebody may have migrated since we looked.
 const MARK: &str = "
     INSERT INTO writers (id, batch, seen)
         VALUES ($1, $2, CAST(extract(epoch FROM clock_timestamp()) * 1000000 AS BIGINT))
         ON CONFLICT (id) DO UPDATE SET batch = excluded.batch, seen = excluded.seen
-    RETURNING (pg_current_xact_id()::TEXT::BIGINT + (SELECT value::BIGINT FROM meta WHERE key = 'base')) << 20";
+    RETURNING (pg_current_xact_id()::TEXT::BIGINT + (SELECT value::BIGINT FROM meta WHERE key = 'base')) << 20,
+              (SELECT value::BIGINT FROM meta WHERE key = 'readable-from')";
+
+/// The last of a writer's transactions; 0 = nothing is known of it.
+const LAST: &str = "INSERT INTO writers AS w (id, batch, seen) VALUES ($1, 0, 0)
+    ON CONFLICT (id) DO UPDATE SET seen = w.seen RETURNING batch";
 
 /// The store in a Postgres database.
 pub type PostgresStore = SqlStore<Postgres>;
@@ -71,6 +89,9 @@ pub type PostgresStore = SqlStore<Postgres>;
 #[derive(Debug)]
 pub struct Postgres {
     options: PostgresOptions,
+    latest: connect::Latest,
+    /// The store's id: on every server that is written it is the same.
+    store: OnceLock<String>,
     /// This writer among all: see the table `writers`.
     writer: String,
 }
@@ -89,9 +110,11 @@ impl PostgresStore {
     ) -> Result<(Postgres, Link), StoreError> {
         let base = Postgres {
             options,
+            latest: connect::Latest::default(),
+            store: OnceLock::new(),
             writer: uuid::Uuid::now_v7().to_string(),
         };
-        let session = connect::connect(&base.options)
+        let session = connect::connect(&base.options, &base.latest)
             .await
             .map_err(|error| base.told(&error))?;
         let mut link = Link::Postgres(session);
@@ -112,14 +135,15 @@ impl Base for Postgres {
     }
 
     async fn again(&self) -> Result<Link, sqlx::Error> {
-        let mut link = Link::Postgres(connect::connect(&self.options).await?);
-        let limit = Some(LIMIT);
-        super::sql::within(limit, schema::begin_writing(&mut link)).await?;
+        let session = connect::connect(&self.options, &self.latest).await?;
+        let mut link = Link::Postgres(session);
+        super::sql::within(Some(LIMIT), schema::begin_writing(self, &mut link)).await?;
         Ok(link)
     }
 
     async fn reading(&self) -> Result<Link, sqlx::Error> {
-        connect::connect(&self.options).await.map(Link::Postgres)
+        let session = connect::connect(&self.options, &self.latest).await?;
+        Ok(Link::Postgres(session))
     }
 
     fn keep(&self) -> Keep {
@@ -128,6 +152,10 @@ impl Base for Postgres {
 
     fn begin(&self) -> &'static str {
         BEGIN
+    }
+
+    fn begin_alone(&self) -> &'static str {
+        BEGIN_ALONE
     }
 
     fn begin_reading(&self) -> &'static str {
@@ -145,28 +173,35 @@ impl Base for Postgres {
             .one(MARK, vec![self.writer.as_str().into(), batch.into()])
             .await?;
         on.number_events_from(mark.int(0)?);
-        Ok(())
+        Ok(schema::readable(mark.int(1)?)?)
     }
 
     fn doubts_commit(&self) -> bool {
         true
     }
 
-    async fn committed(&self, on: &mut Link) -> Result<u64, Fail> {
+    async fn committed(&self, on: &mut Link) -> Result<Option<u64>, Fail> {
         on.say(BEGIN).await?;
-        // Waits for the transaction in doubt, should it still be under way: it has changed the row.
-        let found = on
-            .maybe(
-                "SELECT batch FROM writers WHERE id = $1 FOR UPDATE",
-                vec![self.writer.as_str().into()],
-            )
-            .await?;
+        // Waits for the transaction in doubt, should it still be under way: it has changed the row, or made it.
+        let last = on.one(LAST, vec![self.writer.as_str().into()]).await?;
         on.say("ROLLBACK").await?;
-        found.map_or(Ok(0), |row| row.count(0))
+        // Each transaction has raised it.
+        Ok(match last.count(0)? {
+            0 => None,
+            last => Some(last),
+        })
     }
 
     fn is_rule(&self, error: &sqlx::Error) -> bool {
         fault::is_rule(error)
+    }
+
+    fn is_clash(&self, error: &sqlx::Error) -> bool {
+        fault::is_clash(error)
+    }
+
+    fn is_held(&self, error: &sqlx::Error) -> bool {
+        fault::is_held(error)
     }
 
     fn is_passing(&self, error: &sqlx::Error) -> bool {
@@ -183,11 +218,12 @@ impl Base for Postgres {
 
     async fn last(&self, on: &mut Link) {
         let gone = async {
+            on.say(BEGIN).await?;
             let one = vec![self.writer.as_str().into()];
             on.run("DELETE FROM writers WHERE id = $1", one)
                 .await
-                .map(drop)
-                .map_err(|_| sqlx::Error::WorkerCrashed)
+                .map_err(Fail::fault)?;
+            on.say("COMMIT").await
         };
         let _ = super::sql::within(Some(LIMIT), gone).await;
     }

@@ -1,6 +1,7 @@
 //! Where the server is, and how to get in.
 
 use super::super::sql::Keep;
+use crate::domain::secret::Secret;
 use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -16,7 +17,7 @@ pub struct PostgresOptions {
     /// Who connects.
     pub user: String,
     /// With which password, if the server asks for one.
-    pub password: Option<Password>,
+    pub password: Option<Secret>,
     /// Whether the connection is encrypted, and what is checked.
     pub tls: TlsMode,
     /// The authority that signed the server's certificate (PEM); `None` = the system's.
@@ -41,6 +42,7 @@ pub enum ServerAddress {
 impl fmt::Display for ServerAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Tcp(host, port) if host.contains(':') => write!(f, "[{host}]:{port}"),
             Self::Tcp(host, port) => write!(f, "{host}:{port}"),
             Self::Socket(folder, port) => write!(f, "{}/.s.PGSQL.{port}", folder.display()),
         }
@@ -60,29 +62,6 @@ pub enum TlsMode {
     VerifyCa,
     /// And it is the server's name.
     VerifyFull,
-}
-
-/// A password. `Debug` does not show it.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Password(String);
-
-impl Password {
-    /// From a credential; a line end at its end is not a part of it. `None` if it is not UTF-8.
-    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
-        let text = std::str::from_utf8(bytes).ok()?;
-        let text = text.strip_suffix('\n').unwrap_or(text);
-        Some(Self(text.strip_suffix('\r').unwrap_or(text).to_owned()))
-    }
-
-    pub(super) fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Debug for Password {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Password(…)")
-    }
 }
 
 impl PostgresOptions {

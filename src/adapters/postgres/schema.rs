@@ -69,7 +69,7 @@ async fn look(on: &mut Link) -> Result<Option<There>, Fail> {
     }))
 }
 
-/// Whether this release can use what is there; `Some` = after these migrations.
+/// Whether what is there has to be migrated first; an error if this release can't use it.
 fn verdict(place: &str, there: Option<&There>, ours: i64) -> Result<bool, StoreError> {
     match there {
         None => Ok(true),
@@ -93,15 +93,22 @@ fn verdict(place: &str, there: Option<&There>, ours: i64) -> Result<bool, StoreE
 /// Brings the schema up to date and enters this writer.
 pub(super) async fn prepare(base: &Postgres, link: &mut Link) -> Result<(), StoreError> {
     let told = |fail: Fail| fail.told(base);
-    let there = asked(look(link)).await.map_err(told)?;
+    let looked = async {
+        // Together: a pooler may give the next statement another session.
+        link.say(super::BEGIN_READING).await?;
+        let there = look(link).await?;
+        link.say("COMMIT").await?;
+        Ok(there)
+    };
+    let there = asked(looked).await.map_err(told)?;
     if verdict(&base.place(), there.as_ref(), ours())? {
         migrate(base, link).await?;
     }
+    asked(enter(base, link)).await.map_err(told)?;
     let limit = Some(LIMIT);
-    within(limit, begin_writing(link))
+    within(limit, begin_writing(base, link))
         .await
-        .map_err(|e| base.told(&e))?;
-    asked(enter(base, link)).await.map_err(told)
+        .map_err(|e| base.told(&e))
 }
 
 async fn asked<T>(work: impl Future<Output = Result<T, Fail>>) -> Result<T, Fail> {
@@ -112,13 +119,13 @@ async fn migrate(base: &Postgres, link: &mut Link) -> Result<(), StoreError> {
     for migration in MIGRATIONS.iter() {
         let step = async {
             link.say(BEGIN_MIGRATION).await?;
-            let there = look(link).await.map_err(broken)?;
+            let there = look(link).await.map_err(Fail::fault)?;
             if there.is_none_or(|there| there.version < migration.version) {
                 link.say_text(migration.sql.as_str().to_owned()).await?;
                 let done = "UPDATE meta SET value = CAST($1 AS TEXT) WHERE key = 'schema'";
                 link.run(done, vec![migration.version.to_string().into()])
                     .await
-                    .map_err(broken)?;
+                    .map_err(Fail::fault)?;
             }
             link.say("COMMIT").await
         };
@@ -134,37 +141,79 @@ async fn migrate(base: &Postgres, link: &mut Link) -> Result<(), StoreError> {
     Ok(())
 }
 
-fn broken(fail: Fail) -> sqlx::Error {
-    fail.fault()
+/// A running daemon of an older release must not go on with a schema that is no longer for it.
+pub(super) fn readable(from: i64) -> Result<(), sqlx::Error> {
+    let ours = ours();
+    match from <= ours {
+        true => Ok(()),
+        false => Err(connect::unusable(format!(
+            "was changed by a later release and is usable from schema {from} on; this is stratavored {} (schema {ours}); upgrade this daemon",
+            env!("CARGO_PKG_VERSION"),
+        ))),
+    }
 }
 
-/// On a connection that is going to write: positions of events never go backwards, not even where a
-/// cluster was made anew from a backup and counts its transactions from the beginning.
-pub(super) async fn begin_writing(on: &mut Link) -> Result<(), sqlx::Error> {
-    const BEHIND: &str = "
-        SELECT (SELECT coalesce(max(position), 0) FROM events)
-            >= ((SELECT value::BIGINT FROM meta WHERE key = 'base') + pg_snapshot_xmax(pg_current_snapshot())::TEXT::BIGINT) << 20";
-    const RAISE: &str = "
-        UPDATE meta SET value = CAST((SELECT max(position) >> 20 FROM events) + 1
-                                     - pg_snapshot_xmin(pg_current_snapshot())::TEXT::BIGINT AS TEXT)
-         WHERE key = 'base'";
+/// How many transactions a standby that takes over may not have heard of. Positions begin behind theirs.
+const UNHEARD: i64 = 1 << 24;
+
+/// On a connection that is going to write: it is our store, for our release, and positions of events
+/// never go backwards, not even where a standby took over that had not heard of the last ones, or where
+/// a cluster was made anew from a backup and counts its transactions from the beginning.
+pub(super) async fn begin_writing(base: &Postgres, on: &mut Link) -> Result<(), sqlx::Error> {
     on.say(BEGIN).await?;
-    let behind = format!("SELECT CASE WHEN ({BEHIND}) THEN 1 ELSE 0 END::BIGINT");
-    let found = on.one(behind.clone(), vec![]).await.map_err(broken)?;
-    if found.int(0).map_err(broken)? == 1 {
+    let line = on.line();
+    if !look_over(base, on, line.as_deref())
+        .await
+        .map_err(Fail::fault)?
+    {
         // Nobody writes an event meanwhile.
         on.say("SELECT pg_advisory_xact_lock(723100, 0)").await?;
-        if on
-            .one(behind, vec![])
+        if !look_over(base, on, line.as_deref())
             .await
-            .and_then(|row| row.int(0))
-            .map_err(broken)?
-            == 1
+            .map_err(Fail::fault)?
         {
-            on.run(RAISE, vec![]).await.map_err(broken)?;
+            raise(on, line).await.map_err(Fail::fault)?;
         }
     }
     on.say("COMMIT").await
+}
+
+/// Whether positions go on where they were.
+async fn look_over(base: &Postgres, on: &mut Link, line: Option<&str>) -> Result<bool, Fail> {
+    const LOOK: &str = "
+        SELECT (SELECT value FROM meta WHERE key = 'store-id'), (SELECT value::BIGINT FROM meta WHERE key = 'readable-from'),
+               (SELECT value FROM meta WHERE key = 'line'),
+               CASE WHEN (SELECT coalesce(max(position), 0) FROM events)
+                      >= ((SELECT value::BIGINT FROM meta WHERE key = 'base') + pg_snapshot_xmax(pg_current_snapshot())::TEXT::BIGINT) << 20
+                    THEN 1 ELSE 0 END::BIGINT";
+    let found = on.one(LOOK, vec![]).await?;
+    let store = found.text(0)?;
+    if base.store.get_or_init(|| store.to_owned()) != store {
+        let why = "is another store than the one this daemon began with; name the right one in store.url, or restart stratavored if a backup was put back";
+        return Err(connect::unusable(why.to_owned()).into());
+    }
+    readable(found.int(1)?)?;
+    let goes_on = line.is_none() || found.maybe_text(2)? == line;
+    Ok(goes_on && found.int(3)? == 0)
+}
+
+async fn raise(on: &mut Link, line: Option<String>) -> Result<(), Fail> {
+    on.run(
+        "UPDATE meta SET value = CAST(greatest(
+                value::BIGINT + CASE WHEN (SELECT value FROM meta WHERE key = 'line') <> $1 THEN $2 ELSE 0 END,
+                (SELECT coalesce(max(position), 0) >> 20 FROM events) + 1 - pg_snapshot_xmin(pg_current_snapshot())::TEXT::BIGINT
+            ) AS TEXT) WHERE key = 'base'",
+        vec![line.clone().into(), UNHEARD.into()],
+    )
+    .await?;
+    if let Some(line) = line {
+        on.run(
+            "INSERT INTO meta (key, value) VALUES ('line', $1) ON CONFLICT (key) DO UPDATE SET value = excluded.value",
+            vec![line.into()],
+        )
+        .await?;
+    }
+    Ok(())
 }
 
 /// Says who is here, and forgets writers that are long gone.
@@ -202,7 +251,11 @@ pub(super) async fn check(options: &PostgresOptions) -> Result<String, String> {
     let place = options.place();
     let told = |error: StoreError| format!("{}.", error.why().trim_end_matches('.'));
     let failed = |error: sqlx::Error| told(fault::unavailable(options, &error));
-    let mut link = Link::Postgres(connect::connect(options).await.map_err(failed)?);
+    let mut link = Link::Postgres(
+        connect::connect(options, &connect::Latest::default())
+            .await
+            .map_err(failed)?,
+    );
     let looked = async {
         let together = link.is_pooled();
         if together {
@@ -224,7 +277,7 @@ pub(super) async fn check(options: &PostgresOptions) -> Result<String, String> {
             .transpose()?;
         Ok((there, counts))
     };
-    let (there, counts) = asked(looked).await.map_err(|fail| failed(broken(fail)))?;
+    let (there, counts) = asked(looked).await.map_err(|fail| failed(fail.fault()))?;
     link.close().await;
     let Some((there, (runners, events))) = there.zip(counts) else {
         return Err(format!(

@@ -12,7 +12,7 @@ use crate::domain::event::{Draft, Event, EventType, of_runner};
 use crate::domain::{Error, Limits, Runner, RunnerId, Timestamp};
 use crate::ports::{Admitted, NewRunner};
 use serde_json::json;
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 /// What was there before: one row for each launch, whether or not its project exists.
 macro_rules! read {
@@ -126,6 +126,21 @@ pub(super) async fn admit_all(
         .await?
         .into_iter();
     desk.book.write(on).await?;
+    let repeated: BTreeSet<String> = verdicts
+        .iter()
+        .filter_map(|verdict| match verdict {
+            Verdict::Repeated(id) => Some(id.to_string()),
+            _ => None,
+        })
+        .collect();
+    let repeated = match repeated.is_empty() {
+        true => HashMap::new(),
+        false => read::these(on, &repeated).await?,
+    };
+    let names = match verdicts.iter().any(|v| matches!(v, Verdict::NoProject)) {
+        true => words::project_names(on).await?,
+        false => Vec::new(),
+    };
     let mut answers = Vec::with_capacity(news.len());
     for (new, verdict) in news.iter().zip(verdicts) {
         answers.push(match verdict {
@@ -148,18 +163,16 @@ pub(super) async fn admit_all(
                     event,
                 })
             }
-            Verdict::Repeated(id) => {
-                let gone = || Fail::Broken(format!("runner {id} of a request id is gone"));
-                read::runner(on, id)
-                    .await?
-                    .map(Admitted::Repeated)
-                    .ok_or_else(gone)
-            }
+            Verdict::Repeated(id) => match repeated.get(&id.to_string()) {
+                Some(Ok(runner)) => Ok(Admitted::Repeated(runner.clone())),
+                Some(Err(broken)) => Err(Fail::Broken(broken.clone())),
+                None => Err(Fail::Broken(format!("runner {id} of a request id is gone"))),
+            },
             Verdict::Denied(Refusal { gate, error, .. }) => {
                 let event = denied(on, denials, new, &gate).await?;
                 Ok(Admitted::Denied { gate, error, event })
             }
-            Verdict::NoProject => Err(words::no_such_project(on, &new.spec.project).await),
+            Verdict::NoProject => Err(words::unknown_project(&new.spec.project, &names).into()),
             Verdict::Failed(fail) => Err(fail),
         });
     }

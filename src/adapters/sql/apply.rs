@@ -4,25 +4,13 @@
 use super::fail::Fail;
 use super::ledger::release;
 use super::link::{Link, Row, Value};
-use super::row::{self, runner_columns};
-use super::words;
+use super::{read, row, words};
 use crate::domain::event::{Draft, Event, EventType, of_runner};
 use crate::domain::runner::{Change, Runner, State, Step};
 use crate::domain::{Error, RunnerId};
 use crate::ports::Applied;
 use serde_json::json;
-use std::collections::{BTreeSet, HashMap};
-
-const READ_SQLITE: &str = concat!(
-    "SELECT ",
-    runner_columns!(),
-    " FROM runners r WHERE r.id IN (SELECT value FROM json_each($1))"
-);
-const READ_POSTGRES: &str = concat!(
-    "SELECT ",
-    runner_columns!(),
-    " FROM runners r WHERE r.id = ANY (ARRAY(SELECT json_array_elements_text($1::JSON)))"
-);
+use std::collections::BTreeSet;
 
 /// All of it or nothing: see the view in the schema. Answers with the last event's position.
 const WRITE_SQLITE: &str = "
@@ -59,12 +47,7 @@ pub(super) async fn apply_all(
     changes: &[&Change],
 ) -> Result<Vec<Result<Applied, Fail>>, Fail> {
     let ids: BTreeSet<String> = changes.iter().map(|change| change.id.to_string()).collect();
-    let sql = on.pick(READ_SQLITE, READ_POSTGRES);
-    let mut runners: HashMap<String, Result<Runner, String>> = HashMap::new();
-    for found in on.rows(sql, vec![Value::json(&ids)?]).await? {
-        let runner = row::runner(&found).map_err(|fail| format!("{fail:?}"));
-        runners.insert(found.text(0)?.to_owned(), runner);
-    }
+    let mut runners = read::these(on, &ids).await?;
     let mut answers = Vec::with_capacity(changes.len());
     let mut round = Round::default();
     let mut ended = Vec::new();

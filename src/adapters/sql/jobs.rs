@@ -8,9 +8,15 @@ use super::locks::Locks;
 use super::prune::Sweep;
 use super::{Base, Work, admit, apply, hosts};
 use crate::domain::runner::Change;
+use crate::domain::{RunnerId, Timestamp};
 use crate::ports::{self, Admitted, Applied, NewRunner, StoreError};
 use async_trait::async_trait;
+use std::time::Duration;
 use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+/// How long requests are done one after the other in one transaction.
+const WORKS_MAX: Duration = Duration::from_secs(1);
 
 /// Where an answer goes.
 pub(super) type Reply<T> = oneshot::Sender<Result<T, StoreError>>;
@@ -69,6 +75,10 @@ pub(super) trait Task: std::fmt::Debug + Send {
     fn locks(&self, locks: &mut Locks);
     fn of_any_epoch(&self) -> bool;
     fn refuse(&mut self, error: StoreError);
+    fn is_answered(&self) -> bool;
+    fn forget_answer(&mut self);
+    /// See [`Work::admitted`].
+    fn admitted(&self) -> Vec<(RunnerId, Timestamp)>;
     /// Tries it inside the transaction. A refusal leaves nothing behind; an error ends the transaction.
     async fn attempt(&mut self, on: &mut Link, base: &dyn Base) -> Result<(), sqlx::Error>;
     fn send(self: Box<Self>, lost: Option<&StoreError>);
@@ -86,6 +96,21 @@ impl<W: Work> Task for Ask<W, W::Done> {
 
     fn refuse(&mut self, error: StoreError) {
         self.answer = Some(Err(error));
+    }
+
+    fn is_answered(&self) -> bool {
+        self.answer.is_some()
+    }
+
+    fn forget_answer(&mut self) {
+        self.answer = None;
+    }
+
+    fn admitted(&self) -> Vec<(RunnerId, Timestamp)> {
+        match &self.answer {
+            Some(Ok(done)) => W::admitted(done),
+            _ => Vec::new(),
+        }
     }
 
     async fn attempt(&mut self, on: &mut Link, base: &dyn Base) -> Result<(), sqlx::Error> {
@@ -136,17 +161,43 @@ impl Job {
         }
     }
 
-    /// The launch that was admitted or queued, if this is one.
-    pub(super) fn admitted(&self) -> Option<&NewRunner> {
+    /// What it needs, told apart from what others need.
+    pub(super) fn needs(&self) -> String {
+        let mut locks = Locks::default();
+        self.locks(&mut locks);
+        format!("{locks:?}")
+    }
+
+    /// Whether it was tried: one that is not has to be done in a later transaction.
+    pub(super) fn is_answered(&self) -> bool {
         match self {
-            Self::Admit(ask) => {
-                let written = matches!(
-                    ask.answer,
-                    Some(Ok(Admitted::New { .. } | Admitted::Queued { .. }))
-                );
-                written.then_some(&*ask.what)
-            }
-            _ => None,
+            Self::Admit(ask) => ask.answer.is_some(),
+            Self::Apply(ask) => ask.answer.is_some(),
+            Self::Work(task) => task.is_answered(),
+            Self::Prune(_) | Self::Close(_) => true,
+        }
+    }
+
+    fn forget_answer(&mut self) {
+        match self {
+            Self::Admit(ask) => ask.answer = None,
+            Self::Apply(ask) => ask.answer = None,
+            Self::Work(task) => task.forget_answer(),
+            Self::Prune(_) | Self::Close(_) => {}
+        }
+    }
+
+    /// The runners it has admitted or queued, and when: whoever asked goes on with them.
+    pub(super) fn admitted(&self) -> Vec<(RunnerId, Timestamp)> {
+        match self {
+            Self::Admit(ask) => match ask.answer {
+                Some(Ok(Admitted::New { .. } | Admitted::Queued { .. })) => {
+                    vec![(ask.what.id, ask.what.at)]
+                }
+                _ => Vec::new(),
+            },
+            Self::Work(task) => task.admitted(),
+            Self::Apply(_) | Self::Prune(_) | Self::Close(_) => Vec::new(),
         }
     }
 
@@ -166,7 +217,8 @@ impl Job {
 }
 
 /// Does all of them, those of a kind together. An error is a fault or a rule that fired for one of
-/// them: it ends the transaction.
+/// them: it ends the transaction. Those done one by one are left for a later one when it takes long:
+/// others wait for the locks.
 pub(super) async fn attempt(
     on: &mut Link,
     base: &dyn Base,
@@ -184,12 +236,19 @@ pub(super) async fn attempt(
         ledger::lock_cap(on).await.map_err(Fail::fault)?;
     }
     let (mut changes, mut launches) = (Vec::new(), Vec::new());
+    let begun = Instant::now();
+    let mut works = 0;
     for job in jobs {
+        job.forget_answer();
         match job {
             job if fenced && !job.of_any_epoch() => job.refuse(StoreError::Fenced),
             Job::Admit(ask) => launches.push(ask),
             Job::Apply(ask) => changes.push(ask),
-            Job::Work(task) => task.attempt(on, base).await?,
+            Job::Work(_) if works > 0 && begun.elapsed() > WORKS_MAX => {}
+            Job::Work(task) => {
+                works += 1;
+                task.attempt(on, base).await?;
+            }
             // These two were sorted out before.
             Job::Prune(_) | Job::Close(_) => {}
         }

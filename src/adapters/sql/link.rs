@@ -2,6 +2,7 @@
 //! bits and text. Times are microseconds since 1970, yes and no are 1 and 0, structures are JSON.
 
 use super::fail::Fail;
+use crate::adapters::postgres::Line;
 use crate::domain::{ProjectName, RunnerId, Timestamp};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -162,6 +163,8 @@ pub(in crate::adapters) struct Session {
     /// A pooler is in between, which may give each transaction another session: nothing prepared
     /// is there the next time.
     pub(in crate::adapters) pooled: bool,
+    /// Which primary it is, if that can be told.
+    pub(in crate::adapters) line: Option<Line>,
     /// The position of the next event of this transaction.
     pub(in crate::adapters) position: i64,
 }
@@ -228,6 +231,14 @@ impl Link {
     /// Whether other hosts write to the same database.
     pub(in crate::adapters) fn is_shared(&self) -> bool {
         matches!(self, Self::Postgres(_))
+    }
+
+    /// Which primary this is, in a word to be compared.
+    pub(in crate::adapters) fn line(&self) -> Option<String> {
+        match self {
+            Self::Sqlite(_) => None,
+            Self::Postgres(to) => to.line.as_ref().map(ToString::to_string),
+        }
     }
 
     /// Whether whatever belongs together must be inside a transaction, even to read.

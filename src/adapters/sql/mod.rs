@@ -60,8 +60,8 @@ use jobs::{Ask, Job, Reply};
 use link::Link;
 use locks::Locks;
 use readers::Readers;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 use writer::{Identity, Writer};
@@ -104,6 +104,10 @@ pub(in crate::adapters) trait Base:
     }
     /// What begins a transaction that writes.
     fn begin(&self) -> &'static str;
+    /// What begins one for a request alone, after it was in one with others: it waits less long.
+    fn begin_alone(&self) -> &'static str {
+        self.begin()
+    }
     /// What begins one that reads, where a pooler is in between.
     fn begin_reading(&self) -> &'static str;
     /// How long it may take to answer. `None`: it is in this process.
@@ -113,9 +117,19 @@ pub(in crate::adapters) trait Base:
     /// Whether a COMMIT that failed may have been done.
     fn doubts_commit(&self) -> bool;
     /// The number of the last of our transactions that was committed; waits for one under way.
-    async fn committed(&self, on: &mut Link) -> Result<u64, Fail>;
+    /// `None`: that was forgotten.
+    async fn committed(&self, on: &mut Link) -> Result<Option<u64>, Fail>;
     /// Whether the schema's own rules stopped one statement.
     fn is_rule(&self, error: &sqlx::Error) -> bool;
+    /// Whether two requests got in each other's way, in one transaction or in two: the second attempt
+    /// sees what the other has done.
+    fn is_clash(&self, _error: &sqlx::Error) -> bool {
+        false
+    }
+    /// Whether somebody else held for too long what one of the requests needs.
+    fn is_held(&self, _error: &sqlx::Error) -> bool {
+        false
+    }
     /// Whether the connection can be kept after a rollback.
     fn is_passing(&self, error: &sqlx::Error) -> bool;
     /// The sentence for whoever has to repair it.
@@ -153,6 +167,11 @@ pub(in crate::adapters) trait Work: std::fmt::Debug + Send + 'static {
     /// Whether it is done although the epoch of this store's host is over.
     fn of_any_epoch(&self) -> bool {
         false
+    }
+    /// Runners whose launch somebody goes on with when this answer is heard. If it is lost and the
+    /// transaction turns out to be committed, they are ended.
+    fn admitted(_done: &Self::Done) -> Vec<(RunnerId, Timestamp)> {
+        Vec::new()
     }
     /// Does it, inside the writer's transaction.
     async fn run(&mut self, on: &mut Link) -> Result<Self::Done, Fail>;
@@ -294,6 +313,16 @@ impl<B: Base> Store for SqlStore<B> {
         let written = self.written.load(Ordering::Acquire);
         self.read(async |on| read::events(on, &filter, written).await)
             .await
+    }
+
+    async fn expired(&self, retention: u64) -> Result<Timestamp, StoreError> {
+        let identity = self
+            .identity
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
+        let host = identity.map(|writer| writer.host);
+        self.write(prune::Expired { host, retention }).await
     }
 
     async fn prune(&self, before: Timestamp, batch: u32) -> Result<Pruned, StoreError> {

@@ -1,15 +1,53 @@
-//! Pruning, off the hot path: slices small enough that launches between them don't notice.
+//! Pruning, off the hot path: slices small enough that launches between them don't notice. Hosts of a
+//! fleet pass over what another one is just removing.
 
+use super::Work;
+use super::clock::now;
 use super::fail::Fail;
 use super::jobs::Reply;
 use super::link::Link;
+use super::locks::Locks;
 use crate::domain::Timestamp;
 use crate::ports::Pruned;
+use async_trait::async_trait;
 
 /// Rows of each kind removed in one transaction.
 const SLICE: u32 = 128;
 /// The most one call removes of each kind.
 const BATCH_MAX: u32 = 100_000;
+
+/// From when on something is kept; notes for how long this host keeps.
+#[derive(Debug)]
+pub(super) struct Expired {
+    /// Nobody knows before it has joined.
+    pub(super) host: Option<String>,
+    /// µs.
+    pub(super) retention: u64,
+}
+
+#[async_trait]
+impl Work for Expired {
+    type Done = Timestamp;
+
+    fn locks(&self, locks: &mut Locks) {
+        self.host.iter().for_each(|host| locks.host(host));
+    }
+
+    async fn run(&mut self, on: &mut Link) -> Result<Timestamp, Fail> {
+        let mut longest = self.retention;
+        if on.is_shared() {
+            if let Some(host) = &self.host {
+                let sql = "UPDATE hosts SET retention = $2 WHERE host = $1 AND retention <> $2";
+                on.run(sql, vec![host.as_str().into(), self.retention.into()])
+                    .await?;
+            }
+            let sql = "SELECT coalesce(max(retention), 0) FROM hosts WHERE epoch > 0 AND standing IN ('up', 'unreachable')";
+            longest = longest.max(on.one(sql, vec![]).await?.count(0)?);
+        }
+        Ok(now(on).await?.minus_usec(longest))
+    }
+}
+
 /// One call of `prune` under way.
 #[derive(Debug)]
 pub(super) struct Sweep {
@@ -49,7 +87,7 @@ impl Sweep {
                   WHERE state = 'ended' AND ended_at < $1 ORDER BY ended_at LIMIT $2)",
                     "DELETE FROM runners WHERE id IN (
                  SELECT id FROM runners
-                  WHERE state = 'ended' AND ended_at < $1 ORDER BY ended_at LIMIT $2)",
+                  WHERE state = 'ended' AND ended_at < $1 ORDER BY ended_at LIMIT $2 FOR UPDATE SKIP LOCKED)",
                 ),
                 vec![self.before.into(), want.into()],
             )
@@ -66,7 +104,7 @@ impl Sweep {
             "DELETE FROM events WHERE position IN (
                  SELECT position FROM events INDEXED BY events_by_time WHERE at < $1 ORDER BY at LIMIT $2)",
             "DELETE FROM events WHERE position IN (
-                 SELECT position FROM events WHERE at < $1 ORDER BY at LIMIT $2)"),
+                 SELECT position FROM events WHERE at < $1 ORDER BY at LIMIT $2 FOR UPDATE SKIP LOCKED)"),
             vec![self.before.into(), want.into()],
         )
         .await?;

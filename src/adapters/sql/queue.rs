@@ -11,7 +11,7 @@ use super::{Work, read, words};
 use crate::domain::admission::{Ask, Gate};
 use crate::domain::event::Actor;
 use crate::domain::runner::{Change, Runner, Step};
-use crate::domain::{Limits, ProjectName, RunnerId, RunnerSpec};
+use crate::domain::{Limits, ProjectName, RunnerId, RunnerSpec, Timestamp};
 use crate::ports::Admitted;
 use async_trait::async_trait;
 use std::collections::BTreeMap;
@@ -52,6 +52,14 @@ impl Work for Turns {
 
     fn locks(&self, locks: &mut Locks) {
         locks.concern(&self.0);
+    }
+
+    fn admitted(done: &Self::Done) -> Vec<(RunnerId, Timestamp)> {
+        let new = |one: &Admitted| match one {
+            Admitted::New { runner, event, .. } => Some((runner.id, event.draft.at)),
+            _ => None,
+        };
+        done.iter().filter_map(new).collect()
     }
 
     async fn run(&mut self, on: &mut Link) -> Result<Self::Done, Fail> {

@@ -8,6 +8,7 @@ use crate::domain::kinds;
 use crate::domain::runner::{Runner, State};
 use crate::domain::{Project, ProjectName, RunnerId, Timestamp};
 use crate::ports::{EventFilter, RunnerFilter};
+use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
 /// The most rows of one page.
@@ -46,6 +47,31 @@ pub(super) async fn runner(on: &mut Link, id: RunnerId) -> Result<Option<Runner>
     );
     let found = on.maybe(sql, vec![id.into()]).await?;
     found.as_ref().map(row::runner).transpose()
+}
+
+const THESE_SQLITE: &str = concat!(
+    "SELECT ",
+    runner_columns!(),
+    " FROM runners r WHERE r.id IN (SELECT value FROM json_each($1))"
+);
+const THESE_POSTGRES: &str = concat!(
+    "SELECT ",
+    runner_columns!(),
+    " FROM runners r WHERE r.id = ANY (ARRAY(SELECT json_array_elements_text($1::JSON)))"
+);
+
+/// Those of these runners that are there, by their ids. What can't be read of one spoils nobody else's.
+pub(super) async fn these(
+    on: &mut Link,
+    ids: &BTreeSet<String>,
+) -> Result<HashMap<String, Result<Runner, String>>, Fail> {
+    let sql = on.pick(THESE_SQLITE, THESE_POSTGRES);
+    let mut runners = HashMap::new();
+    for found in on.rows(sql, vec![Value::json(ids)?]).await? {
+        let runner = row::runner(&found).map_err(|fail| format!("{fail:?}"));
+        runners.insert(found.text(0)?.to_owned(), runner);
+    }
+    Ok(runners)
 }
 
 /// All live rows of a host. One that can't be read must not keep the others from being adopted.
@@ -264,13 +290,15 @@ pub(super) async fn events(
     let mut below = None;
     if on.is_shared() {
         let begun = tokio::time::Instant::now();
+        let mut pause = OTHERS / 200;
         loop {
             let horizon = on.one("SELECT events_horizon()", vec![]).await?.count(0)?;
             below = Some(horizon);
             if written <= horizon || begun.elapsed() > OTHERS {
                 break;
             }
-            tokio::time::sleep(OTHERS / 200).await;
+            tokio::time::sleep(pause).await;
+            pause *= 2;
         }
     }
     let Query { sql, values } = telling(filter, below);

@@ -19,7 +19,14 @@ pub(in crate::adapters) struct Readers {
     base: Arc<dyn Base>,
     permits: Semaphore,
     max: u32,
-    idle: Mutex<Vec<Kept>>,
+    idle: Mutex<Idle>,
+}
+
+#[derive(Debug)]
+struct Idle {
+    kept: Vec<Kept>,
+    /// Those opened before are of no use any more.
+    from: Instant,
 }
 
 #[derive(Debug)]
@@ -36,18 +43,28 @@ impl Readers {
             base,
             permits: Semaphore::new(max as usize),
             max,
-            idle: Mutex::default(),
+            idle: Mutex::new(Idle {
+                kept: Vec::new(),
+                from: Instant::now(),
+            }),
         }
     }
 
     /// In use, and idle.
     pub(super) fn count(&self) -> (i64, i64) {
         let used = i64::from(self.max) - self.permits.available_permits() as i64;
-        (used, self.kept().len() as i64)
+        (used, self.idle().kept.len() as i64)
     }
 
-    fn kept(&self) -> std::sync::MutexGuard<'_, Vec<Kept>> {
+    fn idle(&self) -> std::sync::MutexGuard<'_, Idle> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whoever asks from now on gets a new connection.
+    pub(super) fn renew(&self) {
+        let mut idle = self.idle();
+        idle.kept.clear();
+        idle.from = Instant::now();
     }
 
     pub(super) async fn ask<T>(
@@ -64,7 +81,7 @@ impl Readers {
         if self.is_broken(&link, &answer) {
             drop(link);
             // The others may be broken as well.
-            self.kept().clear();
+            self.idle().kept.clear();
         } else {
             self.keep(link, opened).await;
         }
@@ -74,7 +91,7 @@ impl Readers {
 
     /// A connection that works, as far as one can know.
     async fn take(&self) -> Result<(Link, Instant), Fail> {
-        let kept = self.kept().pop();
+        let kept = self.idle().kept.pop();
         if let Some(mut kept) = kept {
             let limit = self.base.limit();
             if limit.is_none()
@@ -83,9 +100,10 @@ impl Readers {
             {
                 return Ok((kept.link, kept.opened));
             }
-            self.kept().clear();
+            self.idle().kept.clear();
         }
-        Ok((self.base.reading().await?, Instant::now()))
+        let opened = Instant::now();
+        Ok((self.base.reading().await?, opened))
     }
 
     /// Whether the connection must not be used again.
@@ -119,16 +137,18 @@ impl Readers {
     async fn keep(&self, link: Link, opened: Instant) {
         let since = Instant::now();
         let old: Vec<_> = {
-            let mut idle = self.kept();
-            idle.push(Kept {
+            let mut idle = self.idle();
+            idle.kept.push(Kept {
                 link,
                 opened,
                 since,
             });
             let Keep { idle: most, life } = self.base.keep();
-            let is_old =
-                |kept: &mut Kept| kept.since.elapsed() >= most || kept.opened.elapsed() >= life;
-            idle.extract_if(.., is_old).collect()
+            let from = idle.from;
+            let is_old = |kept: &mut Kept| {
+                kept.since.elapsed() >= most || kept.opened.elapsed() >= life || kept.opened < from
+            };
+            idle.kept.extract_if(.., is_old).collect()
         };
         for kept in old {
             kept.link.close().await;
@@ -139,7 +159,7 @@ impl Readers {
     pub(super) async fn close(&self) {
         let _all = self.permits.acquire_many(self.max).await;
         self.permits.close();
-        let idle = std::mem::take(&mut *self.kept());
+        let idle = std::mem::take(&mut self.idle().kept);
         for kept in idle {
             kept.link.close().await;
         }

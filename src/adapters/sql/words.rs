@@ -5,23 +5,23 @@ use super::link::Link;
 use crate::domain::nearest::nearest;
 use crate::domain::{Error, ErrorKind, Project, ProjectName, RunnerId};
 
-/// There is no such project; says which one may have been meant.
-pub(super) async fn no_such_project(on: &mut Link, name: &ProjectName) -> Fail {
+/// The projects there are, for [`unknown_project`]: not more than anybody would read.
+pub(super) async fn project_names(on: &mut Link) -> Result<Vec<String>, Fail> {
     let rows = on
         .rows("SELECT name FROM projects ORDER BY name LIMIT 1000", vec![])
-        .await;
-    let names = rows.and_then(|rows| {
-        rows.iter()
-            .map(|r| r.text(0).map(str::to_owned))
-            .collect::<Result<Vec<_>, _>>()
-    });
-    match names {
+        .await?;
+    rows.iter().map(|r| r.text(0).map(str::to_owned)).collect()
+}
+
+/// There is no such project; says which one may have been meant.
+pub(super) async fn no_such_project(on: &mut Link, name: &ProjectName) -> Fail {
+    match project_names(on).await {
         Ok(names) => Fail::Refused(unknown_project(name, &names)),
         Err(fail) => fail,
     }
 }
 
-fn unknown_project(name: &ProjectName, names: &[String]) -> Error {
+pub(super) fn unknown_project(name: &ProjectName, names: &[String]) -> Error {
     let meant = nearest(name.as_str(), names.iter().map(String::as_str))
         .map(|near| format!(" Did you mean {near}?"))
         .unwrap_or_default();

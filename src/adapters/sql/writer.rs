@@ -1,17 +1,20 @@
 //! The one task that writes, and its group commit.
 //!
 //! It takes everything that is waiting, does it in one transaction, commits, and only then answers.
-//! While it does so the next requests collect. If a rule of the schema stops one of several, each is
-//! done again in a transaction of its own, so that one spoils nobody else's. If the transaction cannot
-//! be committed, nothing of it has happened and everybody in it is told why; the next one starts
-//! afresh, on a new connection where the old one may be broken.
+//! While it does so the next requests collect. If a rule of the schema stops one of several, or another
+//! host holds what one of them needs, each is done again in a transaction of its own, so that one
+//! spoils nobody else's. If the transaction cannot be committed, nothing of it has happened and
+//! everybody in it is told why; the next one starts afresh, on a new connection where the old one may
+//! be broken. What takes long one by one is done in several transactions.
 //!
 //! Over a network the answer to COMMIT itself can be lost. Then the database is asked what became of
 //! it before anything else is done. Who can't wait for that is told that the store is away; a launch
-//! that turns out to have been admitted all the same is ended, since nobody will start it, and a step
-//! that is taken again is recognized ([`super::apply`]).
+//! that turns out to have been admitted all the same is ended, since nobody will start it ([`doubt`]),
+//! and a step that is taken again is recognized ([`super::apply`]).
 //!
 //! A connection that has not answered in time is dropped: nothing is ever sent over it again.
+
+mod doubt;
 
 use super::denials::Denials;
 use super::fail::Fail;
@@ -20,14 +23,12 @@ use super::link::Link;
 use super::locks::Locks;
 use super::prune::Sweep;
 use super::readers::Readers;
-use super::{Base, apply, within};
+use super::{Base, within};
 use crate::crash;
-use crate::domain::event::Actor;
-use crate::domain::exit::{Cause, Exit, Usage};
 use crate::domain::kinds;
-use crate::domain::runner::{Change, Step};
 use crate::ports::{self, Pruned, StoreError};
-use std::collections::VecDeque;
+use doubt::Doubt;
+use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
@@ -38,17 +39,11 @@ use tokio::time::Instant;
 const BATCH_MAX: usize = 256;
 /// What fails within this is tried once more where a connection may be lost.
 const QUICK: Duration = Duration::from_secs(1);
+/// How long requests are done one by one before those that are left are told why.
+const ALONE_MAX: Duration = Duration::from_secs(4);
 
 /// Which host writes, in which epoch; nobody knows before it has joined.
 pub(super) type Identity = Arc<RwLock<Option<ports::Writer>>>;
-
-/// A transaction of which nobody knows whether it was committed.
-#[derive(Debug)]
-struct Doubt {
-    batch: u64,
-    /// What is to be ended if it was.
-    admitted: Vec<Change>,
-}
 
 pub(super) struct Writer {
     base: Arc<dyn Base>,
@@ -97,7 +92,7 @@ impl Writer {
     pub(super) async fn run(mut self, mut jobs: mpsc::Receiver<Job>) {
         let mut batch = Vec::with_capacity(BATCH_MAX);
         loop {
-            if self.sweeps.is_empty() {
+            if self.sweeps.is_empty() && batch.is_empty() {
                 if jobs.recv_many(&mut batch, BATCH_MAX).await == 0 {
                     break;
                 }
@@ -161,7 +156,8 @@ impl Writer {
             return;
         }
         let begun = Instant::now();
-        let mut done = self.transaction(&mut jobs).await;
+        let begin = self.base.begin();
+        let mut done = self.transaction(&mut jobs, begin).await;
         if let Err(error) = &done
             && self.base.limit().is_some()
             && !self.base.is_passing(error)
@@ -169,25 +165,69 @@ impl Writer {
             && begun.elapsed() < QUICK
         {
             // Nothing was done, and the connection alone was lost: a server was restarted, another took over.
-            done = self.transaction(&mut jobs).await;
+            done = self.transaction(&mut jobs, begin).await;
         }
         self.slow = done.is_err() && begun.elapsed() >= QUICK;
         match done {
-            Err(error) if jobs.len() > 1 && self.base.is_rule(&error) => {
+            Ok(()) => {
                 for job in jobs {
-                    let mut alone = vec![job];
-                    let done = self.transaction(&mut alone).await;
-                    self.answer(alone, done);
+                    match job.is_answered() {
+                        true => job.send(None),
+                        // There was no time for it.
+                        false => batch.push(job),
+                    }
                 }
             }
-            done => self.answer(jobs, done),
+            Err(error)
+                if self.base.is_clash(&error) || (jobs.len() > 1 && self.is_of_one(&error)) =>
+            {
+                self.one_by_one(jobs, batch).await;
+            }
+            Err(error) => {
+                let told = self.lost(&error);
+                jobs.into_iter().for_each(|job| job.send(Some(&told)));
+            }
         }
     }
 
-    fn answer(&mut self, jobs: Vec<Job>, done: Result<(), sqlx::Error>) {
-        let lost = done.err().map(|error| self.lost(&error));
+    /// Whether it may be the fault of one request alone.
+    fn is_of_one(&self, error: &sqlx::Error) -> bool {
+        self.base.is_rule(error) || self.base.is_held(error)
+    }
+
+    /// Each in a transaction of its own. When the store goes away, or others hold too much for too long,
+    /// those that are left are told why; when it just takes long, they are tried together again.
+    async fn one_by_one(&mut self, jobs: Vec<Job>, left: &mut Vec<Job>) {
+        let begun = Instant::now();
+        let begin = self.base.begin_alone();
+        let mut away: Option<StoreError> = None;
+        let mut held: HashMap<String, StoreError> = HashMap::new();
         for job in jobs {
-            job.send(lost.as_ref());
+            let needs = job.needs();
+            if let Some(told) = away.as_ref().or_else(|| held.get(&needs)) {
+                job.send(Some(told));
+                continue;
+            }
+            if begun.elapsed() > ALONE_MAX {
+                left.push(job);
+                continue;
+            }
+            let mut alone = [job];
+            let mut done = self.transaction(&mut alone, begin).await;
+            if done.as_ref().is_err_and(|error| self.base.is_clash(error)) {
+                done = self.transaction(&mut alone, begin).await;
+            }
+            let told = done.err().map(|error| {
+                let told = self.lost(&error);
+                if !self.is_of_one(&error) || begun.elapsed() > ALONE_MAX {
+                    away = Some(told.clone());
+                } else if self.base.is_held(&error) {
+                    held.insert(needs, told.clone());
+                }
+                told
+            });
+            let [job] = alone;
+            job.send(told.as_ref());
         }
     }
 
@@ -200,12 +240,16 @@ impl Writer {
         told
     }
 
-    /// All of them or none.
-    async fn transaction(&mut self, jobs: &mut [Job]) -> Result<(), sqlx::Error> {
+    /// All of them or none; but see [`Job::is_answered`].
+    async fn transaction(
+        &mut self,
+        jobs: &mut [Job],
+        begin: &'static str,
+    ) -> Result<(), sqlx::Error> {
         self.settle().await?;
         let mut locks = Locks::default();
         jobs.iter().for_each(|job| job.locks(&mut locks));
-        let mut link = self.begin(&locks).await?;
+        let mut link = self.begin(&locks, begin).await?;
         let limit = self.base.limit();
         let identity = self
             .identity
@@ -226,21 +270,12 @@ impl Writer {
         let written = link.next_position();
         crash::point("store.before-commit");
         if let Err(error) = within(limit, link.say("COMMIT")).await {
-            let admitted = jobs.iter().filter_map(Job::admitted).map(|new| Change {
-                id: new.id,
-                step: Step::End(unstarted(), Usage::default()),
-                actor: Actor::host(),
-                at: new.at,
-            });
-            let admitted = admitted.collect();
             self.give_up(link, &error).await;
             if self.base.doubts_commit() {
-                self.doubt = Some(Doubt {
-                    batch: self.batch,
-                    admitted,
-                });
+                let admitted = jobs.iter().flat_map(Job::admitted);
+                self.doubt = Some(Doubt::new(self.batch, admitted));
                 // If that can be found out at once, it was just a slow COMMIT.
-                if self.was_committed().await? {
+                if self.was_committed().await? == Some(true) {
                     self.doubt = None;
                     self.failing = false;
                     self.written.store(written, Ordering::Release);
@@ -258,32 +293,32 @@ impl Writer {
     }
 
     /// A connection with a transaction begun and everything locked.
-    async fn begin(&mut self, locks: &Locks) -> Result<Link, sqlx::Error> {
+    async fn begin(&mut self, locks: &Locks, begin: &'static str) -> Result<Link, sqlx::Error> {
         let limit = self.base.limit();
         let kept = self.link.take();
         let was_kept = kept.is_some();
         let mut link = match kept {
             Some(link) => link,
-            None => self.base.again().await?,
+            None => self.reopen().await?,
         };
-        if let Err(error) = within(limit, link.say(self.base.begin())).await {
+        if let Err(error) = within(limit, link.say(begin)).await {
             self.give_up(link, &error).await;
             // It may have died while nobody asked for anything.
             link = match self.link.take() {
-                None if was_kept => self.base.again().await?,
+                None if was_kept => self.reopen().await?,
                 kept => {
                     self.link = kept;
                     return Err(error);
                 }
             };
-            within(limit, link.say(self.base.begin())).await?;
+            within(limit, link.say(begin)).await?;
         }
         self.batch += 1;
         let entered = async {
             self.base
                 .enter(&mut link, locks, self.batch)
                 .await
-                .map_err(sql)
+                .map_err(Fail::fault)
         };
         match within(limit, entered).await {
             Ok(()) => Ok(link),
@@ -292,6 +327,13 @@ impl Writer {
                 Err(error)
             }
         }
+    }
+
+    /// A new connection. Those for reading may be on a server that was the right one before.
+    async fn reopen(&mut self) -> Result<Link, sqlx::Error> {
+        let link = self.base.again().await?;
+        self.readers.renew();
+        Ok(link)
     }
 
     /// After a fault: everything since BEGIN is undone, and the connection given up if in doubt.
@@ -315,66 +357,6 @@ impl Writer {
         }
     }
 
-    /// Whether the transaction in doubt was committed.
-    async fn was_committed(&mut self) -> Result<bool, sqlx::Error> {
-        let Some(doubt) = &self.doubt else {
-            return Ok(false);
-        };
-        let mut link = match self.link.take() {
-            Some(link) => link,
-            None => self.base.again().await?,
-        };
-        let asked = async { self.base.committed(&mut link).await.map_err(sql) };
-        match within(self.base.limit(), asked).await {
-            Ok(last) => {
-                self.link = Some(link);
-                Ok(last >= doubt.batch)
-            }
-            Err(error) => {
-                self.give_up(link, &error).await;
-                Err(error)
-            }
-        }
-    }
-
-    /// Finds out about a transaction in doubt whose callers have been sent away, before the next one.
-    async fn settle(&mut self) -> Result<(), sqlx::Error> {
-        if self.doubt.is_none() {
-            return Ok(());
-        }
-        let committed = self.was_committed().await?;
-        let Some(Doubt { admitted, .. }) = self.doubt.take() else {
-            return Ok(());
-        };
-        if !committed || admitted.is_empty() {
-            return Ok(());
-        }
-        let mut locks = Locks::default();
-        admitted.iter().for_each(|change| locks.runner(change.id));
-        let limit = self.base.limit();
-        let ended = async {
-            let mut link = self.begin(&locks).await?;
-            let changes: Vec<&Change> = admitted.iter().collect();
-            // One that somebody else has ended meanwhile is refused, and that is right.
-            let steps = async { apply::apply_all(&mut link, &changes).await.map_err(sql) };
-            let done = match within(limit, steps).await {
-                Ok(_) => within(limit, link.say("COMMIT")).await,
-                Err(error) => Err(error),
-            };
-            match done {
-                Ok(()) => self.link = Some(link),
-                Err(ref error) => self.give_up(link, error).await,
-            }
-            done
-        }
-        .await;
-        if ended.is_err() {
-            // Ended twice is ended once.
-            self.doubt = Some(Doubt { batch: 0, admitted });
-        }
-        ended
-    }
-
     /// One slice of the pruning that is under way, if any.
     async fn sweep(&mut self) {
         let Some(mut sweep) = self.sweeps.pop_front() else {
@@ -394,13 +376,13 @@ impl Writer {
 
     async fn sweep_slice(&mut self, sweep: &mut Sweep) -> Result<Option<Pruned>, sqlx::Error> {
         self.settle().await?;
-        let mut link = self.begin(&Locks::default()).await?;
+        let mut link = self.begin(&Locks::default(), self.base.begin()).await?;
         let limit = self.base.limit();
         let work = async {
-            let done = sweep.slice(&mut link).await.map_err(sql)?;
+            let done = sweep.slice(&mut link).await.map_err(Fail::fault)?;
             link.say("COMMIT").await?;
             if done.is_some() {
-                self.base.pruned(&mut link).await.map_err(sql)?;
+                self.base.pruned(&mut link).await.map_err(Fail::fault)?;
             }
             Ok(done)
         };
@@ -415,19 +397,5 @@ impl Writer {
                 Err(error)
             }
         }
-    }
-}
-
-/// A fault of the whole transaction, whatever it was.
-fn sql(fail: Fail) -> sqlx::Error {
-    fail.fault()
-}
-
-fn unstarted() -> Exit {
-    Exit {
-        cause: Cause::LaunchFailed,
-        code: None,
-        signal: None,
-        message: "The store went away while it admitted the runner; nothing ran.".to_owned(),
     }
 }

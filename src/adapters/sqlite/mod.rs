@@ -91,8 +91,8 @@ impl Base for Sqlite {
         false
     }
 
-    async fn committed(&self, _: &mut Link) -> Result<u64, Fail> {
-        Ok(0)
+    async fn committed(&self, _: &mut Link) -> Result<Option<u64>, Fail> {
+        Ok(None)
     }
 
     fn is_rule(&self, error: &sqlx::Error) -> bool {

@@ -61,7 +61,7 @@ pub(super) fn give(folder: &Path) {
     }
 }
 
-fn done(command: &mut Command) {
+pub(super) fn done(command: &mut Command) {
     let output = command
         .stdin(Stdio::null())
         .output()
@@ -73,6 +73,13 @@ fn done(command: &mut Command) {
     );
 }
 
+/// One that is new.
+pub(super) fn folder() -> PathBuf {
+    let folder = std::env::temp_dir().join(format!("stratavore-postgres-{}", uuid::Uuid::now_v7()));
+    std::fs::create_dir(&folder).unwrap();
+    folder
+}
+
 impl Cluster {
     /// The one most tests share; each has a database of its own in it.
     pub(super) fn shared() -> &'static Self {
@@ -82,9 +89,13 @@ impl Cluster {
 
     /// One with these settings.
     pub(super) fn new(settings: &[&str]) -> Self {
-        let folder =
-            std::env::temp_dir().join(format!("stratavore-postgres-{}", uuid::Uuid::now_v7()));
-        std::fs::create_dir(&folder).unwrap();
+        let cluster = Self::made(folder(), settings);
+        cluster.start();
+        cluster
+    }
+
+    /// The same in a folder that is there, and not started.
+    pub(super) fn made(folder: PathBuf, settings: &[&str]) -> Self {
         give(&folder);
         let data = folder.join("data");
         let mut init = unprivileged(program("initdb"));
@@ -97,6 +108,35 @@ impl Cluster {
         ])
         .arg(&data);
         done(&mut init);
+        Self::kept(folder, settings)
+    }
+
+    /// A standby of this one, as it is now; not started.
+    pub(super) fn standby(&self) -> Self {
+        let folder = folder();
+        give(&folder);
+        let data = folder.join("data");
+        let mut copy = unprivileged(program("pg_basebackup"));
+        copy.args(["--username=owner", "--checkpoint=fast", "-h"])
+            .arg(&self.folder)
+            .arg("-D")
+            .arg(&data);
+        done(&mut copy);
+        std::fs::write(data.join("standby.signal"), "").unwrap();
+        let primary = format!(
+            "primary_conninfo = 'user=owner host={} port={PORT}'",
+            self.folder.display()
+        );
+        Self::kept(folder, &[&primary])
+    }
+
+    /// Takes over.
+    pub(super) fn promote(&self) {
+        self.control(&["promote"]);
+    }
+
+    fn kept(folder: PathBuf, settings: &[&str]) -> Self {
+        let data = folder.join("data");
         let conf = format!(
             "listen_addresses = ''\nport = {PORT}\nunix_socket_directories = '{}'\nmax_connections = 200\nlogging_collector = off\n{}\n",
             folder.display(),
@@ -104,6 +144,7 @@ impl Cluster {
         );
         let file = data.join("postgresql.auto.conf");
         std::fs::write(file, conf).unwrap();
+        give(&data);
         // Cleans up when the tests are over, however they end.
         let script = "cat > /dev/null; kill -QUIT $(head -n 1 \"$1/data/postmaster.pid\"); sleep 0.3; rm -rf \"$1\"";
         let keeper = Command::new("sh")
@@ -114,12 +155,10 @@ impl Cluster {
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
-        let cluster = Self {
+        Self {
             folder,
             _keeper: keeper,
-        };
-        cluster.start();
-        cluster
+        }
     }
 
     fn control(&self, words: &[&str]) {
@@ -138,6 +177,37 @@ impl Cluster {
 
     pub(super) fn start(&self) {
         self.control(&["start"]);
+    }
+
+    /// Starts it so that it alone sees a small disk, in the folder `small`: a tmpfs of so many MiB.
+    pub(super) fn start_with_a_small_disk(&self, size: u32) {
+        let small = self.folder.join("small");
+        std::fs::create_dir(&small).unwrap();
+        let user = match rustix::process::geteuid().is_root() {
+            true => &["--mount"][..],
+            false => &["--user", "--map-current-user", "--keep-caps", "--mount"],
+        };
+        let mount = "mount -t tmpfs -o size=$1m,mode=700 tmpfs \"$2\" && chown --reference=\"$2/../data\" \"$2\" && shift 2 && exec \"$@\"";
+        let mut start = unprivileged(program("pg_ctl"));
+        start
+            .args(["start", "-w", "-D"])
+            .arg(self.folder.join("data"))
+            .arg("-l")
+            .arg(self.folder.join("log"));
+        let mut inside = Command::new("unshare");
+        inside
+            .args(user)
+            .args(["sh", "-c", mount, "sh", &size.to_string()])
+            .arg(&small)
+            .arg(start.get_program())
+            .args(start.get_args())
+            .current_dir("/")
+            .stdout(Stdio::null());
+        let status = inside.stdin(Stdio::null()).status().unwrap();
+        assert!(
+            status.success(),
+            "this test needs a mount namespace: run it as root, or allow unprivileged user namespaces (sysctl kernel.unprivileged_userns_clone=1, kernel.apparmor_restrict_unprivileged_userns=0)"
+        );
     }
 
     pub(super) fn stop(&self) {

@@ -1,12 +1,14 @@
 //! A wire that is cut without a word: silence, and the answer to a COMMIT that never comes.
 
 use super::conformance::{
-    admit, apply, end, id, launch, live, placement, project, step, unavailable,
+    admit, alice, apply, at, end, id, launch, live, placement, project, step, unavailable,
 };
 use super::outages::{BOUND, sound, until_it_works};
 use super::*;
 use crate::domain::State;
+use crate::domain::hold::{Hold, HoldScope};
 use crate::domain::runner::Step;
+use crate::ports::{Admitted, Policies, Queue};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -161,6 +163,34 @@ async fn a_commit_whose_answer_is_lost() {
         over.exit.unwrap().cause,
         crate::domain::exit::Cause::LaunchFailed
     );
+    // Whoever got its turn then is over as well, and it does not matter if the store has forgotten us.
+    let mut waiting = launch(3, "p");
+    waiting.queue = true;
+    store.set_hold(stopped()).await.unwrap();
+    assert!(matches!(
+        store.admit(waiting).await.unwrap(),
+        Admitted::Queued { .. }
+    ));
+    store
+        .release_hold(HoldScope::Fleet, alice(), at(7_000))
+        .await
+        .unwrap();
+    lost(&mut || {
+        let store = Arc::clone(&store);
+        Box::pin(async move { unavailable(store.turns("h1", None).await) })
+    })
+    .await;
+    let forget = format!("DELETE FROM writers WHERE id = '{}'", store.base.writer);
+    let database = store.base.options.database.clone();
+    tokio::task::spawn_blocking(move || Cluster::shared().sql(&database, &forget))
+        .await
+        .unwrap();
+    until_it_works(async || store.check().await).await;
+    let over = store.runner(id(3)).await.unwrap().unwrap();
+    assert_eq!(
+        over.exit.unwrap().cause,
+        crate::domain::exit::Cause::LaunchFailed
+    );
     // And where the server can be asked at once, the answer is just late.
     *wire.deaf_after.lock().unwrap() = Some(b"COMMIT\0");
     let late = tokio::spawn({
@@ -177,4 +207,37 @@ async fn a_commit_whose_answer_is_lost() {
     apply(&*store, step(1, end(), 6_000)).await;
     late.await.unwrap();
     assert_eq!(live(&*store, "p").await, 0);
+}
+
+fn stopped() -> Hold {
+    Hold {
+        scope: HoldScope::Fleet,
+        until: None,
+        freeze: false,
+        reason: String::new(),
+        actor: alice(),
+        set_at: at(0),
+    }
+}
+
+/// One request breaks a rule, and the wire is cut before the others are done one by one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_cut_while_each_is_done_alone() {
+    let (wire, store) = behind_a_wire().await;
+    super::outages::unlucky(&store).await;
+    *wire.deaf_after.lock().unwrap() = Some(b"ROLLBACK\0");
+    let begun = Instant::now();
+    let answers = futures_util::future::join_all((0..60u64).map(|n| {
+        let mut new = launch(n, "p");
+        new.spec.uid = if n % 10 == 3 { 13 } else { 1000 };
+        store.admit(new)
+    }))
+    .await;
+    let away = answers.into_iter().filter(|answer| answer.is_err()).count();
+    assert!(away > 40, "{away}");
+    assert!(begun.elapsed() < BOUND + BOUND, "{:?}", begun.elapsed());
+    *wire.deaf_after.lock().unwrap() = None;
+    wire.cut.store(false, Ordering::SeqCst);
+    until_it_works(async || store.check().await).await;
+    sound(&store).await;
 }

@@ -2,11 +2,14 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod cluster;
+mod contention;
 mod cuts;
+mod failover;
 mod migrate;
 mod outages;
 mod schema;
 mod storm;
+mod tls;
 
 use super::*;
 use crate::adapters::conformance;

@@ -196,6 +196,91 @@ async fn read_only_and_back() {
     admit(&store, launch(1, "p")).await;
 }
 
+/// Each launch waits in the server for longer than anybody will.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn slow_and_quick_again() {
+    let (_guard, store) = empty().await;
+    project(&store, "p", ProjectSettings::default()).await;
+    let mut other = super::schema::other_link(&store).await;
+    let slow = "CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_sleep(30); RETURN NEW; END $$;
+        CREATE TRIGGER slow BEFORE INSERT ON runners FOR EACH ROW EXECUTE FUNCTION slow()";
+    other.say(slow).await.unwrap();
+    let asked = Instant::now();
+    let (launched, read) = tokio::join!(store.admit(launch(1, "p")), store.runner(id(1)));
+    assert!(unavailable(launched).contains("took too long"));
+    assert!(read.unwrap().is_none());
+    assert!(asked.elapsed() < BOUND, "{:?}", asked.elapsed());
+    other.say("DROP TRIGGER slow ON runners").await.unwrap();
+    admit(&store, launch(1, "p")).await;
+    assert_eq!(sound(&store).await.len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_disk_and_room_again() {
+    let cluster = tokio::task::spawn_blocking(|| {
+        let cluster = Cluster::made(super::cluster::folder(), &[]);
+        cluster.start_with_a_small_disk(28);
+        let small = cluster.folder.join("small").display().to_string();
+        cluster.sql(
+            "postgres",
+            &format!("CREATE TABLESPACE small LOCATION '{small}'"),
+        );
+        cluster.sql("postgres", "CREATE DATABASE fleet TABLESPACE small");
+        cluster.sql(
+            "fleet",
+            "CREATE TABLE ballast AS SELECT md5(n::TEXT) AS t FROM generate_series(1, 100000) AS n",
+        );
+        Arc::new(cluster)
+    });
+    let cluster = cluster.await.unwrap();
+    let store = PostgresStore::open(cluster.options("fleet"), 3)
+        .await
+        .unwrap();
+    project(&store, "p", ProjectSettings::default()).await;
+    let mut owner = super::schema::other_link(&store).await;
+    let (mut admitted, mut lost) = (0, 0);
+    let mut some = async |first: u64| {
+        let asked = Instant::now();
+        // Nothing that can be compressed.
+        let mut random = [0; 6_000];
+        let mut source = std::fs::File::open("/dev/urandom").unwrap();
+        std::io::Read::read_exact(&mut source, &mut random).unwrap();
+        let random: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
+        let answers = futures_util::future::join_all((first..first + 40).map(|n| {
+            let mut new = launch(n, "p");
+            new.spec.command.push(random.clone());
+            store.admit(new)
+        }))
+        .await;
+        assert!(asked.elapsed() < BOUND, "{:?}", asked.elapsed());
+        for answer in answers {
+            match answer {
+                Ok(Admitted::New { .. }) => admitted += 1,
+                other => {
+                    assert!(unavailable(other).contains("disk is full; free space"));
+                    lost += 1;
+                }
+            }
+        }
+        (admitted, lost)
+    };
+    // A new connection would want to write, too: the kept one is enough.
+    store.runner(id(0)).await.unwrap();
+    let mut first = 0;
+    while some(first).await.1 == 0 {
+        first += 40;
+        assert!(first < 40_000);
+    }
+    // What is there can be read all the while.
+    assert!(store.runner(id(0)).await.unwrap().is_some());
+    owner.say("DROP TABLE ballast").await.unwrap();
+    until_it_works(async || store.check().await).await;
+    let (before, _) = some(first + 40).await;
+    let (after, _) = some(first + 80).await;
+    assert!(before >= 40 && after == before + 40, "{before} {after}");
+    assert_eq!(live(&store, "p").await, after);
+}
+
 /// A future of sqlx's that is dropped in the middle of a transaction leaves a connection inside it;
 /// ours goes with the future.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
@@ -245,10 +330,8 @@ async fn no_connection_comes_back_in_a_transaction() {
     sound(&store).await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_rule_that_fires_fails_only_its_own_request() {
-    let (_guard, store) = empty().await;
-    project(&store, "p", ProjectSettings::default()).await;
+/// From now on user 13 can't be admitted: a rule stops it.
+pub(super) async fn unlucky(store: &PostgresStore) {
     store
         .read(async |on| {
             let bug = "CREATE FUNCTION bug() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
@@ -258,6 +341,13 @@ async fn a_rule_that_fires_fails_only_its_own_request() {
         })
         .await
         .unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rule_that_fires_fails_only_its_own_request() {
+    let (_guard, store) = empty().await;
+    project(&store, "p", ProjectSettings::default()).await;
+    unlucky(&store).await;
     let answers = futures_util::future::join_all((0..40u64).map(|n| {
         let mut new = launch(n, "p");
         new.spec.uid = if n % 10 == 3 { 13 } else { 1000 };
@@ -307,12 +397,6 @@ async fn sentences_about_what_can_be_wrong_from_the_start() {
     let missing =
         |o: &mut PostgresOptions| o.servers = vec![ServerAddress::Socket("/nonexistent".into(), 1)];
     assert!(of(&missing).await.contains("no such socket"));
-    let tls = |o: &mut PostgresOptions| {
-        o.tls = TlsMode::Require;
-        o.password = Password::from_bytes(b"hidden\n");
-    };
-    let said = of(&tls).await;
-    assert!(!said.contains("hidden"), "{said}");
     // The first that works is taken.
     let mut several = good.clone();
     several

@@ -12,11 +12,16 @@ use std::process::Stdio;
 
 async fn by_hand() -> (PostgresStore, Link) {
     let (_guard, store) = empty().await;
-    let link = connect::connect(&store.base.options)
+    let link = other_link(&store).await;
+    (store, link)
+}
+
+/// Somebody else's connection.
+pub(super) async fn other_link(store: &PostgresStore) -> Link {
+    connect::connect(&store.base.options, &connect::Latest::default())
         .await
         .map(Link::Postgres)
-        .unwrap();
-    (store, link)
+        .unwrap()
 }
 
 /// Runs it and takes it back; the rule that stopped it, if one did.
@@ -183,30 +188,110 @@ async fn a_user_who_may_not_change_the_schema() {
     first.close().await;
 }
 
+/// A later release has migrated: first it added what this one does not know, then it took something away.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_newer_schema_is_used_while_it_says_so() {
     let (_guard, store) = empty().await;
+    project(&store, "p", ProjectSettings::default()).await;
     let options = store.base.options.clone();
-    let set = async |key: &'static str, value: &'static str| {
-        let set = "UPDATE meta SET value = $2 WHERE key = $1";
-        store
-            .read(async |on| on.run(set, vec![key.into(), value.into()]).await)
-            .await
-            .unwrap();
-    };
-    set("schema", "999").await;
-    PostgresStore::open(options.clone(), 2)
-        .await
-        .unwrap()
-        .check()
+    let mut later = other_link(&store).await;
+    let expand =
+        "BEGIN; SELECT pg_advisory_xact_lock(723103, 0); SELECT pg_advisory_xact_lock(723100, 0);
+        ALTER TABLE runners ADD COLUMN nice BIGINT NOT NULL DEFAULT 0, ADD CHECK (nice >= 0);
+        ALTER TABLE projects ADD COLUMN colour TEXT;
+        ALTER TABLE events ADD COLUMN tags TEXT NOT NULL DEFAULT '{}';
+        CREATE TABLE novelties (id TEXT PRIMARY KEY);
+        UPDATE meta SET value = '999' WHERE key = 'schema'; COMMIT";
+    later.say(expand).await.unwrap();
+    // One that is running, and one that starts then; each step of a life, and everything that is asked.
+    let second = PostgresStore::open(options.clone(), 2).await.unwrap();
+    for (n, store) in [&store, &second].into_iter().enumerate() {
+        let n = n as u64;
+        admit(store, launch(n, "p")).await;
+        for taken in [
+            Step::Run(placement()),
+            Step::Freeze(None),
+            Step::Thaw,
+            Step::Stop,
+            end(),
+        ] {
+            apply(store, step(n, taken, 9_000)).await;
+        }
+        assert_eq!(live(store, "p").await, 0);
+        assert_eq!(events(store).await.len() as u64, 1 + 6 * (n + 1));
+        store.runner(id(n)).await.unwrap().unwrap();
+        store.check().await.unwrap();
+    }
+    later
+        .say("BEGIN; SELECT pg_advisory_xact_lock(723100, 0); UPDATE meta SET value = '998' WHERE key = 'readable-from'; COMMIT")
         .await
         .unwrap();
-    set("readable-from", "998").await;
     let refused = PostgresStore::open(options, 2).await;
     assert!(
         matches!(&refused, Err(StoreError::Refused(e)) if e.message.contains("schema 999, usable from schema 998")),
         "{refused:?}"
     );
+    // Nor does one go on that was running.
+    let why = unavailable(store.admit(launch(7, "p")).await);
+    assert!(
+        why.contains("usable from schema 998 on") && why.ends_with("upgrade this daemon"),
+        "{why}"
+    );
+    assert!(store.runner(id(7)).await.unwrap().is_none());
+}
+
+/// A daemon that goes on somewhere else would admit what this store knows nothing of.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn another_store_under_the_same_name_is_not_taken() {
+    let (_guard, store) = empty().await;
+    project(&store, "p", ProjectSettings::default()).await;
+    let mut other = other_link(&store).await;
+    other
+        .say("UPDATE meta SET value = 'another' WHERE key = 'store-id'; SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()")
+        .await
+        .unwrap();
+    let why = unavailable(store.admit(launch(1, "p")).await);
+    assert!(why.contains("is another store than the one"), "{why}");
+}
+
+/// Hot statements name columns of policy and leave them as they are.
+#[tokio::test]
+async fn only_a_change_changes_the_policy() {
+    let (store, mut on) = by_hand().await;
+    project(&store, "p", ProjectSettings::default()).await;
+    admit(&store, launch(1, "p")).await;
+    let mut policy = async |what: &'static str| {
+        on.say(what).await.unwrap();
+        on.one("SELECT policy FROM fleet", vec![])
+            .await
+            .unwrap()
+            .int(0)
+            .unwrap()
+    };
+    let made = policy(
+        "INSERT INTO budgets (scope, period, max_tokens, timezone, on_exhausted, counts, created_at, period_start)
+         VALUES ('fleet', 'day', 5, 'UTC', 'deny', '[]', 0, 0)",
+    )
+    .await;
+    assert!(made > 0);
+    for same in [
+        "UPDATE budgets SET told = told, used = used + 1, max_tokens = 5",
+        "UPDATE hosts SET cordon = cordon, live = live",
+        "UPDATE budgets SET told = 1 WHERE scope = 'nothing'",
+        "DELETE FROM holds",
+    ] {
+        assert_eq!(policy(same).await, made, "{same}");
+    }
+    for (n, change) in [
+        "UPDATE budgets SET told = 1",
+        "UPDATE hosts SET cordon = '{}'",
+        "DELETE FROM budgets",
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        assert_eq!(policy(change).await, made + n as i64 + 1, "{change}");
+    }
 }
 
 /// A database that was put back into a new cluster: its transactions count from the beginning.

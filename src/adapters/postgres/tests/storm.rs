@@ -147,7 +147,7 @@ async fn a_reader_that_follows_misses_no_event() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn somebody_elses_long_transaction_holds_no_event_back() {
     let [store, _] = two().await;
-    let mut other = connect::connect(&store.base.options)
+    let mut other = connect::connect(&store.base.options, &connect::Latest::default())
         .await
         .map(Link::Postgres)
         .unwrap();

@@ -179,10 +179,13 @@ async fn it_is_all_there_after_opening_again() {
     conformance::apply(&store, step(2, end(), 9_000)).await;
     let before = events(&store).await;
     let identity = async || -> String {
-        sqlx::query_scalar("SELECT value FROM meta WHERE key = 'store-id'")
-            .fetch_one(&mut by_hand(&folder).await)
+        let mut on = by_hand(&folder).await;
+        let id = sqlx::query_scalar("SELECT value FROM meta WHERE key = 'store-id'")
+            .fetch_one(&mut on)
             .await
-            .unwrap()
+            .unwrap();
+        on.close().await.unwrap();
+        id
     };
     let first = identity().await;
     store.close().await;
