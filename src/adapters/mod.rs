@@ -4,6 +4,7 @@ pub mod agent_client;
 #[cfg(test)]
 pub(crate) mod conformance;
 pub mod exposition;
+pub mod machine;
 pub mod migrate;
 pub mod postgres;
 pub mod sql;

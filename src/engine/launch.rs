@@ -91,6 +91,11 @@ impl Engine {
         });
         let terms = shared.terms();
         request.spec.limits = request.spec.limits.or(&terms.limits);
+        if let Err(error) = shared.check_fence(&request.spec.limits) {
+            came_to(LaunchResult::Refused);
+            let _ = reply.send(Err(error));
+            return;
+        }
         let new = NewRunner {
             id: RunnerId::from_uuid(uuid::Uuid::now_v7()),
             spec: request.spec,
@@ -105,6 +110,7 @@ impl Engine {
         crash::point("daemon.before-t1");
         // A transaction may not be cancelled, but a caller needn't wait for ever.
         let store = Arc::clone(&shared.store);
+        let epoch = shared.lease.epoch();
         let mut admission = tokio::spawn(async move { store.admit(new).await });
         let mut late = false;
         let admitted = match tokio::time::timeout(ADMIT_MAX, &mut admission).await {
@@ -121,6 +127,7 @@ impl Engine {
         };
         let admitted =
             admitted.unwrap_or_else(|_| Err(StoreError::Unavailable("its task ended".to_owned())));
+        shared.note_fenced(epoch, &admitted);
         let (runner, project_limits) = match admitted {
             Err(error) => {
                 came_to(match &error {
@@ -196,7 +203,7 @@ impl Engine {
             project_limits,
             inputs: request.inputs,
             streams: request.streams,
-            fence: None,
+            fence: shared.lease.deadline(),
         };
         let Some(mut lane) = shared.open_lane(runner, true) else {
             return;
@@ -229,14 +236,17 @@ impl Engine {
     /// Launches need store and agent at once; say so before anything is written.
     fn ready(&self) -> Result<(), Error> {
         let health = self.0.health.borrow();
-        if !health.agent || !health.adopted {
-            return Err(host_error(HostError::Unavailable(
-                "it is not connected".to_owned(),
-            )));
+        if let Some(why) = &health.store {
+            return Err(store_error(StoreError::Unavailable(why.clone())));
         }
-        match &health.store {
-            Some(why) => Err(store_error(StoreError::Unavailable(why.clone()))),
-            None => Ok(()),
+        let away = |why: &str| Err(host_error(HostError::Unavailable(why.to_owned())));
+        if !health.agent {
+            return away("it is not connected");
+        }
+        self.0.check_lease()?;
+        match health.adopted {
+            true => Ok(()),
+            false => away("what runs is not known yet"),
         }
     }
 }
@@ -277,7 +287,10 @@ impl Lane {
             actor,
             at: now(),
         };
-        match self.shared.store.apply(change).await {
+        let epoch = self.shared.lease.epoch();
+        let applied = self.shared.store.apply(change).await;
+        self.shared.note_fenced(epoch, &applied);
+        match applied {
             Ok(applied) => self.take_over(applied),
             Err(error) => {
                 if let StoreError::Unavailable(why) = &error {

@@ -2,7 +2,9 @@
 #![allow(dead_code, unused_imports)]
 
 mod host;
+mod machine;
 mod store;
 
 pub use host::FakeHost;
+pub use machine::membership;
 pub use store::FakeStore;
