@@ -331,15 +331,16 @@ pub(super) async fn keep(shared: Arc<Shared>) {
                 Some(AGAIN.min(renew))
             }
             Err(StoreError::Refused(error)) => {
+                let why = error.message.trim_end_matches('.').to_owned();
                 let news = own.with(|known| {
                     known.lease.fails();
-                    let why = error.message.trim_end_matches('.').to_owned();
-                    known.refused.replace(why.clone()) != Some(why)
+                    let said = known.refused.replace(why.clone());
+                    said.is_none_or(|said| words(&said) != words(&why))
                 });
                 if news {
                     tracing::error!(message_id = kinds::HOST_NOT_JOINED.id, %error, "This host can't join its fleet: {error}");
                 }
-                Some(REFUSED)
+                Some(REFUSED.min(renew))
             }
         };
         shared.note_lease();
@@ -361,6 +362,11 @@ pub(super) async fn keep(shared: Arc<Shared>) {
             return;
         }
     }
+}
+
+/// A sentence without its numbers: how long something still takes is no news.
+fn words(sentence: &str) -> String {
+    sentence.chars().filter(|c| !c.is_ascii_digit()).collect()
 }
 
 /// Does it, and looks meanwhile whether the lease still holds.

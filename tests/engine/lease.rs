@@ -228,7 +228,21 @@ async fn a_cloned_machine_id_is_named() {
         fenced_after: None,
         load: Load::default(),
     };
-    store.join(clone, beat).await.unwrap();
+    // The lease of the one has run out when the other joins.
+    let epoch = engine.epoch().unwrap();
+    let joins = async move |s: Arc<stratavore::adapters::sqlite::SqliteStore>| {
+        let ends = Beat {
+            ttl: 0,
+            ..beat.clone()
+        };
+        let writer = stratavore::ports::Writer {
+            host: "h".to_owned(),
+            epoch,
+        };
+        s.renew(&writer, ends).await?;
+        s.join(clone.clone(), beat.clone()).await
+    };
+    while store.behind(joins.clone()).await.is_err() {}
     let why = until("it is named", async || {
         let lease = engine.health().borrow().lease.clone();
         lease.filter(|why| why.contains("same machine-id"))

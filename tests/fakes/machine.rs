@@ -25,10 +25,13 @@ impl Machine for FakeMachine {
     }
 }
 
-/// Of a host that was booted just now.
+/// The one boot of this machine.
+const BOOT: &str = "000000000000000000000000000000b0";
+
+/// Of a daemon that has started just now.
 pub fn membership() -> Membership {
     Membership {
-        boot_id: uuid::Uuid::now_v7().simple().to_string(),
+        boot_id: BOOT.to_owned(),
         labels: Default::default(),
         version: "0".to_owned(),
         advertise: "testhost:9791".to_owned(),
