@@ -8,7 +8,7 @@
 //! and is taken from the runners only after the store has heard that nobody promises it any more:
 //! joining never promises; then the runners are armed; the next renewal promises.
 
-use super::fence::Fence;
+use super::fence::{Deadline, Fence};
 
 /// What is known.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,7 +19,7 @@ pub struct Lease {
     /// The end of the lease.
     until: u64,
     /// By when the runners stop: of the last renewal that has succeeded.
-    deadline: Option<u64>,
+    deadline: Option<Deadline>,
     /// Every live runner keeps it.
     armed: bool,
     /// Since when every request has succeeded.
@@ -68,7 +68,7 @@ impl Lease {
 
     /// What the shims are to be told now: a deadline, or (`Some(None)`) that there is none. `None`:
     /// the store does not know yet that nothing is promised.
-    pub fn order(&self) -> Option<Option<u64>> {
+    pub fn order(&self) -> Option<Option<Deadline>> {
         match self.fence {
             Some(_) => self.deadline.map(Some),
             None => self.joined.then_some(None),
@@ -76,7 +76,7 @@ impl Lease {
     }
 
     /// The deadline that a runner launched now has to keep.
-    pub fn deadline(&self) -> Option<u64> {
+    pub fn deadline(&self) -> Option<Deadline> {
         self.deadline
     }
 
@@ -125,6 +125,7 @@ impl Lease {
 
 #[cfg(test)]
 mod tests {
+    use super::super::fence::SLACK;
     use super::*;
     use proptest::prelude::*;
 
@@ -142,7 +143,7 @@ mod tests {
         lease.joins(SECOND);
         assert!(lease.admits(11 * SECOND - 1) && !lease.admits(11 * SECOND));
         assert_eq!(lease.promise(), None, "joining promises nothing");
-        assert_eq!(lease.order(), Some(Some(21 * SECOND)));
+        assert_eq!(lease.order(), Some(Some(fence().deadline(SECOND))));
         assert!(lease.shims(true) && !lease.shims(true));
         assert_eq!(lease.promise(), Some(60 * SECOND));
         // An answer that comes late takes nothing back.
@@ -150,7 +151,7 @@ mod tests {
         lease.renews(8 * SECOND);
         assert_eq!(
             (lease.left(9 * SECOND), lease.deadline()),
-            (TTL, Some(29 * SECOND))
+            (TTL, Some(fence().deadline(9 * SECOND)))
         );
         assert!(!lease.may_tidy(10 * SECOND) && lease.may_tidy(11 * SECOND));
         lease.fails();
@@ -159,7 +160,7 @@ mod tests {
         assert!(!lease.admits(12 * SECOND));
         assert_eq!((lease.promise(), lease.left(0)), (None, 0));
         // The shims go on: they were told of what holds.
-        assert_eq!(lease.order(), Some(Some(29 * SECOND)));
+        assert_eq!(lease.order(), Some(Some(fence().deadline(9 * SECOND))));
     }
 
     #[test]
@@ -178,7 +179,7 @@ mod tests {
         now: u64,
         lease: Lease,
         /// What the agent's file says, and which runners look at it.
-        file: Option<u64>,
+        file: Option<Deadline>,
         runners: Vec<Armed>,
         row: Row,
     }
@@ -224,14 +225,21 @@ mod tests {
     }
 
     impl World {
+        /// One that is earlier, or has passed, changes nothing.
+        fn set(&mut self, at: Deadline) {
+            if at.stop_at > self.now {
+                self.file = self.file.max(Some(at));
+            }
+        }
+
         /// Time goes on: runners stop at their deadline, and others take the slots as soon as they may.
         fn wait(&mut self, span: u64) -> Result<(), TestCaseError> {
             let end = self.now + span;
-            if let Some(deadline) = self.file.filter(|at| *at <= end) {
+            if let Some(deadline) = self.file.filter(|at| at.stop_at <= end) {
                 for runner in self.runners.iter_mut().filter(|r| r.armed) {
                     // A shim may come to it late, and starts to stop then.
-                    let gone =
-                        deadline.max(self.now) + runner.stop_timeout + super::super::fence::SLACK;
+                    let stopped = deadline.stop_at.max(self.now) + runner.stop_timeout;
+                    let gone = stopped.min(deadline.gone_by.max(self.now)) + SLACK;
                     runner.gone = Some(runner.gone.unwrap_or(gone).min(gone));
                 }
             }
@@ -314,7 +322,7 @@ mod tests {
                     match order {
                         None => self.file = None,
                         Some(at) => {
-                            self.file = Some(self.file.unwrap_or(0).max(at));
+                            self.set(at);
                             for runner in self.runners.iter_mut().filter(|r| !r.old) {
                                 runner.armed = true;
                             }
@@ -339,9 +347,9 @@ mod tests {
                         return Ok(());
                     }
                     if let Some(at) = deadline {
-                        self.file = Some(self.file.unwrap_or(0).max(at));
+                        self.set(at);
                     }
-                    if self.file.is_some_and(|at| at <= self.now) {
+                    if self.file.is_some_and(|at| at.stop_at <= self.now) {
                         return Ok(());
                     }
                     let armed = self.file.is_some();

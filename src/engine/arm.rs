@@ -28,7 +28,8 @@ pub(super) async fn arm(shared: Arc<Shared>) {
         let kept = match shared.host.fence(order).await {
             Ok(fenced) => match shared.unkept(&fenced.unarmed) {
                 Some(why) => Err(why),
-                None => Ok(()),
+                None if order.is_none_or(|asked| fenced.keeps(asked)) => Ok(()),
+                None => Err("a later deadline that was set before is still in force".to_owned()),
             },
             // Whoever was armed still is; nobody is launched who is not.
             Err(HostError::Unavailable(_)) => continue,
@@ -86,7 +87,7 @@ impl Shared {
                 n => format!(" and {n} more"),
             };
             return Some(format!(
-                "the shim of runner {first}{more} is of an earlier release or does not answer"
+                "the shim of runner {first}{more} is frozen, gone, of an earlier release or does not answer"
             ));
         }
         self.read(|live| {

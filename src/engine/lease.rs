@@ -13,7 +13,7 @@ use super::Shared;
 use super::fleet::Peers;
 use crate::crash;
 use crate::domain::event::Event;
-use crate::domain::fence::Fence;
+use crate::domain::fence::{Deadline, Fence};
 use crate::domain::host::{Load, Registration};
 use crate::domain::kinds;
 use crate::domain::lease::Lease;
@@ -116,7 +116,7 @@ impl Own {
     }
 
     /// The deadline of a runner that is launched now.
-    pub(super) fn deadline(&self) -> Option<u64> {
+    pub(super) fn deadline(&self) -> Option<Deadline> {
         self.with(|known| known.lease.deadline())
     }
 

@@ -1,7 +1,7 @@
 //! A host of a fleet: its lease, what becomes of it when it is given up, and the self-fence.
 
 use super::*;
-use stratavore::domain::fence::Fence;
+use stratavore::domain::fence::{Deadline, Fence};
 use stratavore::domain::host::{Host, Load, Registration, Standing};
 use stratavore::engine::Membership;
 use stratavore::ports::{Beat, EventFilter, Hosts};
@@ -269,7 +269,7 @@ async fn a_fence_is_promised_only_while_everybody_keeps_it() {
     let id = launch(&engine).await;
     tokio::time::sleep(LONG).await;
     let (fences, launches) = world.fences();
-    let deadlines: Vec<u64> = fences.iter().map(|f| f.unwrap()).collect();
+    let deadlines: Vec<Deadline> = fences.iter().map(|f| f.unwrap()).collect();
     assert!(
         deadlines.len() > 5 && deadlines.is_sorted(),
         "{deadlines:?}"
