@@ -165,7 +165,6 @@ impl Config {
             config.read(&drop_in)?;
         }
         config.check(file)?;
-        config.refuse_unkept(file)?;
         Ok(config)
     }
 
@@ -174,21 +173,7 @@ impl Config {
         let mut config = Self::new(places);
         config.read(file)?;
         config.check(file)?;
-        config.refuse_unkept(file)?;
         Ok(config)
-    }
-
-    /// Shims and agent can stop runners by themselves, and no daemon tells them to yet: a promise
-    /// that nobody keeps would be worse than none.
-    fn refuse_unkept(&self, file: &Path) -> Result<(), ConfigError> {
-        if self.fleet.stop_on_disconnect_after.is_none() {
-            return Ok(());
-        }
-        Err(ConfigError {
-            file: file.to_owned(),
-            line: None,
-            message: "fleet.stop_on_disconnect_after: this release's daemon renews no lease yet, so nobody would keep it; leave it out".to_owned(),
-        })
     }
 
     /// The self-fence, if runners are to stop by themselves; an error if they could not in time.

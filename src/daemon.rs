@@ -6,11 +6,12 @@ mod store;
 
 use crate::adapters::agent_client::AgentClient;
 use crate::adapters::drawer::FileDrawer;
+use crate::adapters::machine::ThisMachine;
 use crate::adapters::timed::TimedStore;
 use crate::api;
 use crate::config::Config;
 use crate::domain::kinds;
-use crate::engine::{Engine, Health, Settings};
+use crate::engine::{Engine, Health, Membership, Settings};
 use crate::places::Places;
 use crate::ports::Store;
 use crate::service;
@@ -111,6 +112,21 @@ pub async fn run(config: Config, start: Start, log: Telemetry) -> Result<(), Fat
         host_max: config.host_max_runners,
         limits: config.limits.clone(),
         retention: config.retention,
+        fleet: Membership {
+            boot_id: ThisMachine::boot_id().map_err(Fatal::Machine)?,
+            labels: config.host_labels.clone(),
+            version: crate::VERSION.to_owned(),
+            advertise: observe::target(
+                &config.metrics_advertise,
+                &host_name,
+                config.metrics_listen.as_ref(),
+            ),
+            renew: config.fleet.lease_renew,
+            ttl: config.fleet.lease_ttl,
+            lost_after: config.fleet.lost_after,
+            fence: config.fence().map_err(|e| Fatal::Machine(e.message))?,
+            machine: Arc::new(ThisMachine),
+        },
     };
     let engine = Engine::start(
         settings,
@@ -241,6 +257,9 @@ fn status_line(engine: &Engine, health: &Health, note: &Option<String>) -> Strin
     }
     if let Some(why) = &health.store {
         line.push_str(&format!("; the store does not answer: {why}"));
+    }
+    if let Some(why) = &health.lease {
+        line.push_str(&format!("; nothing is launched here: {why}"));
     }
     if let Some(note) = note {
         line.push_str(&format!("; {note}"));

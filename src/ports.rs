@@ -13,6 +13,7 @@ use crate::domain::admission::Gate;
 use crate::domain::event::{Actor, Event, EventType};
 use crate::domain::exit::{Asked, Record, Usage};
 use crate::domain::fence::Deadline;
+use crate::domain::host::Load;
 use crate::domain::inputs::Inputs;
 use crate::domain::logs::LogsRequest;
 use crate::domain::project::{ProjectChange, ProjectSettings};
@@ -370,4 +371,12 @@ pub trait Host: Send + Sync + std::fmt::Debug {
     /// everything but the host, and before an earlier one. Whoever has missed a deadline stops
     /// whatever is said afterwards.
     async fn fence(&self, deadline: Option<Deadline>) -> Result<Fenced, HostError>;
+}
+
+/// The machine itself, as the lease needs it.
+pub trait Machine: Send + Sync + std::fmt::Debug {
+    /// CLOCK_BOOTTIME in µs: it goes on while the machine sleeps, and nobody sets it.
+    fn boottime(&self) -> u64;
+    /// How loaded it is, but for [`Load::memory_promised`]. What can't be read is left out.
+    fn load(&self) -> Load;
 }

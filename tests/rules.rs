@@ -28,7 +28,15 @@ const LAYERS: &[(&str, &[&str], &str)] = &[
     ),
     (
         "adapters",
-        &["adapters", "ports", "domain", "wire", "seqpacket", "crash"],
+        &[
+            "adapters",
+            "ports",
+            "domain",
+            "wire",
+            "seqpacket",
+            "boottime",
+            "crash",
+        ],
         "an adapter implements ports and decides nothing",
     ),
     (

@@ -5,6 +5,7 @@ pub mod agent_client;
 pub(crate) mod conformance;
 pub mod drawer;
 pub mod exposition;
+pub mod machine;
 pub mod migrate;
 pub mod postgres;
 pub mod sql;

@@ -41,7 +41,10 @@ pub(super) async fn status(client: &Client, global: &Global) -> Result<u8> {
                 "down: nothing can be launched, running work goes on. See: {} stratavored",
                 bus::journalctl_unit()
             ),
-            "degraded" => "degraded: not everything is taken over yet".to_owned(),
+            "degraded" => format!(
+                "degraded: nothing can be launched for now. See: {} status stratavored",
+                bus::systemctl()
+            ),
             other => other.to_owned(),
         };
         let mut rows = vec![

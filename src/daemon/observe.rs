@@ -185,6 +185,9 @@ impl Observed {
         pool.with_label_values(&["used"]).set(used);
         pool.with_label_values(&["idle"]).set(idle);
         now.register(Box::new(pool))?;
+        for family in fleet(&parts.engine)? {
+            now.register(Box::new(family))?;
+        }
         // Before the agent has told what runs, nothing is known of runners: absent is true, 0 would not be.
         if health.adopted {
             for family in runners(&parts.engine)? {
@@ -314,6 +317,34 @@ fn runners(engine: &Engine) -> prometheus::Result<Vec<IntGaugeVec>> {
     Ok(vec![gauge, limit, used, queue])
 }
 
+/// The own lease, and the hosts as they were read last: nothing is asked of the store here.
+fn fleet(engine: &Engine) -> prometheus::Result<Vec<IntGaugeVec>> {
+    let mut families = Vec::new();
+    if let Some(left) = engine.lease_left() {
+        let lease = one(
+            "stratavore_host_lease_remaining_seconds",
+            "How long this host's lease holds; 0 = it has none, and launches nothing.",
+            &[],
+        )?;
+        let seconds = i64::try_from(left / 1_000_000).unwrap_or(i64::MAX);
+        lease.with_label_values::<&str>(&[]).set(seconds);
+        families.push(lease);
+    }
+    if let Some(peers) = engine.peers() {
+        let hosts = one(
+            "stratavore_fleet_hosts",
+            "Hosts that have ever joined the fleet.",
+            &["state"],
+        )?;
+        for (standing, count) in peers.count() {
+            let count = i64::try_from(count).unwrap_or(i64::MAX);
+            hosts.with_label_values(&[standing.as_str()]).set(count);
+        }
+        families.push(hosts);
+    }
+    Ok(families)
+}
+
 /// Version and commit of the text for `--version`: `0.1.0 (4278df954b1c 2026-11-22)`.
 fn revision(text: &str) -> (&str, &str) {
     let (version, rest) = text.split_once(" (").unwrap_or((text, ""));
@@ -322,7 +353,7 @@ fn revision(text: &str) -> (&str, &str) {
 }
 
 /// Where this host is to be scraped.
-fn target(advertise: &str, host_name: &str, address: Option<&SocketAddr>) -> String {
+pub(super) fn target(advertise: &str, host_name: &str, address: Option<&SocketAddr>) -> String {
     let port = address.map_or(crate::config::METRICS_PORT, SocketAddr::port);
     match (advertise, address) {
         ("", Some(address)) if !address.ip().is_unspecified() => address.to_string(),

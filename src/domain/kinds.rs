@@ -73,6 +73,30 @@ kinds! {
     RECONCILIATION_ASKED = "e3f8509998d34000b14a48782de8946a",
         "Somebody had rows and runners compared",
         "As at the start and every minute, what the store says was compared with what runs here, and what differed was set\nright: stratavorectl reconcile. The line says which uid asked.";
+    HOST_JOINED = "7c412647b50441dfb522b79fc81705c2",
+        "This host has joined its fleet",
+        "The line names its epoch: with each joining it goes up, and whatever was sent before with an earlier one is refused.";
+    HOST_FENCED = "68bd86afe0b7481eb92af6cafaa0db9c",
+        "This host was given up by its fleet",
+        "It was away for too long, or an operator has forgotten it, and what it held may have been given to others. It launches\nnothing until it has joined again. Runners that the store has ended meanwhile are stopped here; the others go on.";
+    HOST_NOT_JOINED = "a3082fa799da4e7e8519afe7692e847f",
+        "This host can't join its fleet",
+        "The line says why. Nothing is launched here until it can; running work goes on. It is tried again by itself.";
+    LEASE_RUN_OUT = "503207434ad041baafa60426c1a79c62",
+        "The lease of this host has run out",
+        "It has not reached the fleet's store for fleet.lease_ttl, so its peers may call it unreachable. Nothing is launched here\nuntil it reaches the store; running work goes on unless fleet.stop_on_disconnect_after is set. See why the store is away.";
+    LEASE_BACK = "317d478a7ba548bf8feb53099abbdb7f",
+        "The lease of this host is renewed again",
+        "It had run out; launches are taken again.";
+    FENCE_NOT_KEPT = "c7723feab87d486f8182937eb7043ce4",
+        "Not every runner of this host would stop by itself",
+        "With fleet.stop_on_disconnect_after each runner is to stop when this host loses its store. The line says which would not,\nand why. As long as that is so, peers are told that nobody knows when this host's runners are gone: should it stay away,\ntheir slots stay taken until it is back, has booted anew, or an operator has forgotten it.";
+    ENDED_MEANWHILE = "d53de2286d734c01b38a8d5cd2404a86",
+        "Runner @STRATAVORE_RUNNER@ was ended in the store while this host was given up",
+        "Its slot was given back. If it still runs it is stopped; how it ended here is in the line, and the store keeps what it has.";
+    PEERS_TIDIED = "f727c959cbb04fceb6a5a9be2f43aa55",
+        "A host of the fleet is unreachable, lost or back",
+        "The line says which. Slots of an unreachable host stay taken. See: stratavorectl events --type host.unreachable.";
     POLICY_APPLIED = "c04bcbfc027b4a239cdd9db855eddd88",
         "A hold or budget has frozen, stopped or thawed runner @STRATAVORE_RUNNER@",
         "The line says which. What a hold or budget froze goes on by itself when that is over:\n\n    stratavorectl hold list";

@@ -17,6 +17,7 @@ pub mod host;
 pub mod id;
 pub mod inputs;
 pub mod kinds;
+pub mod lease;
 pub mod limits;
 pub mod logs;
 pub mod name;

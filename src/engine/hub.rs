@@ -35,6 +35,7 @@ pub(super) async fn run(shared: Arc<Shared>, mut notices: mpsc::Receiver<HostNot
                 Some(HostNotice::Connected) => {
                     tracing::info!(message_id = kinds::AGENT_BACK.id, "The agent is connected");
                     shared.health.send_modify(|h| h.agent = true);
+                    shared.lease.agent_is_there();
                     next = Some(Instant::now());
                 }
                 Some(HostNotice::Disconnected) => {
@@ -54,7 +55,9 @@ pub(super) async fn run(shared: Arc<Shared>, mut notices: mpsc::Receiver<HostNot
             }
             _ = turn.tick() => {}
         }
-        if next.is_none_or(|at| at > Instant::now()) {
+        // Rows tell nothing before this host has joined: they are asked for again then.
+        let epoch = shared.lease.epoch();
+        if next.is_none_or(|at| at > Instant::now()) || epoch.is_none() {
             continue;
         }
         let done = {
@@ -70,7 +73,10 @@ pub(super) async fn run(shared: Arc<Shared>, mut notices: mpsc::Receiver<HostNot
         };
         shared.metrics.reconciled(done.is_ok());
         let pause = match done {
+            // It was given up meanwhile: all that was read is of before.
+            Ok(()) if shared.lease.epoch() != epoch => Duration::ZERO,
             Ok(()) => {
+                shared.lease.adopted();
                 shared
                     .health
                     .send_if_modified(|h| !std::mem::replace(&mut h.adopted, true));
@@ -122,7 +128,8 @@ impl Engine {
     }
 }
 
-/// Compares rows with the host and sets right what differs.
+/// Compares rows with the host and sets right what differs. After joining, the rows are read again:
+/// lanes whose runner they have ended find that out.
 async fn reconcile(shared: &Arc<Shared>) -> Result<(), String> {
     let mut strangers = shared.reconciling.lock().await;
     let first = !shared.health.borrow().adopted;
@@ -133,6 +140,7 @@ async fn reconcile(shared: &Arc<Shared>) -> Result<(), String> {
         shared.note_projects(projects.map_err(|e| e.to_string())?);
         let kept = queue::open(shared, &rows).await?;
         for row in rows.values() {
+            // What has a lane keeps it.
             if let Some(mut lane) = shared.open_lane(row.clone(), false) {
                 lane.kept = kept.contains(&row.id);
                 tokio::spawn(lane.run());
@@ -154,6 +162,14 @@ async fn compare(
     shared: &Arc<Shared>,
     first: bool,
 ) -> Result<(World, BTreeMap<RunnerId, Runner>, Vec<Todo>), String> {
+    // From the adoption on the lanes are what is live; they also know steps the store still lacks.
+    let lanes: BTreeMap<RunnerId, Runner> = shared.read(|live| {
+        let settled = live.iter().filter(|(_, e)| !e.launching);
+        settled
+            .map(|(id, e)| (*id, e.runner.as_ref().clone()))
+            .filter(|(_, r)| r.state().is_live())
+            .collect()
+    });
     let rows: BTreeMap<RunnerId, Runner> = if first {
         let live = shared.store.live(&shared.settings.host).await;
         let live = live.map_err(|error| {
@@ -167,16 +183,14 @@ async fn compare(
         } else {
             Vec::new()
         };
-        live.into_iter().chain(others).map(|r| (r.id, r)).collect()
+        let stored: BTreeMap<_, _> = live.into_iter().chain(others).map(|r| (r.id, r)).collect();
+        if shared.lease.adopted_before() {
+            shared.adopt_again(stored, lanes)
+        } else {
+            stored
+        }
     } else {
-        // From then on the lanes are what is live; they also know steps the store still lacks.
-        shared.read(|live| {
-            let settled = live.iter().filter(|(_, e)| !e.launching);
-            settled
-                .map(|(id, e)| (*id, e.runner.as_ref().clone()))
-                .filter(|(_, r)| r.state().is_live())
-                .collect()
-        })
+        lanes
     };
     let mut world = shared.host.inventory().await.map_err(|e| e.to_string())?;
     shared.read(|live| {
@@ -266,7 +280,7 @@ fn execute(shared: &Arc<Shared>, world: &World, todo: Todo, strangers: &mut Hash
 }
 
 /// A runner without a lane has ended, or is not adopted yet: then the reconciliation finds it.
-fn tell(shared: &Shared, id: RunnerId, command: Command) {
+pub(super) fn tell(shared: &Shared, id: RunnerId, command: Command) {
     shared.read(|live| {
         if let Some(entry) = live.get(&id) {
             let _ = entry.lane.send(command);

@@ -65,6 +65,10 @@ pub(super) enum Command {
     CloseGate,
     /// Its scope lives without a shim.
     StopScope,
+    /// This host has joined its fleet again: what waits is written now.
+    Flush,
+    /// And its row is no longer a live one.
+    LookUp,
     /// Holds or budgets may want something of it.
     Look,
     /// It has reported what it has used.
@@ -88,7 +92,7 @@ pub(super) struct Lane {
     inbox: mpsc::UnboundedReceiver<Command>,
     /// Steps taken and not yet in the store, oldest first.
     pub(super) backlog: VecDeque<Change>,
-    retry_at: Option<Instant>,
+    pub(super) retry_at: Option<Instant>,
     pause: Duration,
     pub(super) pending: Option<Pending>,
     /// When the command started, on a clock that is not set: known as well as the wall clock
@@ -104,6 +108,10 @@ pub(super) struct Lane {
     pub(super) again: u32,
     /// Its command was exec'd: whoever says that nothing ran tells of an earlier beginning.
     pub(super) runs: bool,
+    /// Its row is to be looked at before anything else is written.
+    pub(super) look_up: bool,
+    /// The store has ended it, whatever runs here.
+    pub(super) given_up: bool,
 }
 
 impl Lane {
@@ -131,6 +139,8 @@ impl Lane {
             kept: false,
             again: 0,
             runs: false,
+            look_up: false,
+            given_up: false,
         }
     }
 
@@ -155,6 +165,10 @@ impl Lane {
         // Should this fail, the next reconciliation forgets it.
         if let Err(error) = self.shared.host.forget(id).await {
             tracing::debug!(runner = %id, %error, "What an ended runner left stays until the next reconciliation");
+        }
+        if self.given_up {
+            // If it lives, it is stopped.
+            self.shared.recheck.notify_one();
         }
     }
 
@@ -238,6 +252,11 @@ impl Lane {
                 self.note(self.shared.host.stop(self.runner.id, Asked::Stop).await)
             }
             Command::CloseGate => self.note(self.shared.host.abort(self.runner.id).await),
+            Command::Flush => self.flush().await,
+            Command::LookUp => {
+                self.look_up = true;
+                self.flush().await;
+            }
             Command::Look => self.look().await,
             Command::Used(tokens) => {
                 self.runner.tokens = self.runner.tokens.advance(tokens);
@@ -273,27 +292,47 @@ impl Lane {
 
     /// Writes what waits, in order, until the store fails.
     async fn flush(&mut self) {
+        if self.look_up {
+            match self.shared.store.runner(self.runner.id).await {
+                Ok(Some(row)) if !row.state().is_live() => return self.give_way(row),
+                Ok(_) => self.look_up = false,
+                Err(_) => return self.later(),
+            }
+        }
         while let Some(change) = self.backlog.front() {
-            match self.shared.store.apply(change.clone()).await {
+            let epoch = self.shared.lease.epoch();
+            let applied = self.shared.store.apply(change.clone()).await;
+            self.shared.note_fenced(epoch, &applied);
+            match applied {
                 Ok(applied) => {
                     self.backlog.pop_front();
                     self.pause = RETRY_MIN;
                     self.retry_at = None;
                     self.publish(applied);
                 }
-                Err(error @ (StoreError::Unavailable(_) | StoreError::Fenced)) => {
-                    self.shared.note_store(Some(error.why()));
-                    self.retry_at = Some(Instant::now() + self.pause);
-                    self.pause = (self.pause * 2).min(RETRY_MAX);
-                    return;
+                Err(StoreError::Unavailable(why)) => {
+                    self.shared.note_store(Some(why));
+                    return self.later();
                 }
+                // It is told when this host has joined again; this is for the case that it was not.
+                Err(StoreError::Fenced) => return self.later(),
                 Err(StoreError::Refused(error)) => {
+                    let row = self.shared.store.runner(self.runner.id).await;
+                    if let Ok(Some(row)) = &row
+                        && !row.state().is_live()
+                        && row
+                            .exit
+                            .as_ref()
+                            .is_some_and(|e| e.cause == Cause::HostLost)
+                    {
+                        return self.give_way(row.clone());
+                    }
                     // Lane and row agree on every state, so this is a defect or a meddled store:
                     // the row is right, and the rest of the lane's steps would be refused too.
                     tracing::error!(message_id = kinds::STORE_FAULT.id, runner = %self.runner.id, project = %self.runner.spec.project, %error, "A step was refused by the store");
                     self.backlog.clear();
                     self.retry_at = None;
-                    match self.shared.store.runner(self.runner.id).await {
+                    match row {
                         Ok(Some(row)) => self.runner = row,
                         _ => return,
                     }
@@ -301,6 +340,12 @@ impl Lane {
                 }
             }
         }
+        self.retry_at = None;
+    }
+
+    fn later(&mut self) {
+        self.retry_at = Some(Instant::now() + self.pause);
+        self.pause = (self.pause * 2).min(RETRY_MAX);
     }
 
     /// T2 was written: the row is the runner.
@@ -325,7 +370,7 @@ impl Lane {
     }
 
     /// Puts the lane's copy where everybody sees it.
-    fn show(&self) {
+    pub(super) fn show(&self) {
         let runner = Arc::new(self.runner.clone());
         self.shared.write(|live| {
             if let Some(entry) = live.get_mut(&runner.id) {
@@ -354,7 +399,7 @@ impl Lane {
     }
 
     /// Tells a launch's caller, if it still waits. A failed exec stays what it is.
-    fn answer(&mut self, launched: Result<Runner, Error>) {
+    pub(super) fn answer(&mut self, launched: Result<Runner, Error>) {
         if let Some(pending) = self.pending.take() {
             if pending.error.is_none() && launched.is_ok() {
                 self.launched();

@@ -96,6 +96,11 @@ impl Engine {
         });
         let terms = shared.terms();
         request.spec.limits = request.spec.limits.or(&terms.limits);
+        if let Err(error) = shared.check_fence(&request.spec.limits) {
+            came_to(LaunchResult::Refused);
+            let _ = reply.send(Err(error));
+            return;
+        }
         let id = RunnerId::from_uuid(uuid::Uuid::now_v7());
         if let Err(error) = shared.queue.keep(id, &request, &actor).await {
             came_to(LaunchResult::Refused);
@@ -116,6 +121,7 @@ impl Engine {
         crash::point("daemon.before-t1");
         // A transaction may not be cancelled, but a caller needn't wait for ever.
         let store = Arc::clone(&shared.store);
+        let epoch = shared.lease.epoch();
         let mut admission = tokio::spawn(async move { store.admit(new).await });
         let mut late = false;
         let admitted = match tokio::time::timeout(ADMIT_MAX, &mut admission).await {
@@ -132,6 +138,7 @@ impl Engine {
         };
         let admitted =
             admitted.unwrap_or_else(|_| Err(StoreError::Unavailable("its task ended".to_owned())));
+        shared.note_fenced(epoch, &admitted);
         if request.queue && !matches!(admitted, Ok(Admitted::New { .. } | Admitted::Queued { .. }))
         {
             shared.queue.throw_away(id).await;
@@ -224,7 +231,7 @@ impl Engine {
             project_limits,
             inputs: request.inputs,
             streams: request.streams,
-            fence: None,
+            fence: shared.lease.deadline(),
         };
         let Some(mut lane) = shared.open_lane(runner, true) else {
             return;
@@ -255,14 +262,17 @@ impl Shared {
     /// Launches need store and agent at once; say so before anything is written.
     pub(super) fn ready(&self) -> Result<(), Error> {
         let health = self.health.borrow();
-        if !health.agent || !health.adopted {
-            return Err(host_error(HostError::Unavailable(
-                "it is not connected".to_owned(),
-            )));
+        if let Some(why) = &health.store {
+            return Err(store_error(StoreError::Unavailable(why.clone())));
         }
-        match &health.store {
-            Some(why) => Err(store_error(StoreError::Unavailable(why.clone()))),
-            None => Ok(()),
+        let away = |why: &str| Err(host_error(HostError::Unavailable(why.to_owned())));
+        if !health.agent {
+            return away("it is not connected");
+        }
+        self.check_lease()?;
+        match health.adopted {
+            true => Ok(()),
+            false => away("what runs is not known yet"),
         }
     }
 }
@@ -307,7 +317,10 @@ impl Lane {
             actor,
             at: now(),
         };
-        match self.shared.store.apply(change).await {
+        let epoch = self.shared.lease.epoch();
+        let applied = self.shared.store.apply(change).await;
+        self.shared.note_fenced(epoch, &applied);
+        match applied {
             Ok(applied) => self.take_over(applied),
             Err(error) => {
                 if let StoreError::Unavailable(why) = &error {

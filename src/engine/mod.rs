@@ -9,11 +9,15 @@
 //! away the steps wait in the lane, in order, and running work goes on; only launches need the
 //! store at once.
 
+mod arm;
 mod control;
 mod facts;
+mod fenced;
+mod fleet;
 mod hub;
 mod lane;
 mod launch;
+mod lease;
 mod peers;
 mod policy;
 mod projects;
@@ -23,7 +27,9 @@ mod turn;
 mod upkeep;
 mod verbs;
 
+pub use fleet::Peers;
 pub use launch::Launched;
+pub use lease::Membership;
 
 use crate::domain::event::Event;
 use crate::domain::inputs::Inputs;
@@ -58,6 +64,8 @@ pub struct Settings {
     pub limits: Limits,
     /// How long ended runners, request ids and events are kept.
     pub retention: Duration,
+    /// On what terms it is in its fleet.
+    pub fleet: Membership,
 }
 
 /// What of the settings may change while the engine runs.
@@ -106,8 +114,10 @@ pub struct Health {
     pub store: Option<String>,
     /// Whether the agent is connected.
     pub agent: bool,
-    /// Whether the first reconciliation is done.
+    /// Whether it is known what runs: compared with the rows since this host has joined.
     pub adopted: bool,
+    /// `None` = this host may launch, as far as its fleet is concerned; else why not.
+    pub lease: Option<String>,
 }
 
 /// The engine's handle; clones are the same engine.
@@ -132,6 +142,7 @@ struct Shared {
     reconciling: tokio::sync::Mutex<HashSet<RunnerId>>,
     closing: AtomicBool,
     recheck: Notify,
+    lease: lease::Own,
     policy: policy::Followed,
     queue: queue::Waiting,
     facts: facts::Facts,
@@ -160,6 +171,9 @@ impl Health {
         if !self.agent {
             all.push("the agent does not answer".to_owned());
         }
+        if let Some(why) = &self.lease {
+            all.push(format!("this host may not launch: {why}"));
+        }
         if !self.adopted {
             all.push("what runs is not known yet".to_owned());
         }
@@ -180,7 +194,9 @@ impl Engine {
             store: None,
             agent: false,
             adopted: false,
+            lease: None,
         };
+        let lease = lease::Own::new(&settings.fleet, settings.sole_host);
         let terms = Terms {
             host_max: settings.host_max,
             limits: settings.limits.clone(),
@@ -200,6 +216,7 @@ impl Engine {
             reconciling: tokio::sync::Mutex::default(),
             closing: AtomicBool::new(false),
             recheck: Notify::new(),
+            lease,
             policy: policy::Followed::default(),
             queue: queue::Waiting::new(drawer),
             facts: facts::Facts::default(),
@@ -210,7 +227,10 @@ impl Engine {
         tokio::spawn(hub::run(Arc::clone(&shared), notices));
         tokio::spawn(upkeep::watch_store(Arc::clone(&shared)));
         tokio::spawn(upkeep::prune(Arc::clone(&shared)));
+        tokio::spawn(lease::keep(Arc::clone(&shared)));
+        tokio::spawn(arm::arm(Arc::clone(&shared)));
         if !shared.settings.sole_host {
+            tokio::spawn(fleet::tidy(Arc::clone(&shared)));
             tokio::spawn(peers::serve(Arc::clone(&shared)));
         }
         tokio::spawn(policy::follow(Arc::clone(&shared)));
@@ -364,6 +384,10 @@ fn now() -> Timestamp {
 fn store_error(error: StoreError) -> Error {
     match error {
         StoreError::Refused(error) => error,
+        StoreError::Fenced => Error::new(
+            ErrorKind::StoreUnavailable,
+            "This host was given up by its fleet and joins it again. Nothing was changed; running work goes on. Try again in a moment.",
+        ),
         error => Error::new(
             ErrorKind::StoreUnavailable,
             format!(

@@ -29,6 +29,7 @@ const PRUNE_BATCH: u32 = 500;
 pub(super) async fn watch_store(shared: Arc<Shared>) {
     let mut turn = tokio::time::interval(TURN);
     let mut asked: Option<(Instant, JoinHandle<Result<(), StoreError>>)> = None;
+    let mut epoch = None;
     let mut answered = Instant::now();
     loop {
         turn.tick().await;
@@ -37,6 +38,11 @@ pub(super) async fn watch_store(shared: Arc<Shared>) {
             Some((_, question)) if question.is_finished() => {
                 let problem = match question.await {
                     Ok(Ok(())) => None,
+                    // It answers.
+                    Ok(Err(StoreError::Fenced)) => {
+                        shared.fenced(epoch);
+                        None
+                    }
                     Ok(Err(error)) => Some(error.why()),
                     Err(_) => Some("its task ended".to_owned()),
                 };
@@ -52,6 +58,7 @@ pub(super) async fn watch_store(shared: Arc<Shared>) {
                 let away = shared.health.borrow().store.is_some();
                 if answered.elapsed() >= if away { CHECK_AWAY } else { CHECK } {
                     let store = Arc::clone(&shared.store);
+                    epoch = shared.lease.epoch();
                     let question = tokio::spawn(async move { store.check().await });
                     asked = Some((Instant::now(), question));
                 }

@@ -95,6 +95,7 @@ impl Lane {
         }
         self.room()?;
         let limits = change.or(&self.runner.spec.limits);
+        self.shared.check_fence(&limits)?;
         let warnings = self
             .shared
             .host

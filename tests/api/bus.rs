@@ -52,6 +52,7 @@ impl World {
             host_max: None,
             limits: Limits::default(),
             retention: Duration::from_secs(1_000),
+            fleet: crate::fakes::membership(),
         };
         let engine = Engine::start(
             settings,

@@ -10,6 +10,7 @@
 mod fakes;
 mod flat;
 mod queue;
+mod lease;
 mod scrape;
 mod world;
 
@@ -33,6 +34,7 @@ fn settings() -> Settings {
         host_max: None,
         limits: Limits::default(),
         retention: Duration::from_secs(3600),
+        fleet: fakes::membership(),
     }
 }
 
@@ -133,8 +135,12 @@ async fn settled(world: &World, store: &FakeStore) {
 }
 
 /// Launches, stops, freezes and crashes in a random order, each part failing now and then; the daemon is started
-/// again a few times. Then all heals, and every life must be whole.
-async fn one_world(seed: u64) {
+/// again a few times. Then all heals, and every life must be whole. In a fleet the host is given up now and then.
+async fn one_world(seed: u64, sole_host: bool) {
+    let settings = || Settings {
+        sole_host,
+        ..settings()
+    };
     let store = store().await;
     let world = World::new(seed);
     let mut luck = Luck::new(seed ^ 0x5eed);
@@ -169,6 +175,7 @@ async fn one_world(seed: u64) {
                 }
                 7 => world.end_one(&mut luck),
                 8 => store.away(luck.one_in(2)),
+                9 if !sole_host && luck.one_in(2) => store.give_up("h").await,
                 _ => world.agent_crash().await,
             }
             tokio::time::sleep(Duration::from_millis(u64::from(luck.below(400)))).await;
@@ -223,6 +230,7 @@ async fn one_world(seed: u64) {
             .unwrap_or_else(|| panic!("seed {seed}: {runner:?} has no ending"));
         match exit.cause {
             Cause::LaunchFailed => assert_eq!(execs, 0, "seed {seed}: {runner:?}"),
+            Cause::HostLost => assert!(!sole_host, "seed {seed}: {runner:?}"),
             Cause::SupervisorLost => {
                 assert!(world.shim_was_killed(runner.id), "seed {seed}: {runner:?}")
             }
@@ -242,17 +250,26 @@ async fn one_world(seed: u64) {
 
 #[test]
 fn every_life_is_whole_whatever_fails() {
+    each_world(300, true);
+}
+
+#[test]
+fn every_life_is_whole_though_the_host_is_given_up() {
+    each_world(150, false);
+}
+
+fn each_world(worlds: u64, sole_host: bool) {
     let worlds = std::env::var("STRATAVORE_WORLDS")
         .ok()
         .and_then(|n| n.parse().ok())
-        .unwrap_or(300);
+        .unwrap_or(worlds);
     for seed in 1..=worlds {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .start_paused(true)
             .build()
             .unwrap();
-        runtime.block_on(one_world(seed));
+        runtime.block_on(one_world(seed, sole_host));
     }
 }
 
@@ -330,6 +347,12 @@ async fn a_frozen_runner_does_not_outlive_its_runtime_limit() {
     asked.spec.limits.runtime_max = Some(1);
     let id = engine.launch(asked, alice()).await.unwrap().runner.id;
     engine.freeze(id, alice()).await.unwrap();
+    for _ in 0..100 {
+        if world.alive().is_empty() {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
     settled(&world, &store).await;
     let row = store.runner(id).await.unwrap().unwrap();
     assert_eq!(row.exit.map(|e| e.cause), Some(Cause::Timeout));

@@ -51,6 +51,11 @@ struct State {
     killed: BTreeSet<RunnerId>,
     /// Whose log files are there and old.
     logs: BTreeSet<RunnerId>,
+    /// Every order about the self-fence, and who can't keep one.
+    fences: Vec<Option<Deadline>>,
+    unarmed: Vec<RunnerId>,
+    /// The deadlines of launches.
+    deadlines: Vec<Option<Deadline>>,
     /// Which connection may give orders; another one is told that the agent does not answer.
     connection: u64,
     daemon: u64,
@@ -83,11 +88,25 @@ impl World {
             execs: BTreeMap::new(),
             killed: BTreeSet::new(),
             logs: BTreeSet::new(),
+            fences: Vec::new(),
+            unarmed: Vec::new(),
+            deadlines: Vec::new(),
             connection: 0,
             daemon: 0,
             up: false,
             notices: None,
         })))
+    }
+
+    /// What was ordered about the self-fence so far, and with each launch.
+    pub fn fences(&self) -> (Vec<Option<Deadline>>, Vec<Option<Deadline>>) {
+        let state = self.0.lock().unwrap();
+        (state.fences.clone(), state.deadlines.clone())
+    }
+
+    /// These can't keep a fence.
+    pub fn unarmed(&self, ids: Vec<RunnerId>) {
+        self.0.lock().unwrap().unarmed = ids;
     }
 
     /// Whose log files are there.
@@ -319,8 +338,16 @@ impl Host for Agent {
         Err(missing())
     }
 
-    async fn fence(&self, _deadline: Option<Deadline>) -> Result<Fenced, HostError> {
-        Ok(Fenced::default())
+    async fn fence(&self, deadline: Option<Deadline>) -> Result<Fenced, HostError> {
+        self.order(|state| {
+            state.fences.push(deadline);
+            Ok(Fenced {
+                deadline,
+                armed: 0,
+                unarmed: state.unarmed.clone(),
+            })
+        })
+        .await
     }
 
     async fn log_files(&self, after: Option<RunnerId>) -> Result<Vec<RunnerId>, HostError> {
@@ -345,6 +372,7 @@ impl Host for Agent {
                 return Err(Error::new(ErrorKind::LimitUnenforceable, "no controller").into());
             }
             state.shims.insert(order.id, Shim::Gated);
+            state.deadlines.push(order.fence);
             Ok(Placement {
                 boot_id: "b".to_owned(),
                 ..Placement::default()

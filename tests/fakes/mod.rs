@@ -3,8 +3,10 @@
 
 mod drawer;
 mod host;
+mod machine;
 mod store;
 
 pub use drawer::FakeDrawer;
 pub use host::FakeHost;
+pub use machine::membership;
 pub use store::FakeStore;

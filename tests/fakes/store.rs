@@ -12,7 +12,7 @@ use stratavore::domain::admission::Gate;
 use stratavore::domain::budget::{Budget, BudgetState, Scope, Tokens};
 use stratavore::domain::event::{Actor, Event};
 use stratavore::domain::hold::{Hold, HoldScope};
-use stratavore::domain::host::{Cordon, Host, Registration};
+use stratavore::domain::host::{Cordon, Host, Load, Registration};
 use stratavore::domain::order::{Order, Outcome};
 use stratavore::domain::period::Period;
 use stratavore::domain::project::{ProjectChange, ProjectSettings};
@@ -85,6 +85,46 @@ impl FakeStore {
         self.lose_turns.store(true, Ordering::SeqCst);
     }
 
+    /// A host's lease runs out and somebody forgets it, whether or not this store is away.
+    pub async fn give_up(&self, host: &str) {
+        let host = host.to_owned();
+        let given_up = async move |store: Arc<SqliteStore>| {
+            let (_, hosts) = store.hosts().await?;
+            let known = hosts.iter().find(|h| h.about.host == host);
+            let epoch = known.expect("it has joined").epoch;
+            let writer = Writer {
+                host: host.clone(),
+                epoch,
+            };
+            let load = Load::default();
+            let beat = Beat {
+                ttl: 0,
+                fenced_after: None,
+                load,
+            };
+            store.renew(&writer, beat).await?;
+            store.forget(&host, Actor::host()).await
+        };
+        while let Err(error) = self.behind(given_up.clone()).await {
+            if matches!(error, StoreError::Fenced) {
+                // It was already.
+                return;
+            }
+        }
+    }
+
+    /// Asks it whether or not it is away.
+    pub async fn behind<T: Send + 'static>(
+        &self,
+        call: impl AsyncFnOnce(Arc<SqliteStore>) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let store = Arc::clone(&self.store);
+        let handle = self.runtime.as_ref().expect("it is there").handle().clone();
+        tokio::task::spawn_blocking(move || handle.block_on(call(store)))
+            .await
+            .expect("no panic in there")
+    }
+
     /// Admits these and lets them run.
     pub async fn put(&self, runners: Vec<(NewRunner, Placement)>) {
         let put = runners.into_iter().map(|(new, placement)| async {
@@ -115,11 +155,7 @@ impl FakeStore {
         if self.away.load(Ordering::SeqCst) {
             return Err(StoreError::Unavailable("unplugged".to_owned()));
         }
-        let store = Arc::clone(&self.store);
-        let handle = self.runtime.as_ref().expect("it is there").handle().clone();
-        tokio::task::spawn_blocking(move || handle.block_on(call(store)))
-            .await
-            .expect("no panic in there")
+        self.behind(call).await
     }
 }
 

@@ -1,5 +1,6 @@
 //! The self-fence on a whole host. What arms it in a fleet is the lease; here the tests speak to the agent's socket
-//! themselves, as root may.
+//! themselves, as root may. A daemon without a fleet takes away what it finds, whenever it meets its agent: where that
+//! must not be, it is stopped.
 
 use crate::fixture::{Plan, SOON, Site};
 use crate::support::{wait_for, wait_until};
@@ -122,7 +123,11 @@ fn a_silent_host_stops_its_runners_by_itself() {
         let begin = "Stopped by itself: its host had not reached the store for ";
         assert!(message.starts_with(begin), "{exit}");
     }
-    // It is over, and nothing is launched until the store is reached again or no fence is wanted.
+    // When it is over, nothing is launched until the store is reached again or no fence is wanted.
+    site.wait_met();
+    let past = soon(Duration::from_secs(1));
+    fence(&site, past);
+    wait_past(past);
     let refused = site.ctl("alice", "run p -- true");
     assert_eq!(refused.code, 1, "{refused}");
     assert!(
@@ -148,6 +153,7 @@ fn renewals_and_restarts() {
     let first = soon(span);
     assert_eq!(fence(&site, first), (2, Vec::new()));
     site.ctl("alice", &format!("freeze {frozen}")).ok();
+    site.root("systemctl stop stratavored").ok();
     for restart in [
         "systemctl restart stratavore-agent",
         "systemctl kill -s KILL stratavore-agent",
@@ -182,6 +188,7 @@ fn renewals_and_restarts() {
     for other in [earlier, passed] {
         assert_eq!(fence_told(&site, other).0, last);
     }
+    site.root("systemctl start stratavored").ok();
     site.wait_up();
     site.wait_met();
     site.ctl("alice", &format!("thaw {frozen}")).ok();

@@ -25,6 +25,7 @@ mod holds;
 mod input;
 mod journal;
 mod launch;
+mod lease;
 mod life;
 mod limits;
 mod logfile;

@@ -296,6 +296,11 @@ impl Postgres {
         Sql::new(Arc::clone(&self.socket), "postgres", database)
     }
 
+    /// The folder of its socket, as this machine sees it at present.
+    pub fn socket(&self) -> PathBuf {
+        self.socket.lock().expect("postgres").clone()
+    }
+
     pub fn host(&self) -> &Host {
         &self.host
     }

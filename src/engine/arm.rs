@@ -1,0 +1,102 @@
+//! The self-fence, carried out: the shims are told by when they stop their runners, after each
+//! renewal of the lease, and a runner that would not keep it is refused or spoils the promise.
+
+use super::Shared;
+use crate::crash;
+use crate::domain::kinds;
+use crate::domain::{Error, Limits, RunnerId};
+use crate::ports::HostError;
+use std::sync::Arc;
+
+/// Passes on to the shims by when they stop their runners, or that they do not, for ever.
+pub(super) async fn arm(shared: Arc<Shared>) {
+    let own = &shared.lease;
+    loop {
+        own.told.notified().await;
+        let (order, off) = own.with(|known| (known.lease.order(), known.off));
+        let Some(order) = order.filter(|order| order.is_some() || !off) else {
+            continue;
+        };
+        if !shared.health.borrow().agent {
+            // It is told when it is there.
+            continue;
+        }
+        match order {
+            Some(_) => crash::point("lease.before-arm"),
+            None => crash::point("lease.before-disarm"),
+        }
+        let kept = match shared.host.fence(order).await {
+            Ok(fenced) => match shared.unkept(&fenced.unarmed) {
+                Some(why) => Err(why),
+                None if order.is_none_or(|asked| fenced.keeps(asked)) => Ok(()),
+                None => Err("a later deadline that was set before is still in force".to_owned()),
+            },
+            // Whoever was armed still is; nobody is launched who is not.
+            Err(HostError::Unavailable(_)) => continue,
+            // An agent that knows of no fence has none.
+            Err(HostError::Refused(_)) if order.is_none() => continue,
+            Err(HostError::Refused(error)) => Err(error.message),
+        };
+        if order.is_none() {
+            own.with(|known| known.off = true);
+            continue;
+        }
+        let adopted = shared.health.borrow().adopted;
+        let (news, said) = own.with(|known| {
+            let why = kept.as_ref().err().cloned().unwrap_or_default();
+            let said = known.unkept != why;
+            known.unkept.clone_from(&why);
+            // Before it is known what runs, nothing is promised of it.
+            (
+                known.lease.shims(kept.is_ok() && adopted),
+                said.then_some(why),
+            )
+        });
+        match said.as_deref() {
+            None | Some("") => {}
+            Some(why) => {
+                tracing::warn!(
+                    message_id = kinds::FENCE_NOT_KEPT.id,
+                    "Not every runner would stop by itself: {why}"
+                );
+            }
+        }
+        if news {
+            crash::point("lease.armed");
+            own.hurry.notify_one();
+        }
+    }
+}
+
+impl Shared {
+    /// Refuses limits with which a runner would outlive its slot.
+    pub(super) fn check_fence(&self, limits: &Limits) -> Result<(), Error> {
+        let fence = self.settings.fleet.fence;
+        match fence.filter(|_| !self.settings.sole_host) {
+            Some(fence) => fence.check(limits.stop_timeout_usec()),
+            None => Ok(()),
+        }
+    }
+
+    /// Who would outlive the deadline, and why.
+    fn unkept(&self, unarmed: &[RunnerId]) -> Option<String> {
+        let fence = self.settings.fleet.fence?;
+        if let [first, rest @ ..] = unarmed {
+            let more = match rest.len() {
+                0 => String::new(),
+                n => format!(" and {n} more"),
+            };
+            return Some(format!(
+                "the shim of runner {first}{more} is frozen, gone, of an earlier release or does not answer"
+            ));
+        }
+        self.read(|live| {
+            live.values().find_map(|entry| {
+                let refused = fence
+                    .check(entry.runner.spec.limits.stop_timeout_usec())
+                    .err()?;
+                Some(format!("runner {}: {}", entry.runner.id, refused.message))
+            })
+        })
+    }
+}
