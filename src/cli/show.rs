@@ -35,7 +35,13 @@ pub(super) async fn show(client: &Client, global: &Global, args: &Show) -> Resul
                 command(&[read])
             ));
         }
-        None => shown.push_str(&output(client, &out, &described, args.lines).await),
+        None => match elsewhere(client, &described, &story).await {
+            Some(host) => shown.push_str(&format!(
+                "\nIts output is on its host: stratavorectl -H {host} logs {}\n",
+                clean(text(&described, "id"))
+            )),
+            None => shown.push_str(&output(client, &out, &described, args.lines).await),
+        },
     }
     out.page();
     out.text(&shown)?;
@@ -85,6 +91,10 @@ fn entries(of: &Dict, story: &Story) -> Vec<(&'static str, String)> {
         ("Name", clean("name")),
         ("Project", clean("project")),
         ("User", user),
+        (
+            "Host",
+            story.names().host(text(of, "host")).unwrap_or_default(),
+        ),
         ("State", state(of)),
         ("Ending", ending(&exit)),
         ("Asked by", story.asked_by().unwrap_or_default()),
@@ -165,6 +175,13 @@ fn labels(of: &Dict) -> String {
         .map(|(key, value)| format!("{key}={value}"))
         .collect();
     clean(&all.join(" "))
+}
+
+/// The name of its host, if that is another one than ours.
+async fn elsewhere(client: &Client, of: &Dict, story: &Story) -> Option<String> {
+    let name = story.names().host(text(of, "host"))?;
+    let here = client.manager().host_id().await.ok()?;
+    (text(of, "host") != here).then_some(name)
 }
 
 /// The last lines of its output, or one that says why there are none.

@@ -10,6 +10,7 @@
 //! store at once.
 
 mod control;
+mod hosts;
 mod hub;
 mod lane;
 mod launch;

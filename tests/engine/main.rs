@@ -39,6 +39,7 @@ fn alice() -> Actor {
     Actor {
         uid: Some(1000),
         user: Some("alice".to_owned()),
+        host: None,
     }
 }
 
