@@ -147,6 +147,7 @@ fn runner(n: usize) -> Res<NewRunner> {
         actor: Actor {
             uid: Some(1000),
             user: Some("alice".to_owned()),
+            host: None,
         },
         at: now(),
     })

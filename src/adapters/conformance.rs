@@ -39,7 +39,7 @@ macro_rules! suite {
             holds: [set_list_release, one_for_each_scope, they_end_by_themselves, there_are_only_so_many, who_froze_it_is_kept];
             orders: [orders_are_taken_once_and_answered, an_order_nobody_takes_is_withdrawn];
             hosts: [joining_and_coming_back, a_cloned_machine_id, a_living_machine_is_not_taken_over, leases, an_epoch_that_is_over, who_is_away_and_who_is_lost,
-                forgetting, many_are_given_back, cordons, the_whole_fleet, the_only_host];
+                forgetting, many_are_given_back, cordons, cordon_and_cap_refuse, the_whole_fleet, the_only_host];
             queue: [who_waits_is_neither_live_nor_lost, priority_then_age_fair_between_projects, there_is_only_so_much_room,
                 a_session_has_one_live_runner, every_gate_with_its_numbers, a_hold_stops_admission,
                 many_that_are_held_hide_nobody];
@@ -83,6 +83,7 @@ pub(crate) fn alice() -> Actor {
     Actor {
         uid: Some(1000),
         user: Some("alice".to_owned()),
+        host: None,
     }
 }
 

@@ -4,7 +4,7 @@ use crate::domain::admission::Gate;
 use crate::domain::budget::{Budget, BudgetState, Scope, Tokens};
 use crate::domain::event::{Actor, Event};
 use crate::domain::hold::{Hold, HoldScope};
-use crate::domain::host::{Cordon, Host, Registration};
+use crate::domain::host::{Host, Registration};
 use crate::domain::order::{Order, Outcome};
 use crate::domain::period::Period;
 use crate::domain::project::{ProjectChange, ProjectSettings};
@@ -31,7 +31,7 @@ macro_rules! operations {
         }
     };
 }
-operations!(admit apply runner runners live create_project set_project remove_project project projects events prune check turns queued explain set_budget remove_budget budgets report set_hold release_hold holds end_holds pulse policy fleet set_fleet_max join renew hosts cordon forget tidy);
+operations!(admit apply runner runners live create_project set_project remove_project project projects events prune check turns queued explain set_budget remove_budget budgets report set_hold release_hold holds end_holds pulse policy fleet set_fleet_max join renew hosts cordon uncordon forget tidy);
 
 /// The store, and how long it takes.
 pub struct TimedStore {
@@ -254,9 +254,9 @@ impl Hosts for TimedStore {
         self.inner.fleet().await
     }
 
-    async fn set_fleet_max(&self, max: Option<u32>) -> Result<(), StoreError> {
+    async fn set_fleet_max(&self, max: Option<u32>, actor: Actor) -> Result<Event, StoreError> {
         let _timer = self.times.set_fleet_max.start_timer();
-        self.inner.set_fleet_max(max).await
+        self.inner.set_fleet_max(max, actor).await
     }
 
     async fn join(
@@ -278,9 +278,20 @@ impl Hosts for TimedStore {
         self.inner.hosts().await
     }
 
-    async fn cordon(&self, host: &str, cordon: Option<Cordon>) -> Result<(), StoreError> {
+    async fn cordon(
+        &self,
+        host: &str,
+        reason: String,
+        drain: Option<u64>,
+        actor: Actor,
+    ) -> Result<Event, StoreError> {
         let _timer = self.times.cordon.start_timer();
-        self.inner.cordon(host, cordon).await
+        self.inner.cordon(host, reason, drain, actor).await
+    }
+
+    async fn uncordon(&self, host: &str, actor: Actor) -> Result<Option<Event>, StoreError> {
+        let _timer = self.times.uncordon.start_timer();
+        self.inner.uncordon(host, actor).await
     }
 
     async fn forget(&self, host: &str, actor: Actor) -> Result<Vec<Event>, StoreError> {

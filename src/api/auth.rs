@@ -25,7 +25,7 @@ pub enum Verb {
     ManageProjects,
     /// Set and remove holds and budgets.
     ManageBudgets,
-    /// Reconcile this host.
+    /// Reconcile this host; cordon, drain and forget hosts; set the fleet's cap.
     ManageHost,
 }
 

@@ -25,7 +25,7 @@ pub(super) fn put(dict: &mut Dict, key: &str, value: impl Into<Variant<'static>>
     dict.insert(key.to_owned(), own(value));
 }
 
-fn maybe(dict: &mut Dict, key: &str, value: Option<impl Into<Variant<'static>>>) {
+pub(super) fn maybe(dict: &mut Dict, key: &str, value: Option<impl Into<Variant<'static>>>) {
     if let Some(value) = value {
         put(dict, key, value);
     }
@@ -192,6 +192,7 @@ pub(super) fn actor(actor: &Actor) -> Dict {
     let mut dict = Dict::new();
     maybe(&mut dict, "uid", actor.uid);
     maybe(&mut dict, "user", actor.user.clone());
+    maybe(&mut dict, "host", actor.host.clone());
     dict
 }
 

@@ -18,8 +18,8 @@ use crate::engine::{Engine, LaunchRequest};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
+use zbus::Connection;
 use zbus::message::{Flags, Header};
-use zbus::{Connection, OwnedFd};
 
 /// For so long the usage of a live runner is taken for current: it costs a question to the agent.
 const USAGE_FRESH: Duration = Duration::from_millis(500);
@@ -200,7 +200,7 @@ impl Core {
         asked.await.is_ok()
     }
 
-    fn details(&self, runner: &Runner) -> Details {
+    pub(super) fn details(&self, runner: &Runner) -> Details {
         Details {
             project: runner.spec.project.to_string(),
             owner: runner.spec.user.clone(),
@@ -211,7 +211,7 @@ impl Core {
 
     /// The uid that counts as the runner's owner here: its user's, and of a runner of another host
     /// only if that number has the same name on both.
-    async fn owner_here(&self, runner: &Runner) -> u32 {
+    pub(super) async fn owner_here(&self, runner: &Runner) -> u32 {
         let uid = runner.spec.uid;
         if runner.host == self.0.identity.host_id
             || self.0.users.name(uid).await.as_deref() == Some(&runner.spec.user)
@@ -225,6 +225,7 @@ impl Core {
         Actor {
             uid: Some(call.uid),
             user: self.0.users.name(call.uid).await,
+            host: Some(self.0.identity.host_id.clone()),
         }
     }
 
@@ -407,27 +408,12 @@ impl Core {
                 convert::put(&mut dict, "gates", gates);
             }
         }
-        if runner.state().is_live() {
+        // What a peer's runner uses is known there.
+        if runner.state().is_live() && !self.0.engine.is_peers(&runner) {
             let usage = self.usage(&runner).await;
             convert::put(&mut dict, "usage", convert::usage(&usage));
         }
         Ok(dict)
-    }
-
-    /// The reading end of a pipe with a runner's output.
-    pub(super) async fn logs(
-        &self,
-        call: Call<'_>,
-        runner: &str,
-        options: &Options,
-    ) -> Result<OwnedFd> {
-        let request = options::logs(options)?;
-        let runner = self.0.engine.resolve(runner).await?;
-        let owner = self.owner_here(&runner).await;
-        self.authorise(&call, Verb::View { owner }, self.details(&runner))
-            .await?;
-        let log = self.0.engine.logs(runner.id, call.uid, request).await?;
-        Ok(log.into())
     }
 
     /// What a live runner has used, at most half a second ago.

@@ -31,6 +31,9 @@ impl Core {
         if let Some(user) = user {
             filter.uid = Some(self.uid_of(&user).await?);
         }
+        if let Some(host) = &filter.host {
+            filter.host = Some(self.engine().host_called(host).await?.0);
+        }
         let wanted = filter.limit as usize;
         let searched = !filter.labels.is_empty();
         if searched {
@@ -57,7 +60,9 @@ impl Core {
                 if viewed {
                     convert::private(&mut dict, &runner);
                 }
-                if usage && runner.state().is_live() {
+                // What a peer's runner uses is known there.
+                let here = !self.engine().is_peers(&runner);
+                if usage && here && runner.state().is_live() {
                     live.push((out.len(), runner));
                 }
                 out.push(dict);
@@ -174,6 +179,7 @@ fn matches(filter: &RunnerFilter, runner: &Runner) -> bool {
     let spec = &runner.spec;
     let state: State = runner.state();
     filter.project.as_ref().is_none_or(|p| *p == spec.project)
+        && filter.host.as_ref().is_none_or(|h| *h == runner.host)
         && (filter.states.is_empty() || filter.states.contains(&state))
         && filter
             .labels

@@ -3,7 +3,7 @@
 //! | file | what |
 //! |---|---|
 //! | `manager`, `runner`, `project` | the interfaces: argument names, documentation, nothing else |
-//! | `core`, `lists`, `holds`, `places`, `projects` | what their methods do: parse, authorise, ask the engine |
+//! | `core`, `lists`, `holds`, `hosts`, `output`, `places`, `projects` | what their methods do: parse, authorise, ask the engine |
 //! | `options`, `values` | `a{sv}` arguments, pure |
 //! | `auth`, `polkit`, `callers`, `users` | who may do what, and who it is |
 //! | `convert`, `errors` | domain values and errors as they travel |
@@ -19,9 +19,11 @@ mod convert;
 mod core;
 pub mod errors;
 mod holds;
+mod hosts;
 mod lists;
 mod manager;
 pub mod options;
+mod output;
 mod places;
 mod polkit;
 mod project;

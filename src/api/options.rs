@@ -344,9 +344,9 @@ pub struct Listing {
 
 /// The filter of `ListRunners`.
 pub fn runner_filter(options: &Options) -> Result<Listing, Error> {
-    const KEYS: [&str; 11] = [
-        "project", "state", "all", "label", "uid", "name", "since", "until", "after", "limit",
-        "usage",
+    const KEYS: [&str; 12] = [
+        "project", "state", "all", "label", "uid", "name", "host", "since", "until", "after",
+        "limit", "usage",
     ];
     let mut out = RunnerFilter {
         limit: PAGE_DEFAULT,
@@ -363,6 +363,8 @@ pub fn runner_filter(options: &Options) -> Result<Listing, Error> {
             "label" => out.labels = labels(key, value)?,
             "uid" => user_asked = Some(user(key, value)?),
             "name" => out.name = Some(text(key, value)?.to_owned()),
+            // As it was given; still to be looked up.
+            "host" => out.host = Some(text(key, value)?.to_owned()),
             "since" => out.since = Some(time(key, value)?),
             "until" => out.until = Some(time(key, value)?),
             "after" => out.after = Some(text(key, value)?.parse::<RunnerId>()?),

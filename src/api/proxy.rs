@@ -62,6 +62,20 @@ pub trait Manager {
     fn list_holds(&self) -> zbus::Result<Vec<Dict>>;
     /// All hosts as places for a launch.
     fn rank_hosts(&self, options: &Given<'_>) -> zbus::Result<Vec<Dict>>;
+    /// All hosts.
+    fn list_hosts(&self) -> zbus::Result<Vec<Dict>>;
+    /// Has nothing new start on a host.
+    fn cordon_host(&self, host: &str, options: &Given<'_>) -> zbus::Result<()>;
+    /// Lets it take new runners again.
+    fn uncordon_host(&self, host: &str, options: &Given<'_>) -> zbus::Result<()>;
+    /// Empties a host.
+    fn drain_host(&self, host: &str, options: &Given<'_>) -> zbus::Result<()>;
+    /// Gives up a host that is gone.
+    fn forget_host(&self, host: &str, options: &Given<'_>) -> zbus::Result<u32>;
+    /// How the fleet stands.
+    fn describe_fleet(&self) -> zbus::Result<Dict>;
+    /// Sets the cap of the fleet.
+    fn set_fleet(&self, settings: &Given<'_>) -> zbus::Result<()>;
     /// The output of a runner.
     fn logs(&self, runner: &str, options: &Given<'_>) -> zbus::Result<OwnedFd>;
     /// A page of events.

@@ -32,6 +32,10 @@ pub(crate) struct Args {
     /// Look the store over and exit: 0 if it is sound, 1 with what is wrong. Nothing is changed
     #[arg(long, conflicts_with_all = ["check_config", "print_config"])]
     check_store: bool,
+    /// Copy the embedded store FILE, with all that is in it, into the fleet's store of store.url, which must be empty,
+    /// and exit; no daemon may use FILE. FILE is not changed. stratavorectl store migrate does it
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["check_config", "check_store", "print_config"])]
+    migrate_store: Option<PathBuf>,
     /// Show every value with where it came from, and exit
     #[arg(long, conflicts_with = "check_config")]
     print_config: bool,
@@ -57,7 +61,11 @@ fn main() -> ExitCode {
     let config = match loaded {
         Ok(config) => config,
         Err(error) => {
-            if args.check_config.is_some() || args.print_config || args.check_store {
+            if args.check_config.is_some()
+                || args.print_config
+                || args.check_store
+                || args.migrate_store.is_some()
+            {
                 eprintln!("{error}");
                 return ExitCode::FAILURE;
             }
@@ -80,7 +88,10 @@ fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     }
     if args.check_store {
-        return check_store(&config);
+        return say(daemon::check_store(&config));
+    }
+    if let Some(file) = &args.migrate_store {
+        return say(daemon::migrate_store(&config, file));
     }
     let log = telemetry::set_up();
     if let Err(error) = log.start(IDENTIFIER) {
@@ -129,16 +140,17 @@ fn places(user: bool) -> Result<Places, String> {
     }
 }
 
-fn check_store(config: &Config) -> ExitCode {
+/// Does it, prints what it answers, and ends.
+fn say(work: impl Future<Output = Result<String, String>>) -> ExitCode {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build();
-    let checked = runtime
+    let said = runtime
         .map_err(|e| e.to_string())
-        .and_then(|r| r.block_on(daemon::check_store(config)));
-    match checked {
-        Ok(sound) => {
-            println!("{sound}");
+        .and_then(|r| r.block_on(work));
+    match said {
+        Ok(said) => {
+            println!("{said}");
             ExitCode::SUCCESS
         }
         Err(why) => {

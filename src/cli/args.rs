@@ -1,10 +1,12 @@
 //! The command line. What is written here is what `--help` says.
 
+mod hosts;
 mod limits;
 mod policies;
 mod project;
 mod run;
 
+pub use hosts::{Cordon, Drain, Fleet, Host, OneHost, SetFleet};
 pub use limits::{OwnLimits, SharedLimits};
 pub use policies::{Hold, HoldTarget, SetHold};
 pub use project::{Project, ProjectSettings};
@@ -113,6 +115,15 @@ pub enum Verb {
     /// Hold a project, a label or the whole fleet: launch nothing, freeze what runs, until a time
     #[command(subcommand)]
     Hold(Hold),
+    /// See the hosts of the fleet, keep new runners from one, empty one, give one up
+    #[command(subcommand)]
+    Host(Host),
+    /// See and set what holds for all hosts together
+    #[command(subcommand)]
+    Fleet(Fleet),
+    /// Move to a fleet's store
+    #[command(subcommand)]
+    Store(super::store::Store),
     /// Show what live runners use just now, the busiest first, again and again
     Top(Top),
     /// Compare what the store says with what runs, and set right what differs
@@ -148,6 +159,9 @@ pub struct Top {
     /// Only of this project
     #[arg(long, add = ArgValueCandidates::new(live::projects))]
     pub project: Option<String>,
+    /// Only on this host: its name, its id or the beginning of its id. What a runner of another host uses is known there: -H HOST top
+    #[arg(long, value_name = "HOST", add = ArgValueCandidates::new(live::hosts))]
+    pub on: Option<String>,
 }
 
 /// What `top` sorts by.
@@ -207,6 +221,9 @@ pub struct List {
     /// Only in this state: starting, running, frozen, stopping or ended
     #[arg(long, add = ArgValueCandidates::new(live::states))]
     pub state: Vec<String>,
+    /// Only on this host: its name, its id or the beginning of its id
+    #[arg(long, value_name = "HOST", add = ArgValueCandidates::new(live::hosts))]
+    pub on: Option<String>,
     /// Only with this label
     #[arg(long, value_name = "KEY=VALUE", add = ArgValueCandidates::new(live::labels))]
     pub label: Vec<String>,

@@ -3,6 +3,7 @@
 use super::args::Events;
 use super::client::{Client, dict, number, text};
 use super::failure::{Failure, Result, USAGE};
+use super::names::Names;
 use super::out::Out;
 use super::render;
 use super::text::{clean, cut};
@@ -42,6 +43,10 @@ pub(super) async fn events(client: &Client, global: &Global, args: &Events) -> R
     if !args.follow {
         out.page();
     }
+    let names = match out.is_json() {
+        true => Names::default(),
+        false => Names::of(client).await,
+    };
     let mut all = Vec::new();
     let mut away = false;
     loop {
@@ -68,7 +73,7 @@ pub(super) async fn events(client: &Client, global: &Global, args: &Events) -> R
                         let most = out.look.width.unwrap_or(usize::MAX);
                         let lines: String = events
                             .iter()
-                            .map(|e| format!("{}\n", cut(&line(e), most)))
+                            .map(|e| format!("{}\n", cut(&line(e, &names), most)))
                             .collect();
                         out.text(&lines)?;
                     }
@@ -173,8 +178,10 @@ async fn wake_ups(client: &Client) -> Result<mpsc::Receiver<()>> {
 }
 
 /// `12  Sun 2026-11-22 10:00:00 CET  runner.ended  runner/…  alice  success`
-fn line(event: &Dict) -> String {
+fn line(event: &Dict, names: &Names) -> String {
     let (actor, data) = (dict(event, "actor"), dict(event, "data"));
+    let host = names.host(text(&actor, "host"));
+    let host = host.map_or_else(String::new, |host| format!("@{host}"));
     let kind = text(event, "type");
     let kind = kind.strip_prefix("org.stratavore.").unwrap_or(kind);
     let by = match text(&actor, "user") {
@@ -189,7 +196,7 @@ fn line(event: &Dict) -> String {
     ];
     let more: Vec<&str> = more.into_iter().filter(|t| !t.is_empty()).collect();
     let text = format!(
-        "{:>6}  {}  {kind:<16}  {:<12}  {}  by {by}  {}",
+        "{:>6}  {}  {kind:<16}  {:<12}  {}  by {by}{host}  {}",
         number(event, "seq").unwrap_or_default(),
         render::time(number(event, "time").unwrap_or_default()),
         text(event, "project"),

@@ -1,8 +1,9 @@
 //! `hold`.
 
 use super::args::{Hold, HoldTarget, SetHold};
-use super::client::{Client, dict, number, text};
+use super::client::{Client, number, text};
 use super::failure::{Failure, Result, USAGE};
+use super::names::Names;
 use super::out::Out;
 use super::table::{Cell, Column};
 use super::{Global, json, render};
@@ -89,7 +90,8 @@ async fn list(client: &Client, global: &Global, out: &Out) -> Result<()> {
         eprintln!("Nothing is held.");
         return Ok(());
     }
-    let rows: Vec<Vec<Cell>> = holds.iter().map(row).collect();
+    let names = Names::of(client).await;
+    let rows: Vec<Vec<Cell>> = holds.iter().map(|h| row(h, &names)).collect();
     const HEAD: [Column; 5] = [
         Column::soft("SCOPE", 2, 8),
         Column::soft("UNTIL", 1, 8),
@@ -102,14 +104,14 @@ async fn list(client: &Client, global: &Global, out: &Out) -> Result<()> {
     out.footer(&format!("{} hold{s} listed.", holds.len()))
 }
 
-fn row(hold: &Dict) -> Vec<Cell> {
+fn row(hold: &Dict, names: &Names) -> Vec<Cell> {
     let until = number(hold, "until").map_or_else(|| "released".to_owned(), render::time);
     let freezes = matches!(hold.get("freeze").map(|v| &**v), Some(Variant::Bool(true)));
     vec![
         Cell::new(text(hold, "scope")),
         Cell::new(until),
         Cell::new(if freezes { "yes" } else { "no" }),
-        Cell::or_dash(text(&dict(hold, "actor"), "user")),
+        Cell::new(names.actor(hold)),
         Cell::or_dash(text(hold, "reason")),
     ]
 }

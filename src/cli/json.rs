@@ -149,8 +149,66 @@ pub(super) fn hold(of: &Dict) -> Value {
         "freeze": get(of, "freeze"),
         "reason": get(of, "reason"),
         "set_at": time(super::client::number(of, "set_at")),
-        "actor": get(of, "actor"),
+        "actor": actor(of),
     })
+}
+
+/// A host. Its lease is for ever (`"infinity"`) where it is the only one.
+pub(super) fn host(of: &Dict) -> Value {
+    let number = |key| super::client::number(of, key);
+    let cordon = match of.contains_key("cordon") {
+        true => {
+            let cordon = dict(of, "cordon");
+            json!({
+                "reason": get(&cordon, "reason"),
+                "actor": actor(&cordon),
+                "at": time(super::client::number(&cordon, "at")),
+                "drain_until": time(super::client::number(&cordon, "drain_until")),
+            })
+        }
+        false => Value::Null,
+    };
+    json!({
+        "id": get(of, "id"),
+        "name": get(of, "name"),
+        "local": get(of, "local"),
+        "state": get(of, "state"),
+        "live": get(of, "live"),
+        "queued": get(of, "queued"),
+        "max_runners": get(of, "max_runners"),
+        "cordon": cordon,
+        "lease_remaining_usec": match number("lease_remaining") {
+            Some(INFINITY) => json!("infinity"),
+            left => json!(left),
+        },
+        "version": get(of, "version"),
+        "labels": get(of, "labels"),
+        "advertise": get(of, "advertise"),
+        "boot_id": get(of, "boot_id"),
+        "epoch": get(of, "epoch"),
+        "joined_at": time(number("joined_at")),
+        "renewed_at": time(number("renewed_at")),
+        "fenced_after_usec": get(of, "fenced_after"),
+        "cpus": get(of, "cpus"),
+        "memory_total_bytes": get(of, "memory_total"),
+        "memory_promised_bytes": get(of, "memory_promised"),
+    })
+}
+
+/// The fleet.
+pub(super) fn fleet(of: &Dict) -> Value {
+    json!({
+        "max_runners": get(of, "max_runners"),
+        "live": get(of, "live"),
+        "queued": get(of, "queued"),
+        "hosts": get(of, "hosts"),
+    })
+}
+
+/// Who: all keys are there.
+fn actor(of: &Dict) -> Value {
+    let actor = dict(of, "actor");
+    json!({"uid": get(&actor, "uid"), "user": get(&actor, "user"), "host": get(&actor, "host")})
 }
 
 /// A project.
@@ -171,7 +229,6 @@ pub(super) fn project(of: &Dict) -> Value {
 
 /// An event.
 pub(super) fn event(of: &Dict) -> Value {
-    let actor = dict(of, "actor");
     json!({
         "seq": get(of, "seq"),
         "type": text(of, "type"),
@@ -179,7 +236,7 @@ pub(super) fn event(of: &Dict) -> Value {
         "subject": text(of, "subject"),
         "runnerseq": get(of, "runnerseq"),
         "time": time(super::client::number(of, "time")),
-        "actor": {"uid": get(&actor, "uid"), "user": get(&actor, "user")},
+        "actor": actor(of),
         "data": get(of, "data"),
     })
 }

@@ -3,6 +3,7 @@
 use super::args::List;
 use super::client::{Client, number, text, texts};
 use super::failure::{Failure, Result, USAGE};
+use super::names::Names;
 use super::out::Out;
 use super::render;
 use super::table::{Cell, Column, Style};
@@ -23,6 +24,7 @@ const ID: Column = Column::stiff("ID");
 const NAME: Column = Column::soft("NAME", 2, 8);
 const PROJECT: Column = Column::soft("PROJECT", 2, 8);
 const USER: Column = Column::soft("USER", 2, 8);
+const HOST: Column = Column::soft("HOST", 2, 8);
 const STATE: Column = Column::stiff("STATE");
 const SINCE: Column = Column::soft("SINCE", 3, 8);
 const EXIT: Column = Column::soft("EXIT", 3, 8);
@@ -33,7 +35,7 @@ pub(super) async fn list(client: &Client, global: &Global, args: &List) -> Resul
     let out = Out::new(global);
     let ended = args.all || args.state.iter().any(|s| s == "ended");
     let most = args.limit.or(ended.then_some(ENDED_MAX));
-    let runners = client.runners(filter(args)?, most).await?;
+    let mut runners = client.runners(filter(args)?, most).await?;
     let more = args.limit.is_none() && most.is_some_and(|m| runners.len() >= m as usize);
     if !runners.is_empty() {
         out.page();
@@ -47,6 +49,7 @@ pub(super) async fn list(client: &Client, global: &Global, args: &List) -> Resul
             .collect();
         out.text(&ids)?;
     } else if !runners.is_empty() {
+        Names::of(client).await.put(&mut runners);
         show(&out, &runners)?;
         out.footer(&footer(args, &runners))?;
     }
@@ -73,12 +76,19 @@ fn show(out: &Out, runners: &[Dict]) -> Result<()> {
         digits(&runners.iter().collect::<Vec<_>>())
     };
     let ended = runners.iter().any(|r| text(r, "state") == "ended");
+    let hosts = runners.iter().any(|r| r.contains_key("host_name"));
     let mut head = vec![ID, NAME, PROJECT, USER, STATE, SINCE];
+    if hosts {
+        head.insert(4, HOST);
+    }
     if ended {
         head.push(EXIT);
     }
     head.push(COMMAND);
-    let rows: Vec<_> = runners.iter().map(|r| row(r, digits, ended)).collect();
+    let rows: Vec<_> = runners
+        .iter()
+        .map(|r| row(r, digits, hosts, ended))
+        .collect();
     out.table(&head, &rows)
 }
 
@@ -100,6 +110,7 @@ fn footer(args: &List, runners: &[Dict]) -> String {
 
 fn nothing(args: &List) -> String {
     let narrowed = args.project.is_some()
+        || args.on.is_some()
         || !args.label.is_empty()
         || args.since.is_some()
         || args.until.is_some();
@@ -114,6 +125,9 @@ pub(super) fn filter(args: &List) -> Result<Given<'static>> {
     let mut filter = Given::new();
     if let Some(project) = &args.project {
         filter.insert("project", project.clone().into());
+    }
+    if let Some(host) = &args.on {
+        filter.insert("host", host.clone().into());
     }
     for state in &args.state {
         if State::parse(state).is_none() {
@@ -169,7 +183,7 @@ pub(super) fn digits(runners: &[&Dict]) -> usize {
     longest.max(SHORTEST)
 }
 
-fn row(runner: &Dict, digits: usize, ended: bool) -> Vec<Cell> {
+fn row(runner: &Dict, digits: usize, hosts: bool, ended: bool) -> Vec<Cell> {
     let state = text(runner, "state");
     let since = ["ended_at", "started_at", "created_at"]
         .into_iter()
@@ -184,6 +198,9 @@ fn row(runner: &Dict, digits: usize, ended: bool) -> Vec<Cell> {
         Cell::styled(state, state_style(state)),
         Cell::or_dash(since),
     ];
+    if hosts {
+        row.insert(4, Cell::or_dash(text(runner, "host_name")));
+    }
     if ended {
         let exit = wait::short(runner);
         row.push(match exit.as_str() {

@@ -85,6 +85,17 @@ pub(super) fn projects() -> Vec<CompletionCandidate> {
     named.map(of).collect()
 }
 
+/// Hosts of the fleet.
+pub(super) fn hosts() -> Vec<CompletionCandidate> {
+    let hosts: Vec<Dict> = ask("ListHosts", &());
+    let named = hosts.iter().filter(|h| is_plain(text(h, "name")));
+    let of = |h: &Dict| {
+        CompletionCandidate::new(text(h, "name").to_owned())
+            .help(Some(clean(text(h, "state")).into()))
+    };
+    named.map(of).collect()
+}
+
 /// Labels of live runners, `key=value`.
 pub(super) fn labels() -> Vec<CompletionCandidate> {
     let mut found = BTreeSet::new();

@@ -9,12 +9,14 @@ mod doctor;
 mod events;
 pub mod failure;
 mod hold;
+mod host;
 mod journal;
 mod json;
 mod keyboard;
 mod list;
 mod live;
 mod logs;
+mod names;
 mod out;
 mod pager;
 mod password;
@@ -26,6 +28,7 @@ mod render;
 mod run;
 mod show;
 mod status;
+pub mod store;
 mod story;
 mod table;
 mod text;
@@ -80,6 +83,9 @@ async fn obey(cli: &Cli) -> Result<u8> {
     if let Verb::Doctor = &cli.verb {
         return doctor::doctor(global).await;
     }
+    if let Verb::Store(verb) = &cli.verb {
+        return store::store(global, verb).await;
+    }
     check(cli)?;
     if let Verb::Run(run) = &cli.verb
         && let Some(on) = &run.on
@@ -105,9 +111,11 @@ async fn obey(cli: &Cli) -> Result<u8> {
         Verb::Events(args) => events::events(&client, global, args).await,
         Verb::Project(args) => project::project(&client, global, args).await,
         Verb::Hold(args) => hold::hold(&client, global, args).await,
+        Verb::Host(args) => host::host(&client, global, args).await,
+        Verb::Fleet(args) => host::fleet(&client, global, args).await,
         Verb::Top(args) => top::top(&client, global, args).await,
         Verb::Reconcile(args) => reconcile::reconcile(&client, global, args).await,
-        Verb::Completions(_) => Ok(0),
+        Verb::Completions(_) | Verb::Store(_) => Ok(0),
         Verb::Status => status::status(&client, global).await,
         Verb::Doctor => doctor::doctor(global).await,
     }
@@ -132,6 +140,7 @@ fn check(cli: &Cli) -> Result<()> {
         Verb::Set(args) => control::limits(args).map(drop),
         Verb::Events(args) => events::check(args),
         Verb::Hold(args) => hold::check(args),
+        Verb::Host(args) => host::check(args),
         Verb::Top(args) => top::check(&cli.global, args).map(drop),
         _ => Ok(()),
     }

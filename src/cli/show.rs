@@ -36,7 +36,13 @@ pub(super) async fn show(client: &Client, global: &Global, args: &Show) -> Resul
                 command(&[read])
             ));
         }
-        None => shown.push_str(&output(client, &out, &described, args.lines).await),
+        None => match elsewhere(client, &described, &story).await {
+            Some(host) => shown.push_str(&format!(
+                "\nIts output is on its host: stratavorectl -H {host} logs {}\n",
+                clean(text(&described, "id"))
+            )),
+            None => shown.push_str(&output(client, &out, &described, args.lines).await),
+        },
     }
     out.page();
     out.text(&shown)?;
@@ -86,6 +92,10 @@ fn entries(of: &Dict, story: &Story) -> Vec<(&'static str, String)> {
         ("Name", clean("name")),
         ("Project", clean("project")),
         ("User", user),
+        (
+            "Host",
+            story.names().host(text(of, "host")).unwrap_or_default(),
+        ),
         ("State", state(of)),
         ("Waits for", queue::first(of).unwrap_or_default()),
         ("Ending", ending(&exit)),
@@ -181,6 +191,13 @@ fn labels(of: &Dict) -> String {
         .map(|(key, value)| format!("{key}={value}"))
         .collect();
     clean(&all.join(" "))
+}
+
+/// The name of its host, if that is another one than ours.
+async fn elsewhere(client: &Client, of: &Dict, story: &Story) -> Option<String> {
+    let name = story.names().host(text(of, "host"))?;
+    let here = client.manager().host_id().await.ok()?;
+    (text(of, "host") != here).then_some(name)
 }
 
 /// The last lines of its output, or one that says why there are none.

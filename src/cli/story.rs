@@ -1,7 +1,8 @@
 //! What happened to a runner, from its events.
 
-use super::client::{Client, dict, number, text};
+use super::client::{Client, number, text};
 use super::failure::{Failure, Result};
+use super::names::Names;
 use super::render;
 use super::text::{clean, cut};
 use crate::api::proxy::{Dict, Given};
@@ -26,12 +27,14 @@ pub(super) struct Story {
     missing: Option<String>,
     /// Who asked for the last stop, and when: `alice, Sun 2026-…`.
     stopping: Option<String>,
+    names: Names,
 }
 
 impl Story {
     /// The story of a runner (its id). While the store is away there is none, and what else is known can be told.
     pub(super) async fn of(client: &Client, id: &str) -> Result<Self> {
-        match Self::read(client, id).await {
+        let names = Names::of(client).await;
+        match Self::read(client, id, names).await {
             Err(failure) if failure.passes() => Ok(Self {
                 missing: Some(failure.message),
                 ..Self::default()
@@ -40,10 +43,11 @@ impl Story {
         }
     }
 
-    async fn read(client: &Client, id: &str) -> Result<Self> {
+    async fn read(client: &Client, id: &str, names: Names) -> Result<Self> {
         let filter = Given::from([("runner", id.to_owned().into())]);
         let mut story = Self {
             id: id.to_owned(),
+            names,
             ..Self::default()
         };
         let page = client.manager().list_events(0, PAGE, &filter).await;
@@ -61,6 +65,11 @@ impl Story {
         Ok(story)
     }
 
+    /// What the hosts are called.
+    pub(super) fn names(&self) -> &Names {
+        &self.names
+    }
+
     /// Whether the events could be read at all.
     pub(super) fn is_known(&self) -> bool {
         self.missing.is_none()
@@ -69,7 +78,7 @@ impl Story {
     fn add(&mut self, event: Dict) {
         if what(&event) == "stopping" {
             let at = render::time(number(&event, "time").unwrap_or_default());
-            self.stopping = Some(format!("{}, {at}", actor(&event)));
+            self.stopping = Some(format!("{}, {at}", self.names.actor(&event)));
         }
         if self.first.len() < FIRST {
             self.first.push(event);
@@ -96,13 +105,14 @@ impl Story {
             .chain(self.first.iter().rev())
             .find(|e| what(e) == kind)?;
         let at = render::time(number(event, "time").unwrap_or_default());
-        Some(format!("{kind} by {}, {at}", actor(event)))
+        Some(format!("{kind} by {}, {at}", self.names.actor(event)))
     }
 
     /// Who launched it, if that was not its user.
     pub(super) fn launched_by(&self, user: &str) -> Option<String> {
-        let by = actor(self.first.first().filter(|e| what(e) == "starting")?);
-        (by != clean(user)).then_some(by)
+        let event = self.first.first().filter(|e| what(e) == "starting")?;
+        let other = Names::default().actor(event) != clean(user);
+        other.then(|| self.names.actor(event))
     }
 
     /// The events, a line each, below a blank one.
@@ -115,7 +125,7 @@ impl Story {
         }
         let line = |event: &Dict| {
             let at = render::time(number(event, "time").unwrap_or_default());
-            let text = format!("{at}  {:<8}  by {}", what(event), actor(event));
+            let text = format!("{at}  {:<8}  by {}", what(event), self.names.actor(event));
             format!("{}\n", cut(&clean(&text), width.unwrap_or(usize::MAX)))
         };
         let mut out = String::from("\n");
@@ -144,16 +154,6 @@ pub(super) async fn latest(client: &Client, filter: &Given<'_>, most: u32) -> Re
 /// `ended` of `org.stratavore.runner.ended`.
 fn what(event: &Dict) -> &str {
     text(event, "type").rsplit('.').next().unwrap_or_default()
-}
-
-/// `alice`, `uid 1000`, or the host itself.
-pub(super) fn actor(event: &Dict) -> String {
-    let actor = dict(event, "actor");
-    match (text(&actor, "user"), number(&actor, "uid")) {
-        ("", Some(uid)) => format!("uid {uid}"),
-        ("", None) => "the host itself".to_owned(),
-        (user, _) => clean(user),
-    }
 }
 
 #[cfg(test)]

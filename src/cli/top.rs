@@ -5,6 +5,7 @@ use super::client::{Client, dict, number, text, texts};
 use super::failure::{Failure, Result, USAGE};
 use super::keyboard::{Keyboard, Wake};
 use super::list::{digits, state_style};
+use super::names::Names;
 use super::out::Out;
 use super::table::{Cell, Column, Look, Style, table};
 use super::text::{clean, command, cut};
@@ -183,8 +184,15 @@ async fn look(
     if let Some(project) = &args.project {
         filter.insert("project", project.clone().into());
     }
+    if let Some(host) = &args.on {
+        filter.insert("host", host.clone().into());
+    }
     match client.runners(filter, None).await {
-        Ok(runners) => Ok((before.rows(runners, Instant::now()), None)),
+        Ok(mut runners) => {
+            let at = Instant::now();
+            Names::of(client).await.put(&mut runners);
+            Ok((before.rows(runners, at), None))
+        }
         Err(failure) if failure.passes() => Ok((Vec::new(), Some(failure.message))),
         Err(failure) if failure.is_lost() => {
             client.reconnect().await?;
@@ -251,13 +259,17 @@ fn frame(rows: &[Row], order: Order, note: Option<&str>, look: Look, height: usi
         Column::number("OF"),
         Column::number(title(Order::Tasks, "TASKS", "TASKS↓")),
     ];
+    let hosts = runners.iter().any(|r| r.contains_key("host_name"));
+    if hosts {
+        head.insert(4, Column::soft("HOST", 2, 6));
+    }
     if wide || order == Order::Io {
         head.push(Column::number(title(Order::Io, "IO/S", "IO/S↓")));
     }
     head.push(Column::soft("COMMAND", 1, 8));
     let cells: Vec<Vec<Cell>> = shown
         .iter()
-        .map(|row| cells(row, digits, wide || order == Order::Io))
+        .map(|row| cells(row, digits, hosts, wide || order == Order::Io))
         .collect();
     let mut out = String::new();
     if look.legend {
@@ -289,7 +301,7 @@ fn summary(rows: &[Row], note: Option<&str>) -> String {
     )
 }
 
-fn cells(row: &Row, digits: usize, io: bool) -> Vec<Cell> {
+fn cells(row: &Row, digits: usize, hosts: bool, io: bool) -> Vec<Cell> {
     let of = |key| text(&row.runner, key);
     let size = |n: Option<u64>| n.map(units::show_size).unwrap_or_default();
     let percent = match row.percent {
@@ -316,6 +328,9 @@ fn cells(row: &Row, digits: usize, io: bool) -> Vec<Cell> {
         Cell::or_dash(size(max)),
         Cell::or_dash(row.tasks.map(|n| n.to_string()).unwrap_or_default()),
     ];
+    if hosts {
+        cells.insert(4, Cell::or_dash(of("host_name")));
+    }
     if io {
         cells.push(Cell::or_dash(size(row.io)));
     }

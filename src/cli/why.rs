@@ -3,9 +3,10 @@
 use super::args::Why;
 use super::client::{Client, dict, number, text};
 use super::failure::{Failure, NO_SUCH, Result};
+use super::names::Names;
 use super::out::Out;
 use super::render::{span, time, wrap};
-use super::story::{Story, actor, latest};
+use super::story::{Story, latest};
 use super::text::clean;
 use super::{Global, bus, journal, json, queue, show, usage};
 use crate::api::proxy::{Dict, Given};
@@ -248,7 +249,8 @@ async fn of_project(client: &Client, out: &Out, project: &str) -> Result<u8> {
     });
     if !denied.is_empty() {
         sentences.push("Refused lately:".to_owned());
-        sentences.extend(denied.iter().map(refusal));
+        let names = Names::of(client).await;
+        sentences.extend(denied.iter().map(|event| refusal(event, &names)));
     }
     say(out, &format!("Project {project}"), &sentences)
 }
@@ -278,7 +280,7 @@ pub(super) fn gate(of: &Dict) -> String {
 }
 
 /// `Sun 2026-…  project-runners: 4 of 4, for alice (3 times)`
-fn refusal(event: &Dict) -> String {
+fn refusal(event: &Dict, names: &Names) -> String {
     let data = dict(event, "data");
     let n = |key| number(&data, key).unwrap_or_default();
     let times = match n("count") {
@@ -292,7 +294,7 @@ fn refusal(event: &Dict) -> String {
         text(&data, "gate"),
         n("used"),
         n("limit"),
-        actor(event)
+        names.actor(event)
     )
 }
 

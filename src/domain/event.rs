@@ -13,6 +13,10 @@ pub struct Actor {
     pub uid: Option<u32>,
     /// The user's name, if it has one.
     pub user: Option<String>,
+    /// The id of the host where it was asked: elsewhere the same uid may be somebody else. `None` = the
+    /// host itself, or written by a release that did not know.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host: Option<String>,
 }
 
 impl Actor {
@@ -21,6 +25,7 @@ impl Actor {
         Self {
             uid: None,
             user: None,
+            host: None,
         }
     }
 }
@@ -68,6 +73,12 @@ pub enum EventType {
     HostReturned,
     /// An operator has said that a host does not come back.
     HostLeft,
+    /// Nothing new starts on a host from now on. Data has `reason`, and `drain_until` if what runs there is stopped then.
+    HostCordoned,
+    /// A host takes new runners again.
+    HostUncordoned,
+    /// The cap of the whole fleet was set or lifted. Data has `max_runners`.
+    FleetChanged,
     /// A launch was refused by a quota. Data has `gate`, `limit`, `used`, `reserved`, `requested`, and `count`,
     /// the refusals that this event stands for.
     AdmissionDenied,
@@ -75,7 +86,7 @@ pub enum EventType {
 
 impl EventType {
     /// All of them.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 23] = [
         Self::RunnerQueued,
         Self::RunnerStarting,
         Self::RunnerRunning,
@@ -95,6 +106,9 @@ impl EventType {
         Self::HostLost,
         Self::HostReturned,
         Self::HostLeft,
+        Self::HostCordoned,
+        Self::HostUncordoned,
+        Self::FleetChanged,
         Self::AdmissionDenied,
     ];
 
@@ -120,6 +134,9 @@ impl EventType {
             Self::HostLost => "host.lost",
             Self::HostReturned => "host.returned",
             Self::HostLeft => "host.left",
+            Self::HostCordoned => "host.cordoned",
+            Self::HostUncordoned => "host.uncordoned",
+            Self::FleetChanged => "fleet.changed",
             Self::AdmissionDenied => "admission.denied",
         }
     }

@@ -103,6 +103,12 @@ kinds! {
     POLICY_SET = "bcd5fd869b674e1580b2e57b0aa411ff",
         "A hold was set or released",
         "The line says which, and which uid asked.\n\n    stratavorectl hold list";
+    HOST_CHANGED = "c9e02003ec2b43caa1a2ef42681d2e92",
+        "A host was cordoned, drained or forgotten, or the cap of the fleet was set",
+        "The line says which, and who asked.\n\n    stratavorectl host list";
+    HOST_DRAINED = "7fdc6d5f25674e86a4e5065abd8d8e1c",
+        "Runner @STRATAVORE_RUNNER@ of project @STRATAVORE_PROJECT@ is stopped because its host is drained",
+        "Somebody wants this host empty; the line says who. It takes new runners again after: stratavorectl host uncordon HOST.";
     ADOPTED = "4eff674d795342ad92b966ecfdcba2a4",
         "Runners were adopted",
         "stratavore-agent has started and found runners of an earlier one. They did not notice.";

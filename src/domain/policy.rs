@@ -5,7 +5,9 @@
 
 use super::budget::{self, BudgetState, Holding, OnExhausted};
 use super::error::{Error, ErrorKind};
+use super::event::Actor;
 use super::hold::Hold;
+use super::host::Cordon;
 use super::runner::{Runner, State};
 use super::time::Timestamp;
 
@@ -20,6 +22,8 @@ pub enum Verdict {
     Thaw,
     /// This budget stops it.
     Stop(String),
+    /// Its host is to be empty by now: it is stopped in the name of who drains it.
+    Drain(Actor),
 }
 
 /// What a policy wants, whatever the runner does just now.
@@ -89,6 +93,13 @@ pub fn verdict(
     }
 }
 
+/// What a cordon of its host wants of a runner at this moment of the store's clock.
+pub fn drained(runner: &Runner, cordon: Option<&Cordon>, now: Timestamp) -> Option<Verdict> {
+    let cordon = cordon.filter(|c| c.drain_until.is_some_and(|until| until <= now))?;
+    matches!(runner.state(), State::Running | State::Frozen)
+        .then(|| Verdict::Drain(cordon.actor.clone()))
+}
+
 /// Why somebody who wants to thaw this runner can't: it would be frozen again at once.
 pub fn refuse_thaw(
     runner: &Runner,
@@ -150,7 +161,6 @@ fn name(budget: &budget::Budget) -> String {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::super::budget::{Budget, Counts, Scope, Tokens};
-    use super::super::event::Actor;
     use super::super::hold::HoldScope;
     use super::super::period::Period;
     use super::super::runner::Step;
@@ -239,9 +249,41 @@ mod tests {
             Verdict::GoOn => return,
             Verdict::Freeze(by) => Step::Freeze(Some(by.clone())),
             Verdict::Thaw => Step::Thaw,
-            Verdict::Stop(_) => Step::Stop,
+            Verdict::Stop(_) | Verdict::Drain(_) => Step::Stop,
         };
         runner.apply(&step, NOW).unwrap();
+    }
+
+    #[test]
+    fn a_drained_host_stops_what_runs_when_the_time_has_come() {
+        let drainer = Actor {
+            uid: Some(0),
+            user: Some("root".to_owned()),
+            host: None,
+        };
+        let cordon = |drain_until| Cordon {
+            reason: String::new(),
+            actor: drainer.clone(),
+            at: NOW,
+            drain_until,
+        };
+        let mut runner = runner();
+        let at = |runner: &Runner, cordon: Option<Cordon>| drained(runner, cordon.as_ref(), NOW);
+        assert_eq!(at(&runner, None), None);
+        assert_eq!(at(&runner, Some(cordon(None))), None);
+        assert_eq!(at(&runner, Some(cordon(Some(Timestamp(NOW.0 + 1))))), None);
+        let now = Some(cordon(Some(NOW)));
+        assert_eq!(
+            at(&runner, now.clone()),
+            Some(Verdict::Drain(drainer.clone()))
+        );
+        runner.apply(&Step::Freeze(None), NOW).unwrap();
+        assert_eq!(
+            at(&runner, now.clone()),
+            Some(Verdict::Drain(drainer.clone()))
+        );
+        runner.apply(&Step::Stop, NOW).unwrap();
+        assert_eq!(at(&runner, now), None, "once is enough");
     }
 
     proptest! {

@@ -14,6 +14,7 @@ mod control;
 mod facts;
 mod fenced;
 mod fleet;
+mod hosts;
 mod hub;
 mod lane;
 mod launch;

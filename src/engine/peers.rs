@@ -80,6 +80,17 @@ impl Shared {
 
     async fn obey_order(&self, order: &Order) -> Result<Vec<String>, Error> {
         let id = order.runner;
+        // It was taken in time; what came of that may have been told late, or this machine slept.
+        if self
+            .policy
+            .clock()
+            .is_some_and(|now| now >= order.expires_at)
+        {
+            return Err(Error::new(
+                ErrorKind::HostUnavailable,
+                "The runner's host took the order too late; it is not carried out. Ask again.",
+            ));
+        }
         let runner = self
             .read(|live| live.get(&id).map(|e| Arc::clone(&e.runner)))
             .ok_or_else(|| {

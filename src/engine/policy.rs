@@ -84,14 +84,25 @@ impl Followed {
         self.known().read
     }
 
+    /// The store's clock now, once it has told it.
+    pub(super) fn clock(&self) -> Option<Timestamp> {
+        let known = self.known();
+        known.read.then(|| known.now())
+    }
+
     /// What is to be done with this runner now.
     pub(super) fn verdict(&self, runner: &Runner) -> Verdict {
         let known = self.known();
         if !known.read {
             return Verdict::GoOn;
         }
-        let Policy { holds, budgets, .. } = &known.policy;
-        policy::verdict(runner, holds, budgets, known.now())
+        let Policy {
+            holds,
+            budgets,
+            cordon,
+        } = &known.policy;
+        let drained = policy::drained(runner, cordon.as_ref(), known.now());
+        drained.unwrap_or_else(|| policy::verdict(runner, holds, budgets, known.now()))
     }
 
     /// Whether somebody may thaw this runner now.
@@ -137,9 +148,13 @@ pub(super) async fn follow(shared: Arc<Shared>) {
             () = until(due) => None,
         };
         let known = shared.policy.known();
-        let Policy { holds, budgets, .. } = &known.policy;
+        let Policy {
+            holds,
+            budgets,
+            cordon,
+        } = &known.policy;
         if let Some(runner) = one {
-            let idle = policy::is_idle(holds, budgets);
+            let idle = policy::is_idle(holds, budgets) && cordon.is_none();
             match runner.state() {
                 State::Running | State::Frozen if !idle => tell(&shared, runner.id),
                 // It has given back what it had reserved.
@@ -221,9 +236,16 @@ fn look(shared: &Shared) -> bool {
 /// When to look again.
 fn next(shared: &Shared, read: bool, pending: bool) -> Option<Instant> {
     let known = shared.policy.known();
-    let Policy { holds, budgets, .. } = &known.policy;
+    let Policy {
+        holds,
+        budgets,
+        cordon,
+    } = &known.policy;
     let at = known.now();
-    let change = policy::next_change(holds, budgets, at).map(|next| {
+    let drain = cordon.as_ref().and_then(|c| c.drain_until);
+    let drain = drain.filter(|until| *until > at);
+    let change = policy::next_change(holds, budgets, at);
+    let change = change.into_iter().chain(drain).min().map(|next| {
         // The first moment of what comes next, and not the last of what was.
         let rest = next.0.saturating_sub(at.0).saturating_add(1_000);
         Duration::from_micros(rest).min(NAP)
@@ -279,9 +301,13 @@ impl Lane {
                 }
                 done
             }
-            Verdict::Stop(_) => {
-                self.step(Step::Stop, Actor::host()).await;
-                match self.shared.host.stop(id, Asked::Budget).await {
+            Verdict::Stop(_) | Verdict::Drain(_) => {
+                let (actor, asked) = match &verdict {
+                    Verdict::Drain(actor) => (actor.clone(), Asked::Stop),
+                    _ => (Actor::host(), Asked::Budget),
+                };
+                self.step(Step::Stop, actor).await;
+                match self.shared.host.stop(id, asked).await {
                     // Recorded: the order is given again when the agent is back.
                     Err(HostError::Unavailable(_)) => Ok(()),
                     done => done,
@@ -299,6 +325,9 @@ impl Lane {
             }
             (Ok(()), Verdict::Stop(by)) => {
                 tracing::info!(message_id = kinds::POLICY_APPLIED.id, runner = %id, %project, by, "Runner stopped: {by}");
+            }
+            (Ok(()), Verdict::Drain(actor)) => {
+                tracing::info!(message_id = kinds::HOST_DRAINED.id, runner = %id, %project, uid = actor.uid, user = actor.user, "Runner stopped: its host is drained");
             }
             (Ok(()), _) => {
                 tracing::info!(message_id = kinds::POLICY_APPLIED.id, runner = %id, %project, "Runner thawed: what froze it is over");
@@ -381,7 +410,7 @@ impl Engine {
         Ok(reported.runner)
     }
 
-    fn policy_changed(&self, events: Vec<Event>) {
+    pub(super) fn policy_changed(&self, events: Vec<Event>) {
         for event in events {
             self.0.publish(Some(event), None, None);
         }

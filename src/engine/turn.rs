@@ -88,7 +88,7 @@ impl Lane {
                     project_limits,
                     inputs: kept.inputs,
                     streams: Default::default(),
-                    fence: shared.lease.deadline(),
+                    fence: self.shared.lease.deadline(),
                 };
                 crash::point("queue.before-prepare");
                 let (reply, _nobody) = tokio::sync::oneshot::channel();

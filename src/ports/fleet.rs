@@ -143,7 +143,7 @@ pub trait Hosts {
     /// How the fleet as a whole stands.
     async fn fleet(&self) -> Result<FleetState, StoreError>;
     /// Sets or lifts the cap of the whole fleet.
-    async fn set_fleet_max(&self, max: Option<u32>) -> Result<(), StoreError>;
+    async fn set_fleet_max(&self, max: Option<u32>, actor: Actor) -> Result<Event, StoreError>;
     /// Registers this host: a new epoch, which everything carries that is written from now on, and
     /// its lease. `Conflict` if two machines have the same machine-id.
     async fn join(&self, new: Registration, beat: Beat)
@@ -152,8 +152,17 @@ pub trait Hosts {
     async fn renew(&self, writer: &Writer, beat: Beat) -> Result<Vec<Event>, StoreError>;
     /// All hosts, by name, and the store's clock.
     async fn hosts(&self) -> Result<(Timestamp, Vec<Host>), StoreError>;
-    /// Cordons a host, or (`None`) lets it take new runners again. `NoSuchHost` if there is none.
-    async fn cordon(&self, host: &str, cordon: Option<Cordon>) -> Result<(), StoreError>;
+    /// Cordons a host, in place of a cordon that it has; with `drain`, what still runs there so many
+    /// µs later is to be stopped. `NoSuchHost` if there is none.
+    async fn cordon(
+        &self,
+        host: &str,
+        reason: String,
+        drain: Option<u64>,
+        actor: Actor,
+    ) -> Result<Event, StoreError>;
+    /// Lets it take new runners again; `None` = it did already. `NoSuchHost` if there is none.
+    async fn uncordon(&self, host: &str, actor: Actor) -> Result<Option<Event>, StoreError>;
     /// An operator's word that nothing of this host runs any more: its runners end `host-lost`, what
     /// it held is given back, its epoch is over. `Conflict` while its lease holds.
     async fn forget(&self, host: &str, actor: Actor) -> Result<Vec<Event>, StoreError>;

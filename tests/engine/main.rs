@@ -47,6 +47,7 @@ fn alice() -> Actor {
     Actor {
         uid: Some(1000),
         user: Some("alice".to_owned()),
+        host: None,
     }
 }
 

@@ -338,8 +338,8 @@ impl Hosts for FakeStore {
         inside!(self, => s.fleet())
     }
 
-    async fn set_fleet_max(&self, max: Option<u32>) -> Result<(), StoreError> {
-        inside!(self, => s.set_fleet_max(max))
+    async fn set_fleet_max(&self, max: Option<u32>, actor: Actor) -> Result<Event, StoreError> {
+        inside!(self, => s.set_fleet_max(max, actor))
     }
 
     async fn join(
@@ -359,8 +359,18 @@ impl Hosts for FakeStore {
         inside!(self, => s.hosts())
     }
 
-    async fn cordon(&self, host: &str, cordon: Option<Cordon>) -> Result<(), StoreError> {
-        inside!(self, host => s.cordon(&host, cordon))
+    async fn cordon(
+        &self,
+        host: &str,
+        reason: String,
+        drain: Option<u64>,
+        actor: Actor,
+    ) -> Result<Event, StoreError> {
+        inside!(self, host => s.cordon(&host, reason, drain, actor))
+    }
+
+    async fn uncordon(&self, host: &str, actor: Actor) -> Result<Option<Event>, StoreError> {
+        inside!(self, host => s.uncordon(&host, actor))
     }
 
     async fn forget(&self, host: &str, actor: Actor) -> Result<Vec<Event>, StoreError> {

@@ -291,20 +291,77 @@ pub(crate) async fn many_are_given_back(store: Arc<impl Store + 'static>) {
 
 pub(crate) async fn cordons(store: Arc<impl Store + 'static>) {
     join(&*store, "h1", "c", 0).await;
+    let why = "new disk; DROP TABLE hosts".to_owned();
+    let set = store.cordon("h1", why.clone(), Some(MINUTE), alice()).await;
+    let set = set.unwrap();
+    assert_eq!(set.draft.kind, EventType::HostCordoned);
+    assert_eq!(
+        (&set.draft.actor, &set.draft.data["reason"]),
+        (&alice(), &why.clone().into())
+    );
     let cordon = Cordon {
-        reason: "new disk; DROP TABLE hosts".to_owned(),
+        reason: why,
         actor: alice(),
-        at: at(1),
-        drain_until: Some(at(2)),
+        at: set.draft.at,
+        drain_until: Some(set.draft.at.plus_usec(MINUTE)),
     };
-    store.cordon("h1", Some(cordon.clone())).await.unwrap();
     assert_eq!(host(&*store, "h1").await.cordon, Some(cordon.clone()));
     // It outlives the daemon and the machine.
     join(&*store, "h1", "d", MINUTE).await;
-    assert_eq!(host(&*store, "h1").await.cordon, Some(cordon));
-    store.cordon("h1", None).await.unwrap();
+    assert_eq!(host(&*store, "h1").await.cordon, Some(cordon.clone()));
+    assert_eq!(store.policy("h1").await.unwrap().cordon, Some(cordon));
+    let policy = store.pulse("h1").await.unwrap().policy;
+    let over = store.uncordon("h1", alice()).await.unwrap();
+    assert_eq!(over.unwrap().draft.kind, EventType::HostUncordoned);
     assert_eq!(host(&*store, "h1").await.cordon, None);
-    refused(store.cordon("h2", None).await, ErrorKind::NoSuchHost);
+    assert!(store.pulse("h1").await.unwrap().policy > policy);
+    assert_eq!(store.uncordon("h1", alice()).await.unwrap(), None);
+    refused(store.uncordon("h2", alice()).await, ErrorKind::NoSuchHost);
+    let nobody = store.cordon("h2", String::new(), None, alice()).await;
+    refused(nobody, ErrorKind::NoSuchHost);
+    assert_contiguous(&events(&*store).await);
+}
+
+/// Whom a cordon and the cap of the fleet keep out, on whichever host is asked.
+pub(crate) async fn cordon_and_cap_refuse(store: Arc<impl Store + 'static>) {
+    project(&*store, "p", ProjectSettings::default()).await;
+    join(&*store, "h1", "c", MINUTE).await;
+    join(&*store, "h2", "d", MINUTE).await;
+    join(&*store, "h1", "c", MINUTE).await;
+    admit(&*store, launch(1, "p")).await;
+    let cordoned = store.cordon("h1", "new disk".to_owned(), None, alice());
+    cordoned.await.unwrap();
+    match store.admit(launch(2, "p")).await.unwrap() {
+        Admitted::Denied { gate, error, .. } => {
+            assert_eq!((gate.name, error.kind), ("cordon", ErrorKind::Cordoned));
+            assert!(
+                error.message.contains("name-of-h1 is cordoned (new disk)"),
+                "{error}"
+            );
+        }
+        other => panic!("{other:?}"),
+    }
+    admit(&*store, on(launch(3, "p"), "h2")).await;
+    store.uncordon("h1", alice()).await.unwrap();
+    admit(&*store, launch(4, "p")).await;
+
+    let set = store.set_fleet_max(Some(3), alice()).await.unwrap();
+    assert_eq!(set.draft.data["max_runners"], 3);
+    for (n, host) in [(5, "h1"), (6, "h2")] {
+        match store.admit(on(launch(n, "p"), host)).await.unwrap() {
+            Admitted::Denied { gate, error, .. } => {
+                assert_eq!(
+                    (gate.name, error.kind),
+                    ("fleet-runners", ErrorKind::QuotaExceeded)
+                );
+                assert_eq!((gate.limit, gate.used), (Some(3), 3));
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    store.set_fleet_max(None, alice()).await.unwrap();
+    admit(&*store, on(launch(7, "p"), "h2")).await;
+    assert_contiguous(&events(&*store).await);
 }
 
 pub(crate) async fn the_whole_fleet(store: Arc<impl Store + 'static>) {
@@ -316,10 +373,10 @@ pub(crate) async fn the_whole_fleet(store: Arc<impl Store + 'static>) {
     project(&*store, "p", ProjectSettings::default()).await;
     admit(&*store, launch(1, "p")).await;
     admit(&*store, on(launch(2, "p"), "h2")).await;
-    store.set_fleet_max(Some(9)).await.unwrap();
+    store.set_fleet_max(Some(9), alice()).await.unwrap();
     let after = store.fleet().await.unwrap();
     assert_eq!((after.max_runners, after.live), (Some(9), 2));
-    store.set_fleet_max(None).await.unwrap();
+    store.set_fleet_max(None, alice()).await.unwrap();
     assert_eq!(store.fleet().await.unwrap().max_runners, None);
 }
 

@@ -7,6 +7,7 @@
 
 use super::fail::Fail;
 use super::link::{Link, Value};
+use crate::crash;
 use crate::domain::{Error, ErrorKind};
 use std::collections::BTreeSet;
 
@@ -51,6 +52,7 @@ pub(in crate::adapters) async fn copy(from: &mut Link, to: &mut Link) -> Result<
     from.say("BEGIN").await.map_err(|e| source(e.into()))?;
     to.say(BEGIN).await?;
     let tables = in_order(tables(from).await.map_err(source)?)?;
+    check_owner(to).await?;
     for table in &tables {
         check_target(to, table).await?;
         // Nobody writes to it until we are done.
@@ -101,11 +103,13 @@ pub(in crate::adapters) async fn copy(from: &mut Link, to: &mut Link) -> Result<
         copied.tables.push((table.name, there[0].unsigned_abs()));
     }
     if !copied.before {
-        // Of its one host it was for ever; in the fleet that host has yet to join.
-        let sql = "UPDATE hosts SET epoch = 0, lease_until = 0";
+        // It was alone and held its lease for ever; here it joins anew, or is found away.
+        let sql = "UPDATE hosts SET lease_until = renewed_at, fenced_after = NULL WHERE epoch > 0";
         to.run(sql, vec![]).await?;
     }
+    crash::point("migrate.copied");
     to.say("COMMIT").await?;
+    crash::point("migrate.committed");
     let _ = from.say("ROLLBACK").await;
     Ok(copied)
 }
@@ -167,6 +171,22 @@ fn in_order(mut tables: Vec<Table>) -> Result<Vec<Table>, Fail> {
         ordered.push(tables.remove(ready));
     }
     Ok(ordered)
+}
+
+/// The schema's rules can be switched off by its owner alone.
+async fn check_owner(to: &mut Link) -> Result<(), Fail> {
+    let sql = "SELECT current_user::TEXT, pg_get_userbyid(relowner)::TEXT
+                 FROM pg_class WHERE oid = to_regclass('runners') AND NOT pg_has_role(relowner, 'USAGE')";
+    let Some(row) = to.maybe(sql, vec![]).await? else {
+        return Ok(());
+    };
+    let (role, owner) = (row.text(0)?, row.text(1)?);
+    Err(Fail::Refused(Error::new(
+        ErrorKind::NotPermitted,
+        format!(
+            "The schema of the fleet's store belongs to {owner}, and {role} may not copy into it. Name {owner} in store.url for this once, with its password, and {role} again before the daemon is started."
+        ),
+    )))
 }
 
 /// The fleet's store must be able to take every column.

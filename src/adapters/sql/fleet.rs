@@ -3,7 +3,7 @@
 use super::{Base, SqlStore, gone, hosts};
 use crate::domain::Timestamp;
 use crate::domain::event::{Actor, Event};
-use crate::domain::host::{Cordon, Host, Registration};
+use crate::domain::host::{Host, Registration};
 use crate::ports::{Beat, FleetState, Hosts, StoreError, Writer};
 use async_trait::async_trait;
 use std::sync::PoisonError;
@@ -35,8 +35,8 @@ impl<B: Base> Hosts for SqlStore<B> {
         self.read(async |on| hosts::fleet(on).await).await
     }
 
-    async fn set_fleet_max(&self, max: Option<u32>) -> Result<(), StoreError> {
-        self.write(hosts::SetFleetMax(max)).await
+    async fn set_fleet_max(&self, max: Option<u32>, actor: Actor) -> Result<Event, StoreError> {
+        self.write(hosts::SetFleetMax(max, actor)).await
     }
 
     async fn join(
@@ -63,9 +63,25 @@ impl<B: Base> Hosts for SqlStore<B> {
         self.read(async |on| hosts::all(on).await).await
     }
 
-    async fn cordon(&self, host: &str, cordon: Option<Cordon>) -> Result<(), StoreError> {
+    async fn cordon(
+        &self,
+        host: &str,
+        reason: String,
+        drain: Option<u64>,
+        actor: Actor,
+    ) -> Result<Event, StoreError> {
+        let cordon = hosts::SetCordon {
+            host: host.to_owned(),
+            reason,
+            drain,
+            actor,
+        };
+        self.write(cordon).await
+    }
+
+    async fn uncordon(&self, host: &str, actor: Actor) -> Result<Option<Event>, StoreError> {
         let host = host.to_owned();
-        self.write(hosts::SetCordon { host, cordon }).await
+        self.write(hosts::Uncordon { host, actor }).await
     }
 
     async fn forget(&self, host: &str, actor: Actor) -> Result<Vec<Event>, StoreError> {

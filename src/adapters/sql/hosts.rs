@@ -110,19 +110,30 @@ pub(super) fn draft(kind: EventType, host: &Host, actor: &Actor, at: Timestamp) 
 }
 
 #[derive(Debug)]
-pub(super) struct SetFleetMax(pub(super) Option<u32>);
+pub(super) struct SetFleetMax(pub(super) Option<u32>, pub(super) Actor);
 
 #[async_trait]
 impl Work for SetFleetMax {
-    type Done = ();
+    type Done = Event;
 
     fn locks(&self, locks: &mut Locks) {
         locks.fleet();
     }
 
-    async fn run(&mut self, on: &mut Link) -> Result<(), Fail> {
+    async fn run(&mut self, on: &mut Link) -> Result<Event, Fail> {
+        let Self(max, actor) = self;
         let sql = "UPDATE fleet SET max_runners = $1, policy = policy + 1";
-        on.run(sql, vec![self.0.into()]).await.map(drop)
+        on.run(sql, vec![(*max).into()]).await?;
+        let draft = Draft {
+            kind: EventType::FleetChanged,
+            project: String::new(),
+            subject: "fleet/all".to_owned(),
+            seq: 0,
+            at: now(on).await?,
+            actor: actor.clone(),
+            data: json!({ "max_runners": max }),
+        };
+        record(on, draft).await
     }
 }
 
@@ -261,27 +272,68 @@ impl Work for Renew {
 #[derive(Debug)]
 pub(super) struct SetCordon {
     pub(super) host: String,
-    pub(super) cordon: Option<Cordon>,
+    pub(super) reason: String,
+    pub(super) drain: Option<u64>,
+    pub(super) actor: Actor,
 }
 
 #[async_trait]
 impl Work for SetCordon {
-    type Done = ();
+    type Done = Event;
 
     fn locks(&self, locks: &mut Locks) {
-        locks.host(&self.host);
+        // A trigger changes the row of the fleet.
+        locks.fleet();
     }
 
-    async fn run(&mut self, on: &mut Link) -> Result<(), Fail> {
-        let cordon = self.cordon.as_ref().map(Value::json).transpose()?;
-        let values = vec![
-            self.host.as_str().into(),
-            cordon.unwrap_or(Value::Text(None)),
-        ];
-        let sql = "UPDATE hosts SET cordon = $2 WHERE host = $1 AND epoch > 0";
-        match on.run(sql, values).await? {
-            0 => Err(words::no_such_host(&self.host).into()),
-            _ => Ok(()),
+    async fn run(&mut self, on: &mut Link) -> Result<Event, Fail> {
+        let Some(host) = one(on, &self.host).await? else {
+            return Err(words::no_such_host(&self.host).into());
+        };
+        let at = now(on).await?;
+        let cordon = Cordon {
+            reason: self.reason.clone(),
+            actor: self.actor.clone(),
+            at,
+            drain_until: self.drain.map(|usec| at.plus_usec(usec)),
+        };
+        let values = vec![self.host.as_str().into(), Value::json(&cordon)?];
+        on.run("UPDATE hosts SET cordon = $2 WHERE host = $1", values)
+            .await?;
+        let mut draft = draft(EventType::HostCordoned, &host, &self.actor, at);
+        draft.data["reason"] = json!(cordon.reason);
+        draft.data["drain_until"] = json!(cordon.drain_until);
+        record(on, draft).await
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct Uncordon {
+    pub(super) host: String,
+    pub(super) actor: Actor,
+}
+
+#[async_trait]
+impl Work for Uncordon {
+    type Done = Option<Event>;
+
+    fn locks(&self, locks: &mut Locks) {
+        // A trigger changes the row of the fleet.
+        locks.fleet();
+    }
+
+    async fn run(&mut self, on: &mut Link) -> Result<Self::Done, Fail> {
+        let Some(host) = one(on, &self.host).await? else {
+            return Err(words::no_such_host(&self.host).into());
+        };
+        if host.cordon.is_none() {
+            return Ok(None);
         }
+        let values = vec![self.host.as_str().into()];
+        on.run("UPDATE hosts SET cordon = NULL WHERE host = $1", values)
+            .await?;
+        let at = now(on).await?;
+        let draft = draft(EventType::HostUncordoned, &host, &self.actor, at);
+        record(on, draft).await.map(Some)
     }
 }
