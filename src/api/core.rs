@@ -1,7 +1,7 @@
 //! What the methods do: count the caller in, parse, authorise, ask the engine.
 
 use super::auth::{self, Decision, Details, Verb, decide};
-use super::callers::{Callers, Slot};
+use super::callers::{Callers, Process, Slot};
 use super::convert::{self, Dict};
 use super::errors::Result;
 use super::options;
@@ -200,7 +200,7 @@ impl Core {
         asked.await.is_ok()
     }
 
-    fn details(&self, runner: &Runner) -> Details {
+    pub(super) fn details(&self, runner: &Runner) -> Details {
         Details {
             project: runner.spec.project.to_string(),
             owner: runner.spec.user.clone(),
@@ -211,7 +211,7 @@ impl Core {
 
     /// The uid that counts as the runner's owner here: its user's, and of a runner of another host
     /// only if that number has the same name on both.
-    async fn owner_here(&self, runner: &Runner) -> u32 {
+    pub(super) async fn owner_here(&self, runner: &Runner) -> u32 {
         let uid = runner.spec.uid;
         if runner.host == self.0.identity.host_id
             || self.0.users.name(uid).await.as_deref() == Some(&runner.spec.user)
@@ -219,6 +219,11 @@ impl Core {
             return uid;
         }
         NOBODYS
+    }
+
+    /// The process behind a call.
+    pub(super) async fn process(&self, call: &Call<'_>) -> Result<Process> {
+        Ok(self.0.callers.process(call.header).await?)
     }
 
     pub(super) async fn actor(&self, call: &Call<'_>) -> Actor {
@@ -401,7 +406,7 @@ impl Core {
         }
         if runner.state().is_live() {
             let usage = self.usage(&runner).await;
-            convert::put(&mut dict, "usage", convert::usage(&usage));
+            convert::put(&mut dict, "usage", convert::usage(&runner, &usage));
         }
         Ok(dict)
     }

@@ -62,6 +62,25 @@ pub trait Manager {
     fn list_holds(&self) -> zbus::Result<Vec<Dict>>;
     /// All hosts as places for a launch.
     fn rank_hosts(&self, options: &Given<'_>) -> zbus::Result<Vec<Dict>>;
+    /// Sets a budget.
+    fn set_budget(
+        &self,
+        scope: &str,
+        period: &str,
+        settings: &Given<'_>,
+        options: &Given<'_>,
+    ) -> zbus::Result<()>;
+    /// Removes a budget.
+    fn remove_budget(&self, scope: &str, period: &str, options: &Given<'_>) -> zbus::Result<()>;
+    /// All budgets.
+    fn list_budgets(&self) -> zbus::Result<Vec<Dict>>;
+    /// Tells what a runner has used of a model.
+    fn report_usage(
+        &self,
+        runner: &str,
+        usage: &Given<'_>,
+        options: &Given<'_>,
+    ) -> zbus::Result<String>;
     /// The output of a runner.
     fn logs(&self, runner: &str, options: &Given<'_>) -> zbus::Result<OwnedFd>;
     /// A page of events.

@@ -1,6 +1,7 @@
 //! `stratavorectl`: a program on the bus as any other. One file per verb.
 
 pub mod args;
+mod budget;
 mod bus;
 mod client;
 mod completions;
@@ -22,6 +23,7 @@ mod project;
 mod reconcile;
 pub mod remote;
 mod render;
+mod report;
 mod run;
 mod show;
 mod status;
@@ -103,6 +105,8 @@ async fn obey(cli: &Cli) -> Result<u8> {
         Verb::Wait(args) => wait::wait(&client, global, args).await,
         Verb::Events(args) => events::events(&client, global, args).await,
         Verb::Project(args) => project::project(&client, global, args).await,
+        Verb::Budget(args) => budget::budget(&client, global, args).await,
+        Verb::Usage(args) => report::usage(&client, global, args).await,
         Verb::Hold(args) => hold::hold(&client, global, args).await,
         Verb::Top(args) => top::top(&client, global, args).await,
         Verb::Reconcile(args) => reconcile::reconcile(&client, global, args).await,
@@ -130,6 +134,8 @@ fn check(cli: &Cli) -> Result<()> {
         Verb::Freeze(args) | Verb::Thaw(args) => control::check(args),
         Verb::Set(args) => control::limits(args).map(drop),
         Verb::Events(args) => events::check(args),
+        Verb::Budget(args) => budget::check(args),
+        Verb::Usage(args) => report::check(args, host.is_some()),
         Verb::Hold(args) => hold::check(args),
         Verb::Top(args) => top::check(&cli.global, args).map(drop),
         _ => Ok(()),

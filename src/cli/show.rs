@@ -102,6 +102,13 @@ fn entries(of: &Dict, story: &Story) -> Vec<(&'static str, String)> {
         ("IO", usage::io(&limits, &used)),
         ("Tasks", usage::tasks(&limits, &used)),
         ("OOM kills", usage::oom_kills(&used)),
+        (
+            "Tokens",
+            match of.contains_key("tokens") {
+                true => usage::tokens(of),
+                false => String::new(),
+            },
+        ),
         ("Stop", usage::stop(&limits, ran.filter(|_| live))),
         (
             "Warnings",

@@ -147,6 +147,7 @@ fn standing(of: &Dict, state: &str, story: &Story, limits: &Dict) -> String {
             since("created_at"),
             bus::systemctl()
         ),
+        "frozen" if !text(of, "frozen_by").is_empty() => frozen_by(text(of, "frozen_by"), of),
         "frozen" => format!(
             "{}; its processes stand still until: stratavorectl thaw {}.",
             story
@@ -168,6 +169,23 @@ fn standing(of: &Dict, state: &str, story: &Story, limits: &Dict) -> String {
     }
 }
 
+/// `budget project:web/day` or `hold fleet`: what froze it, and how it goes on.
+fn frozen_by(by: &str, of: &Dict) -> String {
+    let budget = by.strip_prefix("budget ");
+    match budget.and_then(|budget| budget.rsplit_once('/')) {
+        Some((scope, period)) => format!(
+            "the budget of {0} (period {1}) has frozen it, it had used {2}. It goes on by itself when there is room; to make some: stratavorectl budget set --scope {0} --period {1} --limit N.",
+            clean(scope),
+            clean(period),
+            usage::tokens(of)
+        ),
+        None => format!(
+            "a hold ({}) has frozen it, and it goes on by itself when that is over. See: stratavorectl hold list.",
+            clean(by.strip_prefix("hold ").unwrap_or(by))
+        ),
+    }
+}
+
 /// Numbers behind a cause, and what can be done.
 fn because(cause: &str, of: &Dict, story: &Story, limits: &Dict, used: &Dict) -> Option<String> {
     Some(match cause {
@@ -183,6 +201,10 @@ fn because(cause: &str, of: &Dict, story: &Story, limits: &Dict, used: &Dict) ->
         "timeout" => format!(
             "It may run {} at most (runtime-max). Give it more with --runtime-max when you launch it again.",
             usage::limit(limits, "runtime-max")
+        ),
+        "over-budget" => format!(
+            "It had used {}. See which budget it was: stratavorectl budget list; its thresholds: stratavorectl events --type budget.exceeded. To make room: stratavorectl budget set --scope SCOPE --period PERIOD --limit N.",
+            usage::tokens(of)
         ),
         "stopped" => match story.asked_by() {
             Some(by) => format!("Asked for by {by}."),
@@ -244,6 +266,14 @@ async fn of_project(client: &Client, out: &Out, project: &str) -> Result<u8> {
 /// `project-runners is open: 3 live of 4, room for 1.`
 fn gate(of: &Dict) -> String {
     let (name, used) = (text(of, "name"), number(of, "used").unwrap_or_default());
+    if let ("budget", Some(limit), "") = (name, number(of, "limit"), text(of, "message")) {
+        let reserved = number(of, "reserved").unwrap_or_default();
+        return format!(
+            "{name} {} is open: of {limit} tokens {used} are used and {reserved} reserved, room for {}.",
+            text(of, "subject"),
+            limit.saturating_sub(used.saturating_add(reserved))
+        );
+    }
     match (number(of, "limit"), text(of, "message")) {
         (_, message) if !message.is_empty() => format!("{name} is shut: {message}"),
         (None, _) => format!("{name} is open: {used} live, and no cap."),

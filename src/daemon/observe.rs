@@ -2,7 +2,9 @@
 //! [`crate::adapters::exposition`].
 //!
 //! Gauges are read from the engine's own truth when they are asked for; nothing here asks the
-//! store or the agent, so a page never waits.
+//! store or the agent, so a page never waits. What is the whole fleet's was read lately.
+
+mod budgets;
 
 use crate::adapters::exposition::{self, Page, Pages, TEXT};
 use crate::domain::State;
@@ -189,6 +191,12 @@ impl Observed {
         if health.adopted {
             for family in runners(&parts.engine)? {
                 now.register(Box::new(family))?;
+            }
+        }
+        // Not known is another thing than none.
+        if let Some(known) = parts.engine.budgets_lately() {
+            for collector in budgets::collectors(&known)? {
+                now.register(collector)?;
             }
         }
         let mut all = now.gather();

@@ -75,10 +75,10 @@ kinds! {
         "As at the start and every minute, what the store says was compared with what runs here, and what differed was set\nright: stratavorectl reconcile. The line says which uid asked.";
     POLICY_APPLIED = "c04bcbfc027b4a239cdd9db855eddd88",
         "A hold or budget has frozen, stopped or thawed runner @STRATAVORE_RUNNER@",
-        "The line says which. What a hold or budget froze goes on by itself when that is over:\n\n    stratavorectl hold list";
+        "The line says which. What a hold or budget froze goes on by itself when that is over:\n\n    stratavorectl hold list\n    stratavorectl budget list";
     POLICY_SET = "bcd5fd869b674e1580b2e57b0aa411ff",
-        "A hold was set or released",
-        "The line says which, and which uid asked.\n\n    stratavorectl hold list";
+        "A hold or budget was set, released or removed",
+        "The line says which, and which uid asked.\n\n    stratavorectl hold list\n    stratavorectl budget list";
     ADOPTED = "4eff674d795342ad92b966ecfdcba2a4",
         "Runners were adopted",
         "stratavore-agent has started and found runners of an earlier one. They did not notice.";

@@ -17,6 +17,7 @@ mod peers;
 mod policy;
 mod projects;
 mod queries;
+mod standing;
 mod upkeep;
 mod verbs;
 
@@ -128,6 +129,7 @@ struct Shared {
     closing: AtomicBool,
     recheck: Notify,
     policy: policy::Followed,
+    standing: standing::Standing,
     /// Monotonic milliseconds of the last turn of hub and store loop, for the watchdog.
     progress: [AtomicU64; 2],
     started: tokio::time::Instant,
@@ -193,6 +195,7 @@ impl Engine {
             closing: AtomicBool::new(false),
             recheck: Notify::new(),
             policy: policy::Followed::default(),
+            standing: standing::Standing::default(),
             progress: [AtomicU64::new(0), AtomicU64::new(0)],
             started: tokio::time::Instant::now(),
             metrics: Metrics::default(),
@@ -204,6 +207,7 @@ impl Engine {
             tokio::spawn(peers::serve(Arc::clone(&shared)));
         }
         tokio::spawn(policy::follow(Arc::clone(&shared)));
+        tokio::spawn(standing::follow(Arc::clone(&shared)));
         Self(shared)
     }
 

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 const REFUSED_WITHIN: Duration = Duration::from_secs(20);
 
 /// So many callers at once, spread over the hosts, each launching once; how often each exit status came back.
-fn storm(fleet: &Fleet, callers: usize, run: &str) -> BTreeMap<i32, usize> {
+pub fn storm(fleet: &Fleet, callers: usize, run: &str) -> BTreeMap<i32, usize> {
     let hosts = fleet.sites.len();
     let codes = fleet.each(|n, site| {
         let here = callers / hosts + usize::from(n < callers % hosts);
@@ -28,7 +28,7 @@ fn storm(fleet: &Fleet, callers: usize, run: &str) -> BTreeMap<i32, usize> {
     counts
 }
 
-fn errors(fleet: &Fleet) -> String {
+pub fn errors(fleet: &Fleet) -> String {
     let of = |site: &Site| site.root("sort /srv/storm.err | uniq -c").out();
     fleet.up().map(|(_, site)| of(site)).collect()
 }
