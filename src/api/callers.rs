@@ -222,7 +222,6 @@ mod tests {
     }
 
     #[test]
-    #[expect(clippy::unwrap_used, reason = "a test")]
     fn a_pidfd_tells_of_its_process_alone() {
         let mut child = std::process::Command::new("cat")
             .stdin(std::process::Stdio::piped())

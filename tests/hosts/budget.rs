@@ -204,7 +204,7 @@ fn a_new_period_lets_go_on() {
     let rest = 3_600 - now.unwrap().as_secs().cast_signed() % 3_600;
     site.host.write(
         "/etc/systemd/system/stratavored.service.d/clock.conf",
-        &clock(rest - 25),
+        clock(rest - 25),
     );
     site.root("systemctl daemon-reload && systemctl restart stratavored")
         .ok();

@@ -38,6 +38,15 @@ fn cap(fleet: &Fleet, runners: usize) {
     fleet.sites[0].ctl("root", &set).ok();
 }
 
+/// Every launch reserves a hundred tokens of it, and there are enough.
+fn budget(fleet: &Fleet) {
+    fleet
+        .sql()
+        .run("UPDATE projects SET default_tokens = 100 WHERE name = 'p'");
+    let set = "budget set --scope fleet --period none --limit 1G --on-exhausted freeze";
+    fleet.sites[0].ctl("root", set).ok();
+}
+
 fn five_of_sixty_four(fleet: &Fleet) {
     cap(fleet, 5);
     let watch = Watch::start(fleet, &[("p", 5)]);
@@ -196,6 +205,7 @@ fn a_postgres_with_a_full_disk_or_that_hangs() {
 fn daemons_agents_and_shims_die_under_load() {
     let mut fleet = Fleet::boot("f-kill");
     cap(&fleet, 6);
+    budget(&fleet);
     let watch = Watch::start(&fleet, &[("p", 6)]);
     fleet.start_load(3, "p");
     let mut chaos = Chaos::new(&[Blow::Daemon, Blow::Agent, Blow::Shim, Blow::Daemon]);
@@ -360,6 +370,7 @@ fn another_postgres_takes_over() {
 fn twenty_rounds_of_everything() {
     let mut fleet = Fleet::boot("f-chaos");
     cap(&fleet, 6);
+    budget(&fleet);
     let watch = Watch::start(&fleet, &[("p", 6)]);
     fleet.start_load(3, "p");
     let mut chaos = Chaos::new(&Blow::ALL);
