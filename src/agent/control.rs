@@ -1,6 +1,5 @@
 //! Orders about a live runner.
 
-use super::cgroup::cgroup_of;
 use super::hub::{Agent, Phase, Runner, lock};
 use super::policy::{self, refusal};
 use super::systemd::SCOPE;
@@ -404,17 +403,6 @@ impl Agent {
             Some(_) => Ok(Answer::Usage(self.cgroups.usage(&runner.cgroup))),
             None => Err(ended(id)),
         }
-    }
-
-    /// In which runner's scope a process is, at whatever depth.
-    pub(super) fn runner_of(&self, pid: u32) -> Answer {
-        let id = cgroup_of(pid).and_then(|cgroup| {
-            // Whoever was given a cgroup can call one below it as a scope of ours: the whole path decides.
-            let id = cgroup.split('/').find_map(RunnerId::from_unit)?;
-            let rest = cgroup.strip_prefix(self.runner(id).ok()?.cgroup.as_str())?;
-            (rest.is_empty() || rest.starts_with('/')).then_some(id)
-        });
-        Answer::RunnerOf { id }
     }
 
     fn live(&self, id: RunnerId) -> Result<Arc<Runner>, Refusal> {
