@@ -371,6 +371,8 @@ pub trait Host: Send + Sync + std::fmt::Debug {
     /// everything but the host, and before an earlier one. Whoever has missed a deadline stops
     /// whatever is said afterwards.
     async fn fence(&self, deadline: Option<Deadline>) -> Result<Fenced, HostError>;
+    /// In which runner's scope a process of this host is, by the kernel's word.
+    async fn runner_of(&self, pid: u32) -> Result<Option<RunnerId>, HostError>;
 }
 
 /// The machine itself, as the lease needs it.

@@ -50,13 +50,16 @@ pub const KNOWS_INPUTS: &str = "load-credential, env-file";
 pub const KNOWS_LOG_FILES: &str = "log-files";
 /// The agent takes [`Order::Fence`] and [`Launch::fence`].
 pub const KNOWS_FENCE: &str = "fence";
+/// The agent takes [`Order::RunnerOf`].
+pub const KNOWS_RUNNER_OF: &str = "runner-of";
 /// What this release can do beyond version 1, for [`Hello::knows`].
-pub const KNOWS: [&str; 5] = [
+pub const KNOWS: [&str; 6] = [
     KNOWS_STREAMS,
     KNOWS_LOGS,
     KNOWS_INPUTS,
     KNOWS_LOG_FILES,
     KNOWS_FENCE,
+    KNOWS_RUNNER_OF,
 ];
 /// Most ids in one [`Answer::Fenced`].
 pub const UNARMED: usize = 1_000;
@@ -138,6 +141,8 @@ pub enum Order {
     /// and one that has passed change nothing. `None` = none does any more. Answered with
     /// [`Answer::Fenced`].
     Fence { deadline: Option<Deadline> },
+    /// In which runner's scope this process is. Answered with [`Answer::RunnerOf`].
+    RunnerOf { pid: u32 },
 }
 
 /// Who is speaking.
@@ -282,6 +287,8 @@ pub enum Answer {
         armed: u32,
         unarmed: Vec<RunnerId>,
     },
+    /// To [`Order::RunnerOf`]; `None` = in none.
+    RunnerOf { id: Option<RunnerId> },
 }
 
 /// One runner as the agent sees it; see `domain::reconcile::Observed`.

@@ -52,7 +52,7 @@ CREATE TABLE sessions (
 CREATE INDEX sessions_by_use ON sessions (used_at);
 
 -- Token budgets in the period that began at `period_start`. `reserved` is what live runners may
--- still use; `told` the thresholds that were told in this period.
+-- still use; `overrun` how much of `used` went past reservations; `told` the thresholds that were told in this period.
 CREATE TABLE budgets (
     scope        TEXT COLLATE "C" NOT NULL,
     period       TEXT COLLATE "C" NOT NULL CHECK (period IN ('hour', 'day', 'week', 'month', 'none')),
@@ -64,6 +64,7 @@ CREATE TABLE budgets (
     period_start BIGINT NOT NULL,
     used         BIGINT NOT NULL DEFAULT 0 CHECK (used >= 0),
     reserved     BIGINT NOT NULL DEFAULT 0 CHECK (reserved >= 0),
+    overrun      BIGINT NOT NULL DEFAULT 0 CHECK (overrun >= 0),
     told         BIGINT NOT NULL DEFAULT 0,
     PRIMARY KEY (scope, period)
 ) WITH (fillfactor = 50);

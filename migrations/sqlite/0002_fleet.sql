@@ -51,7 +51,7 @@ CREATE TABLE sessions (
 CREATE INDEX sessions_by_use ON sessions (used_at);
 
 -- Token budgets in the period that began at `period_start`. `reserved` is what live runners may
--- still use; `told` the thresholds that were told in this period.
+-- still use; `overrun` how much of `used` went past reservations; `told` the thresholds that were told in this period.
 CREATE TABLE budgets (
     scope        TEXT NOT NULL,
     period       TEXT NOT NULL CHECK (period IN ('hour', 'day', 'week', 'month', 'none')),
@@ -63,6 +63,7 @@ CREATE TABLE budgets (
     period_start INTEGER NOT NULL,
     used         INTEGER NOT NULL DEFAULT 0 CHECK (used >= 0),
     reserved     INTEGER NOT NULL DEFAULT 0 CHECK (reserved >= 0),
+    overrun      INTEGER NOT NULL DEFAULT 0 CHECK (overrun >= 0),
     told         INTEGER NOT NULL DEFAULT 0,
     PRIMARY KEY (scope, period)
 ) STRICT, WITHOUT ROWID;

@@ -15,8 +15,8 @@ use crate::domain::{Error, ErrorKind, Limits, ProjectName, RunnerId};
 use crate::ports::{Fenced, Host, HostError, HostNotice, LaunchOrder};
 use crate::seqpacket;
 use crate::wire::{
-    Answer, KNOWS_FENCE, KNOWS_INPUTS, KNOWS_LOG_FILES, KNOWS_LOGS, KNOWS_STREAMS, Launch, Order,
-    Passed, Payload, Refusal, RefusalCode, Seen, Unenforced,
+    Answer, KNOWS_FENCE, KNOWS_INPUTS, KNOWS_LOG_FILES, KNOWS_LOGS, KNOWS_RUNNER_OF, KNOWS_STREAMS,
+    Launch, Order, Passed, Payload, Refusal, RefusalCode, Seen, Unenforced,
 };
 use async_trait::async_trait;
 use connection::{Shared, Waiting, connect_for_ever, tell};
@@ -381,6 +381,17 @@ impl Host for AgentClient {
                 armed,
                 unarmed,
             }),
+            other => Err(strange(&other)),
+        }
+    }
+
+    async fn runner_of(&self, pid: u32) -> Result<Option<RunnerId>> {
+        self.shared.needs(KNOWS_RUNNER_OF)?;
+        match self
+            .order(Order::RunnerOf { pid }, Vec::new(), SHORT)
+            .await?
+        {
+            Answer::RunnerOf { id } => Ok(id),
             other => Err(strange(&other)),
         }
     }

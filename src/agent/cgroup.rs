@@ -251,8 +251,14 @@ fn mount_point(mountinfo: &str) -> Option<PathBuf> {
 
 /// Whether a process is in this cgroup, by the kernel's word.
 pub(super) fn in_cgroup(pid: u32, cgroup: &str) -> bool {
-    std::fs::read_to_string(format!("/proc/{pid}/cgroup"))
-        .is_ok_and(|text| text.lines().any(|l| l.strip_prefix("0::") == Some(cgroup)))
+    cgroup_of(pid).is_some_and(|own| own == cgroup)
+}
+
+/// The cgroup of a process; `None` = there is no such process.
+pub(super) fn cgroup_of(pid: u32) -> Option<String> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
+    let own = text.lines().find_map(|l| l.strip_prefix("0::"))?;
+    Some(own.to_owned())
 }
 
 /// Name and start time (clock ticks since boot) of a process.

@@ -83,6 +83,15 @@ impl Agent {
         })
     }
 
+    /// In which runner's scope a process is, at whatever depth.
+    pub(super) fn runner_of(&self, pid: u32) -> Option<RunnerId> {
+        let cgroup = cgroup::cgroup_of(pid)?;
+        // Whoever was given a cgroup can call one below it as a scope of ours: the whole path decides.
+        let id = cgroup.split('/').find_map(RunnerId::from_unit)?;
+        let rest = cgroup.strip_prefix(self.runner(id).ok()?.cgroup.as_str())?;
+        (rest.is_empty() || rest.starts_with('/')).then_some(id)
+    }
+
     /// Root's bounds, as they are now.
     pub(super) fn config(&self) -> Arc<Config> {
         let config = self.config.read();

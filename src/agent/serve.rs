@@ -292,6 +292,10 @@ async fn obey(
         Order::LogFiles { after } => agent.log_files(after).await,
         Order::RemoveLogFiles { ids } => agent.remove_log_files(ids).await,
         Order::Fence { deadline } => agent.fence(deadline).await,
+        Order::RunnerOf { pid } => {
+            let id = agent.runner_of(pid);
+            Ok(Answer::RunnerOf { id })
+        }
     }
 }
 

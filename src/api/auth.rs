@@ -25,6 +25,11 @@ pub enum Verb {
     ManageProjects,
     /// Set and remove holds and budgets.
     ManageBudgets,
+    /// Say what a runner of this user has used, from outside of it.
+    Report {
+        /// The runner's user.
+        owner: u32,
+    },
     /// Reconcile this host; cordon, drain and forget hosts; set the fleet's cap.
     ManageHost,
 }
@@ -73,6 +78,8 @@ pub fn decide(bus: Bus, caller: u32, verb: Verb) -> Decision {
         Verb::Launch { .. } => Decision::Ask("org.stratavore1.launch-as-other"),
         Verb::ManageProjects => Decision::Ask("org.stratavore1.manage-projects"),
         Verb::ManageBudgets => Decision::Ask("org.stratavore1.manage-budgets"),
+        // Owners are asked about, too: what they report is what their budgets are charged.
+        Verb::Report { .. } => Decision::Ask("org.stratavore1.report-usage"),
         Verb::ManageHost => Decision::Ask("org.stratavore1.manage-host"),
     }
 }
@@ -152,6 +159,10 @@ mod tests {
         );
         assert_eq!(ask(Verb::ManageProjects), "org.stratavore1.manage-projects");
         assert_eq!(ask(Verb::ManageBudgets), "org.stratavore1.manage-budgets");
+        for owner in [1000, 1001] {
+            let action = "org.stratavore1.report-usage";
+            assert_eq!(ask(Verb::Report { owner }), action);
+        }
         assert_eq!(ask(Verb::ManageHost), "org.stratavore1.manage-host");
     }
 
@@ -160,7 +171,8 @@ mod tests {
         prop_oneof![
             uid.clone().prop_map(|owner| Verb::View { owner }),
             uid.clone().prop_map(|owner| Verb::Launch { owner }),
-            uid.prop_map(|owner| Verb::Control { owner }),
+            uid.clone().prop_map(|owner| Verb::Control { owner }),
+            uid.prop_map(|owner| Verb::Report { owner }),
             Just(Verb::ManageProjects),
             Just(Verb::ManageBudgets),
             Just(Verb::ManageHost),

@@ -2,6 +2,7 @@
 
 use crate::domain::{Error, ErrorKind};
 use std::collections::HashMap;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::Semaphore;
@@ -129,6 +130,27 @@ impl Callers {
         Ok(uid)
     }
 
+    /// The process a message came from.
+    pub(super) async fn process(&self, header: &Header<'_>) -> Result<Process, Error> {
+        let sender = sender(header)?;
+        let name = BusName::try_from(sender).map_err(|e| unknown(sender, &e))?;
+        let _turn = self.look_ups.acquire().await;
+        let asked = self.bus.get_connection_credentials(name);
+        let found = match tokio::time::timeout(BUS_MAX, asked).await {
+            Ok(Ok(found)) => found,
+            Ok(Err(error)) => return Err(unknown(sender, &error)),
+            Err(_) => return Err(unknown(sender, &"the bus does not answer")),
+        };
+        let pid = found.process_id();
+        let handle = found.into_process_fd().map(OwnedFd::from);
+        let pid = match &handle {
+            Some(handle) => pid_of(handle),
+            None => pid,
+        };
+        let pid = pid.ok_or_else(|| unknown(sender, &"its process is gone"))?;
+        Ok(Process { pid, handle })
+    }
+
     /// A connection is gone. Its name is never given out again.
     pub(super) fn gone(&self, unique_name: &str) {
         self.lock().remove(unique_name);
@@ -137,6 +159,34 @@ impl Callers {
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<String, u32>> {
         self.uids.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// The process that opened a connection.
+#[derive(Debug)]
+pub(super) struct Process {
+    pub(super) pid: u32,
+    /// Names this process for ever; buses of a few years ago do not give it.
+    handle: Option<OwnedFd>,
+}
+
+impl Process {
+    /// Whether its pid has surely been nobody else's since it opened the connection; what was found
+    /// by the pid before is true then.
+    pub(super) fn is_surely_it(&self) -> bool {
+        self.handle.as_ref().and_then(pid_of) == Some(self.pid)
+    }
+}
+
+/// The pid of a process that lives, by a descriptor of it.
+fn pid_of(handle: &OwnedFd) -> Option<u32> {
+    let file = format!("/proc/self/fdinfo/{}", handle.as_raw_fd());
+    parse_pid(&std::fs::read_to_string(file).ok()?)
+}
+
+/// -1 = it is gone, 0 = it is of another pid namespace.
+fn parse_pid(fdinfo: &str) -> Option<u32> {
+    let line = fdinfo.lines().find_map(|l| l.strip_prefix("Pid:"))?;
+    line.trim().parse().ok().filter(|pid| *pid != 0)
 }
 
 /// The unique name a message came from; the bus has put it there.
@@ -154,4 +204,44 @@ fn unknown(sender: &str, why: &dyn std::fmt::Display) -> Error {
         ErrorKind::NotPermitted,
         format!("The bus does not say which user {sender} belongs to: {why}."),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_that_is_gone_has_no_pid() {
+        let info = |pid: &str| {
+            format!("pos:\t0\nflags:\t02000002\nmnt_id:\t15\nPid:\t{pid}\nNSpid:\t{pid}\n")
+        };
+        assert_eq!(parse_pid(&info("4711")), Some(4711));
+        assert_eq!(parse_pid(&info("-1")), None);
+        assert_eq!(parse_pid(&info("0")), None);
+        assert_eq!(parse_pid("pos:\t0\n"), None);
+    }
+
+    #[test]
+    fn a_pidfd_tells_of_its_process_alone() {
+        let mut child = std::process::Command::new("cat")
+            .stdin(std::process::Stdio::piped())
+            .stdout(std::process::Stdio::null())
+            .spawn()
+            .unwrap();
+        let pid = rustix::process::Pid::from_child(&child);
+        let handle = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty());
+        let process = Process {
+            pid: child.id(),
+            handle: Some(handle.unwrap()),
+        };
+        assert!(process.is_surely_it());
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(!process.is_surely_it());
+        let unsure = Process {
+            pid: 1,
+            handle: None,
+        };
+        assert!(!unsure.is_surely_it());
+    }
 }

@@ -2,6 +2,7 @@
 //! what is not there is left out.
 
 use crate::domain::admission::Gate;
+use crate::domain::budget::Tokens;
 use crate::domain::event::{Actor, Event};
 use crate::domain::limits::KEYS;
 use crate::domain::reconcile::Todo;
@@ -56,7 +57,12 @@ pub(super) fn public(runner: &Runner) -> Dict {
     maybe(&mut dict, "log_file_max", runner.spec.log_file_max);
     let ending = runner.exit.as_ref().map(|e| exit(&e.public()));
     maybe(&mut dict, "exit", ending);
-    maybe(&mut dict, "usage", runner.usage.as_ref().map(usage));
+    if runner.usage.is_some() || runner.tokens != Tokens::default() {
+        let used = runner.usage.unwrap_or_default();
+        put(&mut dict, "usage", usage(runner, &used));
+    }
+    maybe(&mut dict, "token_usage", tokens(runner));
+    maybe(&mut dict, "frozen_by", runner.frozen_by.clone());
     if let Some(placement) = &runner.placement {
         put(&mut dict, "invocation_id", placement.invocation_id.clone());
         if !placement.warnings.is_empty() {
@@ -103,9 +109,36 @@ pub(super) fn exit(exit: &Exit) -> Dict {
     dict
 }
 
-/// What was used.
-pub(super) fn usage(usage: &Usage) -> Dict {
+/// What of a runner's tokens was told and set aside, by kind; `None` = nothing.
+fn tokens(runner: &Runner) -> Option<Dict> {
+    let Tokens {
+        input,
+        output,
+        cache_read,
+        cache_write,
+    } = runner.tokens;
+    let counts = [
+        ("input", input),
+        ("output", output),
+        ("cache_read", cache_read),
+        ("cache_write", cache_write),
+        ("reserved", runner.reserved),
+    ];
     let mut dict = Dict::new();
+    for (key, n) in counts {
+        put(&mut dict, key, n);
+    }
+    counts.iter().any(|(_, n)| *n > 0).then_some(dict)
+}
+
+/// What a runner has used, its tokens as they were reported.
+pub(super) fn usage(runner: &Runner, usage: &Usage) -> Dict {
+    let mut dict = Dict::new();
+    if runner.tokens != Tokens::default() {
+        let [given, answered] = runner.tokens.directions();
+        put(&mut dict, "tokens_in", given);
+        put(&mut dict, "tokens_out", answered);
+    }
     for (key, value) in [
         ("cpu_usec", usage.cpu_usec),
         ("memory_peak_bytes", usage.memory_peak_bytes),

@@ -1,7 +1,7 @@
 //! What the methods do: count the caller in, parse, authorise, ask the engine.
 
 use super::auth::{self, Decision, Details, Verb, decide};
-use super::callers::{Callers, Slot};
+use super::callers::{Callers, Process, Slot};
 use super::convert::{self, Dict};
 use super::errors::Result;
 use super::options;
@@ -221,6 +221,11 @@ impl Core {
         NOBODYS
     }
 
+    /// The process behind a call.
+    pub(super) async fn process(&self, call: &Call<'_>) -> Result<Process> {
+        Ok(self.0.callers.process(call.header).await?)
+    }
+
     pub(super) async fn actor(&self, call: &Call<'_>) -> Actor {
         Actor {
             uid: Some(call.uid),
@@ -411,7 +416,7 @@ impl Core {
         // What a peer's runner uses is known there.
         if runner.state().is_live() && !self.0.engine.is_peers(&runner) {
             let usage = self.usage(&runner).await;
-            convert::put(&mut dict, "usage", convert::usage(&usage));
+            convert::put(&mut dict, "usage", convert::usage(&runner, &usage));
         }
         Ok(dict)
     }

@@ -76,13 +76,13 @@ impl Core {
         }
         let used = live.into_iter().map(|(at, runner)| {
             let core = self.clone();
-            async move { (at, core.usage(&runner).await) }
+            async move { (at, convert::usage(&runner, &core.usage(&runner).await)) }
         });
         let mut used = futures_util::stream::iter(used).buffer_unordered(USAGES_AT_ONCE);
         // What an agent that hangs does not tell in time is left out.
         let until = tokio::time::Instant::now() + USAGES_TIME;
         while let Ok(Some((at, usage))) = tokio::time::timeout_at(until, used.next()).await {
-            convert::put(&mut out[at], "usage", convert::usage(&usage));
+            convert::put(&mut out[at], "usage", usage);
         }
         Ok(out)
     }

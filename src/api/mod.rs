@@ -3,7 +3,7 @@
 //! | file | what |
 //! |---|---|
 //! | `manager`, `runner`, `project` | the interfaces: argument names, documentation, nothing else |
-//! | `core`, `lists`, `holds`, `hosts`, `output`, `places`, `projects` | what their methods do: parse, authorise, ask the engine |
+//! | `core`, `lists`, `budgets`, `holds`, `hosts`, `output`, `places`, `projects`, `usage` | what their methods do: parse, authorise, ask the engine |
 //! | `options`, `values` | `a{sv}` arguments, pure |
 //! | `auth`, `polkit`, `callers`, `users` | who may do what, and who it is |
 //! | `convert`, `errors` | domain values and errors as they travel |
@@ -14,6 +14,7 @@
 //! but a look-up of the caller's uid: the object server holds a lock of its own meanwhile.
 
 pub mod auth;
+mod budgets;
 mod callers;
 mod convert;
 mod core;
@@ -32,6 +33,7 @@ pub mod proxy;
 mod runner;
 mod signals;
 mod tree;
+mod usage;
 mod users;
 pub mod values;
 

@@ -76,6 +76,25 @@ pub trait Manager {
     fn describe_fleet(&self) -> zbus::Result<Dict>;
     /// Sets the cap of the fleet.
     fn set_fleet(&self, settings: &Given<'_>) -> zbus::Result<()>;
+    /// Sets a budget.
+    fn set_budget(
+        &self,
+        scope: &str,
+        period: &str,
+        settings: &Given<'_>,
+        options: &Given<'_>,
+    ) -> zbus::Result<()>;
+    /// Removes a budget.
+    fn remove_budget(&self, scope: &str, period: &str, options: &Given<'_>) -> zbus::Result<()>;
+    /// All budgets.
+    fn list_budgets(&self) -> zbus::Result<Vec<Dict>>;
+    /// Tells what a runner has used of a model.
+    fn report_usage(
+        &self,
+        runner: &str,
+        usage: &Given<'_>,
+        options: &Given<'_>,
+    ) -> zbus::Result<String>;
     /// The output of a runner.
     fn logs(&self, runner: &str, options: &Given<'_>) -> zbus::Result<OwnedFd>;
     /// A page of events.

@@ -193,7 +193,8 @@ impl RunnerObject {
 
     /// What its whole tree has used: cpu_usec, memory_peak_bytes, io_read_bytes,
     /// io_write_bytes, tasks_peak, oom_kills, and just now memory_bytes and tasks, as far as this
-    /// kernel counts it. It is neither in InterfacesAdded nor in GetManagedObjects.
+    /// kernel counts it; tokens_in and tokens_out, as reported. It is neither in InterfacesAdded nor
+    /// in GetManagedObjects.
     #[zbus(property(emits_changed_signal = "false"))]
     async fn usage(&self, #[zbus(header)] header: Option<Header<'_>>) -> Dict {
         if header.is_none() {
@@ -201,7 +202,9 @@ impl RunnerObject {
         }
         let runner = now(&self.shown);
         let usage = tokio::time::timeout(USAGE_MAX, self.core.usage(&runner)).await;
-        usage.map(|u| convert::usage(&u)).unwrap_or_default()
+        usage
+            .map(|u| convert::usage(&runner, &u))
+            .unwrap_or_default()
     }
 
     /// Its labels. Empty for others than its user and root, and not in InterfacesAdded and

@@ -239,7 +239,7 @@ impl Gardener {
             if let Some(exit) = &runner.exit {
                 details.append(&mut convert::exit(&exit.public()));
                 if let Some(usage) = &runner.usage {
-                    convert::put(&mut details, "usage", convert::usage(usage));
+                    convert::put(&mut details, "usage", convert::usage(runner, usage));
                 }
                 let (cause, status) = (exit.cause.as_str(), convert::status(exit));
                 let signal =

@@ -1,11 +1,13 @@
 //! The command line. What is written here is what `--help` says.
 
+mod budget;
 mod hosts;
 mod limits;
 mod policies;
 mod project;
 mod run;
 
+pub use budget::{Budget, BudgetTarget, ReportUsage, SetBudget, Usage};
 pub use hosts::{Cordon, Drain, Fleet, Host, OneHost, SetFleet};
 pub use limits::{OwnLimits, SharedLimits};
 pub use policies::{Hold, HoldTarget, SetHold};
@@ -112,6 +114,12 @@ pub enum Verb {
     /// Create, change, show and remove projects
     #[command(subcommand)]
     Project(Project),
+    /// Cap the tokens that runners of a project, a session or the fleet use in a period
+    #[command(subcommand)]
+    Budget(Budget),
+    /// Tell what runners use of a model, which their budgets are charged
+    #[command(subcommand)]
+    Usage(Usage),
     /// Hold a project, a label or the whole fleet: launch nothing, freeze what runs, until a time
     #[command(subcommand)]
     Hold(Hold),

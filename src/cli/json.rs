@@ -131,6 +131,8 @@ pub(super) fn shown(of: &Dict) -> Value {
         "tokens",
         "log_file_max",
         "invocation_id",
+        "token_usage",
+        "frozen_by",
     ] {
         value[key] = get(of, key);
     }
@@ -139,6 +141,28 @@ pub(super) fn shown(of: &Dict) -> Value {
         some => some,
     };
     value
+}
+
+/// A budget.
+pub(super) fn budget(of: &Dict) -> Value {
+    let count = |key| super::client::number(of, key).unwrap_or_default();
+    let taken = count("used").saturating_add(count("reserved"));
+    json!({
+        "scope": text(of, "scope"),
+        "period": text(of, "period"),
+        "limit": get(of, "limit"),
+        "used": get(of, "used"),
+        "reserved": get(of, "reserved"),
+        "left": count("limit").saturating_sub(taken),
+        "overrun": get(of, "overrun"),
+        "timezone": text(of, "timezone"),
+        "on_exhausted": text(of, "on_exhausted"),
+        "count": text(of, "count").split(',').collect::<Vec<_>>(),
+        "told": get(of, "told"),
+        "period_start": time(super::client::number(of, "period_start")),
+        "period_end": time(super::client::number(of, "period_end")),
+        "created_at": time(super::client::number(of, "created_at")),
+    })
 }
 
 /// A hold.

@@ -96,6 +96,55 @@ pub(super) fn hosts() -> Vec<CompletionCandidate> {
     named.map(of).collect()
 }
 
+/// Scopes of budgets: those that have one, all projects, the fleet.
+pub(super) fn scopes() -> Vec<CompletionCandidate> {
+    let mut found = BTreeSet::from(["fleet".to_owned()]);
+    let of = |method, key, prefix: &str| -> Vec<String> {
+        let rows = ask(method, &());
+        rows.iter()
+            .map(|r| format!("{prefix}{}", text(r, key)))
+            .collect()
+    };
+    found.extend(of("ListProjects", "name", "project:"));
+    found.extend(of("ListBudgets", "scope", ""));
+    let plain = found.into_iter().filter(|word| is_plain(word));
+    plain.map(CompletionCandidate::new).collect()
+}
+
+/// Periods of budgets.
+pub(super) fn periods() -> Vec<CompletionCandidate> {
+    crate::domain::period::Period::ALL
+        .map(|p| CompletionCandidate::new(p.as_str()))
+        .into()
+}
+
+/// What can happen when a budget is used up.
+pub(super) fn on_exhausted() -> Vec<CompletionCandidate> {
+    crate::domain::budget::OnExhausted::ALL
+        .map(|p| CompletionCandidate::new(p.as_str()))
+        .into()
+}
+
+/// Kinds of tokens.
+pub(super) fn counts() -> Vec<CompletionCandidate> {
+    [
+        "input",
+        "output",
+        "input,output",
+        "cache-read",
+        "cache-write",
+    ]
+    .map(CompletionCandidate::new)
+    .into()
+}
+
+/// Time zones.
+pub(super) fn zones() -> Vec<CompletionCandidate> {
+    let all = jiff::tz::db().available();
+    all.map(|zone| CompletionCandidate::new(zone.to_string()))
+        .collect()
+}
+
 /// Labels of live runners, `key=value`.
 pub(super) fn labels() -> Vec<CompletionCandidate> {
     let mut found = BTreeSet::new();

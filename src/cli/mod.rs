@@ -1,6 +1,7 @@
 //! `stratavorectl`: a program on the bus as any other. One file per verb.
 
 pub mod args;
+mod budget;
 mod bus;
 mod client;
 mod completions;
@@ -25,6 +26,7 @@ mod queue;
 mod reconcile;
 pub mod remote;
 mod render;
+mod report;
 mod run;
 mod show;
 mod status;
@@ -110,6 +112,8 @@ async fn obey(cli: &Cli) -> Result<u8> {
         Verb::Wait(args) => wait::wait(&client, global, args).await,
         Verb::Events(args) => events::events(&client, global, args).await,
         Verb::Project(args) => project::project(&client, global, args).await,
+        Verb::Budget(args) => budget::budget(&client, global, args).await,
+        Verb::Usage(args) => report::usage(&client, global, args).await,
         Verb::Hold(args) => hold::hold(&client, global, args).await,
         Verb::Host(args) => host::host(&client, global, args).await,
         Verb::Fleet(args) => host::fleet(&client, global, args).await,
@@ -139,6 +143,8 @@ fn check(cli: &Cli) -> Result<()> {
         Verb::Freeze(args) | Verb::Thaw(args) => control::check(args),
         Verb::Set(args) => control::limits(args).map(drop),
         Verb::Events(args) => events::check(args),
+        Verb::Budget(args) => budget::check(args),
+        Verb::Usage(args) => report::check(args, host.is_some()),
         Verb::Hold(args) => hold::check(args),
         Verb::Host(args) => host::check(args),
         Verb::Top(args) => top::check(&cli.global, args).map(drop),

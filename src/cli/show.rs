@@ -120,6 +120,13 @@ fn entries(of: &Dict, story: &Story) -> Vec<(&'static str, String)> {
         ("IO", usage::io(&limits, &used)),
         ("Tasks", usage::tasks(&limits, &used)),
         ("OOM kills", usage::oom_kills(&used)),
+        (
+            "Tokens",
+            match of.contains_key("token_usage") {
+                true => usage::tokens(of),
+                false => String::new(),
+            },
+        ),
         ("Stop", usage::stop(&limits, ran.filter(|_| live))),
         (
             "Warnings",

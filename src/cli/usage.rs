@@ -1,6 +1,6 @@
 //! Limits and what was used of them, in words.
 
-use super::client::{number, text};
+use super::client::{dict, number, text};
 use super::render;
 use crate::api::proxy::Dict;
 use crate::domain::limits::{KEYS, Unit};
@@ -119,6 +119,25 @@ pub(super) fn tasks(limits: &Dict, usage: &Dict) -> String {
         Some(n) => format!("peak {n}{}", of_cap(n, limits, "tasks-max")),
         None => told(String::new(), limits, &[("tasks-max", "max")]),
     }
+}
+
+/// `1234 tokens in (40 from the cache) and 99 out, of 5000 reserved`
+pub(super) fn tokens(of: &Dict) -> String {
+    let (usage, kinds) = (dict(of, "usage"), dict(of, "token_usage"));
+    let n = |of: &Dict, key| number(of, key).unwrap_or_default();
+    let cached = match n(&kinds, "cache_read") {
+        0 => String::new(),
+        read => format!(" ({read} out of the cache)"),
+    };
+    let reserved = match n(&kinds, "reserved") {
+        0 => String::new(),
+        reserved => format!(", {reserved} reserved"),
+    };
+    format!(
+        "{} tokens in{cached} and {} out{reserved}",
+        n(&usage, "tokens_in"),
+        n(&usage, "tokens_out")
+    )
 }
 
 /// `2 processes were killed at the memory limit`; empty where the kernel does not say.

@@ -155,6 +155,7 @@ fn standing(of: &Dict, state: &str, story: &Story, limits: &Dict) -> String {
             "it has waited for its turn {}.",
             since("created_at").trim_end_matches(" ago")
         ),
+        "frozen" if !text(of, "frozen_by").is_empty() => frozen_by(text(of, "frozen_by"), of),
         "frozen" => format!(
             "{}; its processes stand still until: stratavorectl thaw {}.",
             story
@@ -173,6 +174,23 @@ fn standing(of: &Dict, state: &str, story: &Story, limits: &Dict) -> String {
             }
         ),
         _ => format!("its command was started {} and runs.", since("started_at")),
+    }
+}
+
+/// `budget project:web/day` or `hold fleet`: what froze it, and how it goes on.
+fn frozen_by(by: &str, of: &Dict) -> String {
+    let budget = by.strip_prefix("budget ");
+    match budget.and_then(|budget| budget.rsplit_once('/')) {
+        Some((scope, period)) => format!(
+            "the budget of {0} (period {1}) has frozen it, it had used {2}. It goes on by itself when there is room; to make some: stratavorectl budget set --scope {0} --period {1} --limit N.",
+            clean(scope),
+            clean(period),
+            usage::tokens(of)
+        ),
+        None => format!(
+            "a hold ({}) has frozen it, and it goes on by itself when that is over. See: stratavorectl hold list.",
+            clean(by.strip_prefix("hold ").unwrap_or(by))
+        ),
     }
 }
 
@@ -197,6 +215,10 @@ fn because(cause: &str, of: &Dict, story: &Story, limits: &Dict, used: &Dict) ->
             let taken = ended.replacen("ended", "taken out of the queue", 1);
             format!("Nothing of it ran: it was {taken}.")
         }
+        "over-budget" => format!(
+            "It had used {}. See which budget it was: stratavorectl budget list; its thresholds: stratavorectl events --type budget.exceeded. To make room: stratavorectl budget set --scope SCOPE --period PERIOD --limit N.",
+            usage::tokens(of)
+        ),
         "stopped" => match story.asked_by() {
             Some(by) => format!("Asked for by {by}."),
             None if !story.is_known() => "Its events can't be read now, so who asked for it can't be told; try again later.".to_owned(),
@@ -274,7 +296,7 @@ pub(super) fn gate(of: &Dict) -> String {
         (None, _) => format!("{name} is open: {what}, and no cap."),
         (Some(limit), _) => format!(
             "{name} is open: {what} of {limit}, room for {}.",
-            limit.saturating_sub(used + n("reserved"))
+            limit.saturating_sub(used.saturating_add(n("reserved")))
         ),
     }
 }

@@ -4,6 +4,8 @@
 //! Gauges are read from the engine's own truth when they are asked for. Facts of the fleet are those
 //! that the engine has read from the store a moment ago. A page never waits for store or agent.
 
+mod budgets;
+
 use crate::adapters::exposition::{self, Page, Pages, TEXT};
 use crate::domain::State;
 use crate::domain::kinds;
@@ -192,6 +194,12 @@ impl Observed {
         if health.adopted {
             for family in runners(&parts.engine)? {
                 now.register(Box::new(family))?;
+            }
+        }
+        // Not known is another thing than none.
+        if let Some(known) = parts.engine.budgets_lately() {
+            for collector in budgets::collectors(&known)? {
+                now.register(collector)?;
             }
         }
         let mut all = now.gather();

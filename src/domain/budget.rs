@@ -256,6 +256,8 @@ pub struct BudgetState {
     pub used: u64,
     /// Tokens that live runners may still use.
     pub reserved: u64,
+    /// How many of `used` were used past the reservations of their runners.
+    pub overrun: u64,
     /// What was told in this period, see [`crossed`].
     pub told: u8,
 }
@@ -268,6 +270,7 @@ impl BudgetState {
             budget,
             used: 0,
             reserved: reserved.min(SUM_MAX),
+            overrun: 0,
             told: 0,
         })
     }
@@ -279,6 +282,7 @@ impl BudgetState {
         if start > self.period_start {
             self.period_start = start;
             self.used = 0;
+            self.overrun = 0;
             self.told = 0;
         }
         Ok(self)
@@ -298,6 +302,7 @@ impl BudgetState {
     pub fn settle(&mut self, before: &Holding, after: &Holding) -> Settled {
         let step = settle(before, after, &self.budget.counts);
         self.used = self.used.saturating_add(step.used).min(SUM_MAX);
+        self.overrun = self.overrun.saturating_add(step.overrun).min(SUM_MAX);
         let others = self.reserved.saturating_sub(step.held_before);
         self.reserved = others.saturating_add(step.held_after).min(SUM_MAX);
         step

@@ -99,10 +99,10 @@ kinds! {
         "The line says which. Slots of an unreachable host stay taken. See: stratavorectl events --type host.unreachable.";
     POLICY_APPLIED = "c04bcbfc027b4a239cdd9db855eddd88",
         "A hold or budget has frozen, stopped or thawed runner @STRATAVORE_RUNNER@",
-        "The line says which. What a hold or budget froze goes on by itself when that is over:\n\n    stratavorectl hold list";
+        "The line says which. What a hold or budget froze goes on by itself when that is over:\n\n    stratavorectl hold list\n    stratavorectl budget list";
     POLICY_SET = "bcd5fd869b674e1580b2e57b0aa411ff",
-        "A hold was set or released",
-        "The line says which, and which uid asked.\n\n    stratavorectl hold list";
+        "A hold or budget was set, released or removed",
+        "The line says which, and which uid asked.\n\n    stratavorectl hold list\n    stratavorectl budget list";
     HOST_CHANGED = "c9e02003ec2b43caa1a2ef42681d2e92",
         "A host was cordoned, drained or forgotten, or the cap of the fleet was set",
         "The line says which, and who asked.\n\n    stratavorectl host list";

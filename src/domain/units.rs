@@ -16,6 +16,14 @@ const SIZES: [(&str, u64); 7] = [
     ("E", 1 << 60),
 ];
 
+const COUNTS: [(&str, u64); 5] = [
+    ("", 1),
+    ("k", 1_000),
+    ("M", 1_000_000),
+    ("G", 1_000_000_000),
+    ("T", 1_000_000_000_000),
+];
+
 const SECOND: u64 = 1_000_000;
 const SPANS: [(&[&str], u64); 9] = [
     (&["us", "usec", "µs", "μs"], 1),
@@ -48,6 +56,40 @@ pub fn parse_size(text: &str) -> Result<u64, Error> {
         .ok_or_else(bad)?
         .1;
     scaled(number, factor).ok_or_else(bad)
+}
+
+/// A count of tokens from `2M`, `1.5M`, `200k` or `2000000`. The suffixes are powers of 1000.
+pub fn parse_count(text: &str) -> Result<u64, Error> {
+    let bad = || {
+        Error::invalid(format!(
+            "“{}” is not a number of tokens; give a whole number, or one with k, M, G or T (powers of 1000).",
+            shown(text)
+        ))
+    };
+    let (number, unit) = split_number(text.trim());
+    let unit = if unit == "K" { "k" } else { unit };
+    let factor = COUNTS.iter().find(|(name, _)| *name == unit);
+    let factor = factor.ok_or_else(bad)?.1;
+    // Nobody has half a token.
+    let places = number.split_once('.').map_or(0, |(_, places)| places.len());
+    let whole = 10u64.checked_pow(places as u32);
+    if whole.is_none_or(|whole| factor % whole != 0) {
+        return Err(bad());
+    }
+    scaled(number, factor).ok_or_else(bad)
+}
+
+/// `2M`, `1.5M`, `200k`, `999`: rounded to three digits or so, for people.
+pub fn show_count(count: u64) -> String {
+    let fits = COUNTS.iter().rev().find(|(_, factor)| count >= *factor);
+    let (unit, factor) = fits.unwrap_or(&COUNTS[0]);
+    let hundredths = (u128::from(count) * 100 + u128::from(*factor) / 2) / u128::from(*factor);
+    let (whole, rest) = (hundredths / 100, hundredths % 100);
+    match rest {
+        0 => format!("{whole}{unit}"),
+        rest if rest % 10 == 0 => format!("{whole}.{}{unit}", rest / 10),
+        rest => format!("{whole}.{rest:02}{unit}"),
+    }
 }
 
 /// Microseconds of CPU time per second from `200%`, or the plain number.
@@ -225,6 +267,46 @@ mod tests {
     }
 
     #[test]
+    fn counts_of_tokens() {
+        for (text, count) in [
+            ("2M", 2_000_000),
+            ("1.5M", 1_500_000),
+            ("200k", 200_000),
+            ("1K", 1_000),
+            ("0", 0),
+            ("0.001k", 1),
+            ("18446744073709551614", u64::MAX - 1),
+        ] {
+            assert_eq!(parse_count(text), Ok(count), "{text}");
+        }
+        for bad in [
+            "",
+            "M",
+            "-1",
+            "1.5",
+            "0.0001k",
+            "1e6",
+            "1Mi",
+            "2 x",
+            "infinity",
+            "99999999999T",
+            "1.0000000000T",
+        ] {
+            assert!(parse_count(bad).is_err(), "{bad}");
+        }
+        for (count, shown) in [
+            (0, "0"),
+            (999, "999"),
+            (1_500, "1.5k"),
+            (2_000_000, "2M"),
+            (1_234_567, "1.23M"),
+            (1_070_000, "1.07M"),
+        ] {
+            assert_eq!(show_count(count), shown);
+        }
+    }
+
+    #[test]
     fn quotas() {
         assert_eq!(parse_cpu_quota("200%"), Ok(2_000_000));
         assert_eq!(parse_cpu_quota("12.5%"), Ok(125_000));
@@ -238,6 +320,7 @@ mod tests {
             let _ = parse_size(&text);
             let _ = parse_span(&text);
             let _ = parse_cpu_quota(&text);
+            let _ = parse_count(&text);
         }
 
         #[test]

@@ -5,7 +5,7 @@ use super::{Shared, now};
 use crate::crash;
 use crate::domain::budget::Tokens;
 use crate::domain::event::Actor;
-use crate::domain::exit::{Asked, Cause, Exit, Record, Usage};
+use crate::domain::exit::{Cause, Exit, Record, Usage};
 use crate::domain::kinds::{self, Kind};
 use crate::domain::policy::Verdict;
 use crate::domain::runner::{Change, Step};
@@ -249,7 +249,8 @@ impl Lane {
                 }
             }
             Command::StopAgain => {
-                self.note(self.shared.host.stop(self.runner.id, Asked::Stop).await)
+                let asked = self.asked().await;
+                self.note(self.shared.host.stop(self.runner.id, asked).await);
             }
             Command::CloseGate => self.note(self.shared.host.abort(self.runner.id).await),
             Command::Flush => self.flush().await,

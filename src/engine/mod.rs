@@ -25,6 +25,7 @@ mod projects;
 mod queries;
 mod queue;
 mod turn;
+mod standing;
 mod upkeep;
 mod verbs;
 
@@ -147,6 +148,7 @@ struct Shared {
     policy: policy::Followed,
     queue: queue::Waiting,
     facts: facts::Facts,
+    standing: standing::Standing,
     /// Monotonic milliseconds of the last turn of hub and store loop, for the watchdog.
     progress: [AtomicU64; 2],
     started: tokio::time::Instant,
@@ -221,6 +223,7 @@ impl Engine {
             policy: policy::Followed::default(),
             queue: queue::Waiting::new(drawer),
             facts: facts::Facts::default(),
+            standing: standing::Standing::default(),
             progress: [AtomicU64::new(0), AtomicU64::new(0)],
             started: tokio::time::Instant::now(),
             metrics: Metrics::default(),
@@ -236,6 +239,7 @@ impl Engine {
         }
         tokio::spawn(policy::follow(Arc::clone(&shared)));
         tokio::spawn(queue::serve(Arc::clone(&shared)));
+        tokio::spawn(standing::follow(Arc::clone(&shared)));
         Self(shared)
     }
 

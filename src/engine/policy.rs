@@ -8,8 +8,8 @@
 use super::lane::{Command, Lane};
 use super::{Engine, Shared, host_error, now, store_error};
 use crate::crash;
-use crate::domain::budget::{Budget, BudgetState, Scope, Tokens};
-use crate::domain::event::{Actor, Event};
+use crate::domain::budget::{Budget, BudgetState, OnExhausted, Scope, Tokens};
+use crate::domain::event::{Actor, Event, EventType};
 use crate::domain::exit::Asked;
 use crate::domain::hold::{Hold, HoldScope};
 use crate::domain::kinds;
@@ -17,7 +17,7 @@ use crate::domain::period::Period;
 use crate::domain::policy::{self, Verdict};
 use crate::domain::runner::Step;
 use crate::domain::{Error, ErrorKind, Runner, RunnerId, State, Timestamp};
-use crate::ports::{HostError, Policy, StoreError};
+use crate::ports::{EventFilter, HostError, Policy, StoreError};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 use tokio::sync::Notify;
@@ -39,6 +39,8 @@ pub(super) struct Followed {
     known: RwLock<Arc<Known>>,
     /// Something was changed here.
     changed: Notify,
+    /// What budgets count was changed here: the store tells whether that changes the policy.
+    counted: Notify,
 }
 
 /// A policy, and the store's clock when it was read.
@@ -70,6 +72,7 @@ impl Default for Followed {
         Self {
             known: RwLock::new(Arc::new(known)),
             changed: Notify::new(),
+            counted: Notify::new(),
         }
     }
 }
@@ -141,6 +144,7 @@ pub(super) async fn follow(shared: Arc<Shared>) {
                 seen = None;
                 None
             }
+            () = shared.policy.counted.notified() => None,
             changed = health.changed() => match changed {
                 Ok(()) => None,
                 Err(_) => return,
@@ -158,7 +162,7 @@ pub(super) async fn follow(shared: Arc<Shared>) {
             match runner.state() {
                 State::Running | State::Frozen if !idle => tell(&shared, runner.id),
                 // It has given back what it had reserved.
-                State::Ended if !idle && !budgets.is_empty() => shared.policy.changed.notify_one(),
+                State::Ended if !idle && !budgets.is_empty() => shared.policy.counted.notify_one(),
                 _ => {}
             }
             continue;
@@ -195,7 +199,11 @@ async fn read(shared: &Shared, seen: &mut Option<u64>) -> Result<(), StoreError>
                     }
                 }
             }
-            shared.store.policy(host).await?
+            let policy = shared.store.policy(host).await?;
+            if let Err(error) = catch_up(shared, &policy).await {
+                tracing::debug!(%error, "What was reported elsewhere of runners here is not known yet");
+            }
+            policy
         }
     };
     // A slot that was freed on another host is an event, too.
@@ -214,6 +222,27 @@ async fn read(shared: &Shared, seen: &mut Option<u64>) -> Result<(), StoreError>
     *current = Arc::new(known);
     drop(current);
     *seen = Some(pulse.policy);
+    Ok(())
+}
+
+/// What was reported elsewhere of our runners, an operator may have done it, is heard where it matters: a budget is
+/// promised to more than it has, so that each runner's own use decides.
+async fn catch_up(shared: &Shared, policy: &Policy) -> Result<(), StoreError> {
+    let torn = |b: &BudgetState| {
+        let acts = b.budget.on_exhausted != OnExhausted::Deny;
+        acts && b.taken() > b.budget.limit && !b.exhausted()
+    };
+    if shared.settings.sole_host || !policy.budgets.iter().any(torn) {
+        return Ok(());
+    }
+    for row in shared.store.live(&shared.settings.host).await? {
+        shared.read(|live| match live.get(&row.id) {
+            Some(entry) if entry.runner.tokens != row.tokens => {
+                let _ = entry.lane.send(Command::Used(row.tokens));
+            }
+            _ => {}
+        });
+    }
     Ok(())
 }
 
@@ -307,6 +336,7 @@ impl Lane {
                     _ => (Actor::host(), Asked::Budget),
                 };
                 self.step(Step::Stop, actor).await;
+                crash::point("policy.stop");
                 match self.shared.host.stop(id, asked).await {
                     // Recorded: the order is given again when the agent is back.
                     Err(HostError::Unavailable(_)) => Ok(()),
@@ -332,6 +362,25 @@ impl Lane {
             (Ok(()), _) => {
                 tracing::info!(message_id = kinds::POLICY_APPLIED.id, runner = %id, %project, "Runner thawed: what froze it is over");
             }
+        }
+    }
+}
+
+impl Lane {
+    /// Why a stop was recorded that has to be ordered again: by the host itself it was for a budget. (Past its
+    /// runtime limit, too; but then its shim was told first, and keeps to the first reason.)
+    pub(super) async fn asked(&self) -> Asked {
+        let filter = EventFilter {
+            runner: Some(self.runner.id),
+            kind: Some(EventType::RunnerStopping),
+            newest: true,
+            limit: 1,
+            ..EventFilter::default()
+        };
+        let events = self.shared.store.events(filter).await;
+        match events.unwrap_or_default().first() {
+            Some(event) if event.draft.actor == Actor::host() => Asked::Budget,
+            _ => Asked::Stop,
         }
     }
 }
@@ -400,13 +449,17 @@ impl Engine {
     pub async fn report(&self, id: RunnerId, tokens: Tokens) -> Result<Runner, Error> {
         let reported = self.0.store.report(id, tokens, now()).await;
         let reported = reported.map_err(store_error)?;
+        crash::point("policy.reported");
         self.0.metrics.tokens(&reported.runner, reported.before);
         self.0.read(|live| {
             if let Some(entry) = live.get(&id) {
                 let _ = entry.lane.send(Command::Used(reported.runner.tokens));
             }
         });
-        self.policy_changed(reported.events);
+        for event in reported.events {
+            self.0.publish(Some(event), None, None);
+        }
+        self.0.policy.counted.notify_one();
         Ok(reported.runner)
     }
 

@@ -46,6 +46,12 @@ impl Engine {
         }
     }
 
+    /// In which runner of this host a process is; `None` = in none that is known here.
+    pub async fn runner_of(&self, pid: u32) -> Result<Option<RunnerId>, Error> {
+        let found = self.0.host.runner_of(pid).await.map_err(host_error)?;
+        Ok(found.filter(|id| self.live_runner(*id).is_some()))
+    }
+
     /// Begins to read the output of a runner, live or ended, for this user.
     pub async fn logs(
         &self,

@@ -5,6 +5,7 @@
 #[path = "../fakes/mod.rs"]
 mod fakes;
 
+mod budgets;
 mod bus;
 mod cli;
 mod hostile;

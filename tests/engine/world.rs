@@ -350,6 +350,10 @@ impl Host for Agent {
         .await
     }
 
+    async fn runner_of(&self, _pid: u32) -> Result<Option<RunnerId>, HostError> {
+        Ok(None)
+    }
+
     async fn log_files(&self, after: Option<RunnerId>) -> Result<Vec<RunnerId>, HostError> {
         let page = |state: &mut State| {
             let rest = state.logs.iter().filter(|id| Some(**id) > after);

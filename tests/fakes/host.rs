@@ -22,6 +22,8 @@ pub struct FakeHost {
     /// Until they are forgotten: an inventory between an ending and its notice shows them.
     records: Mutex<BTreeMap<RunnerId, Record>>,
     notices: mpsc::Sender<HostNotice>,
+    /// Whose scope every process is in.
+    pub caller: Mutex<Option<RunnerId>>,
 }
 
 impl FakeHost {
@@ -33,6 +35,7 @@ impl FakeHost {
             running: Mutex::default(),
             records: Mutex::default(),
             notices,
+            caller: Mutex::default(),
         };
         (host, receiver)
     }
@@ -231,6 +234,10 @@ impl Host for FakeHost {
             armed,
             unarmed: Vec::new(),
         })
+    }
+
+    async fn runner_of(&self, _pid: u32) -> Result<Option<RunnerId>, HostError> {
+        Ok(*self.caller.lock().expect("no panic in here"))
     }
 
     async fn usage(&self, id: RunnerId) -> Result<Usage, HostError> {

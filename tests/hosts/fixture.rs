@@ -33,6 +33,27 @@ pub const HISTORY: [(&str, &str); 5] = [
     ),
 ];
 
+/// What breaks “a budget's reservations are what its live runners hold”; `json` makes JSON of a column.
+pub fn reservations(json: impl Fn(&str) -> String) -> (&'static str, String) {
+    let (counts, tokens) = (json("b.counts"), json("r.tokens"));
+    let counted = ["input", "output", "cache_read", "cache_write"].map(|kind| {
+        format!(
+            "CASE WHEN coalesce(CAST({counts} ->> '{kind}' AS TEXT), 'true') IN ('true', '1')
+                  THEN CAST(coalesce({tokens} ->> '{kind}', '0') AS BIGINT) ELSE 0 END"
+        )
+    });
+    let counted = counted.join(" + ");
+    let query = format!(
+        "SELECT scope, period, reserved, held FROM (
+            SELECT b.scope, b.period, b.reserved, coalesce((
+                SELECT sum(CASE WHEN r.reserved > ({counted}) THEN r.reserved - ({counted}) ELSE 0 END) FROM runners r
+                 WHERE r.state NOT IN ('queued', 'ended')
+                   AND b.scope IN ('fleet', 'project:' || r.project, 'session:' || coalesce(r.session, ''))), 0) AS held
+              FROM budgets b) AS q WHERE reserved <> held"
+    );
+    ("a budget's reservations are what live runners hold", query)
+}
+
 pub struct Site {
     pub host: Host,
 }
@@ -293,7 +314,9 @@ impl Site {
                 self.agrees(&rows.collect())
             },
         );
-        for (what, query) in HISTORY {
+        let (reserved, query) = reservations(str::to_owned);
+        let all = HISTORY.into_iter().chain([(reserved, query.as_str())]);
+        for (what, query) in all {
             let broken = self.sql(query);
             assert!(
                 broken.is_empty(),

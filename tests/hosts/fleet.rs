@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 const REFUSED_WITHIN: Duration = Duration::from_secs(20);
 
 /// So many callers at once, spread over the hosts, each launching once; how often each exit status came back.
-fn storm(fleet: &Fleet, callers: usize, run: &str) -> BTreeMap<i32, usize> {
+pub fn storm(fleet: &Fleet, callers: usize, run: &str) -> BTreeMap<i32, usize> {
     let hosts = fleet.sites.len();
     let codes = fleet.each(|n, site| {
         let here = callers / hosts + usize::from(n < callers % hosts);
@@ -28,7 +28,7 @@ fn storm(fleet: &Fleet, callers: usize, run: &str) -> BTreeMap<i32, usize> {
     counts
 }
 
-fn errors(fleet: &Fleet) -> String {
+pub fn errors(fleet: &Fleet) -> String {
     let of = |site: &Site| site.root("sort /srv/storm.err | uniq -c").out();
     fleet.up().map(|(_, site)| of(site)).collect()
 }
@@ -36,6 +36,15 @@ fn errors(fleet: &Fleet) -> String {
 fn cap(fleet: &Fleet, runners: usize) {
     let set = format!("project set p --max-runners {runners}");
     fleet.sites[0].ctl("root", &set).ok();
+}
+
+/// Every launch reserves a hundred tokens of it, and there are enough.
+fn budget(fleet: &Fleet) {
+    fleet
+        .sql()
+        .run("UPDATE projects SET default_tokens = 100 WHERE name = 'p'");
+    let set = "budget set --scope fleet --period none --limit 1G --on-exhausted freeze";
+    fleet.sites[0].ctl("root", set).ok();
 }
 
 fn five_of_sixty_four(fleet: &Fleet) {
@@ -196,6 +205,7 @@ fn a_postgres_with_a_full_disk_or_that_hangs() {
 fn daemons_agents_and_shims_die_under_load() {
     let mut fleet = Fleet::boot("f-kill");
     cap(&fleet, 6);
+    budget(&fleet);
     let watch = Watch::start(&fleet, &[("p", 6)]);
     fleet.start_load(3, "p");
     let mut chaos = Chaos::new(&[Blow::Daemon, Blow::Agent, Blow::Shim, Blow::Daemon]);
@@ -360,6 +370,7 @@ fn another_postgres_takes_over() {
 fn twenty_rounds_of_everything() {
     let mut fleet = Fleet::boot("f-chaos");
     cap(&fleet, 6);
+    budget(&fleet);
     let watch = Watch::start(&fleet, &[("p", 6)]);
     fleet.start_load(3, "p");
     let mut chaos = Chaos::new(&Blow::ALL);

@@ -12,6 +12,7 @@
 mod support;
 
 mod access;
+mod budget;
 mod config;
 mod crash;
 mod credentials;

@@ -266,3 +266,38 @@ fn where_it_listens() {
     });
     site.check();
 }
+
+#[test]
+fn budgets_and_tokens_are_counted() {
+    let site = Site::boot("m-budget");
+    let of = |what: &str| {
+        format!(
+            "stratavore_fleet_budget_{what}_tokens{{name=\"p\",period=\"day\",scope=\"project\"}}"
+        )
+    };
+    let id = site.run("-- sleep 1000");
+    becomes(&site, "stratavore_fleet_budgets_left_out", 0.0);
+    assert_eq!(value(&site, &of("limit")), None);
+    let tokens = "stratavore_tokens_total{direction=\"in\",project=\"p\"}";
+    assert_eq!(value(&site, tokens), Some(0.0));
+    site.ctl(
+        "root",
+        "budget set --scope project:p --period day --limit 5k",
+    )
+    .ok();
+    becomes(&site, &of("limit"), 5_000.0);
+    becomes(&site, &of("used"), 0.0);
+    site.ctl(
+        "root",
+        &format!("usage report --runner {id} --tokens-in 700 --tokens-out 7"),
+    )
+    .ok();
+    becomes(&site, &of("used"), 707.0);
+    assert_eq!(value(&site, &of("reserved")), Some(0.0));
+    assert_eq!(value(&site, tokens), Some(700.0));
+    site.ctl("root", "budget remove --scope project:p --period day")
+        .ok();
+    wait_until("its series are gone", SOON, || {
+        value(&site, &of("limit")).is_none()
+    });
+}

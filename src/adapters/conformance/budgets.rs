@@ -131,6 +131,15 @@ pub(crate) async fn reports_are_totals(store: Arc<impl Store + 'static>) {
     let late = store.report(id(1), tokens(20, 5), at(4)).await.unwrap();
     assert_eq!(late.runner.state(), crate::domain::State::Ended);
     assert_eq!(standing(&*store).await, used(125, 20));
+    // None of them had reserved anything.
+    let overrun: Vec<u64> = store
+        .budgets()
+        .await
+        .unwrap()
+        .iter()
+        .map(|b| b.overrun)
+        .collect();
+    assert_eq!(overrun, [125, 20]);
     assert_eq!(
         store.runner(id(1)).await.unwrap().unwrap().tokens,
         tokens(20, 5)

@@ -294,6 +294,18 @@ pub(crate) async fn a_session_has_one_live_runner(store: Arc<impl Store + 'stati
         denied(&*store, seated(launch(25, "p"), "s")).await.0,
         "session"
     );
+    // When its last runner is forgotten, so is whose it was.
+    apply(&*store, step(23, end(), 60_000)).await;
+    assert_eq!(
+        denied(&*store, seated(launch(26, "q"), "s")).await.1,
+        ErrorKind::Conflict
+    );
+    while store.prune(at(u64::MAX / 4), 100).await.unwrap() != crate::ports::Pruned::default() {}
+    admit(&*store, seated(launch(27, "q"), "s")).await;
+    assert_eq!(
+        denied(&*store, seated(launch(28, "q"), "t")).await.0,
+        "session"
+    );
 }
 
 pub(crate) async fn every_gate_with_its_numbers(store: Arc<impl Store + 'static>) {

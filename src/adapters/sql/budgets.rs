@@ -21,7 +21,7 @@ const BUDGETS_MAX: u64 = 1_000;
 
 macro_rules! columns {
     () => {
-        "SELECT scope, period, max_tokens, timezone, on_exhausted, counts, created_at, period_start, used, reserved, told FROM budgets"
+        "SELECT scope, period, max_tokens, timezone, on_exhausted, counts, created_at, period_start, used, reserved, told, overrun FROM budgets"
     };
 }
 
@@ -45,6 +45,7 @@ pub(super) fn state(row: &Row) -> Result<BudgetState, Fail> {
         used: row.count(8)?,
         reserved: row.count(9)?,
         told: u8::try_from(row.count(10)?).unwrap_or(u8::MAX),
+        overrun: row.count(11)?,
     })
 }
 
@@ -69,13 +70,14 @@ async fn write(on: &mut Link, state: &BudgetState) -> Result<(), Fail> {
     let budget = &state.budget;
     on.run(
         "INSERT INTO budgets (scope, period, max_tokens, timezone, on_exhausted, counts, created_at,
-                              period_start, used, reserved, told)
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)
+                              period_start, used, reserved, told, overrun)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)
              ON CONFLICT (scope, period) DO UPDATE SET
                  max_tokens = excluded.max_tokens, timezone = excluded.timezone,
                  on_exhausted = excluded.on_exhausted, counts = excluded.counts,
                  period_start = excluded.period_start, used = excluded.used,
-                 reserved = excluded.reserved, told = excluded.told",
+                 reserved = excluded.reserved, told = excluded.told,
+                 overrun = excluded.overrun",
         vec![
             budget.scope.to_string().into(),
             budget.period.as_str().into(),
@@ -88,6 +90,7 @@ async fn write(on: &mut Link, state: &BudgetState) -> Result<(), Fail> {
             state.used.into(),
             state.reserved.into(),
             u32::from(state.told).into(),
+            state.overrun.into(),
         ],
     )
     .await?;
@@ -310,6 +313,13 @@ pub(super) async fn payers(
     rows.iter().map(state).collect()
 }
 
+/// What is known elsewhere of the policy is stale from now on.
+pub(super) async fn policy_changed(on: &mut Link) -> Result<(), Fail> {
+    on.run("UPDATE fleet SET policy = policy + 1", vec![])
+        .await?;
+    Ok(())
+}
+
 /// Charges a step of a runner to all budgets that pay for it. What is to be told is in the answer.
 pub(super) async fn charge(
     on: &mut Link,
@@ -327,24 +337,24 @@ pub(super) async fn charge(
         let told = state.told;
         let mut state = rolled(state, now);
         let was_over = state.taken() > state.budget.limit;
-        state.settle(before, after);
+        let step = state.settle(before, after);
         let is_over = state.taken() > state.budget.limit;
         events.extend(tell(on, &mut state, at).await?);
         on.run(
-            "UPDATE budgets SET period_start = $3, used = $4, reserved = $5 WHERE scope = $1 AND period = $2",
+            "UPDATE budgets SET period_start = $3, used = $4, reserved = $5, overrun = $6 WHERE scope = $1 AND period = $2",
             vec![
                 state.budget.scope.to_string().into(),
                 state.budget.period.as_str().into(),
                 state.period_start.into(),
                 state.used.into(),
                 state.reserved.into(),
+                state.overrun.into(),
             ],
         )
         .await?;
-        if was_over != is_over {
+        if was_over != is_over || is_over && step.overrun > 0 {
             // Whoever is past its reservation is stopped by that, or goes on.
-            on.run("UPDATE fleet SET policy = policy + 1", vec![])
-                .await?;
+            policy_changed(on).await?;
         }
         if state.told != told {
             // The schema takes this for a change of the policy.

@@ -347,12 +347,14 @@ pub(super) async fn release(on: &mut Link, ended: &[Runner]) -> Result<(), Fail>
     if !seated.is_empty() {
         let at = now(on).await?;
         let ids: Vec<_> = seated.iter().map(|r| r.id.to_string()).collect();
-        let sql = list(
-            on,
-            "UPDATE sessions SET live = NULL, used_at = $1 WHERE live",
-            2,
-        );
-        on.run(sql, vec![at.into(), Value::json(&ids)?]).await?;
+        let names: BTreeSet<_> = seated
+            .iter()
+            .filter_map(|r| r.spec.session.as_ref())
+            .collect();
+        let set = "UPDATE sessions SET live = NULL, used_at = $1 WHERE name";
+        let sql = format!("{} AND {}", list(on, set, 2), list(on, "live", 3));
+        let values = vec![at.into(), Value::json(&names)?, Value::json(&ids)?];
+        on.run(sql, values).await?;
     }
     let mut concern = Concern::default();
     let holders: Vec<_> = ended.iter().filter(|r| r.reserved > 0).collect();
@@ -400,8 +402,9 @@ async fn keep(on: &mut Link, stored: &BudgetState, state: &BudgetState) -> Resul
         state.period_start.into(),
         state.used.into(),
         state.reserved.into(),
+        state.overrun.into(),
     ]);
-    let sql = "UPDATE budgets SET period_start = $3, used = $4, reserved = $5 WHERE scope = $1 AND period = $2";
+    let sql = "UPDATE budgets SET period_start = $3, used = $4, reserved = $5, overrun = $6 WHERE scope = $1 AND period = $2";
     on.run(sql, values).await?;
     if (stored.taken() > stored.budget.limit) != (state.taken() > state.budget.limit) {
         // Whoever is past its reservation is stopped by that, or goes on: on every host.
@@ -426,7 +429,7 @@ async fn stored(
 ) -> Result<Vec<BudgetState>, Fail> {
     let mut sql = list(
         on,
-        "SELECT scope, period, max_tokens, timezone, on_exhausted, counts, created_at, period_start, used, reserved, told
+        "SELECT scope, period, max_tokens, timezone, on_exhausted, counts, created_at, period_start, used, reserved, told, overrun
            FROM budgets WHERE scope",
         1,
     );

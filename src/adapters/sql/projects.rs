@@ -140,6 +140,10 @@ impl Work for Remove {
             vec![Value::from(&self.order.name)],
         )
         .await?;
+        // Its budgets go with it: the next project of this name is another one.
+        let scope = format!("project:{}", self.order.name);
+        on.run("DELETE FROM budgets WHERE scope = $1", vec![scope.into()])
+            .await?;
         let draft = self
             .order
             .draft(EventType::ProjectRemoved, &project.settings);

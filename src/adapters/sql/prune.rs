@@ -115,6 +115,18 @@ impl Sweep {
             self.events_left - want
         };
 
+        // A session is remembered as long as one of its runners, or its budget. It may be taken up just now.
+        on.run(
+            "DELETE FROM sessions WHERE live IS NULL AND used_at < $1 AND name IN (
+                 SELECT s.name FROM sessions s
+                  WHERE s.live IS NULL AND s.used_at < $1
+                    AND NOT EXISTS (SELECT 1 FROM runners r WHERE r.session = s.name)
+                    AND NOT EXISTS (SELECT 1 FROM budgets b WHERE b.scope = 'session:' || s.name)
+                  ORDER BY s.used_at LIMIT $2)",
+            vec![self.before.into(), SLICE.into()],
+        )
+        .await?;
+
         Ok((self.runners_left == 0 && self.events_left == 0).then_some(self.done))
     }
 }

@@ -49,6 +49,7 @@ fn budget(scope: Scope, limit: u64) -> BudgetState {
         period_start: Timestamp(0),
         used: 0,
         reserved: 0,
+        overrun: 0,
         told: 0,
     }
 }

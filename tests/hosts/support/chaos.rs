@@ -154,11 +154,12 @@ fn kill(fleet: &Fleet, n: usize, unit: &str) {
 const LOAD: &str = r#"#!/bin/bash
 one() {
     while :; do
-        # Not all of the same length, and some are stopped, not waited for.
+        # Not all of the same length, some report what they use (also more than they reserved), and some are stopped, not waited for.
         id=$(timeout 90 stratavorectl --no-ask-password run FLAGS -- ONCE 0.$((RANDOM % 10)) 2>>/srv/load.err)
         code=$?
         echo "$code" >>/srv/load.codes
         if [ $code = 0 ]; then echo "$id" >>LAUNCHED; else sleep 0.$((RANDOM % 3)); fi
+        [ $((RANDOM % 3)) != 0 ] || timeout 90 stratavorectl --no-ask-password usage report --runner "$id" --tokens-in $((RANDOM % 200)) 2>/dev/null
         [ $((RANDOM % 8)) != 0 ] || timeout 90 stratavorectl --no-ask-password stop --no-block "$id" 2>/dev/null
     done
 }

@@ -30,6 +30,11 @@ const COUNTERS: [(&str, &str); 2] = [
     ),
 ];
 
+/// As [`COUNTERS`], of budgets. What they count is told in JSON.
+fn reservations() -> (&'static str, String) {
+    crate::fixture::reservations(|column| format!("CAST({column} AS JSON)"))
+}
+
 /// Looks every 100 ms, from its start to its end, and remembers what was wrong.
 pub struct Watch {
     stop: Arc<AtomicBool>,
@@ -53,6 +58,15 @@ pub struct Seen {
 impl Watch {
     /// Never more live runners than `caps` says, by project; `*` is the whole fleet. And the store's counters are true.
     pub fn start(fleet: &Fleet, caps: &[(&str, usize)]) -> Self {
+        Self::start_with(fleet, caps, &[])
+    }
+
+    /// And these queries find nothing, at no moment.
+    pub fn start_with(
+        fleet: &Fleet,
+        caps: &[(&str, usize)],
+        also: &'static [(&'static str, &'static str)],
+    ) -> Self {
         let caps: BTreeMap<String, usize> = caps
             .iter()
             .map(|(p, cap)| ((*p).to_owned(), *cap))
@@ -65,7 +79,7 @@ impl Watch {
         };
         let asking = {
             let (stop, seen, mut sql) = (Arc::clone(&stop), Arc::clone(&seen), fleet.sql());
-            std::thread::spawn(move || every(&stop, || ask(&mut sql, &seen)))
+            std::thread::spawn(move || every(&stop, || ask(&mut sql, also, &seen)))
         };
         Watch {
             stop,
@@ -173,8 +187,15 @@ fn project_of(slice: &str) -> String {
     name.trim_end_matches(".slice").replace("\\x2d", "-")
 }
 
-fn ask(sql: &mut Sql, seen: &Mutex<Seen>) {
-    let found = COUNTERS.map(|(what, query)| (what, sql.try_rows(query)));
+fn ask(sql: &mut Sql, also: &[(&'static str, &'static str)], seen: &Mutex<Seen>) {
+    let mut found = COUNTERS
+        .map(|(what, query)| (what, sql.try_rows(query)))
+        .to_vec();
+    let (what, query) = reservations();
+    found.push((what, sql.try_rows(&query)));
+    for (what, query) in also {
+        found.push((what, sql.try_rows(query)));
+    }
     let mut seen = seen.lock().expect("watch");
     for (what, rows) in found {
         match rows {
@@ -215,7 +236,9 @@ impl Fleet {
                 },
             );
         }
-        for (what, query) in HISTORY.iter().chain(&COUNTERS) {
+        let (reserved, query) = reservations();
+        let all = HISTORY.iter().chain(&COUNTERS).copied();
+        for (what, query) in all.chain([(reserved, query.as_str())]) {
             let broken = sql.rows(query);
             assert!(
                 broken.is_empty(),
