@@ -214,13 +214,29 @@ impl Config {
             let keys = ["fleet.stop_on_disconnect_after", "fleet.lost_after"];
             (keys, refused.message)
         };
+        Err(self.wrong(file, keys, message))
+    }
+
+    /// Refuses what nobody could promise for a user's own instance (`--user`).
+    pub fn check_user(self) -> Result<Self, ConfigError> {
+        if self.fleet.stop_on_disconnect_after.is_none() {
+            return Ok(self);
+        }
+        let key = "fleet.stop_on_disconnect_after";
+        let message = format!(
+            "{key}: with --user a runner could keep its own shim from stopping it, as both are the user's, and other hosts would count on the stop; leave it out."
+        );
+        Err(self.wrong(Path::new(""), [key, key], message))
+    }
+
+    fn wrong(&self, file: &Path, keys: [&str; 2], message: String) -> ConfigError {
         let origin = keys.iter().find_map(|key| self.origins.get(*key));
         let place = origin.and_then(|origin| origin.rsplit_once(':'));
-        Err(ConfigError {
+        ConfigError {
             file: place.map_or(file, |(file, _)| Path::new(file)).to_owned(),
             line: place.and_then(|(_, line)| line.parse().ok()),
             message,
-        })
+        }
     }
 
     /// Reads one file over what is there.
@@ -497,6 +513,15 @@ mod tests {
                 "{text}: {result:?}"
             );
         }
+    }
+
+    #[test]
+    fn nobody_can_promise_that_a_users_own_runners_stop() {
+        let mut config = Config::new(&Places::system());
+        assert!(config.clone().check_user().is_ok());
+        config.fleet.stop_on_disconnect_after = Some(Duration::from_secs(300));
+        let refused = config.check_user().unwrap_err();
+        assert!(refused.message.contains("with --user"), "{refused}");
     }
 
     #[test]

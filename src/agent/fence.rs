@@ -296,3 +296,41 @@ async fn passes(at: u64) {
         tokio::time::sleep(LOOK.min(Duration::from_micros(left))).await;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_an_earlier_agent_left_holds_unless_it_is_of_an_earlier_boot() {
+        let path = std::env::temp_dir().join(format!("stratavore-fence-{}", std::process::id()));
+        std::fs::create_dir_all(&path).unwrap();
+        let folder = File::open(&path).unwrap();
+        let open = || Fence::open(folder.as_fd()).unwrap();
+        assert_eq!(open().stands(), wire::Fence::default());
+        let term = |set_at| Term {
+            stop_at: u64::MAX / 2,
+            gone_by: u64::MAX / 2,
+            set_at,
+        };
+        let left = |set_at| wire::Fence {
+            now: term(set_at),
+            missed: term(set_at),
+        };
+        open().write(left(1)).unwrap();
+        assert_eq!(open().stands(), left(1));
+        let file = path.join(FILE);
+        let written = std::fs::read(&file).unwrap();
+        // What can't be read is left to the shims, which stop.
+        std::fs::write(&file, &written[..9]).unwrap();
+        assert_eq!(open().stands(), wire::Fence::default());
+        assert_eq!(std::fs::read(&file).unwrap(), &written[..9]);
+        open().write(left(u64::MAX / 4)).unwrap();
+        assert_eq!(open().stands(), wire::Fence::default());
+        let nothing = wire::Fence::default().to_bytes();
+        assert_eq!(std::fs::read(&file).unwrap(), nothing);
+        // Shims can't write it.
+        assert!(open().reader.write_at(&[0], 0).is_err());
+        std::fs::remove_dir_all(&path).unwrap();
+    }
+}

@@ -58,6 +58,10 @@ fn main() -> ExitCode {
         Some(Some(file)) => Config::load_alone(&places, file),
         _ => Config::load(&places, args.config.as_deref()),
     };
+    let loaded = match args.user {
+        true => loaded.and_then(Config::check_user),
+        false => loaded,
+    };
     let config = match loaded {
         Ok(config) => config,
         Err(error) => {

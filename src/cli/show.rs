@@ -121,7 +121,7 @@ fn entries(of: &Dict, story: &Story) -> Vec<(&'static str, String)> {
         ("Tasks", usage::tasks(&limits, &used)),
         ("OOM kills", usage::oom_kills(&used)),
         (
-            "Tokens",
+            "Tokens used",
             match of.contains_key("token_usage") {
                 true => usage::tokens(of),
                 false => String::new(),

@@ -222,7 +222,7 @@ pub const KEYS: &[Key] = &[
     },
     Key {
         name: "fleet.stop_on_disconnect_after",
-        about: "After how long without the fleet's store this host's runners are stopped, daemon or not, so that their slots can be given to others: at least lease_ttl, and shorter than lost_after by the stop timeout and a margin. \"\" = running work is never stopped because the store is away",
+        about: "After how long without the fleet's store this host's runners are stopped, daemon or not, so that their slots can be given to others: at least lease_ttl, and shorter than lost_after by the stop timeout and a margin; not with --user. \"\" = running work is never stopped because the store is away",
         reload: false,
         read: |config, _, value| {
             config.fleet.stop_on_disconnect_after = match text(value)? {

@@ -24,8 +24,8 @@ mod policy;
 mod projects;
 mod queries;
 mod queue;
-mod turn;
 mod standing;
+mod turn;
 mod upkeep;
 mod verbs;
 

@@ -140,6 +140,22 @@ mod tests {
     }
 
     #[test]
+    fn who_has_missed_one_has_missed_it() {
+        let term = |stop_at| Term {
+            stop_at,
+            ..Term::OFF
+        };
+        let (now, missed) = (term(30), term(20));
+        let fence = Fence { now, missed };
+        let found = [10, 20, 21, 30, 40].map(|last| fence.after(last));
+        assert_eq!(found, [missed, missed, now, now, now]);
+        assert_eq!(fence.after(0), now, "it has none");
+        let off = Fence::default();
+        assert_eq!(off.after(10), Term::OFF);
+        assert!(now.has_passed(30) && !now.has_passed(29) && !Term::OFF.has_passed(30));
+    }
+
+    #[test]
     fn a_file_of_zeros_is_damaged() {
         assert_eq!(Fence::from_bytes(&[0; Fence::SIZE]), None);
         assert!(Fence::from_bytes(&Fence::default().to_bytes()).is_some());

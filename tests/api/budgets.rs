@@ -250,7 +250,7 @@ async fn reports_freeze_and_a_higher_limit_thaws() {
     let shown = json(&ok(&world, &["show", "-n0", "-o", "json", "a"]).await);
     assert_eq!(shown["usage"]["tokens_in"], 400, "{shown}");
     assert_eq!(shown["usage"]["tokens_out"], 200);
-    assert_eq!(shown["tokens"]["cache_read"], 100);
+    assert_eq!(shown["token_usage"]["cache_read"], 100);
     *world.host.caller.lock().unwrap() = None;
     let budgets = manager.list_budgets().await.unwrap();
     assert_eq!(

@@ -9,8 +9,8 @@
 #[path = "../fakes/mod.rs"]
 mod fakes;
 mod flat;
-mod queue;
 mod lease;
+mod queue;
 mod scrape;
 mod world;
 
