@@ -72,7 +72,7 @@ async fn it_joins_before_it_takes_launches_and_renews() {
     let (store, world) = (store().await, World::lucky());
     store.away(true);
     let (agent, notices) = world.connect();
-    let engine = Engine::start(of_a_fleet(), store.clone(), agent, notices);
+    let engine = Engine::start(of_a_fleet(), store.clone(), agent, drawer(), notices);
     tokio::time::sleep(LONG).await;
     let refused = engine.launch(request(None), alice()).await;
     assert!(matches!(refused, Err(e) if e.kind == ErrorKind::StoreUnavailable));
@@ -107,7 +107,7 @@ async fn it_joins_before_it_takes_launches_and_renews() {
 async fn past_its_lease_a_host_launches_nothing_and_all_goes_on() {
     let (store, world) = (store().await, World::lucky());
     let (agent, notices) = world.connect();
-    let engine = Engine::start(of_a_fleet(), store.clone(), agent, notices);
+    let engine = Engine::start(of_a_fleet(), store.clone(), agent, drawer(), notices);
     adopted(&engine).await;
     let id = launch(&engine).await;
     store.away(true);
@@ -132,7 +132,7 @@ async fn past_its_lease_a_host_launches_nothing_and_all_goes_on() {
 async fn a_host_that_was_forgotten_joins_again_and_stops_what_has_ended() {
     let (store, world) = (store().await, World::lucky());
     let (agent, notices) = world.connect();
-    let engine = Engine::start(of_a_fleet(), store.clone(), agent, notices);
+    let engine = Engine::start(of_a_fleet(), store.clone(), agent, drawer(), notices);
     adopted(&engine).await;
     let mut ids = Vec::new();
     for _ in 0..3 {
@@ -167,7 +167,7 @@ async fn a_host_that_was_forgotten_joins_again_and_stops_what_has_ended() {
 async fn a_host_that_joins_again_takes_over_what_lives() {
     let (store, world) = (store().await, World::lucky());
     let (agent, notices) = world.connect();
-    let engine = Engine::start(of_a_fleet(), store.clone(), agent, notices);
+    let engine = Engine::start(of_a_fleet(), store.clone(), agent, drawer(), notices);
     adopted(&engine).await;
     let [a, b, c] = [
         launch(&engine).await,
@@ -215,7 +215,7 @@ async fn a_host_that_joins_again_takes_over_what_lives() {
 async fn a_cloned_machine_id_is_named() {
     let (store, world) = (store().await, World::lucky());
     let (agent, notices) = world.connect();
-    let engine = Engine::start(of_a_fleet(), store.clone(), agent, notices);
+    let engine = Engine::start(of_a_fleet(), store.clone(), agent, drawer(), notices);
     adopted(&engine).await;
     let id = launch(&engine).await;
     let clone = Registration {
@@ -261,7 +261,7 @@ async fn a_cloned_machine_id_is_named() {
 async fn a_fence_is_promised_only_while_everybody_keeps_it() {
     let (store, world) = (store().await, World::lucky());
     let (agent, notices) = world.connect();
-    let engine = Engine::start(fenced(), store.clone(), agent, notices);
+    let engine = Engine::start(fenced(), store.clone(), agent, drawer(), notices);
     adopted(&engine).await;
     let promised = async || host(&store).await.fenced_after;
     until("it is promised", async || promised().await).await;
@@ -307,7 +307,7 @@ async fn a_fence_is_promised_only_while_everybody_keeps_it() {
 async fn a_fence_is_not_promised_for_runners_that_stop_too_slowly() {
     let (store, world) = (store().await, World::lucky());
     let (agent, notices) = world.connect();
-    let engine = Engine::start(of_a_fleet(), store.clone(), agent, notices);
+    let engine = Engine::start(of_a_fleet(), store.clone(), agent, drawer(), notices);
     adopted(&engine).await;
     let mut slow = request(None);
     slow.spec.limits.stop_timeout = Some(60 * SECOND);
@@ -315,7 +315,7 @@ async fn a_fence_is_not_promised_for_runners_that_stop_too_slowly() {
     engine.shutdown(Duration::from_secs(1)).await;
     world.daemon_gone();
     let (agent, notices) = world.connect();
-    let engine = Engine::start(fenced(), store.clone(), agent, notices);
+    let engine = Engine::start(fenced(), store.clone(), agent, drawer(), notices);
     adopted(&engine).await;
     tokio::time::sleep(LONG).await;
     assert!(

@@ -315,6 +315,7 @@ fn forget(fleet: &Fleet, id: &str) {
         let root = Actor {
             uid: Some(0),
             user: Some("root".to_owned()),
+            host: None,
         };
         store.forget(id, root).await.unwrap();
         stratavore::ports::Store::close(&store).await;
