@@ -101,8 +101,8 @@ pub(in crate::adapters) async fn copy(from: &mut Link, to: &mut Link) -> Result<
         copied.tables.push((table.name, there[0].unsigned_abs()));
     }
     if !copied.before {
-        // Of its one host it was for ever; in the fleet that host has yet to join.
-        let sql = "UPDATE hosts SET epoch = 0, lease_until = 0";
+        // The lease of an embedded store's host is without end; in the fleet it has yet to join.
+        let sql = "UPDATE hosts SET standing = 'unreachable', renewed_at = 0, lease_until = 0, fenced_after = NULL";
         to.run(sql, vec![]).await?;
     }
     to.say("COMMIT").await?;
