@@ -21,6 +21,11 @@ pub(super) async fn arm(shared: Arc<Shared>) {
             // It is told when it is there.
             continue;
         }
+        if order.is_some() && own.adopted_before() && !shared.health.borrow().adopted {
+            // It had been given up: what the store has ended gets no more time. It is told after that.
+            continue;
+        }
+        let epoch = own.epoch();
         match order {
             Some(_) => crash::point("lease.before-arm"),
             None => crash::point("lease.before-disarm"),
@@ -48,7 +53,10 @@ pub(super) async fn arm(shared: Arc<Shared>) {
             known.unkept.clone_from(&why);
             // Before it is known what runs, nothing is promised of it.
             (
-                known.lease.shims(kept.is_ok() && adopted),
+                // And of an epoch that is over meanwhile nothing is known.
+                known.lease.shims(
+                    kept.is_ok() && adopted && known.writer.as_ref().map(|w| w.epoch) == epoch,
+                ),
                 said.then_some(why),
             )
         });

@@ -47,6 +47,49 @@ impl Engine {
     }
 }
 
+/// The last words of all hosts, by this host's own clock. The store's may be stepped, and then hosts
+/// look away for longer than they were: by it alone nobody is given up.
+#[derive(Debug, Default)]
+struct LastWords(BTreeMap<String, LastWord>);
+
+#[derive(Debug, Clone, Copy)]
+struct LastWord {
+    epoch: u64,
+    renewed_at: Timestamp,
+    /// CLOCK_BOOTTIME when that was seen first.
+    since: u64,
+}
+
+impl LastWords {
+    /// Takes over the hosts as they were read at `now`, on CLOCK_BOOTTIME.
+    fn hear(&mut self, hosts: &[Host], now: u64) {
+        let former = std::mem::take(&mut self.0);
+        for host in hosts {
+            let id = &host.about.host;
+            let (epoch, renewed_at) = (host.epoch, host.renewed_at);
+            let same = former
+                .get(id)
+                .filter(|word| word.epoch == epoch && word.renewed_at == renewed_at);
+            let word = LastWord {
+                epoch,
+                renewed_at,
+                since: same.map_or(now, |word| word.since),
+            };
+            self.0.insert(id.clone(), word);
+        }
+    }
+
+    /// Whether all whom the store's clock calls lost were silent for as long by this one.
+    fn agree(&self, peers: &Peers, lost_after: u64, now: u64) -> bool {
+        let lost = |host: &&Host| host.is_lost(peers.now, lost_after);
+        peers.hosts.iter().filter(lost).all(|host| {
+            let span = lost_after.max(host.fenced_after.unwrap_or(u64::MAX));
+            let word = self.0.get(&host.about.host);
+            word.is_some_and(|word| now.saturating_sub(word.since) >= span)
+        })
+    }
+}
+
 /// Reads who is in the fleet, and writes down who is away or lost, for ever.
 pub(super) async fn tidy(shared: Arc<Shared>) {
     let Membership {
@@ -55,13 +98,20 @@ pub(super) async fn tidy(shared: Arc<Shared>) {
         machine,
         ..
     } = &shared.settings.fleet;
+    let mut words = LastWords::default();
     loop {
         // Hosts that were started together do not ask together.
         let share = (uuid::Uuid::now_v7().as_u128() % 1_000) as u32;
         tokio::time::sleep(*renew / 2 + *renew * share / 1_000).await;
+        let mut limit = u64::MAX;
         if let Ok(Ok((now, hosts))) = tokio::time::timeout(ANSWER_MAX, shared.store.hosts()).await {
             let read = Instant::now();
+            let at = machine.boottime();
+            words.hear(&hosts, at);
             let peers = Arc::new(Peers { now, hosts, read });
+            if words.agree(&peers, usec(*lost_after), at) {
+                limit = usec(*lost_after);
+            }
             let known = &shared.lease.peers;
             *known.lock().unwrap_or_else(PoisonError::into_inner) = Some(peers);
         }
@@ -73,7 +123,8 @@ pub(super) async fn tidy(shared: Arc<Shared>) {
         if !may {
             continue;
         }
-        let tidied = shared.store.tidy(usec(*lost_after)).await;
+        // Nobody is lost after ever so long; who is unreachable is written down all the same.
+        let tidied = shared.store.tidy(limit).await;
         shared.note_fenced(epoch, &tidied);
         match tidied {
             Ok(events) => {

@@ -30,7 +30,7 @@ use tokio::sync::Notify;
 const LOOK: Duration = Duration::from_millis(500);
 /// Pause after a request that was not answered.
 const AGAIN: Duration = Duration::from_secs(1);
-/// Pause after one that was refused: somebody has to do something first.
+/// Pause after one that was refused, at most: somebody may have to do something first.
 const REFUSED: Duration = Duration::from_secs(15);
 
 /// What this host tells its fleet, and on what terms it is in it.

@@ -103,8 +103,8 @@ pub(in crate::adapters) async fn copy(from: &mut Link, to: &mut Link) -> Result<
         copied.tables.push((table.name, there[0].unsigned_abs()));
     }
     if !copied.before {
-        // It was alone and held its lease for ever; here it joins anew, or is found away.
-        let sql = "UPDATE hosts SET lease_until = renewed_at, fenced_after = NULL WHERE epoch > 0";
+        // The lease of an embedded store's host is without end; in the fleet it has yet to join.
+        let sql = "UPDATE hosts SET standing = 'unreachable', renewed_at = 0, lease_until = 0, fenced_after = NULL";
         to.run(sql, vec![]).await?;
     }
     crash::point("migrate.copied");
