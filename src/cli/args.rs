@@ -320,8 +320,8 @@ pub struct Choice {
 /// `stop`.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "A runner that waits for its turn leaves the queue: nothing of it runs, and its cause is “cancelled”. --project, --label\n\
-                  and --all mean those that wait, too."
+    after_help = "A runner that waits for its turn leaves the queue: nothing of it runs, and its cause is “cancelled”. What\n\
+                  is given instead of ids means those that wait, too."
 )]
 pub struct Stop {
     /// Which.

@@ -331,10 +331,12 @@ mod tests {
                     self.wait(0)?;
                     if answered {
                         let longest = fence().longest_stop();
-                        let kept = self
-                            .runners
-                            .iter()
-                            .all(|r| r.armed && r.stop_timeout <= longest);
+                        // The answer tells what is in force: one that has passed is not.
+                        let told = order.is_some_and(|asked| {
+                            self.file.is_some_and(|at| at.gone_by <= asked.gone_by)
+                        });
+                        let armed = |r: &Armed| r.armed && r.stop_timeout <= longest;
+                        let kept = told && self.runners.iter().all(armed);
                         self.lease.shims(kept);
                     }
                 }

@@ -6,11 +6,11 @@ use crate::crash;
 use crate::domain::budget::Tokens;
 use crate::domain::event::Actor;
 use crate::domain::exit::{Cause, Exit, Record, Usage};
-use crate::domain::kinds::{self, Kind};
+use crate::domain::kinds;
 use crate::domain::policy::Verdict;
 use crate::domain::runner::{Change, Step};
 use crate::domain::{Error, ErrorKind, Limits, Runner, State};
-use crate::ports::{Applied, HostError, StoreError};
+use crate::ports::HostError;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,7 +21,7 @@ use tokio::time::Instant;
 pub(super) type Answer<T> = oneshot::Sender<Result<T, Error>>;
 
 /// First pause before a step is written again, doubled up to [`RETRY_MAX`].
-const RETRY_MIN: Duration = Duration::from_millis(200);
+pub(super) const RETRY_MIN: Duration = Duration::from_millis(200);
 pub(super) const RETRY_MAX: Duration = Duration::from_secs(5);
 
 /// What a lane is told.
@@ -93,7 +93,7 @@ pub(super) struct Lane {
     /// Steps taken and not yet in the store, oldest first.
     pub(super) backlog: VecDeque<Change>,
     pub(super) retry_at: Option<Instant>,
-    pause: Duration,
+    pub(super) pause: Duration,
     pub(super) pending: Option<Pending>,
     /// When the command started, on a clock that is not set: known as well as the wall clock
     /// was when this lane was opened.
@@ -291,85 +291,6 @@ impl Lane {
         true
     }
 
-    /// Writes what waits, in order, until the store fails.
-    async fn flush(&mut self) {
-        if self.look_up {
-            match self.shared.store.runner(self.runner.id).await {
-                Ok(Some(row)) if !row.state().is_live() => return self.give_way(row),
-                Ok(_) => self.look_up = false,
-                Err(_) => return self.later(),
-            }
-        }
-        while let Some(change) = self.backlog.front() {
-            let epoch = self.shared.lease.epoch();
-            let applied = self.shared.store.apply(change.clone()).await;
-            self.shared.note_fenced(epoch, &applied);
-            match applied {
-                Ok(applied) => {
-                    self.backlog.pop_front();
-                    self.pause = RETRY_MIN;
-                    self.retry_at = None;
-                    self.publish(applied);
-                }
-                Err(StoreError::Unavailable(why)) => {
-                    self.shared.note_store(Some(why));
-                    return self.later();
-                }
-                // It is told when this host has joined again; this is for the case that it was not.
-                Err(StoreError::Fenced) => return self.later(),
-                Err(StoreError::Refused(error)) => {
-                    let row = self.shared.store.runner(self.runner.id).await;
-                    if let Ok(Some(row)) = &row
-                        && !row.state().is_live()
-                        && row
-                            .exit
-                            .as_ref()
-                            .is_some_and(|e| e.cause == Cause::HostLost)
-                    {
-                        return self.give_way(row.clone());
-                    }
-                    // Lane and row agree on every state, so this is a defect or a meddled store:
-                    // the row is right, and the rest of the lane's steps would be refused too.
-                    tracing::error!(message_id = kinds::STORE_FAULT.id, runner = %self.runner.id, project = %self.runner.spec.project, %error, "A step was refused by the store");
-                    self.backlog.clear();
-                    self.retry_at = None;
-                    match row {
-                        Ok(Some(row)) => self.runner = row,
-                        _ => return,
-                    }
-                    self.show();
-                }
-            }
-        }
-        self.retry_at = None;
-    }
-
-    fn later(&mut self) {
-        self.retry_at = Some(Instant::now() + self.pause);
-        self.pause = (self.pause * 2).min(RETRY_MAX);
-    }
-
-    /// T2 was written: the row is the runner.
-    pub(super) fn take_over(&mut self, applied: Applied) {
-        self.runner = applied.runner.clone();
-        self.started = Some(Instant::now());
-        self.show();
-        self.publish(applied);
-    }
-
-    fn publish(&mut self, applied: Applied) {
-        self.runner.seq = applied.runner.seq;
-        if applied.runner.state() == State::Ended {
-            tell_ending(&applied.runner);
-            self.shared.metrics.ended(&applied.runner);
-        }
-        self.shared.publish(
-            applied.event,
-            Some(Arc::new(applied.runner)),
-            Some(applied.old),
-        );
-    }
-
     /// Puts the lane's copy where everybody sees it.
     pub(super) fn show(&self) {
         let runner = Arc::new(self.runner.clone());
@@ -420,31 +341,6 @@ impl Lane {
         if let Err(error) = result {
             tracing::warn!(message_id = kinds::ORDER_FAILED.id, runner = %self.runner.id, project = %self.runner.spec.project, %error, "An order of the reconciliation failed; it is given again when the agent is back");
         }
-    }
-}
-
-/// Says how it ended, without what could name its command.
-pub(super) fn tell_ending(runner: &Runner) {
-    let Some(exit) = &runner.exit else { return };
-    macro_rules! say {
-        ($level:ident) => {
-            tracing::$level!(
-                message_id = Kind::ended(exit.cause).id,
-                runner = %runner.id,
-                project = %runner.spec.project,
-                cause = exit.cause.as_str(),
-                "Runner ended: {}",
-                exit.public().message
-            )
-        };
-    }
-    match exit.cause {
-        Cause::OomKill
-        | Cause::HostRebooted
-        | Cause::HostLost
-        | Cause::SupervisorLost
-        | Cause::Unknown => say!(warn),
-        _ => say!(info),
     }
 }
 

@@ -10,6 +10,7 @@
 //! store at once.
 
 mod arm;
+mod backlog;
 mod control;
 mod facts;
 mod fenced;

@@ -356,7 +356,7 @@ async fn leave(shared: &Shared, id: RunnerId, exit: Exit, actor: Actor) -> Resul
     let applied = shared.store.apply(change).await?;
     shared.queue.ids().remove(&id);
     shared.queue.throw_away(id).await;
-    super::lane::tell_ending(&applied.runner);
+    super::backlog::tell_ending(&applied.runner);
     shared.metrics.ended(&applied.runner);
     shared.publish(
         applied.event,

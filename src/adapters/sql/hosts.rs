@@ -201,6 +201,8 @@ impl Work for Join {
             told.push(EventType::HostReturned);
         }
         let mut events = Vec::new();
+        // A host that is alone with its store joins nobody.
+        told.retain(|_| beat.ttl != u64::MAX);
         for kind in told {
             let draft = draft(kind, &joined, &Actor::host(), at);
             events.push(record(on, draft).await?);
