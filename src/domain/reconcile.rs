@@ -123,6 +123,11 @@ impl Todo {
     }
 }
 
+/// What is said of a row that was `starting` while nothing was there. It is a conclusion, and holds
+/// for no other state: a launch may have gone on since.
+pub const NOTHING_RAN: &str =
+    "The daemon was restarted before the command was started; nothing ran.";
+
 /// The plan. `rows` are the store's live rows of this host; `ended` tells of the other
 /// observed ids whether the store has them (as ended).
 pub fn plan(
@@ -182,11 +187,7 @@ fn for_row(id: RunnerId, row: &Runner, seen: &Observed, boot_id: &str) -> Todo {
     }
     let rebooted = row.placement.as_ref().is_some_and(|p| p.boot_id != boot_id);
     match row.state() {
-        State::Starting => end(
-            id,
-            Cause::LaunchFailed,
-            "The daemon was restarted before the command was started; nothing ran.",
-        ),
+        State::Starting => end(id, Cause::LaunchFailed, NOTHING_RAN),
         _ if rebooted => end(
             id,
             Cause::HostRebooted,

@@ -8,6 +8,7 @@ use crate::domain::event::Actor;
 use crate::domain::exit::{Cause, Exit, Record, Usage};
 use crate::domain::kinds;
 use crate::domain::policy::Verdict;
+use crate::domain::reconcile::NOTHING_RAN;
 use crate::domain::runner::{Change, Step};
 use crate::domain::{Error, ErrorKind, Limits, Runner, State};
 use crate::ports::HostError;
@@ -214,6 +215,12 @@ impl Lane {
             }
             Command::Ended(record) if record.never_started && self.runs => {}
             Command::End(exit, _) if exit.cause == Cause::LaunchFailed && self.runs => {}
+            Command::End(exit, _)
+                if exit.message == NOTHING_RAN && self.runner.state() != State::Starting =>
+            {
+                // It was concluded before its launch was begun again.
+                self.shared.recheck.notify_one();
+            }
             Command::Ended(record) => {
                 crash::point("daemon.before-t3");
                 self.end(record.exit(), record.usage).await;

@@ -10,7 +10,7 @@
 
 use super::lane::{self, Lane, Pending};
 use super::turn::AGAIN_MAX;
-use super::{Engine, LAUNCHES_MAX, LaunchRequest, Shared, host_error, now, store_error};
+use super::{Engine, LAUNCHES_MAX, LaunchRequest, Shared, digest, host_error, now, store_error};
 use crate::crash;
 use crate::domain::event::Actor;
 use crate::domain::exit::{Cause, Exit, Usage};
@@ -92,7 +92,7 @@ impl Engine {
         let request_key = request.request_id.as_ref().map(|id| RequestKey {
             uid: actor.uid.unwrap_or(request.spec.uid),
             id: id.clone(),
-            digest: digest(&request),
+            digest: digest::of(&request),
         });
         let terms = shared.terms();
         request.spec.limits = request.spec.limits.or(&terms.limits);
@@ -432,29 +432,4 @@ fn closing() -> Error {
         ErrorKind::HostUnavailable,
         "stratavored is being stopped and launches nothing more; try again when it is back.",
     )
-}
-
-/// SHA-256 over everything a launch asks for. The values of its environment are in it too, so
-/// that the same request id with another value is noticed; they can't be had back from it.
-fn digest(request: &LaunchRequest) -> String {
-    use sha2::{Digest, Sha256};
-    let setenv: Vec<_> = request.setenv.iter().map(|e| (&e.name, &e.value)).collect();
-    // Serialising plain data can't fail; an empty text would only make repetitions conflict. What
-    // came in a later release counts only where it is used: a request may be repeated after an
-    // upgrade. Of streams it is which are given; their numbers differ each time.
-    let text = match (request.streams.given(), &request.inputs) {
-        (given, files) if request.queue => {
-            serde_json::to_vec(&(&request.spec, setenv, given, files, "queue"))
-        }
-        ([false, false, false], files) if files.is_empty() => {
-            serde_json::to_vec(&(&request.spec, setenv))
-        }
-        (given, files) if files.is_empty() => serde_json::to_vec(&(&request.spec, setenv, given)),
-        (given, files) => serde_json::to_vec(&(&request.spec, setenv, given, files)),
-    };
-    let text = text.unwrap_or_default();
-    Sha256::digest(&text)
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect()
 }

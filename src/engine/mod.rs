@@ -12,6 +12,7 @@
 mod arm;
 mod backlog;
 mod control;
+mod digest;
 mod facts;
 mod fenced;
 mod fleet;

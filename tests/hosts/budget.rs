@@ -86,7 +86,7 @@ fn a_budget_from_the_first_token_to_the_last() {
     let refused = site.ctl("alice", "run p -- true").code(3);
     assert!(refused.err().contains("800 reserved"), "{refused}");
     let why = site.ctl("alice", "why --project p").ok().out();
-    assert!(why.contains("budget is shut"), "{why}");
+    assert!(why.contains("budget project:p/month is shut"), "{why}");
 
     // It reports for itself, and for nobody else, though both are alice's.
     assert_eq!(reports(&site, "a"), 0);

@@ -385,7 +385,8 @@ fn with_the_users_rights_alone() {
         "alice",
         "stratavorectl -H nowhere run --env-file=env p -- true",
     );
-    let words = "With -H the file is read on the other host; “env” is not an absolute path.";
+    let words =
+        "With -H and --on the file is read on the other host; “env” is not an absolute path.";
     assert!(out.code == 2 && out.err().contains(words), "{out}");
 
     // Root launches for alice: it is alice's rights that count.

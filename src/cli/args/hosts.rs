@@ -37,7 +37,7 @@ pub enum Host {
 #[derive(Debug, Args)]
 pub struct OneHost {
     /// Its name, its id or the beginning of its id
-    #[arg(value_name = "HOST", add = ArgValueCandidates::new(live::hosts))]
+    #[arg(id = "which", value_name = "HOST", add = ArgValueCandidates::new(live::hosts))]
     pub host: String,
 }
 
