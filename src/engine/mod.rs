@@ -22,6 +22,7 @@ mod lane;
 mod launch;
 mod lease;
 mod peers;
+mod policies;
 mod policy;
 mod projects;
 mod queries;

@@ -60,7 +60,7 @@ fn a_host_is_cordoned_and_drained_from_another_one() {
         "{status}"
     );
     a.ctl("root", "host uncordon f-drain-2").ok();
-    b.ctl("alice", "run p -- true").ok();
+    b.ctl("alice", "run --wait p -- true").ok();
 
     // What runs there is seen here, with its host.
     let runs: Vec<String> = (0..3).map(|_| b.run("-- sleep 1000")).collect();

@@ -120,10 +120,10 @@ fn away_for_long_and_nobody_stops() {
     let run = format!("-- {ONCE} 1000");
     let mine = BTreeSet::from([away.run(&run), away.run(&run)]);
     assert_eq!(of_host(&fleet, &id, "fenced_after"), "");
-    assert_eq!(
-        metric(&fleet.sites[0], "stratavore_fleet_hosts{state=\"up\"}"),
-        "3"
-    );
+    // Facts of the fleet are read now and then.
+    wait_until("the metrics know of all three", RECOVERS, || {
+        metric(&fleet.sites[0], "stratavore_fleet_hosts{state=\"up\"}") == "3"
+    });
     fleet.cut(2);
     becomes(&fleet, &id, "standing", "unreachable");
     wait_away(&fleet, &id, Duration::from_secs(10));
