@@ -47,7 +47,7 @@ make --no-print-directory release VERSION=98.7.6 >"$work/said"
 [ "$(cat VERSION)" = 98.7.6 ] && [ -z "$(git status --porcelain --untracked-files=no)" ] || fail "$(git status)"
 grep -q '^## 98.7.6 (20' CHANGELOG.md && ! grep -q Unreleased CHANGELOG.md || fail "$(head -n 9 CHANGELOG.md)"
 [ "$(git cat-file -t v98.7.6)" = tag ] && git cat-file tag v98.7.6 | grep -q '^- A new thing' || fail "$(git show v98.7.6)"
-[ "$(cargo metadata --offline --locked --format-version 1 | grep -o '"version":"98.7.6"' | head -n 1)" ] ||
+[ "$(cargo metadata --offline --locked --format-version 1 --filter-platform "$(rustc -vV | sed -n "s/^host: //p")" | grep -o '"version":"98.7.6"' | head -n 1)" ] ||
     fail "cargo does not see the version"
 archive=$PWD/target/stratavore-98.7.6.tar.gz
 git archive --format=tar --prefix=stratavore-98.7.6/ v98.7.6 | gzip -n -9 | cmp - "$archive" || fail "the archive is another each time"

@@ -6,11 +6,15 @@ use crate::domain::kinds::{self, Kind};
 use crate::domain::{Runner, State};
 use crate::ports::{Applied, StoreError};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use tokio::time::Instant;
 
 impl Lane {
     /// Writes what waits, in order, until the store fails.
     pub(super) async fn flush(&mut self) {
+        if self.shared.closed.load(Ordering::SeqCst) {
+            return self.later();
+        }
         if self.look_up {
             match self.shared.store.runner(self.runner.id).await {
                 Ok(Some(row)) if !row.state().is_live() => return self.give_way(row),

@@ -170,7 +170,9 @@ async fn compare(
             .filter(|(_, r)| r.state().is_live())
             .collect()
     });
-    let rows: BTreeMap<RunnerId, Runner> = if first {
+    let begun: BTreeMap<RunnerId, u32> =
+        shared.read(|live| live.iter().map(|(id, e)| (*id, e.launches)).collect());
+    let mut rows: BTreeMap<RunnerId, Runner> = if first {
         let live = shared.store.live(&shared.settings.host).await;
         let live = live.map_err(|error| {
             if let StoreError::Unavailable(why) = &error {
@@ -194,6 +196,11 @@ async fn compare(
     };
     let mut world = shared.host.inventory().await.map_err(|e| e.to_string())?;
     shared.read(|live| {
+        // Whose launch was begun again meanwhile is not as the look shows it.
+        rows.retain(|id, _| {
+            let entry = live.get(id);
+            entry.is_none_or(|e| !e.launching && begun.get(id).is_none_or(|n| *n == e.launches))
+        });
         world
             .runners
             .retain(|id, _| rows.contains_key(id) || !live.contains_key(id))

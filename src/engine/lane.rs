@@ -90,7 +90,7 @@ pub(super) struct Pending {
 pub(super) struct Lane {
     pub(super) shared: Arc<Shared>,
     pub(super) runner: Runner,
-    inbox: mpsc::UnboundedReceiver<Command>,
+    pub(super) inbox: mpsc::UnboundedReceiver<Command>,
     /// Steps taken and not yet in the store, oldest first.
     pub(super) backlog: VecDeque<Change>,
     pub(super) retry_at: Option<Instant>,
@@ -113,6 +113,8 @@ pub(super) struct Lane {
     pub(super) look_up: bool,
     /// The store has ended it, whatever runs here.
     pub(super) given_up: bool,
+    /// What came in while its launch was begun again, and is still meant.
+    pub(super) saved: VecDeque<Command>,
 }
 
 impl Lane {
@@ -142,12 +144,17 @@ impl Lane {
             runs: false,
             look_up: false,
             given_up: false,
+            saved: VecDeque::new(),
         }
     }
 
     /// Lives until the ending is in the store.
     pub(super) async fn run(mut self) {
         while self.runner.state().is_live() || !self.backlog.is_empty() {
+            if let Some(command) = self.saved.pop_front() {
+                self.obey(command).await;
+                continue;
+            }
             let overtime_at = self.overtime_at();
             tokio::select! {
                 command = self.inbox.recv() => match command {
@@ -250,6 +257,7 @@ impl Lane {
             }
             Command::Frozen(_) => {}
             Command::Adopted => {
+                self.runs |= self.runner.state() != State::Starting;
                 // Alive past its gate: whoever still waits for the launch has it.
                 if self.pending.as_ref().is_some_and(|p| p.error.is_none()) {
                     self.answer(Ok(self.runner.clone()));

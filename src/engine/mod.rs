@@ -146,6 +146,8 @@ struct Shared {
     /// One comparison of rows with the host at a time, and the strangers it has warned of.
     reconciling: tokio::sync::Mutex<HashSet<RunnerId>>,
     closing: AtomicBool,
+    /// It has shut down: whoever comes after it owns the rows.
+    closed: AtomicBool,
     recheck: Notify,
     lease: lease::Own,
     policy: policy::Followed,
@@ -165,6 +167,8 @@ struct Entry {
     lane: mpsc::UnboundedSender<lane::Command>,
     /// The launch is still under way and looks after itself.
     launching: bool,
+    /// How often it was begun again.
+    launches: u32,
 }
 
 impl Health {
@@ -221,6 +225,7 @@ impl Engine {
             project_changes: AtomicU64::new(0),
             reconciling: tokio::sync::Mutex::default(),
             closing: AtomicBool::new(false),
+            closed: AtomicBool::new(false),
             recheck: Notify::new(),
             lease,
             policy: policy::Followed::default(),
@@ -315,6 +320,7 @@ impl Engine {
                 "Launches were still under way at shutdown; their gates close, nothing runs twice"
             );
         }
+        self.0.closed.store(true, Ordering::SeqCst);
     }
 }
 
@@ -350,6 +356,7 @@ impl Shared {
             runner: Arc::new(runner.clone()),
             lane: sender,
             launching,
+            launches: 0,
         };
         self.write(|live| {
             if live.contains_key(&runner.id) {

@@ -2,9 +2,10 @@
 //! it was cut off before the command could run.
 
 use super::Shared;
-use super::lane::Lane;
+use super::lane::{Command, Lane};
 use crate::crash;
 use crate::domain::event::Event;
+use crate::domain::exit::Cause;
 use crate::domain::kinds;
 use crate::domain::{Error, ErrorKind, Limits, Runner, State};
 use crate::ports::LaunchOrder;
@@ -69,11 +70,24 @@ impl Lane {
         shared.write(|live| {
             if let Some(entry) = live.get_mut(&id) {
                 entry.launching = true;
+                entry.launches += 1;
             }
         });
         let limits = project.map(|p| p.settings.limits).unwrap_or_default();
         let recheck = self.start_kept(limits, changes).await;
+        self.forget_beginnings();
         self.has_begun(recheck);
+    }
+
+    /// That nothing ran was said of an earlier beginning; a new look tells of this one.
+    fn forget_beginnings(&mut self) {
+        while let Ok(command) = self.inbox.try_recv() {
+            match command {
+                Command::End(exit, _) if exit.cause == Cause::LaunchFailed => {}
+                Command::Ended(record) if record.never_started => {}
+                other => self.saved.push_back(other),
+            }
+        }
     }
 
     /// As [`Lane::start`], with what this host has kept.
