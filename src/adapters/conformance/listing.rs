@@ -74,6 +74,14 @@ pub(crate) async fn filters(store: Arc<impl Store + 'static>) {
         check(filter(), &|_| true).await;
         check(
             RunnerFilter {
+                host: Some("h2".to_owned()),
+                ..filter()
+            },
+            &|n| n >= 20,
+        )
+        .await;
+        check(
+            RunnerFilter {
                 project: Some(name("q")),
                 ..filter()
             },

@@ -202,6 +202,9 @@ pub(in crate::adapters) fn listing(filter: &RunnerFilter, dialect: Dialect) -> Q
     if let Some(project) = &filter.project {
         sql.push(" AND r.project = ").bind(project);
     }
+    if let Some(host) = &filter.host {
+        sql.push(" AND r.host = ").bind(host.as_str());
+    }
     if let Some(uid) = filter.uid {
         sql.push(" AND r.uid = ").bind(uid);
     }
