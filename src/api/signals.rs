@@ -3,7 +3,7 @@
 
 use super::convert::{self, Dict};
 use super::core::Core;
-use super::manager::Manager;
+use super::manager::Facts;
 use super::{MANAGER, PATH, PROJECT, RUNNER, project, runner, tree};
 use crate::domain::kinds;
 use crate::domain::{Project, ProjectName, Runner, RunnerId, State};
@@ -234,7 +234,7 @@ impl Gardener {
             let old = old.map_or("", State::as_str);
             let new = runner.state().as_str();
             let signal =
-                Manager::runner_state_changed(&self.root, &id, project, old, new, details.clone());
+                Facts::runner_state_changed(&self.root, &id, project, old, new, details.clone());
             note(signal.await);
             if let Some(exit) = &runner.exit {
                 details.append(&mut convert::exit(&exit.public()));
@@ -242,8 +242,7 @@ impl Gardener {
                     convert::put(&mut details, "usage", convert::usage(runner, usage));
                 }
                 let (cause, status) = (exit.cause.as_str(), convert::status(exit));
-                let signal =
-                    Manager::runner_ended(&self.root, &id, project, cause, status, details);
+                let signal = Facts::runner_ended(&self.root, &id, project, cause, status, details);
                 note(signal.await);
             }
         }

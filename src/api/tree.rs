@@ -146,7 +146,7 @@ pub(super) async fn remove_project(
 /// Puts the objects there that are always there.
 pub(super) async fn plant(connection: &Connection, core: &Core) -> zbus::Result<()> {
     let server = connection.object_server();
-    server.at(PATH, Manager(core.clone())).await?;
+    server.at(PATH, Manager::new(core)).await?;
     // Without an interface of their own these would come and go with what is below them.
     for path in [RUNNERS, PROJECTS] {
         server.at(path, Folder).await?;
