@@ -6,6 +6,7 @@ use futures_util::future::{join_all, try_join_all};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqliteSynchronous};
 use sqlx::{ConnectOptions, Connection};
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -30,9 +31,9 @@ pub(crate) async fn measure(size: Size, table: &mut Table) -> Res<()> {
     let (mut one, mut many) = (Vec::new(), Vec::new());
     for _ in 0..size.rounds {
         let ceiling = inserts(&mut plain, size.turn).await?;
-        let (alone, ids) = admissions(&short, size.turn, 1, 1).await?;
+        let (alone, ids) = admissions(&short, size.turn, 1, 0..1).await?;
         end(&short, ids).await?;
-        let (together, ids) = admissions(&short, size.turn, 64, 1).await?;
+        let (together, ids) = admissions(&short, size.turn, 64, 0..1).await?;
         end(&short, ids).await?;
         one.push((alone.rate, ceiling));
         many.push((together.rate, ceiling));
@@ -69,9 +70,9 @@ pub(crate) async fn measure(size: Size, table: &mut Table) -> Res<()> {
     ));
     let mut rounds = Vec::new();
     for _ in 0..size.rounds {
-        let (without, ids) = admissions(&short, size.turn, 1, 1).await?;
+        let (without, ids) = admissions(&short, size.turn, 1, 0..1).await?;
         end(&short, ids).await?;
-        let (with, ids) = admissions(&long, size.turn, 1, 1).await?;
+        let (with, ids) = admissions(&long, size.turn, 1, 0..1).await?;
         end(&long, ids).await?;
         rounds.push((with.p50, without.p50));
     }
@@ -123,7 +124,7 @@ fn now() -> Timestamp {
     Timestamp(u64::try_from(since.as_micros()).unwrap_or(u64::MAX))
 }
 
-fn runner(n: usize) -> Res<NewRunner> {
+fn runner(n: usize, host: usize) -> Res<NewRunner> {
     Ok(NewRunner {
         id: RunnerId::from_uuid(uuid::Uuid::now_v7()),
         spec: RunnerSpec {
@@ -140,7 +141,7 @@ fn runner(n: usize) -> Res<NewRunner> {
             tokens: None,
             session: None,
         },
-        host: "host".to_owned(),
+        host: format!("host-{host}"),
         host_max: None,
         request: None,
         queue: false,
@@ -153,15 +154,15 @@ fn runner(n: usize) -> Res<NewRunner> {
     })
 }
 
-async fn admit_one(store: &Arc<dyn Store>, project: usize) -> Res<RunnerId> {
-    match store.admit(runner(project)?).await? {
+async fn admit_one(store: &Arc<dyn Store>, project: usize, host: usize) -> Res<RunnerId> {
+    match store.admit(runner(project, host)?).await? {
         Admitted::New { runner, .. } => Ok(runner.id),
         other => Err(format!("not admitted: {other:?}").into()),
     }
 }
 
 async fn admit(store: &Arc<dyn Store>, count: u64) -> Res<Vec<RunnerId>> {
-    try_join_all((0..count).map(|_| admit_one(store, 0))).await
+    try_join_all((0..count).map(|_| admit_one(store, 0, 0))).await
 }
 
 /// Ends them, as many at a time as the store takes.
@@ -196,21 +197,23 @@ pub(crate) struct Measured {
     pub(crate) p99: f64,
 }
 
-/// What so many callers are admitted, each with one launch under way, in so many projects.
+/// What so many callers are admitted, each with one launch under way, in these projects; who begins with
+/// another project is another host.
 pub(crate) async fn admissions(
     store: &Arc<dyn Store>,
     turn: Duration,
     callers: usize,
-    projects: usize,
+    projects: Range<usize>,
 ) -> Res<(Measured, Vec<RunnerId>)> {
     let begun = Instant::now();
     let tasks = (0..callers).map(|caller| {
         let store = store.clone();
+        let (host, project) = (projects.start, projects.start + caller % projects.len());
         tokio::spawn(async move {
             let (mut took, mut ids) = (Vec::new(), Vec::new());
             while begun.elapsed() < turn {
                 let one = Instant::now();
-                ids.push(admit_one(&store, caller % projects).await?);
+                ids.push(admit_one(&store, project, host).await?);
                 took.push(one.elapsed().as_secs_f64() * 1e6);
             }
             Res::Ok((took, ids))
@@ -236,7 +239,7 @@ pub(crate) async fn admissions(
 
 /// What a plain row holds: as much as a runner's.
 pub(crate) fn spec() -> Res<String> {
-    Ok(serde_json::to_string(&runner(0)?.spec)?)
+    Ok(serde_json::to_string(&runner(0, 0)?.spec)?)
 }
 
 /// A file with the store's own settings and one table.

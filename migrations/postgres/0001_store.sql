@@ -230,8 +230,9 @@ CREATE TRIGGER projects_removed AFTER DELETE ON projects REFERENCING OLD TABLE A
 CREATE FUNCTION events_written() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     PERFORM refuse('the event does not belong to the runner as it is')
-       FROM fresh e LEFT JOIN runners r ON r.id = substr(e.subject, 8) AND r.seq = e.seq
-      WHERE e.subject LIKE 'runner/%' AND r.id IS NULL;
+       FROM fresh e
+      WHERE e.subject LIKE 'runner/%'
+        AND (SELECT seq FROM runners WHERE id = substr(e.subject, 8)) IS DISTINCT FROM e.seq;
     RETURN NULL;
 END $$;
 

@@ -33,6 +33,9 @@ const LIMIT: Duration = Duration::from_secs(8);
 /// Begins a transaction that writes and waits so long for locks, and sees to it that the server gives up before we do. Set in
 /// each transaction, since a pooler may give the next one another session. A role or database that
 /// was tuned not to wait for the disk would forget admissions in a crash, and give their slots twice.
+///
+/// All that is looked up here is looked up by a key. A planner that saw the tables when they were small
+/// would read them whole, and go on doing so for as long as a statement stays prepared.
 macro_rules! begin {
     ($patience:literal) => {
         concat!(
@@ -40,6 +43,7 @@ macro_rules! begin {
              SET LOCAL statement_timeout = '6s'; SET LOCAL lock_timeout = '",
             $patience,
             "'; SET LOCAL idle_in_transaction_session_timeout = '3s';
+             SET LOCAL enable_seqscan = off; SET LOCAL jit = off;
              SELECT CASE current_setting('synchronous_commit')
                     WHEN 'off' THEN set_config('synchronous_commit', 'on', TRUE) END"
         )

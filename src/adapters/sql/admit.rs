@@ -14,16 +14,18 @@ use crate::ports::{Admitted, NewRunner};
 use serde_json::json;
 use std::collections::{BTreeSet, HashMap, HashSet};
 
-/// What was there before: one row for each launch, whether or not its project exists.
+/// What was there before: one row for each launch, whether or not its project exists. Looked up one by
+/// one, whatever a planner knows of the tables' sizes.
 macro_rules! read {
     ($asked:literal) => {
         concat!(
-            "SELECT p.limits, q.runner, q.digest, t.id FROM ",
+            "SELECT (SELECT limits FROM projects WHERE name = n.project),
+                    (SELECT runner FROM requests q WHERE q.uid = n.uid AND q.request_id = n.request),
+                    (SELECT digest FROM requests q WHERE q.uid = n.uid AND q.request_id = n.request),
+                    (SELECT id FROM runners r WHERE r.id = n.id)
+               FROM ",
             $asked,
-            " LEFT JOIN projects p ON p.name = n.project
-               LEFT JOIN requests q ON q.uid = n.uid AND q.request_id = n.request
-               LEFT JOIN runners t ON t.id = n.id
-              ORDER BY n.i"
+            " ORDER BY n.i"
         )
     };
 }

@@ -36,7 +36,8 @@ const WRITE_POSTGRES: &str = "
            SET state = n.state, seq = n.seq, spec = n.spec, started_at = n.started_at,
                ended_at = n.ended_at, placement = n.placement, exit = n.exit, usage = n.usage,
                reserved = n.reserved, frozen_by = n.frozen_by
-          FROM n WHERE r.id = n.id AND r.state = n.old_state
+          FROM n
+         WHERE r.id = n.id AND r.state = n.old_state AND r.id = ANY (ARRAY(SELECT id FROM n))
     )
     INSERT INTO events (position, at, type, project, subject, seq, actor, data)
     SELECT position, at, type, project, subject, seq, actor, data FROM n";

@@ -64,6 +64,23 @@ pub(super) struct Writer {
     written: Arc<AtomicU64>,
 }
 
+/// Takes what is there, and lets those run who were answered with the last transaction: as long as one more
+/// of them asks again, they are worth waiting for, as each transaction costs the same whoever is in it.
+async fn collect(jobs: &mut mpsc::Receiver<Job>, batch: &mut Vec<Job>) {
+    loop {
+        tokio::task::yield_now().await;
+        let before = batch.len();
+        while batch.len() < BATCH_MAX
+            && let Ok(job) = jobs.try_recv()
+        {
+            batch.push(job);
+        }
+        if batch.len() == before {
+            return;
+        }
+    }
+}
+
 impl Writer {
     pub(super) fn new(
         base: Arc<dyn Base>,
@@ -92,17 +109,13 @@ impl Writer {
     pub(super) async fn run(mut self, mut jobs: mpsc::Receiver<Job>) {
         let mut batch = Vec::with_capacity(BATCH_MAX);
         loop {
-            if self.sweeps.is_empty() && batch.is_empty() {
-                if jobs.recv_many(&mut batch, BATCH_MAX).await == 0 {
-                    break;
-                }
-            } else {
-                while batch.len() < BATCH_MAX
-                    && let Ok(job) = jobs.try_recv()
-                {
-                    batch.push(job);
-                }
+            if self.sweeps.is_empty()
+                && batch.is_empty()
+                && jobs.recv_many(&mut batch, BATCH_MAX).await == 0
+            {
+                break;
             }
+            collect(&mut jobs, &mut batch).await;
             self.commit(&mut batch).await;
             if self.slow && self.link.is_none() {
                 // Who waited while it took its time to fail need not wait as long again.
