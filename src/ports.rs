@@ -16,6 +16,7 @@ use crate::domain::fence::Deadline;
 use crate::domain::host::Load;
 use crate::domain::inputs::Inputs;
 use crate::domain::logs::LogsRequest;
+use crate::domain::placed::Placed;
 use crate::domain::project::{ProjectChange, ProjectSettings};
 use crate::domain::reconcile::World;
 use crate::domain::runner::{Change, Placement, Runner, State};
@@ -67,6 +68,8 @@ pub struct NewRunner {
     pub request: Option<RequestKey>,
     /// Where it is refused and waiting can help, it waits.
     pub queue: bool,
+    /// The order of another host that this is: admitted only as long as that is open.
+    pub order: Option<String>,
     /// Who asks.
     pub actor: Actor,
     /// Now.
@@ -371,6 +374,9 @@ pub trait Host: Send + Sync + std::fmt::Debug {
     /// everything but the host, and before an earlier one. Whoever has missed a deadline stops
     /// whatever is said afterwards.
     async fn fence(&self, deadline: Option<Deadline>) -> Result<Fenced, HostError>;
+    /// Number and name of the account that a launch which was asked for on another host would run
+    /// as, if root accepts it.
+    async fn place(&self, placed: Placed, user: String) -> Result<(u32, String), HostError>;
     /// In which runner's scope a process of this host is, by the kernel's word.
     async fn runner_of(&self, pid: u32) -> Result<Option<RunnerId>, HostError>;
 }

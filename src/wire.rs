@@ -22,6 +22,7 @@ use crate::domain::exit::{Asked, Record};
 use crate::domain::fence::Deadline;
 use crate::domain::inputs::Inputs;
 use crate::domain::logs::LogsRequest;
+use crate::domain::placed::Placed;
 use crate::domain::runner::Placement;
 use crate::domain::{Limits, ProjectName, RunnerId};
 use serde::{Deserialize, Serialize};
@@ -52,14 +53,17 @@ pub const KNOWS_LOG_FILES: &str = "log-files";
 pub const KNOWS_FENCE: &str = "fence";
 /// The agent takes [`Order::RunnerOf`].
 pub const KNOWS_RUNNER_OF: &str = "runner-of";
+/// The agent takes [`Order::Place`] and [`Launch::placed`].
+pub const KNOWS_PLACED: &str = "placed";
 /// What this release can do beyond version 1, for [`Hello::knows`].
-pub const KNOWS: [&str; 6] = [
+pub const KNOWS: [&str; 7] = [
     KNOWS_STREAMS,
     KNOWS_LOGS,
     KNOWS_INPUTS,
     KNOWS_LOG_FILES,
     KNOWS_FENCE,
     KNOWS_RUNNER_OF,
+    KNOWS_PLACED,
 ];
 /// Most ids in one [`Answer::Fenced`].
 pub const UNARMED: usize = 1_000;
@@ -143,6 +147,9 @@ pub enum Order {
     Fence { deadline: Option<Deadline> },
     /// In which runner's scope this process is. Answered with [`Answer::RunnerOf`].
     RunnerOf { pid: u32 },
+    /// As which account a launch that was asked for on another host would run here, if root allows
+    /// it. Answered with [`Answer::Account`].
+    Place { placed: Placed, user: String },
 }
 
 /// Who is speaking.
@@ -210,6 +217,11 @@ pub struct Launch {
     /// what was told last holds for it, too.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fence: Option<Deadline>,
+    /// Where it was asked for, if that was another host: then it is bounded by what root accepts
+    /// from there. An agent that does not know this would take it for a launch of its own host, and
+    /// must not be sent one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub placed: Option<Placed>,
 }
 
 /// What is too large or too private for a packet. Its values go from here into the runner's
@@ -289,6 +301,8 @@ pub enum Answer {
     },
     /// To [`Order::RunnerOf`]; `None` = in none.
     RunnerOf { id: Option<RunnerId> },
+    /// To [`Order::Place`].
+    Account { uid: u32, name: String },
 }
 
 /// One runner as the agent sees it; see `domain::reconcile::Observed`.

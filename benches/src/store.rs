@@ -140,11 +140,13 @@ fn runner(n: usize, host: usize) -> Res<NewRunner> {
             priority: 0,
             tokens: None,
             session: None,
+            placed: None,
         },
         host: format!("host-{host}"),
         host_max: None,
         request: None,
         queue: false,
+        order: None,
         actor: Actor {
             uid: Some(1000),
             user: Some("alice".to_owned()),

@@ -79,7 +79,9 @@ CREATE TABLE holds (
     set_at BIGINT NOT NULL
 );
 
--- Small requests of one host to another. Taken once, before `expires_at`, or never.
+-- Small requests of one host to another. Taken once, before `expires_at`, or never. A launch is begun
+-- in the transaction that writes its runner; its environment (`setenv`) is here only until it is taken
+-- or withdrawn.
 CREATE TABLE orders (
     id         TEXT COLLATE "C" PRIMARY KEY,
     target     TEXT COLLATE "C" NOT NULL,
@@ -91,7 +93,9 @@ CREATE TABLE orders (
     asked_at   BIGINT NOT NULL,
     expires_at BIGINT NOT NULL,
     taken_at   BIGINT NOT NULL DEFAULT 0,
-    outcome    TEXT
+    outcome    TEXT,
+    begun_at   BIGINT NOT NULL DEFAULT 0,
+    setenv     TEXT
 );
 
 CREATE INDEX orders_untaken ON orders (target, expires_at) WHERE taken_at = 0 AND outcome IS NULL;

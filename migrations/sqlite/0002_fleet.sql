@@ -78,7 +78,9 @@ CREATE TABLE holds (
     set_at INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
 
--- Small requests of one host to another. Taken once, before `expires_at`, or never.
+-- Small requests of one host to another. Taken once, before `expires_at`, or never. A launch is begun
+-- in the transaction that writes its runner; its environment (`setenv`) is here only until it is taken
+-- or withdrawn.
 CREATE TABLE orders (
     id         TEXT PRIMARY KEY,
     target     TEXT NOT NULL,
@@ -90,7 +92,9 @@ CREATE TABLE orders (
     asked_at   INTEGER NOT NULL,
     expires_at INTEGER NOT NULL,
     taken_at   INTEGER NOT NULL DEFAULT 0,
-    outcome    TEXT
+    outcome    TEXT,
+    begun_at   INTEGER NOT NULL DEFAULT 0,
+    setenv     TEXT
 ) STRICT, WITHOUT ROWID;
 
 CREATE INDEX orders_untaken ON orders (target, expires_at) WHERE taken_at = 0 AND outcome IS NULL;

@@ -9,14 +9,15 @@ use crate::domain::exit::{Asked, Usage};
 use crate::domain::fence::Deadline;
 use crate::domain::kinds;
 use crate::domain::logs::LogsRequest;
+use crate::domain::placed::Placed;
 use crate::domain::reconcile::{Observed, World};
 use crate::domain::runner::Placement;
 use crate::domain::{Error, ErrorKind, Limits, ProjectName, RunnerId};
 use crate::ports::{Fenced, Host, HostError, HostNotice, LaunchOrder};
 use crate::seqpacket;
 use crate::wire::{
-    Answer, KNOWS_FENCE, KNOWS_INPUTS, KNOWS_LOG_FILES, KNOWS_LOGS, KNOWS_RUNNER_OF, KNOWS_STREAMS,
-    Launch, Order, Passed, Payload, Refusal, RefusalCode, Seen, Unenforced,
+    Answer, KNOWS_FENCE, KNOWS_INPUTS, KNOWS_LOG_FILES, KNOWS_LOGS, KNOWS_PLACED, KNOWS_RUNNER_OF,
+    KNOWS_STREAMS, Launch, Order, Passed, Payload, Refusal, RefusalCode, Seen, Unenforced,
 };
 use async_trait::async_trait;
 use connection::{Shared, Waiting, connect_for_ever, tell};
@@ -215,6 +216,9 @@ impl Host for AgentClient {
         if fence.is_some() {
             self.shared.needs(KNOWS_FENCE)?;
         }
+        if spec.placed.is_some() {
+            self.shared.needs(KNOWS_PLACED)?;
+        }
         let launch = Launch {
             id,
             project: spec.project,
@@ -226,6 +230,7 @@ impl Host for AgentClient {
             passed,
             log_file_max: spec.log_file_max,
             fence,
+            placed: spec.placed,
         };
         let mut gate = Gate {
             shared: &self.shared,
@@ -381,6 +386,17 @@ impl Host for AgentClient {
                 armed,
                 unarmed,
             }),
+            other => Err(strange(&other)),
+        }
+    }
+
+    async fn place(&self, placed: Placed, user: String) -> Result<(u32, String)> {
+        self.shared.needs(KNOWS_PLACED)?;
+        match self
+            .order(Order::Place { placed, user }, Vec::new(), SHORT)
+            .await?
+        {
+            Answer::Account { uid, name } => Ok((uid, name)),
             other => Err(strange(&other)),
         }
     }

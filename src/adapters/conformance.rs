@@ -37,7 +37,8 @@ macro_rules! suite {
             budgets: [set_change_remove, reports_are_totals, thresholds_are_told_once, racing_reports,
                 an_ending_that_makes_room_is_told, who_waits_uses_nothing, what_never_fits_holds_up_nobody];
             holds: [set_list_release, one_for_each_scope, they_end_by_themselves, there_are_only_so_many, who_froze_it_is_kept];
-            orders: [orders_are_taken_once_and_answered, an_order_nobody_takes_is_withdrawn];
+            orders: [orders_are_taken_once_and_answered, an_order_nobody_takes_is_withdrawn,
+                a_launch_is_begun_once, a_launch_that_was_taken_and_not_begun];
             hosts: [joining_and_coming_back, a_cloned_machine_id, a_living_machine_is_not_taken_over, leases, an_epoch_that_is_over, who_is_away_and_who_is_lost,
                 forgetting, many_are_given_back, cordons, cordon_and_cap_refuse, the_whole_fleet, the_only_host];
             queue: [who_waits_is_neither_live_nor_lost, priority_then_age_fair_between_projects, there_is_only_so_much_room,
@@ -114,11 +115,13 @@ pub(crate) fn launch(n: u64, project: &str) -> NewRunner {
             priority: 0,
             tokens: None,
             session: None,
+            placed: None,
         },
         host: "h1".to_owned(),
         host_max: None,
         request: None,
         queue: false,
+        order: None,
         actor: alice(),
         at: at(n * 1_000),
     }

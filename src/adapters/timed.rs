@@ -5,7 +5,7 @@ use crate::domain::budget::{Budget, BudgetState, Scope, Tokens};
 use crate::domain::event::{Actor, Event};
 use crate::domain::hold::{Hold, HoldScope};
 use crate::domain::host::{Host, Registration};
-use crate::domain::order::{Order, Outcome};
+use crate::domain::order::{Order, Outcome, Progress};
 use crate::domain::period::Period;
 use crate::domain::project::{ProjectChange, ProjectSettings};
 use crate::domain::runner::{Change, Runner};
@@ -242,7 +242,7 @@ impl Orders for TimedStore {
         self.inner.answer(order, outcome).await
     }
 
-    async fn outcome(&self, order: &str) -> Result<Option<Outcome>, StoreError> {
+    async fn outcome(&self, order: &str) -> Result<Progress, StoreError> {
         self.inner.outcome(order).await
     }
 }

@@ -27,6 +27,15 @@ pub(super) struct Config {
     /// The accounts runners may be, by name or number. Empty, the default, = every account with a uid from 1000 to
     /// 60000.
     pub(super) allowed_users: Vec<UserRef>,
+    /// Whether launches are taken that were asked for on other hosts of the fleet and come through the store (run --on
+    /// HOST --via store); false by default. They are: from the hosts of from_hosts, as the users of as_users, who must
+    /// be allowed to run at all, within all that bounds launches of this host.
+    pub(super) accept_placed_launches: bool,
+    /// The hosts, by id or name (host list -o json tells both), from which they are taken. Empty, the default, = none.
+    /// A name is what that host calls itself, and whoever may write into the store as a host may claim an id, too.
+    pub(super) from_hosts: Vec<String>,
+    /// The accounts of this host that they may run as, by name or number. Empty, the default, = none.
+    pub(super) as_users: Vec<UserRef>,
     /// No runner gets more than this.
     pub(super) ceilings: Limits,
     /// Bytes of the largest log file; 1G by default, 0 = none at all. Nobody gets a log file without asking for it.
@@ -47,7 +56,16 @@ pub(super) enum UserRef {
 const LOG_FILE: &str = "log-file-max";
 
 /// The keys of [`Raw`].
-const NAMES: [&str; 3] = ["allow_root", "allowed_users", "ceilings"];
+const NAMES: [&str; 6] = [
+    "allow_root",
+    "allowed_users",
+    "accept_placed_launches",
+    "from_hosts",
+    "as_users",
+    "ceilings",
+];
+/// The longest name of a host or a user.
+const WORD_MAX: usize = 255;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -56,6 +74,12 @@ struct Raw {
     allow_root: bool,
     #[serde(default)]
     allowed_users: Vec<UserRef>,
+    #[serde(default)]
+    accept_placed_launches: bool,
+    #[serde(default)]
+    from_hosts: Vec<Spanned<String>>,
+    #[serde(default)]
+    as_users: Vec<Spanned<UserRef>>,
     #[serde(default)]
     ceilings: BTreeMap<Spanned<String>, Spanned<toml::Value>>,
 }
@@ -74,6 +98,18 @@ pub(super) fn parse(text: &str) -> Result<Config, String> {
             None => format!("{line}: {key}: {}", e.message()),
         }
     })?;
+    for host in &raw.from_hosts {
+        check_word(
+            "from_hosts",
+            host.get_ref(),
+            place(text, host.span().start).0,
+        )?;
+    }
+    for user in &raw.as_users {
+        if let UserRef::Name(name) = user.get_ref() {
+            check_word("as_users", name, place(text, user.span().start).0)?;
+        }
+    }
     let mut ceilings = Limits::default();
     let mut log_file_max = None;
     for (key, value) in &raw.ceilings {
@@ -125,9 +161,28 @@ pub(super) fn parse(text: &str) -> Result<Config, String> {
     Ok(Config {
         allow_root: raw.allow_root,
         allowed_users: raw.allowed_users,
+        accept_placed_launches: raw.accept_placed_launches,
+        from_hosts: raw
+            .from_hosts
+            .into_iter()
+            .map(Spanned::into_inner)
+            .collect(),
+        as_users: raw.as_users.into_iter().map(Spanned::into_inner).collect(),
         ceilings,
         log_file_max,
     })
+}
+
+/// A name of a host or a user: there are no patterns, so that nobody takes “*” for one.
+fn check_word(key: &str, word: &str, line: usize) -> Result<(), String> {
+    let plain = |c: char| !c.is_control() && !c.is_whitespace() && !"*?[]".contains(c);
+    match !word.is_empty() && word.len() <= WORD_MAX && word.chars().all(plain) {
+        true => Ok(()),
+        false => Err(format!(
+            "{line}: {key}: “{}” is no name: each one is written out, without blanks and patterns.",
+            crate::domain::name::shown(word)
+        )),
+    }
 }
 
 /// The line number and the key on that line, for a byte offset.
@@ -218,6 +273,14 @@ mod tests {
             "{config:?}"
         );
         assert_eq!(parse(""), Ok(Config::default()));
+        let placed = parse(
+            "accept_placed_launches = true\nfrom_hosts = [\"web1\"]\nas_users = [\"alice\", 7]",
+        );
+        assert!(
+            matches!(&placed, Ok(c) if c.accept_placed_launches && c.from_hosts == ["web1"]
+                && c.as_users == [UserRef::Name("alice".to_owned()), UserRef::Uid(7)]),
+            "{placed:?}"
+        );
         let none = parse("[ceilings]\nlog_file_max = 0\n");
         assert_eq!(none.map(|c| c.log_file_max), Ok(Some(0)));
     }
@@ -233,10 +296,14 @@ mod tests {
             ("[ceilings]\nlog_file_max = 100\n", "2: ", "log_file_max"),
             ("[ceilings]\noom_policy = \"kill\"\n", "2: ", "oom_policy"),
             (
-                "accept_placed_launches = true\n",
+                "accept_placed_launches = \"yes\"\n",
                 "1: ",
                 "accept_placed_launches",
             ),
+            ("\nfrom_hosts = [\"web1\", \"*\"]\n", "2: ", "from_hosts"),
+            ("from_hosts = [1]\n", "1: ", "from_hosts"),
+            ("as_users = [\n\"alice\",\n\"\"]\n", "3: ", "as_users"),
+            ("as_users = [-1]\n", "1: ", "as_users"),
         ] {
             let error = parse(text).err().unwrap_or_default();
             assert!(
@@ -246,6 +313,7 @@ mod tests {
         }
         for (text, meant) in [
             ("allow_rot = true", "did you mean allow_root?"),
+            ("from_host = []", "did you mean from_hosts?"),
             ("[celings]", "did you mean ceilings?"),
             ("[ceilings]\ntask_max = 1", "did you mean tasks_max?"),
         ] {

@@ -8,7 +8,7 @@ use super::shim::{self, Raw, Spawned};
 use super::systemd::UNIT;
 use super::undo::LEAVE;
 use super::user::{Account, environment};
-use super::{properties, readback};
+use super::{placed, properties, readback};
 use crate::crash::point;
 use crate::domain::Limits;
 use crate::domain::inputs::DIRECTORY;
@@ -43,6 +43,9 @@ impl Agent {
         let payload = (!fds.is_empty()).then(|| fds.remove(0));
         let streams = Foreign::new(fds);
         policy::check_launch(&launch)?;
+        if let Some(placed) = &launch.placed {
+            placed::check_host(&self.config(), placed)?;
+        }
         check_streams(&launch.passed, streams.as_slice().len())?;
         policy::check_log_file(launch.log_file_max, &launch.passed, &self.config())?;
         let limits = policy::clamp(&launch.limits, &self.config().ceilings)?;
@@ -64,6 +67,7 @@ impl Agent {
             }
             let payload = read_payload(payload)?;
             policy::check_payload(&payload)?;
+            placed::check_payload(&launch, &payload)?;
             if !payload.inputs.credentials.is_empty()
                 && let Err(why) = &self.credentials
             {
@@ -309,7 +313,7 @@ impl Agent {
 
     /// Looks up the user, asks root's rules, and spawns the shim: all that may block, off the loop.
     async fn spawn(&self, launch: &Launch) -> Result<(Account, Raw), Refusal> {
-        let (uid, id) = (launch.uid, launch.id);
+        let (uid, id, placed) = (launch.uid, launch.id, launch.placed.clone());
         let config = self.config();
         let (user, sockets, shim) = (self.user, self.sockets.clone(), self.shim.clone());
         let accounts = self.accounts.clone();
@@ -343,7 +347,10 @@ impl Agent {
                     );
                     return Err(refusal(RefusalCode::NotPermitted, why));
                 }
-                None => policy::check_user(&config, &account)?,
+                None => match &placed {
+                    Some(placed) => placed::check_user(&config, placed, &account)?,
+                    None => policy::check_user(&config, &account)?,
+                },
             }
             let raw = shim::spawn(&shim, env, sockets.as_fd(), id);
             Ok((

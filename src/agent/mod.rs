@@ -29,6 +29,7 @@ mod launch;
 mod log;
 mod logfiles;
 mod logs;
+mod placed;
 mod policy;
 mod properties;
 mod readback;

@@ -51,15 +51,8 @@ pub(super) fn told(
         }
         return out;
     }
-    let named: Vec<String> = config
-        .allowed_users
-        .iter()
-        .map(|user| match user {
-            UserRef::Name(name) => name.clone(),
-            UserRef::Uid(uid) => uid.to_string(),
-        })
-        .collect();
-    out.push(format!("Runners may be {root}{}.", named.join(", ")));
+    let named = listed(&config.allowed_users);
+    out.push(format!("Runners may be {root}{named}."));
     for user in &config.allowed_users {
         match user {
             UserRef::Name(name) if name == "root" && !config.allow_root => out.push(format!(
@@ -70,6 +63,15 @@ pub(super) fn told(
         }
     }
     out
+}
+
+/// Accounts as root has named them.
+pub(super) fn listed(users: &[UserRef]) -> String {
+    let named = users.iter().map(|user| match user {
+        UserRef::Name(name) => name.clone(),
+        UserRef::Uid(uid) => uid.to_string(),
+    });
+    named.collect::<Vec<_>>().join(", ")
 }
 
 /// Whether a runner may run as this account.

@@ -292,6 +292,7 @@ async fn obey(
         Order::LogFiles { after } => agent.log_files(after).await,
         Order::RemoveLogFiles { ids } => agent.remove_log_files(ids).await,
         Order::Fence { deadline } => agent.fence(deadline).await,
+        Order::Place { placed, user } => agent.place(placed, user).await,
         Order::RunnerOf { pid } => {
             let id = agent.runner_of(pid);
             Ok(Answer::RunnerOf { id })

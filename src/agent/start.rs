@@ -140,7 +140,11 @@ fn check_config(file: Option<&Path>) -> ExitCode {
             let passwd = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
             let file = file.unwrap_or(Path::new(config::PATH));
             let known = |name: &str| user::by_name(name).is_some();
-            for line in super::policy::told(&config, file, &passwd, known) {
+            let told = super::policy::told(&config, file, &passwd, known);
+            for line in told
+                .into_iter()
+                .chain(super::placed::told(&config, file, known))
+            {
                 println!("{line}");
             }
             ExitCode::SUCCESS

@@ -54,6 +54,11 @@ pub(super) fn public(runner: &Runner) -> Dict {
     );
     maybe(&mut dict, "ended_at", runner.ended_at.set().map(|t| t.0));
     put(&mut dict, "limits", limits(&runner.spec.limits));
+    maybe(
+        &mut dict,
+        "placed",
+        runner.spec.placed.as_ref().map(super::elsewhere::placed),
+    );
     maybe(&mut dict, "log_file_max", runner.spec.log_file_max);
     let ending = runner.exit.as_ref().map(|e| exit(&e.public()));
     maybe(&mut dict, "exit", ending);

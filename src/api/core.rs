@@ -25,7 +25,7 @@ use zbus::message::{Flags, Header};
 const USAGE_FRESH: Duration = Duration::from_millis(500);
 
 /// An owner that is no caller: the last uid means "none" to the kernel.
-const NOBODYS: u32 = u32::MAX;
+pub(super) const NOBODYS: u32 = u32::MAX;
 
 /// What is asked for, before anybody is looked up.
 pub(super) fn parse(
@@ -88,6 +88,14 @@ impl Core {
 
     pub(super) fn engine(&self) -> &Engine {
         &self.0.engine
+    }
+
+    pub(super) fn users(&self) -> &Users {
+        &self.0.users
+    }
+
+    pub(super) fn bus(&self) -> Bus {
+        self.0.bus
     }
 
     pub(super) fn garden(&self) -> &Garden {
@@ -209,18 +217,6 @@ impl Core {
         }
     }
 
-    /// The uid that counts as the runner's owner here: its user's, and of a runner of another host
-    /// only if that number has the same name on both.
-    pub(super) async fn owner_here(&self, runner: &Runner) -> u32 {
-        let uid = runner.spec.uid;
-        if runner.host == self.0.identity.host_id
-            || self.0.users.name(uid).await.as_deref() == Some(&runner.spec.user)
-        {
-            return uid;
-        }
-        NOBODYS
-    }
-
     /// The process behind a call.
     pub(super) async fn process(&self, call: &Call<'_>) -> Result<Process> {
         Ok(self.0.callers.process(call.header).await?)
@@ -252,8 +248,12 @@ impl Core {
         options: &Options,
     ) -> Result<Vec<Gate>> {
         let (project, options) = parse(project, &command, options)?;
+        let there = self.elsewhere(options.on.as_deref()).await?;
         let spec = options.spec(project, command, call.uid, String::new());
-        Ok(self.0.engine.explain(&spec).await?)
+        match there {
+            Some((host, _)) => Ok(self.0.engine.explain_at(&host, &spec).await?),
+            None => Ok(self.0.engine.explain(&spec).await?),
+        }
     }
 
     pub(super) async fn launch(
@@ -264,6 +264,11 @@ impl Core {
         options: &Options,
     ) -> Result<RunnerId> {
         let (project, options) = parse(project, &command, options)?;
+        if let Some(there) = self.elsewhere(options.on.as_deref()).await? {
+            return self
+                .launch_at(&call, there, project, command, options)
+                .await;
+        }
         let (uid, user) = self.owner(&call, &project, options.user.clone()).await?;
         let spec = options.spec(project, command, uid, user);
         let request = LaunchRequest {
@@ -273,6 +278,7 @@ impl Core {
             inputs: options.inputs,
             streams: options.streams,
             queue: options.queue,
+            order: None,
         };
         let actor = self.actor(&call).await;
         let launched = self.0.engine.launch(request, actor).await?;

@@ -18,6 +18,7 @@ mod budgets;
 mod callers;
 mod convert;
 mod core;
+mod elsewhere;
 pub mod errors;
 mod holds;
 mod hosts;

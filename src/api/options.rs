@@ -13,6 +13,7 @@ use crate::domain::project::{DESCRIPTION_MAX, MAX_QUEUED_MAX, MAX_RUNNERS_MAX, P
 use crate::domain::spec::{self, Setenv};
 use crate::domain::units::{self, INFINITY};
 use crate::domain::{Error, Limits, ProjectName, RunnerId, RunnerSpec, State};
+use crate::engine::not_through_the_store;
 use crate::ports::{EventFilter, RunnerFilter, Streams};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -20,7 +21,7 @@ use std::sync::Arc;
 /// So many rows are in a page where the caller does not say.
 pub const PAGE_DEFAULT: u32 = 100;
 
-const LAUNCH_KEYS: [&str; 27] = [
+const LAUNCH_KEYS: [&str; 28] = [
     "name",
     "uid",
     "working-directory",
@@ -48,9 +49,10 @@ const LAUNCH_KEYS: [&str; 27] = [
     "stdin",
     "stdout",
     "stderr",
+    "on",
 ];
 /// In the interface's plan, but not in this release: refused, never ignored.
-const LATER_KEYS: [&str; 2] = ["wait", "on"];
+const LATER_KEYS: [&str; 1] = ["wait"];
 /// The caller's descriptors, by number.
 pub(crate) const STREAMS: [&str; 3] = ["stdin", "stdout", "stderr"];
 /// The limits that a slice can hold.
@@ -95,6 +97,8 @@ pub struct Launch {
     pub session: Option<String>,
     /// `stdin`, `stdout`, `stderr`.
     pub streams: Streams,
+    /// `on`: the host, as the caller names it; `None` = this one.
+    pub on: Option<String>,
 }
 
 impl Launch {
@@ -119,6 +123,7 @@ impl Launch {
             priority: self.priority,
             tokens: self.tokens,
             session: self.session.clone(),
+            placed: None,
         }
     }
 }
@@ -181,6 +186,7 @@ pub fn launch(options: &Options) -> Result<Launch, Error> {
                 name::check_session_name(text)?;
                 out.session = Some(text.to_owned());
             }
+            "on" => out.on = Some(text(key, value)?.to_owned()),
             "stdin" | "stdout" | "stderr" => {
                 let at = STREAMS.iter().position(|s| *s == key).unwrap_or(0);
                 out.streams.0[at] = Some(Arc::new(descriptor(key, value)?));
@@ -196,6 +202,9 @@ pub fn launch(options: &Options) -> Result<Launch, Error> {
     out.inputs.check()?;
     if let ([_, true, true], Some(_)) = (out.streams.given(), out.log_file_max) {
         return Err(spec::no_output_left());
+    }
+    if out.on.is_some() && (out.streams.given() != [false; 3] || !out.inputs.is_empty()) {
+        return Err(not_through_the_store());
     }
     if out.queue && out.streams.given() != [false; 3] {
         return Err(spec::no_streams_later());

@@ -79,7 +79,7 @@ fn refusals_name_key_and_type() {
     let of = |key: &str, value: Variant<'static>| refusal(launch(&one(key, value)));
     assert!(of("memory_max", "1G".into()).contains("did you mean memory-max?"));
     assert!(of("quque", true.into()).contains("There is no option “quque”"));
-    assert!(of("on", "h".into()).contains("does not exist in this release"));
+    assert!(of("wait", "h".into()).contains("does not exist in this release"));
     assert!(of("queue", "yes".into()).contains("queue: a b is expected"));
     assert!(of("priority", (-101i32).into()).contains("from -100 to 100"));
     assert!(of("priority", 1.5f64.into()).contains("an i"));

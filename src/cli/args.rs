@@ -12,7 +12,7 @@ pub use hosts::{Cordon, Drain, Fleet, Host, OneHost, SetFleet};
 pub use limits::{OwnLimits, SharedLimits};
 pub use policies::{Hold, HoldTarget, SetHold};
 pub use project::{Project, ProjectSettings};
-pub use run::{On, Run};
+pub use run::{On, Run, Via};
 
 use super::live;
 use super::remote::Remote;

@@ -133,6 +133,7 @@ pub(super) fn shown(of: &Dict) -> Value {
         "invocation_id",
         "token_usage",
         "frozen_by",
+        "placed",
     ] {
         value[key] = get(of, key);
     }

@@ -99,7 +99,7 @@ async fn obey(cli: &Cli) -> Result<u8> {
         _ => Client::connect(global).await?,
     };
     match &cli.verb {
-        Verb::Run(args) => run::run(&client, global, args).await,
+        Verb::Run(args) => run::run(&client, global, args, None).await,
         Verb::List(args) => list::list(&client, global, args).await,
         Verb::Logs(args) => logs::logs(&client, global, args).await,
         Verb::Show(args) => show::show(&client, global, args).await,

@@ -106,6 +106,20 @@ impl Remote {
         )))
     }
 
+    /// The host's name alone, where it is not reached by ssh.
+    pub(super) fn plain(&self) -> Result<&str, Failure> {
+        match self.port.is_none() && !self.target.contains('@') {
+            true => Ok(&self.target),
+            false => Err(Failure::new(
+                USAGE,
+                format!(
+                    "“{}” is for ssh; with --via store give the host's name or id alone.",
+                    self.shown
+                ),
+            )),
+        }
+    }
+
     /// What takes descriptors is refused, as they do not go by ssh. `words` is what one would type there.
     pub(super) fn no_descriptors(host: Option<&Self>, words: &str) -> Result<(), Failure> {
         match host {

@@ -43,9 +43,14 @@ pub(super) async fn connect(global: &Global, args: &Run) -> Result<Client> {
     })
 }
 
-/// Launches.
-pub(super) async fn run(client: &Client, global: &Global, args: &Run) -> Result<u8> {
-    match launch(client, global, args).await {
+/// Launches; `on` = on this other host, through the store.
+pub(super) async fn run(
+    client: &Client,
+    global: &Global,
+    args: &Run,
+    on: Option<&str>,
+) -> Result<u8> {
+    match launch(client, global, args, on).await {
         Err(mut failure) if args.waits() => {
             let name = failure.name.clone().unwrap_or_default();
             failure.status = if failure.is("LaunchFailed") {
@@ -122,9 +127,12 @@ fn clip(text: &str) -> String {
     }
 }
 
-async fn launch(client: &Client, global: &Global, args: &Run) -> Result<u8> {
+async fn launch(client: &Client, global: &Global, args: &Run, on: Option<&str>) -> Result<u8> {
     let out = Out::new(global);
-    let options = options(args, global.host.is_some() || args.on.is_some())?;
+    let mut options = options(args, global.host.is_some() || args.on.is_some())?;
+    if let Some(host) = on {
+        options.insert("on", Variant::from(host.to_owned()));
+    }
     let command: Vec<&str> = args.command.iter().map(String::as_str).collect();
     if args.explain {
         return explain::explain(client, &out, args, &command, &options).await;

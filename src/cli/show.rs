@@ -104,6 +104,7 @@ fn entries(of: &Dict, story: &Story) -> Vec<(&'static str, String)> {
             "Launched by",
             story.launched_by(text(of, "user")).unwrap_or_default(),
         ),
+        ("Placed by", placed_by(of)),
         ("Command", words),
         ("Directory", clean("working_directory")),
         ("Labels", labels(of)),
@@ -134,6 +135,23 @@ fn entries(of: &Dict, story: &Story) -> Vec<(&'static str, String)> {
         ),
         ("Output", journal::output(of)),
     ]
+}
+
+/// `alice (1000) on web1, through the store`
+pub(super) fn placed_by(of: &Dict) -> String {
+    let placed = dict(of, "placed");
+    if placed.is_empty() {
+        return String::new();
+    }
+    let user = match (text(&placed, "user"), number(&placed, "uid")) {
+        ("", Some(uid)) => uid.to_string(),
+        (user, Some(uid)) => format!("{user} ({uid})"),
+        (user, None) => user.to_owned(),
+    };
+    clean(&format!(
+        "{user} on {}, through the store",
+        text(&placed, "name")
+    ))
 }
 
 /// `oom-kill: The kernel killed …`

@@ -113,6 +113,10 @@ fn reasons(of: &Dict, story: &Story) -> Vec<String> {
             standing(of, state, story, &limits)
         ),
     }];
+    let placed = show::placed_by(of);
+    if !placed.is_empty() {
+        out.push(format!("It was asked for by {placed}."));
+    }
     if text(of, "state") == "queued" {
         out.extend(queue::reasons(of));
     }

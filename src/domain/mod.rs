@@ -24,6 +24,7 @@ pub mod name;
 pub mod nearest;
 pub mod order;
 pub mod period;
+pub mod placed;
 pub mod placement;
 pub mod policy;
 pub mod project;

@@ -1,10 +1,16 @@
 //! Orders between hosts: small requests about a runner, carried by the store. One that is not
 //! taken in time expires and is never carried out late.
+//!
+//! A launch is one, too. Whoever asks has chosen the runner's id, and the row of that runner is written
+//! in the transaction that finds its order open; who withdraws an order closes it. So one of the two
+//! happens, whoever is killed when: there is one runner, or nothing will ever run.
 
 use super::error::{Error, ErrorKind};
 use super::event::Actor;
 use super::id::RunnerId;
 use super::limits::Limits;
+use super::placed::Placing;
+use super::spec::Setenv;
 use super::time::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -27,6 +33,8 @@ pub enum Verb {
     Thaw,
     /// Put these limits in force, the others stay.
     Limit(Limits),
+    /// Launch it.
+    Launch(Box<Placing>),
 }
 
 /// By what right it is asked for. The host that carries it out looks again.
@@ -75,6 +83,19 @@ pub struct Order {
     pub from: String,
     /// Not to be begun later; the store's clock.
     pub expires_at: Timestamp,
+    /// The environment of a launch. It is in the store only until the order is taken or withdrawn.
+    pub setenv: Vec<Setenv>,
+}
+
+/// How far an order is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Progress {
+    /// Nothing is known yet.
+    Waits,
+    /// The runner of a launch has its row; how it fares is told there.
+    Begun,
+    /// It is over.
+    Over(Outcome),
 }
 
 /// What came of an order.
@@ -83,6 +104,8 @@ pub struct Order {
 pub enum Outcome {
     /// Done, with warnings.
     Done(Vec<String>),
+    /// This runner was launched, or waits for its turn.
+    Launched(RunnerId),
     /// Refused: the error's name and its sentence.
     Refused(String, String),
 }
@@ -92,10 +115,22 @@ impl Outcome {
     pub fn into_result(self) -> Result<Vec<String>, Error> {
         match self {
             Self::Done(warnings) => Ok(warnings),
+            Self::Launched(_) => Ok(Vec::new()),
             Self::Refused(name, message) => {
                 let kind = ErrorKind::parse(&name).unwrap_or(ErrorKind::HostUnavailable);
                 Err(Error::new(kind, message))
             }
+        }
+    }
+
+    /// Which runner a launch came to.
+    pub fn into_runner(self) -> Result<RunnerId, Error> {
+        match self {
+            Self::Launched(id) => Ok(id),
+            other => Err(other.into_result().err().unwrap_or_else(|| {
+                let strange = "The host that was asked answers what was not asked.";
+                Error::new(ErrorKind::HostUnavailable, strange)
+            })),
         }
     }
 
@@ -126,5 +161,9 @@ mod tests {
         }
         let no = Err(Error::new(ErrorKind::WrongState, "no"));
         assert_eq!(Outcome::of(no.clone()).into_result(), no);
+        let runner = RunnerId::from_uuid(uuid::Uuid::nil());
+        assert_eq!(Outcome::Launched(runner).into_runner(), Ok(runner));
+        assert_eq!(Outcome::of(no.clone()).into_runner().err(), no.err());
+        assert!(Outcome::Done(Vec::new()).into_runner().is_err());
     }
 }

@@ -184,6 +184,7 @@ mod tests {
             priority: 0,
             tokens: Some(10),
             session: Some("s".to_owned()),
+            placed: None,
         };
         let id = RunnerId::from_uuid(uuid::Uuid::nil());
         let mut runner = Runner::admitted(id, spec, "h".to_owned(), Timestamp(1));

@@ -241,6 +241,7 @@ mod tests {
             priority: 0,
             tokens: None,
             session: None,
+            placed: None,
         };
         let mut runner = Runner::admitted(id(n), spec, "h".to_owned(), Timestamp(1));
         if state != State::Starting {

@@ -284,6 +284,7 @@ mod tests {
             priority: 0,
             tokens: None,
             session: None,
+            placed: None,
         };
         let id = RunnerId::from_uuid(uuid::Uuid::nil());
         Ok(Runner::admitted(id, spec, "h".to_owned(), Timestamp(1)))

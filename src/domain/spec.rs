@@ -3,6 +3,7 @@
 use super::error::Error;
 use super::limits::Limits;
 use super::name::{self, ProjectName};
+use super::placed::Placed;
 use super::units::show_size;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -66,6 +67,9 @@ pub struct RunnerSpec {
     /// The session it goes on with.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub session: Option<String>,
+    /// Where it was asked for, if that was another host.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub placed: Option<Placed>,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for it")]

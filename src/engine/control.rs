@@ -105,6 +105,8 @@ impl Shared {
                 .ask(id, |reply| Command::Thaw { actor, reply })
                 .await
                 .map(done),
+            // A launch is not of a runner that exists.
+            Verb::Launch(_) => Err(Error::invalid("That is no order for a runner.")),
             Verb::Limit(change) => {
                 self.ask(id, |reply| Command::Limit {
                     change,

@@ -143,11 +143,11 @@ fn called<'a>(hosts: &'a [Host], text: &str) -> Result<&'a Host, Error> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::domain::host::{Load, Registration, Standing};
 
-    fn host(id: &str, name: &str) -> Host {
+    pub(in crate::engine) fn host(id: &str, name: &str) -> Host {
         Host {
             about: Registration {
                 host: id.to_owned(),

@@ -89,10 +89,19 @@ impl Engine {
             return;
         }
         let project_changes = shared.project_changes.load(Ordering::SeqCst);
+        if request.order.is_some() != request.spec.placed.is_some() {
+            let _ = reply.send(Err(Error::invalid(
+                "It is not said where this launch was asked for.",
+            )));
+            return;
+        }
         let request_key = request.request_id.as_ref().map(|id| RequestKey {
             uid: actor.uid.unwrap_or(request.spec.uid),
             id: id.clone(),
-            digest: digest::of(&request),
+            digest: match &request.order {
+                Some(order) => order.digest.clone(),
+                None => digest::of(&request),
+            },
         });
         let terms = shared.terms();
         request.spec.limits = request.spec.limits.or(&terms.limits);
@@ -101,7 +110,10 @@ impl Engine {
             let _ = reply.send(Err(error));
             return;
         }
-        let id = RunnerId::from_uuid(uuid::Uuid::now_v7());
+        let id = match &request.order {
+            Some(order) => order.id,
+            None => RunnerId::from_uuid(uuid::Uuid::now_v7()),
+        };
         if let Err(error) = shared.queue.keep(id, &request, &actor).await {
             came_to(LaunchResult::Refused);
             let _ = reply.send(Err(error));
@@ -114,6 +126,7 @@ impl Engine {
             host_max: terms.host_max,
             request: request_key,
             queue: request.queue,
+            order: request.order.as_ref().map(|order| order.id.to_string()),
             actor: actor.clone(),
             at: now(),
         };

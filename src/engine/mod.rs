@@ -22,6 +22,7 @@ mod lane;
 mod launch;
 mod lease;
 mod peers;
+mod placing;
 mod policies;
 mod policy;
 mod projects;
@@ -35,6 +36,7 @@ mod verbs;
 pub use fleet::Peers;
 pub use launch::Launched;
 pub use lease::Membership;
+pub(crate) use placing::not_through_the_store;
 
 use crate::domain::event::Event;
 use crate::domain::inputs::Inputs;
@@ -99,6 +101,17 @@ pub struct LaunchRequest {
     pub streams: Streams,
     /// Where it is refused and waiting can help, it waits for its turn.
     pub queue: bool,
+    /// The order of another host that it is, exactly if its `spec` says that it was placed.
+    pub order: Option<PlacedOrder>,
+}
+
+/// What another host has chosen of a launch that it asks for.
+#[derive(Debug, Clone)]
+pub struct PlacedOrder {
+    /// The runner's id, and the order's: there is no second runner of it.
+    pub id: RunnerId,
+    /// The digest that goes with the request id, the same whichever host it is asked of.
+    pub digest: String,
 }
 
 /// Something that happened and is in the store.

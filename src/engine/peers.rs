@@ -4,11 +4,11 @@
 //! The host that is asked has decided whether its caller may; this one checks once more that an
 //! owner is one. Whoever may write into the store as a host of the fleet is believed beyond that.
 
-use super::{Shared, store_error};
+use super::{Engine, Shared, store_error};
 use crate::crash;
 use crate::domain::event::Actor;
 use crate::domain::kinds;
-use crate::domain::order::{Order, Outcome, Right, Verb};
+use crate::domain::order::{Order, Outcome, Progress, Right, Verb};
 use crate::domain::{Error, ErrorKind, Runner, Timestamp};
 use crate::ports::StoreError;
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use std::time::Duration;
 /// Between two looks for orders.
 const LOOK: Duration = Duration::from_millis(400);
 /// Between two looks for what came of one.
-const ASK: Duration = Duration::from_millis(150);
+pub(super) const ASK: Duration = Duration::from_millis(150);
 /// How often and after what pause an answer is tried to be written.
 const ANSWERS: usize = 8;
 const AGAIN: Duration = Duration::from_secs(1);
@@ -44,13 +44,14 @@ impl Shared {
             right,
             from: self.settings.host.clone(),
             expires_at: Timestamp(0),
+            setenv: Vec::new(),
         };
         self.store.order(order).await.map_err(store_error)?;
         loop {
             tokio::time::sleep(ASK).await;
             match self.store.outcome(&id).await {
-                Ok(Some(outcome)) => return outcome.into_result(),
-                Ok(None) => {}
+                Ok(Progress::Over(outcome)) => return outcome.into_result(),
+                Ok(_) => {}
                 Err(error) => {
                     let mut error = store_error(error);
                     error.message = format!(
@@ -63,10 +64,18 @@ impl Shared {
         }
     }
 
-    async fn carry_out(&self, order: Order) {
+    async fn carry_out(self: Arc<Self>, order: Order) {
         crash::point("fleet.order-taken");
-        let outcome = Outcome::of(self.obey_order(&order).await);
-        tracing::info!(message_id = kinds::ORDER_FROM_HOST.id, runner = %order.runner, uid = order.actor.uid, user = order.actor.user, from = order.from, "Order of another host: {:?}", order.verb);
+        let outcome = match &order.verb {
+            Verb::Launch(placing) => {
+                match Engine(Arc::clone(&self)).launch_for(&order, placing).await {
+                    Ok(id) => Outcome::Launched(id),
+                    Err(error) => Outcome::of(Err(error)),
+                }
+            }
+            _ => Outcome::of(self.obey_order(&order).await),
+        };
+        tracing::info!(message_id = kinds::ORDER_FROM_HOST.id, runner = %order.runner, uid = order.actor.uid, user = order.actor.user, from = order.from, "Order of another host: {}", said(&order.verb));
         crash::point("fleet.order-done");
         for _ in 0..ANSWERS {
             match self.store.answer(&order.id, outcome.clone()).await {
@@ -80,17 +89,7 @@ impl Shared {
 
     async fn obey_order(&self, order: &Order) -> Result<Vec<String>, Error> {
         let id = order.runner;
-        // It was taken in time; what came of that may have been told late, or this machine slept.
-        if self
-            .policy
-            .clock()
-            .is_some_and(|now| now >= order.expires_at)
-        {
-            return Err(Error::new(
-                ErrorKind::HostUnavailable,
-                "The runner's host took the order too late; it is not carried out. Ask again.",
-            ));
-        }
+        self.in_time(order)?;
         let runner = self
             .read(|live| live.get(&id).map(|e| Arc::clone(&e.runner)))
             .ok_or_else(|| {
@@ -107,11 +106,34 @@ impl Shared {
         }
         self.obey(id, order.verb.clone(), order.actor.clone()).await
     }
+
+    /// It was taken in time; what came of that may have been told late, or this machine slept.
+    pub(super) fn in_time(&self, order: &Order) -> Result<(), Error> {
+        match self.policy.clock() {
+            Some(now) if now >= order.expires_at => Err(Error::new(
+                ErrorKind::HostUnavailable,
+                "The host that was asked took the order too late; it is not carried out. Ask again.",
+            )),
+            _ => Ok(()),
+        }
+    }
 }
 
-/// The same number under the same name: users of different hosts may share one of them.
+/// The same number under the same name: users of different hosts may share one of them. Or who has
+/// placed it there.
 fn owns(actor: &Actor, runner: &Runner) -> bool {
-    actor.uid == Some(runner.spec.uid) && actor.user.as_deref() == Some(&runner.spec.user)
+    let spec = &runner.spec;
+    let placed = spec.placed.as_ref();
+    (actor.uid == Some(spec.uid) && actor.user.as_deref() == Some(&spec.user))
+        || placed.is_some_and(|placed| placed.is_own(actor, &spec.user))
+}
+
+/// An order for the journal: what is launched is nobody's business there.
+fn said(verb: &Verb) -> String {
+    match verb {
+        Verb::Launch(placing) => format!("Launch for project {}", placing.spec.project),
+        other => format!("{other:?}"),
+    }
 }
 
 /// Carries out what other hosts ask for, for ever.

@@ -23,6 +23,15 @@ impl Engine {
         gates.map_err(store_error)
     }
 
+    /// The same on another host (its id).
+    pub async fn explain_at(&self, host: &str, spec: &RunnerSpec) -> Result<Vec<Gate>, Error> {
+        let (_, hosts) = self.hosts().await?;
+        let found = hosts.iter().find(|h| h.about.host == host);
+        let max = found.and_then(|h| h.about.max_runners);
+        let gates = self.0.store.explain(spec, host, max, None).await;
+        gates.map_err(store_error)
+    }
+
     /// All hosts as places for such a launch, the best first.
     pub async fn places(&self, wanted: &Wanted) -> Result<Vec<Place>, Error> {
         let (clock, hosts) = self.0.store.hosts().await.map_err(store_error)?;

@@ -7,7 +7,7 @@ use crate::domain::budget::{Budget, BudgetState, Scope, Tokens};
 use crate::domain::event::{Actor, Event};
 use crate::domain::hold::{Hold, HoldScope};
 use crate::domain::host::{Cordon, Host, Load, Registration};
-use crate::domain::order::{Order, Outcome};
+use crate::domain::order::{Order, Outcome, Progress};
 use crate::domain::period::Period;
 use crate::domain::runner::Runner;
 use crate::domain::{RunnerId, RunnerSpec, Timestamp};
@@ -181,7 +181,7 @@ pub trait Orders {
     async fn take_orders(&self, host: &str) -> Result<Vec<Order>, StoreError>;
     /// What came of one that was taken.
     async fn answer(&self, order: &str, outcome: Outcome) -> Result<(), StoreError>;
-    /// What came of an order: `None` = nothing yet. One that has expired untaken is withdrawn and
-    /// answered with `HostUnavailable`.
-    async fn outcome(&self, order: &str) -> Result<Option<Outcome>, StoreError>;
+    /// How far an order is. One that has expired untaken is withdrawn, as is a launch that was taken and
+    /// not begun; it is answered with `HostUnavailable`.
+    async fn outcome(&self, order: &str) -> Result<Progress, StoreError>;
 }

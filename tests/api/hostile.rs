@@ -36,9 +36,18 @@ async fn bad_input_gets_its_named_error_and_leaves_nothing() {
     launch("priority", 101i32.into()).await;
     launch("tokens", 0u64.into()).await;
     launch("session", "a/b".into()).await;
-    launch("on", "other".into()).await;
+    launch("on", 1u32.into()).await;
     launch("name", "../x".into()).await;
     launch("uid", "no/such/user".into()).await;
+    // Another host is one of the fleet, and what the store does not carry is refused first.
+    let there = given([("on", "other".into())]);
+    let (name, _) = refusal(manager.launch("p", &["x"], &there).await);
+    assert_eq!(name, "org.stratavore1.Error.NoSuchHost");
+    let files = vec!["/env".to_owned()];
+    let there = given([("on", "other".into()), ("env-file", files.into())]);
+    let (name, message) = refusal(manager.launch("p", &["x"], &there).await);
+    assert_eq!(name, INVALID);
+    assert!(message.contains("do not go through the store"), "{message}");
     // Who may not launch as another user does not learn which users there are.
     let other = given([("uid", "no-such-user-here".into())]);
     let (name, _) = refusal(manager.launch("p", &["x"], &other).await);
@@ -175,6 +184,7 @@ async fn strangers_see_the_public_part_and_do_nothing() {
         priority: 0,
         tokens: None,
         session: None,
+        placed: None,
     };
     let request = stratavore::engine::LaunchRequest {
         spec,
@@ -183,6 +193,7 @@ async fn strangers_see_the_public_part_and_do_nothing() {
         inputs: Default::default(),
         streams: Default::default(),
         queue: false,
+        order: None,
     };
     let launched = engine.launch(request, actor).await.unwrap();
     let id = launched.runner.id.to_string();
@@ -200,6 +211,7 @@ async fn strangers_see_the_public_part_and_do_nothing() {
         inputs: Default::default(),
         streams: Default::default(),
         queue: false,
+        order: None,
     };
     let mut endings = manager.receive_runner_ended().await.unwrap();
     let failed = engine.launch(request, stratavore::domain::event::Actor::host());

@@ -135,6 +135,7 @@ impl Site {
             priority: 0,
             tokens: None,
             session: None,
+            placed: None,
         };
         let request = stratavore::engine::LaunchRequest {
             spec,
@@ -143,6 +144,7 @@ impl Site {
             inputs: Default::default(),
             streams: Default::default(),
             queue: false,
+            order: None,
         };
         let launched = engine.launch(request, Actor::host()).await.unwrap();
         launched.runner.id.to_string()

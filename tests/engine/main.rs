@@ -10,6 +10,7 @@
 mod fakes;
 mod flat;
 mod lease;
+mod placing;
 mod queue;
 mod scrape;
 mod world;
@@ -66,12 +67,14 @@ fn request(id: Option<String>) -> LaunchRequest {
             priority: 0,
             tokens: None,
             session: None,
+            placed: None,
         },
         setenv: Vec::new(),
         request_id: id,
         inputs: Default::default(),
         streams: Default::default(),
         queue: false,
+        order: None,
     }
 }
 

@@ -354,6 +354,7 @@ async fn who_waits_on_a_host_that_is_gone_ends() {
         host_max: None,
         request: None,
         queue: true,
+        order: None,
         actor: alice(),
         at: Timestamp(1),
     };

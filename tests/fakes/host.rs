@@ -6,6 +6,7 @@ use std::sync::Mutex;
 use stratavore::domain::exit::{Asked, LaunchError, Record, Usage};
 use stratavore::domain::fence::Deadline;
 use stratavore::domain::logs::LogsRequest;
+use stratavore::domain::placed::Placed;
 use stratavore::domain::reconcile::{Observed, World};
 use stratavore::domain::runner::Placement;
 use stratavore::domain::{Error, ErrorKind, Limits, ProjectName, RunnerId};
@@ -234,6 +235,17 @@ impl Host for FakeHost {
             armed,
             unarmed: Vec::new(),
         })
+    }
+
+    async fn place(&self, placed: Placed, user: String) -> Result<(u32, String), HostError> {
+        // As root's file would have it: alice, from h1.
+        match (placed.host.as_str(), user.as_str()) {
+            ("h1", "alice") => Ok((1007, user)),
+            _ => {
+                let why = "accept_placed_launches, from_hosts and as_users do not allow it.";
+                Err(Error::new(ErrorKind::NotPermitted, why).into())
+            }
+        }
     }
 
     async fn runner_of(&self, _pid: u32) -> Result<Option<RunnerId>, HostError> {

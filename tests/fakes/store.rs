@@ -13,7 +13,7 @@ use stratavore::domain::budget::{Budget, BudgetState, Scope, Tokens};
 use stratavore::domain::event::{Actor, Event};
 use stratavore::domain::hold::{Hold, HoldScope};
 use stratavore::domain::host::{Cordon, Host, Load, Registration};
-use stratavore::domain::order::{Order, Outcome};
+use stratavore::domain::order::{Order, Outcome, Progress};
 use stratavore::domain::period::Period;
 use stratavore::domain::project::{ProjectChange, ProjectSettings};
 use stratavore::domain::runner::{Change, Placement, Step};
@@ -327,7 +327,7 @@ impl Orders for FakeStore {
         inside!(self, order => s.answer(&order, outcome))
     }
 
-    async fn outcome(&self, order: &str) -> Result<Option<Outcome>, StoreError> {
+    async fn outcome(&self, order: &str) -> Result<Progress, StoreError> {
         inside!(self, order => s.outcome(&order))
     }
 }

@@ -1,9 +1,11 @@
 //! Orders between hosts: nobody gets one twice, and none is carried out late.
 
-use super::{alice, id};
-use crate::domain::order::{Order, Outcome, Right, Verb};
+use super::{alice, capped, id, launch, project};
+use crate::domain::order::{Order, Outcome, Progress, Right, Verb};
+use crate::domain::placed::Placing;
+use crate::domain::spec::Setenv;
 use crate::domain::{Error, ErrorKind, Timestamp};
-use crate::ports::Store;
+use crate::ports::{Admitted, NewRunner, Store, StoreError};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
@@ -17,6 +19,7 @@ fn order(n: u64, target: &str) -> Order {
         right: Right::Own,
         from: "h1".to_owned(),
         expires_at: Timestamp(0),
+        setenv: Vec::new(),
     }
 }
 
@@ -40,13 +43,13 @@ pub(crate) async fn orders_are_taken_once_and_answered(store: Arc<impl Store + '
         ..order(0, "h2")
     };
     assert!(taken.contains(&made), "as it was put down");
-    assert_eq!(store.outcome(first).await.unwrap(), None);
+    assert_eq!(store.outcome(first).await.unwrap(), Progress::Waits);
     let refused = Outcome::of(Err(Error::new(ErrorKind::WrongState, "It has ended.")));
     store.answer(first, refused.clone()).await.unwrap();
     store.answer(first, Outcome::Done(vec![])).await.unwrap();
     assert_eq!(
         store.outcome(first).await.unwrap(),
-        Some(refused),
+        Progress::Over(refused),
         "the first answer stays"
     );
 }
@@ -55,7 +58,7 @@ pub(crate) async fn an_order_nobody_takes_is_withdrawn(store: Arc<impl Store + '
     store.order(order(1, "h2")).await.unwrap();
     let id = id(1).to_string();
     let outcome = loop {
-        if let Some(outcome) = store.outcome(&id).await.unwrap() {
+        if let Progress::Over(outcome) = store.outcome(&id).await.unwrap() {
             break outcome;
         }
         tokio::time::sleep(std::time::Duration::from_millis(100)).await;
@@ -68,13 +71,142 @@ pub(crate) async fn an_order_nobody_takes_is_withdrawn(store: Arc<impl Store + '
         "never late"
     );
     store.answer(&id, Outcome::Done(vec![])).await.unwrap();
+    let Progress::Over(outcome) = store.outcome(&id).await.unwrap() else {
+        panic!("it is over");
+    };
+    assert!(outcome.into_result().is_err());
+}
+
+/// A launch asked for on h1, of the `n`th runner on h2.
+fn placed(n: u64) -> Order {
+    let new = launch(n, "p");
+    let placing = Placing {
+        spec: new.spec,
+        queue: false,
+        request: None,
+    };
+    Order {
+        runner: id(n),
+        verb: Verb::Launch(Box::new(placing)),
+        setenv: vec![Setenv {
+            name: "KEY".to_owned(),
+            value: "secret".to_owned(),
+        }],
+        ..order(n, "h2")
+    }
+}
+
+/// As its host admits it.
+fn admitted(n: u64) -> NewRunner {
+    NewRunner {
+        host: "h2".to_owned(),
+        order: Some(id(n).to_string()),
+        ..launch(n, "p")
+    }
+}
+
+pub(crate) async fn a_launch_is_begun_once(store: Arc<impl Store + 'static>) {
+    project(&*store, "p", capped(2)).await;
+    for n in 0..3 {
+        store.order(placed(n)).await.unwrap();
+    }
+    let early = store.admit(admitted(7)).await;
     assert!(
-        store
-            .outcome(&id)
-            .await
-            .unwrap()
-            .unwrap()
-            .into_result()
-            .is_err()
+        matches!(&early, Err(StoreError::Refused(e)) if e.kind == ErrorKind::HostUnavailable),
+        "an order that nobody gave: {early:?}"
     );
+    let taken = store.take_orders("h2").await.unwrap();
+    let made = Order {
+        expires_at: taken[0].expires_at,
+        ..placed(0)
+    };
+    assert_eq!(taken[0], made, "with its environment");
+    assert!(store.take_orders("h2").await.unwrap().is_empty());
+    let first = id(0).to_string();
+    assert_eq!(store.outcome(&first).await.unwrap(), Progress::Waits);
+
+    // Whoever tries to begin it at the same time: there is one runner.
+    let beginning = (0..8).map(|_| store.admit(admitted(0)));
+    let begun = futures_util::future::join_all(beginning).await;
+    let new = begun
+        .iter()
+        .filter(|a| matches!(a, Ok(Admitted::New { .. })));
+    assert_eq!(new.count(), 1, "{begun:?}");
+    let refused = begun
+        .iter()
+        .filter(|a| matches!(a, Err(StoreError::Refused(_))));
+    assert_eq!(refused.count(), 7, "{begun:?}");
+    assert_eq!(store.outcome(&first).await.unwrap(), Progress::Begun);
+    store
+        .answer(&first, Outcome::Launched(id(0)))
+        .await
+        .unwrap();
+    let told = Progress::Over(Outcome::Launched(id(0)));
+    assert_eq!(store.outcome(&first).await.unwrap(), told);
+
+    // One that a gate refuses is not begun, and may be refused again.
+    store.admit(launch(9, "p")).await.unwrap();
+    for _ in 0..2 {
+        let denied = store.admit(admitted(1)).await.unwrap();
+        assert!(matches!(denied, Admitted::Denied { .. }), "{denied:?}");
+    }
+    let second = id(1).to_string();
+    assert_eq!(store.outcome(&second).await.unwrap(), Progress::Waits);
+    // One that may wait has begun, too.
+    let waits = NewRunner {
+        queue: true,
+        ..admitted(2)
+    };
+    let queued = store.admit(waits).await.unwrap();
+    assert!(matches!(queued, Admitted::Queued { .. }), "{queued:?}");
+    assert_eq!(
+        store.outcome(&id(2).to_string()).await.unwrap(),
+        Progress::Begun
+    );
+    // What is answered is closed.
+    let no = Outcome::of(Err(Error::new(ErrorKind::QuotaExceeded, "Full.")));
+    store.answer(&second, no).await.unwrap();
+    assert!(store.admit(admitted(1)).await.is_err());
+    assert!(store.runner(id(1)).await.unwrap().is_none());
+
+    // There are only so many at a time.
+    for n in 100..164 {
+        store.order(placed(n)).await.unwrap();
+    }
+    let full = store.order(placed(164)).await;
+    assert!(
+        matches!(&full, Err(StoreError::Refused(e)) if e.message.contains("64 launches")),
+        "{full:?}"
+    );
+    store.order(order(165, "h2")).await.unwrap();
+}
+
+pub(crate) async fn a_launch_that_was_taken_and_not_begun(store: Arc<impl Store + 'static>) {
+    project(&*store, "p", capped(1)).await;
+    store.order(placed(1)).await.unwrap();
+    assert_eq!(store.take_orders("h2").await.unwrap().len(), 1);
+    let id = id(1);
+    let error = loop {
+        match store.outcome(&id.to_string()).await.unwrap() {
+            Progress::Over(outcome) => break outcome.into_runner().unwrap_err(),
+            progress => assert_eq!(progress, Progress::Waits),
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+    };
+    assert_eq!(error.kind, ErrorKind::HostUnavailable);
+    assert!(
+        error.message.contains("nothing runs and nothing will"),
+        "{error}"
+    );
+    // Its host comes to it now.
+    let late = store.admit(admitted(1)).await;
+    assert!(
+        matches!(&late, Err(StoreError::Refused(e)) if e.message.contains("too late")),
+        "{late:?}"
+    );
+    assert!(store.runner(id).await.unwrap().is_none());
+    assert!(matches!(
+        store.admit(launch(2, "p")).await.unwrap(),
+        Admitted::New { .. }
+    ));
 }

@@ -6,7 +6,7 @@ use super::denials::Denials;
 use super::fail::Fail;
 use super::ledger::{Book, Concern};
 use super::link::{Link, Row, Value};
-use super::{read, row, words};
+use super::{orders, read, row, words};
 use crate::domain::admission::{Ask, Gate, Refusal};
 use crate::domain::event::{Draft, Event, EventType, of_runner};
 use crate::domain::{Error, Limits, Runner, RunnerId, Timestamp};
@@ -86,6 +86,8 @@ struct Desk {
     book: Book,
     requests: HashMap<(u32, String), (String, RunnerId)>,
     ids: HashSet<RunnerId>,
+    /// Orders of other hosts that are not withdrawn.
+    open: BTreeSet<String>,
 }
 
 /// Decides about all of them, in their order, and writes. One answer for each; an error is about
@@ -116,8 +118,11 @@ pub(super) async fn admit_all(
     for new in news {
         concern.add(&new.spec, &new.host, new.host_max);
     }
+    // Before any other lock is taken: who withdraws one holds nothing else.
+    let open = orders::open(on, news).await?;
     let mut desk = Desk {
         book: Book::open(on, &concern, true).await?,
+        open,
         ..Desk::default()
     };
     let mut verdicts = Vec::with_capacity(news.len());
@@ -183,6 +188,9 @@ pub(super) async fn admit_all(
 
 impl Desk {
     fn decide(&mut self, new: &NewRunner, found: &Row) -> Result<Verdict, Fail> {
+        if new.order.as_ref().is_some_and(|id| !self.open.remove(id)) {
+            return Ok(Verdict::Failed(orders::closed().into()));
+        }
         if let Some(request) = &new.request {
             let key = (request.uid, request.id.clone());
             let used = match (self.requests.get(&key), found.maybe_text(1)?) {
@@ -254,6 +262,7 @@ async fn write(
 ) -> Result<Vec<u64>, Fail> {
     let mut rows = Vec::new();
     let mut positions = Vec::new();
+    let mut begun = Vec::new();
     for (new, verdict) in news.iter().zip(verdicts) {
         let (runner, draft, queued_at) = match verdict {
             Verdict::New(made) => (&made.0, &made.2, Timestamp(0)),
@@ -262,6 +271,7 @@ async fn write(
         };
         let position = on.position();
         let request = new.request.as_ref();
+        begun.extend(new.order.as_deref());
         rows.push(json!({
             "id": runner.id.to_string(),
             "project": draft.project,
@@ -289,6 +299,7 @@ async fn write(
     if rows.is_empty() {
         return Ok(Vec::new());
     }
+    orders::begin(on, &begun, now).await?;
     let last = on
         .maybe(
             on.pick(WRITE_SQLITE, WRITE_POSTGRES),

@@ -1,13 +1,16 @@
-//! Orders between hosts: put down, taken once and in time or never, answered.
+//! Orders between hosts: put down, taken once and in time or never, answered. A launch is begun in the
+//! transaction that writes its runner ([`open`], [`begin`]), or withdrawn: its row decides which.
 
 use super::clock;
 use super::fail::Fail;
 use super::link::{Link, Row, Value};
 use super::{Base, SqlStore, Work};
-use crate::domain::order::{ANSWERED, Order, Outcome, WAITS};
+use crate::domain::order::{ANSWERED, Order, Outcome, Progress, Verb, WAITS};
+use crate::domain::spec::Setenv;
 use crate::domain::{Error, ErrorKind, RunnerId, Timestamp};
-use crate::ports::{Orders, StoreError};
+use crate::ports::{NewRunner, Orders, StoreError};
 use async_trait::async_trait;
+use std::collections::BTreeSet;
 
 /// Orders are kept so long, µs: a day, for who looks after them.
 const KEPT: u64 = 86_400_000_000;
@@ -15,6 +18,10 @@ const KEPT: u64 = 86_400_000_000;
 const TAKEN_MAX: u32 = 64;
 /// The most orders that wait for one host.
 const WAITING_MAX: u64 = 1_000;
+/// And the most launches: they are large.
+const LAUNCHES_MAX: u64 = 64;
+/// Tells a launch from other orders.
+const IS_LAUNCH: &str = "substr(verb, 1, 9) = '{\"launch\"'";
 
 #[derive(Debug)]
 struct Put(Order);
@@ -29,19 +36,41 @@ impl Work for Put {
         let old = now.minus_usec(KEPT);
         on.run("DELETE FROM orders WHERE asked_at < $1", vec![old.into()])
             .await?;
+        let launch = matches!(order.verb, Verb::Launch(_));
+        if launch {
+            on.run(EXPIRED, vec![now.into()]).await?;
+        }
+        let (only, most) = match launch {
+            true => (format!(" AND {IS_LAUNCH}"), LAUNCHES_MAX),
+            false => (String::new(), WAITING_MAX),
+        };
         let waiting = on
             .one(
-                "SELECT count(*) FROM orders
-                  WHERE target = $1 AND taken_at = 0 AND outcome IS NULL AND expires_at > $2",
+                format!(
+                    "SELECT count(*) FROM orders
+                      WHERE target = $1 AND taken_at = 0 AND outcome IS NULL AND expires_at > $2{only}"
+                ),
                 vec![order.target.as_str().into(), now.into()],
             )
             .await?;
-        if waiting.count(0)? >= WAITING_MAX {
-            return Err(unavailable("has as many orders waiting as may wait").into());
+        if waiting.count(0)? >= most {
+            let what = match launch {
+                true => "launches",
+                false => "orders",
+            };
+            return Err(unavailable(&format!(
+                "has {most} {what} waiting already, as many as may wait"
+            ))
+            .into());
         }
+        let setenv: Vec<_> = order.setenv.iter().map(|e| (&e.name, &e.value)).collect();
+        let setenv = match setenv.is_empty() {
+            true => None,
+            false => Some(serde_json::to_string(&setenv).map_err(|e| Fail::Broken(e.to_string()))?),
+        };
         on.run(
-            "INSERT INTO orders (id, target, runner, verb, actor, by_right, asked_by, asked_at, expires_at)
-                 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
+            "INSERT INTO orders (id, target, runner, verb, actor, by_right, asked_by, asked_at, expires_at, setenv)
+                 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
             vec![
                 order.id.as_str().into(),
                 order.target.as_str().into(),
@@ -52,12 +81,17 @@ impl Work for Put {
                 order.from.as_str().into(),
                 now.into(),
                 now.plus_usec(WAITS).into(),
+                setenv.as_deref().into(),
             ],
         )
         .await?;
         Ok(())
     }
 }
+
+/// Nobody takes these any more, and their environment goes, whoever asked or was asked.
+const EXPIRED: &str =
+    "UPDATE orders SET setenv = NULL WHERE setenv IS NOT NULL AND expires_at <= $1";
 
 /// Marks them as taken in the statement that reads them, so nobody gets one twice.
 #[derive(Debug)]
@@ -76,10 +110,22 @@ impl Work for Take {
                         SELECT id FROM orders
                          WHERE target = $1 AND taken_at = 0 AND outcome IS NULL AND expires_at > $2
                          ORDER BY asked_at, id LIMIT $3)
-              RETURNING id, target, runner, verb, actor, by_right, asked_by, expires_at",
+              RETURNING id, target, runner, verb, actor, by_right, asked_by, expires_at, setenv",
                 vec![self.0.as_str().into(), now.into(), TAKEN_MAX.into()],
             )
             .await?;
+        on.run(
+            "UPDATE orders SET setenv = NULL WHERE target = $1 AND setenv IS NOT NULL AND (taken_at <> 0 OR expires_at <= $2)",
+            vec![self.0.as_str().into(), now.into()],
+        )
+        .await?;
+        // Whoever asked is gone, or withdraws them now: nobody need look at them again.
+        let late = Outcome::of(Err(withdrawn()));
+        on.run(
+            "UPDATE orders SET outcome = $3 WHERE target = $1 AND taken_at = 0 AND outcome IS NULL AND expires_at <= $2",
+            vec![self.0.as_str().into(), now.into(), Value::json(&late)?],
+        )
+        .await?;
         let mut orders = Vec::with_capacity(rows.len());
         for row in &rows {
             match order(row) {
@@ -117,32 +163,95 @@ impl Work for Answer {
     }
 }
 
-/// Takes an order back that nobody has taken; what became of it if somebody was faster.
+/// Takes an order back that nobody has taken, or a launch that was taken and not begun; what became
+/// of it if somebody was faster.
 #[derive(Debug)]
-struct Withdraw(String);
+struct Withdraw {
+    id: String,
+    taken: bool,
+}
 
 #[async_trait]
 impl Work for Withdraw {
-    type Done = Option<Outcome>;
+    type Done = Progress;
 
-    async fn run(&mut self, on: &mut Link) -> Result<Option<Outcome>, Fail> {
-        let error =
-            unavailable("did not take the order in time; it is withdrawn and not carried out");
-        let outcome = Outcome::of(Err(error));
+    async fn run(&mut self, on: &mut Link) -> Result<Progress, Fail> {
+        let (open, error) = match self.taken {
+            false => ("taken_at = 0".to_owned(), withdrawn()),
+            true => (
+                IS_LAUNCH.to_owned(),
+                unavailable(
+                    "took the launch and has not begun it; it is withdrawn, nothing runs and nothing will",
+                ),
+            ),
+        };
         on.run(
-            "UPDATE orders SET outcome = $2 WHERE id = $1 AND taken_at = 0 AND outcome IS NULL",
-            vec![self.0.as_str().into(), Value::json(&outcome)?],
+            format!(
+                "UPDATE orders SET outcome = $2, setenv = NULL
+                  WHERE id = $1 AND begun_at = 0 AND outcome IS NULL AND {open}"
+            ),
+            vec![
+                self.id.as_str().into(),
+                Value::json(&Outcome::of(Err(error)))?,
+            ],
         )
         .await?;
-        Ok(look(on, &self.0).await?.0)
+        Ok(look(on, &self.id).await?.progress())
     }
+}
+
+fn withdrawn() -> Error {
+    unavailable("did not take the order in time; it is withdrawn and not carried out")
 }
 
 fn unavailable(what: &str) -> Error {
     Error::new(
         ErrorKind::HostUnavailable,
-        format!("The runner's host {what}. See: stratavorectl host list."),
+        format!("The host that was asked {what}. See: stratavorectl host list."),
     )
+}
+
+const OPEN_SQLITE: &str =
+    "SELECT expires_at FROM orders WHERE id = $1 AND begun_at = 0 AND outcome IS NULL";
+const OPEN_POSTGRES: &str =
+    "SELECT expires_at FROM orders WHERE id = $1 AND begun_at = 0 AND outcome IS NULL FOR UPDATE";
+
+/// Which of these launches are orders of other hosts that are still open; they stay as they are
+/// until this transaction is over.
+pub(super) async fn open(on: &mut Link, news: &[&NewRunner]) -> Result<BTreeSet<String>, Fail> {
+    let mut found = BTreeSet::new();
+    let ids: BTreeSet<&str> = news.iter().filter_map(|new| new.order.as_deref()).collect();
+    if ids.is_empty() {
+        return Ok(found);
+    }
+    let now = clock::now(on).await?;
+    for id in ids {
+        let sql = on.pick(OPEN_SQLITE, OPEN_POSTGRES);
+        let row = on.maybe(sql, vec![id.into()]).await?;
+        if let Some(row) = row
+            && now < row.time(0)?.plus_usec(ANSWERED)
+        {
+            found.insert(id.to_owned());
+        }
+    }
+    Ok(found)
+}
+
+/// These are begun: whoever asked may not withdraw them any more.
+pub(super) async fn begin(on: &mut Link, ids: &[&str], now: Timestamp) -> Result<(), Fail> {
+    for id in ids {
+        on.run(
+            "UPDATE orders SET begun_at = $2 WHERE id = $1",
+            vec![(*id).into(), now.into()],
+        )
+        .await?;
+    }
+    Ok(())
+}
+
+/// Why one that is no longer open is not carried out.
+pub(super) fn closed() -> Error {
+    unavailable("came to it too late; it is withdrawn and not carried out")
 }
 
 fn order(row: &Row) -> Result<Order, Fail> {
@@ -157,7 +266,20 @@ fn order(row: &Row) -> Result<Order, Fail> {
             .ok_or_else(|| Fail::Broken(format!("an order has the unknown right {right}")))?,
         from: row.text(6)?.to_owned(),
         expires_at: row.time(7)?,
+        setenv: environment(row.maybe_text(8)?)?,
     })
+}
+
+fn environment(text: Option<&str>) -> Result<Vec<Setenv>, Fail> {
+    // Not the parser's words: they could quote a secret.
+    let broken = |_| Fail::Broken("its environment can't be read".to_owned());
+    let pairs: Vec<(String, String)> = text
+        .map_or(Ok(Vec::new()), serde_json::from_str)
+        .map_err(broken)?;
+    Ok(pairs
+        .into_iter()
+        .map(|(name, value)| Setenv { name, value })
+        .collect())
 }
 
 fn parsed<T: std::str::FromStr>(text: &str) -> Result<T, Fail> {
@@ -165,20 +287,51 @@ fn parsed<T: std::str::FromStr>(text: &str) -> Result<T, Fail> {
         .map_err(|_| Fail::Broken(format!("{text} is stored as an id")))
 }
 
-/// What came of it; whether it has been taken; when it expires.
-async fn look(on: &mut Link, id: &str) -> Result<(Option<Outcome>, bool, Timestamp), Fail> {
+/// An order's row.
+struct Looked {
+    outcome: Option<Outcome>,
+    taken: bool,
+    begun: bool,
+    launch: bool,
+    expires_at: Timestamp,
+}
+
+impl Looked {
+    fn progress(self) -> Progress {
+        match (self.outcome, self.begun) {
+            (Some(outcome), _) => Progress::Over(outcome),
+            (None, true) => Progress::Begun,
+            (None, false) => Progress::Waits,
+        }
+    }
+}
+
+async fn look(on: &mut Link, id: &str) -> Result<Looked, Fail> {
     let found = on
         .maybe(
-            "SELECT outcome, taken_at, expires_at FROM orders WHERE id = $1",
+            format!(
+                "SELECT outcome, taken_at, expires_at, begun_at, CAST(CASE WHEN {IS_LAUNCH} THEN 1 ELSE 0 END AS BIGINT)
+                   FROM orders WHERE id = $1"
+            ),
             vec![id.into()],
         )
         .await?;
     let Some(found) = found else {
-        let gone = Outcome::of(Err(unavailable("has not answered for a day")));
-        return Ok((Some(gone), true, Timestamp(0)));
+        return Ok(Looked {
+            outcome: Some(Outcome::of(Err(unavailable("has not answered for a day")))),
+            taken: true,
+            begun: false,
+            launch: false,
+            expires_at: Timestamp(0),
+        });
     };
-    let taken = found.time(1)?.set().is_some();
-    Ok((found.maybe_json(0, "outcome")?, taken, found.time(2)?))
+    Ok(Looked {
+        outcome: found.maybe_json(0, "outcome")?,
+        taken: found.time(1)?.set().is_some(),
+        begun: found.time(3)?.set().is_some(),
+        launch: found.count(4)? == 1,
+        expires_at: found.time(2)?,
+    })
 }
 
 #[async_trait]
@@ -205,27 +358,29 @@ impl<B: Base> Orders for SqlStore<B> {
         self.write(Answer(order.to_owned(), outcome)).await
     }
 
-    async fn outcome(&self, order: &str) -> Result<Option<Outcome>, StoreError> {
-        let looked = self
+    async fn outcome(&self, order: &str) -> Result<Progress, StoreError> {
+        let (looked, now) = self
             .read(async |on| {
                 let now = clock::now(on).await?;
-                let (outcome, taken, expires) = look(on, order).await?;
-                Ok((outcome, taken, expires, now))
+                Ok((look(on, order).await?, now))
             })
             .await?;
-        match looked {
-            (Some(outcome), ..) => Ok(Some(outcome)),
-            (None, false, expires, now) if now >= expires => {
-                self.write(Withdraw(order.to_owned())).await
-            }
+        let late = now >= looked.expires_at.plus_usec(ANSWERED);
+        if looked.outcome.is_some() || looked.begun {
+            return Ok(looked.progress());
+        }
+        let id = order.to_owned();
+        match looked.taken {
+            false if now >= looked.expires_at => self.write(Withdraw { id, taken: false }).await,
+            true if late && looked.launch => self.write(Withdraw { id, taken: true }).await,
             // Taken, and then silence: its host was lost at work.
-            (None, true, expires, now) if now >= expires.plus_usec(ANSWERED) => {
+            true if late => {
                 let error = unavailable(
                     "took the order and has not said what came of it; it may or may not be carried out",
                 );
-                Ok(Some(Outcome::of(Err(error))))
+                Ok(Progress::Over(Outcome::of(Err(error))))
             }
-            (None, ..) => Ok(None),
+            _ => Ok(Progress::Waits),
         }
     }
 }

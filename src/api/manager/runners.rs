@@ -23,7 +23,7 @@ impl Runners {
     /// name s: a name to use instead of the id, not unique.
     /// uid s: the user to run as, by name or number; without it, the caller's.
     /// working-directory s: an absolute path; without it, the user's home.
-    /// setenv as: NAME=VALUE; values are never stored, shown or logged.
+    /// setenv as: NAME=VALUE; values are never stored (but see on), shown or logged.
     /// label a{ss}: searchable labels.
     /// memory-max, memory-high, memory-swap-max t: bytes.
     /// cpu-quota t: microseconds of CPU time per second.
@@ -52,6 +52,12 @@ impl Runners {
     /// stdin, stdout, stderr h: descriptors to become the runner's; without them its input is
     /// empty and its output goes to the journal. They are handed on and closed here: their
     /// other ends see the end when the runner has ended.
+    /// on s: on this host of the fleet (its id, name or a prefix of its id), through the store and
+    /// only if agent.toml of that host accepts it from here for that user, who is known there by
+    /// name; without working-directory, in the home there. Not with stdin, stdout, stderr,
+    /// load-credential and env-file. The values of setenv are in the store until that host has taken
+    /// the launch, 5 s at most. HostUnavailable if it does not in that time: then it never runs. The
+    /// path is of no object here.
     /// request-id s: a repeated launch with the same id and the same parameters returns the
     /// first one's runner; with other parameters it is a Conflict. Descriptors of a repeated
     /// launch are closed: the first one's streams stay as they are.
@@ -149,7 +155,8 @@ impl Runners {
     /// id, name, project, host, user, uid, state, unit, created_at, started_at, ended_at
     /// (microseconds since 1970), session, priority, tokens (asked for), limits, exit, usage,
     /// token_usage (reported, by kind, and reserved), frozen_by (a hold or budget), invocation_id,
-    /// warnings; of one that waits for its turn, gates as by Explain, of which queue has the number
+    /// warnings; placed (host, name, uid, user: who asked for it on which other host); of one that
+    /// waits for its turn, gates as by Explain, of which queue has the number
     /// of those that come before it; and command, labels, working_directory and the full message of
     /// exit for its owner, root, and whoever may view it: polkit may ask for a password for that, if
     /// the message allows interactive

@@ -3,7 +3,7 @@
 use super::{OwnLimits, SharedLimits};
 use crate::cli::live;
 use crate::cli::remote::Remote;
-use clap::{Args, ValueHint};
+use clap::{Args, ValueEnum, ValueHint};
 use clap_complete::engine::ArgValueCandidates;
 use std::str::FromStr;
 
@@ -25,6 +25,14 @@ impl FromStr for On {
             host => host.parse().map(Self::Host),
         }
     }
+}
+
+/// How a launch gets to another host.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub enum Via {
+    #[default]
+    Ssh,
+    Store,
 }
 
 /// `run`.
@@ -86,9 +94,13 @@ pub struct Run {
     /// Launch nothing: tell how every quota, budget and hold stands
     #[arg(long, conflicts_with_all = ["wait", "pipe"])]
     pub explain: bool,
-    /// Run on this host of the fleet, reached by ssh as with -H; auto chooses one and says why
+    /// Run on this host of the fleet, reached as --via says; auto chooses one and says why
     #[arg(long, value_name = "[USER@]HOST|auto", conflicts_with_all = ["host", "user", "pipe"], value_hint = ValueHint::Hostname)]
     pub on: Option<On>,
+    /// How that host is reached: by ssh, as with -H and with your rights there; or through the store of the fleet, where
+    /// root's agent.toml of that host accepts it and your rights here count
+    #[arg(long, value_enum, default_value_t, value_name = "WAY", requires = "on")]
+    pub via: Via,
     /// With --on auto: only a host with this label
     #[arg(long, value_name = "KEY=VALUE", requires = "on")]
     pub host_label: Vec<String>,

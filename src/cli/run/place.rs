@@ -1,6 +1,6 @@
-//! `run --on`: on a host of the fleet that is named, or on the best one.
+//! `run --on`: on a host of the fleet that is named, or on the best one; by ssh, or through the store.
 
-use super::super::args::{On, Run};
+use super::super::args::{On, Run, Via};
 use super::super::client::{Client, text};
 use super::super::failure::{Failure, REFUSED, Result, USAGE};
 use super::super::remote::Remote;
@@ -22,18 +22,36 @@ pub(in crate::cli) fn check(args: &Run) -> Result<()> {
         let message = "--host-label chooses among hosts; use it with --on auto.";
         return Err(Failure::new(USAGE, message));
     }
+    if args.via == Via::Store {
+        if !args.env_file.is_empty() || !args.load_credential.is_empty() {
+            let message = "--env-file and --load-credential do not go through the store; leave out --via, and it goes by ssh.";
+            return Err(Failure::new(USAGE, message));
+        }
+        if let Some(On::Host(host)) = &args.on {
+            host.plain()?;
+        }
+    }
     labels(&args.host_label).map(drop)
 }
 
 /// Launches there.
 pub(in crate::cli) async fn run(global: &Global, args: &Run, on: &On) -> Result<u8> {
     match on {
+        On::Host(host) if args.via == Via::Store => {
+            super::run(
+                &connect(global, args).await?,
+                global,
+                args,
+                Some(host.plain()?),
+            )
+            .await
+        }
         On::Host(host) => {
             let there = match is_here(global, host).await {
                 true => global.clone(),
                 false => at(global, host.clone()),
             };
-            super::run(&connect(&there, args).await?, &there, args).await
+            super::run(&connect(&there, args).await?, &there, args, None).await
         }
         On::Auto => auto(global, args).await,
     }
@@ -90,6 +108,15 @@ async fn auto(global: &Global, args: &Run) -> Result<u8> {
 
 /// Launches on a host that was chosen: `Err` = another host may take it, and nothing has run here.
 async fn there(global: &Global, args: &Run, own: &str, place: &Place) -> Result<Result<u8>> {
+    if args.via == Via::Store {
+        let client = connect(global, args).await?;
+        let on = Some(place.id.as_str()).filter(|id| *id != own);
+        return match super::run(&client, global, args, on).await {
+            // Its root may not accept it.
+            Err(failure) if elsewhere(&failure) || failure.is("NotPermitted") => Err(failure),
+            done => Ok(done),
+        };
+    }
     let there = match place.id == own {
         true => global.clone(),
         false => match place.name.parse() {
@@ -104,10 +131,14 @@ async fn there(global: &Global, args: &Run, own: &str, place: &Place) -> Result<
         },
     };
     let client = connect(&there, args).await?;
-    match super::run(&client, &there, args).await {
-        Err(failure) if ELSEWHERE.iter().any(|name| failure.is(name)) => Err(failure),
+    match super::run(&client, &there, args, None).await {
+        Err(failure) if elsewhere(&failure) => Err(failure),
         done => Ok(done),
     }
+}
+
+fn elsewhere(failure: &Failure) -> bool {
+    ELSEWHERE.iter().any(|name| failure.is(name))
 }
 
 /// A host that was chosen.
@@ -208,6 +239,23 @@ mod tests {
         };
         assert!(parse("--on auto --host-label a=b") && parse("--on alice@web1:22"));
         assert!(!parse("--on -x") && !parse("--on auto --pipe") && !parse("-H web1 --on auto"));
-        assert!(!parse("--host-label a=b"));
+        assert!(!parse("--host-label a=b") && !parse("--via store"));
+        assert!(parse("--on web1 --via store") && !parse("--on web1 --via store --pipe"));
+        let check = |words: &str| {
+            let words = format!("stratavorectl run p {words} -- true");
+            match super::super::super::args::Cli::try_parse_from(words.split(' '))
+                .unwrap()
+                .verb
+            {
+                super::super::super::args::Verb::Run(args) => check(&args),
+                _ => unreachable!(),
+            }
+        };
+        assert!(check("--on web1 --via store").is_ok() && check("--on auto --via store").is_ok());
+        for by_ssh in ["--on me@web1", "--on web1:22"] {
+            assert!(check(by_ssh).is_ok() && check(&format!("{by_ssh} --via store")).is_err());
+        }
+        assert!(check("--on web1 --via store --env-file /e").is_err());
+        assert!(check("--on web1 --via store --load-credential a:/e").is_err());
     }
 }
