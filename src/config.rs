@@ -16,7 +16,7 @@ mod keys;
 mod reload;
 mod store;
 
-pub use credentials::{CREDENTIALS, StoreCredentials};
+pub use credentials::{AuditKeys, CREDENTIALS, StoreCredentials};
 pub use keys::{KEYS, Key};
 pub use reload::{Change, compare};
 pub use store::{PostgresHost, PostgresUrl, SslMode, StoreUrl};
@@ -73,6 +73,8 @@ pub struct Config {
     pub metrics_listen: Option<SocketAddr>,
     /// `metrics.advertise`; empty = where we listen.
     pub metrics_advertise: String,
+    /// `audit.key_credential`.
+    pub audit_key: String,
     /// Where a value that is not the default came from, by key.
     origins: BTreeMap<String, String>,
 }
@@ -121,6 +123,7 @@ impl Config {
             unenforced: Unenforced::Refuse,
             metrics_listen: (*places == Places::system()).then_some(METRICS_LOCAL),
             metrics_advertise: String::new(),
+            audit_key: credentials::AUDIT_KEY.to_owned(),
             origins: BTreeMap::new(),
         }
     }

@@ -97,7 +97,7 @@ pub async fn run(config: Config, start: Start, log: Telemetry) -> Result<(), Fat
         config.metrics_listen,
     ));
     let opened = tokio::select! {
-        store = store::open(&config, &observed) => store?,
+        store = store::open(&config, &host_id, &observed) => store?,
         _ = term.recv() => return Ok(()),
         _ = int.recv() => return Ok(()),
     };

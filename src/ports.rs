@@ -1,9 +1,11 @@
 //! The only seam: what the engine needs of the outside world. Adapters implement these traits
 //! and decide nothing.
 
+mod audit;
 mod drawer;
 mod fleet;
 
+pub use audit::{Anchored, Audit, Chain};
 pub use drawer::{Drawer, Kept};
 pub use fleet::{
     Beat, FleetState, Hosts, Orders, Policies, Policy, Pulse, Queue, Reported, Writer,
@@ -190,7 +192,7 @@ pub struct Pruned {
 /// Rows and events. Every method that changes something does it in one transaction with its
 /// events; none may be cancelled half-way by dropping its future.
 #[async_trait]
-pub trait Store: Hosts + Orders + Policies + Queue + Send + Sync + std::fmt::Debug {
+pub trait Store: Audit + Hosts + Orders + Policies + Queue + Send + Sync + std::fmt::Debug {
     /// T1: decides ([`crate::domain::admission::Ledger`]) and writes. Concurrent calls may share
     /// a transaction.
     async fn admit(&self, new: NewRunner) -> Result<Admitted, StoreError>;

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 pub(crate) mod admission;
+pub(crate) mod audit;
 pub(crate) mod budgets;
 pub(crate) mod holds;
 pub(crate) mod hosts;
@@ -13,6 +14,7 @@ pub(crate) mod model;
 pub(crate) mod orders;
 pub(crate) mod projects;
 pub(crate) mod queue;
+pub(crate) mod tampering;
 
 use crate::domain::admission::Gate;
 use crate::domain::event::{Actor, Event};
@@ -45,6 +47,9 @@ macro_rules! suite {
                 a_session_has_one_live_runner, every_gate_with_its_numbers, a_hold_stops_admission,
                 many_that_are_held_hide_nobody];
             ledger: [a_storm_of_everything, budgets_hold_in_a_storm];
+            audit: [all_that_is_done_is_written_down, keys_follow_each_other, old_entries_make_room,
+                without_a_key_there_is_none, a_storm_is_one_chain, acts_that_are_no_events];
+            tampering: [each_verdict, a_head_put_back_stays_known, tampering_stops_no_work];
             listing: [filters, pages, prefixes_are_not_patterns, events_by_filter, live_of_a_host];
         );
     };

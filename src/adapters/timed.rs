@@ -1,6 +1,8 @@
 //! A store that takes the time of another one's operations.
 
 use crate::domain::admission::Gate;
+use crate::domain::audit::verify::Report;
+use crate::domain::audit::{Act, Anchor, Entry};
 use crate::domain::budget::{Budget, BudgetState, Scope, Tokens};
 use crate::domain::event::{Actor, Event};
 use crate::domain::hold::{Hold, HoldScope};
@@ -11,8 +13,9 @@ use crate::domain::project::{ProjectChange, ProjectSettings};
 use crate::domain::runner::{Change, Runner};
 use crate::domain::{Project, ProjectName, RunnerId, RunnerSpec, Timestamp};
 use crate::ports::{
-    Admitted, Applied, Beat, EventFilter, FleetState, Hosts, NewRunner, Orders, Policies, Policy,
-    Pruned, Pulse, Queue, Reported, RunnerFilter, Store, StoreError, Writer,
+    Admitted, Anchored, Applied, Audit, Beat, Chain, EventFilter, FleetState, Hosts, NewRunner,
+    Orders, Policies, Policy, Pruned, Pulse, Queue, Reported, RunnerFilter, Store, StoreError,
+    Writer,
 };
 use async_trait::async_trait;
 use prometheus::{Histogram, HistogramOpts, HistogramVec};
@@ -31,7 +34,7 @@ macro_rules! operations {
         }
     };
 }
-operations!(admit apply runner runners live create_project set_project remove_project project projects events prune check turns queued explain set_budget remove_budget budgets report set_hold release_hold holds end_holds pulse policy fleet set_fleet_max join renew hosts cordon uncordon forget tidy);
+operations!(admit apply runner runners live create_project set_project remove_project project projects events prune check turns queued explain set_budget remove_budget budgets report set_hold release_hold holds end_holds pulse policy fleet set_fleet_max join renew hosts cordon uncordon forget tidy note chain entries verify anchor prune_chain);
 
 /// The store, and how long it takes.
 pub struct TimedStore {
@@ -166,15 +169,71 @@ impl Store for TimedStore {
 }
 
 #[async_trait]
-impl Policies for TimedStore {
-    async fn set_budget(&self, budget: Budget) -> Result<(BudgetState, Vec<Event>), StoreError> {
-        let _timer = self.times.set_budget.start_timer();
-        self.inner.set_budget(budget).await
+impl Audit for TimedStore {
+    fn keeps(&self) -> bool {
+        self.inner.keeps()
     }
 
-    async fn remove_budget(&self, scope: Scope, period: Period) -> Result<(), StoreError> {
+    fn kept(&self) -> Option<Anchor> {
+        self.inner.kept()
+    }
+
+    async fn note(&self, acts: Vec<Act>) -> Result<(), StoreError> {
+        let _timer = self.times.note.start_timer();
+        self.inner.note(acts).await
+    }
+
+    async fn chain(&self, host: &str) -> Result<Option<Chain>, StoreError> {
+        let _timer = self.times.chain.start_timer();
+        self.inner.chain(host).await
+    }
+
+    async fn entries(
+        &self,
+        host: &str,
+        after: u64,
+        to: u64,
+        limit: u32,
+    ) -> Result<Vec<Entry>, StoreError> {
+        let _timer = self.times.entries.start_timer();
+        self.inner.entries(host, after, to, limit).await
+    }
+
+    async fn verify(&self, host: &str, anchors: Vec<Anchor>) -> Result<Report, StoreError> {
+        let _timer = self.times.verify.start_timer();
+        self.inner.verify(host, anchors).await
+    }
+
+    async fn anchor(&self, at: Timestamp) -> Result<Option<Anchored>, StoreError> {
+        let _timer = self.times.anchor.start_timer();
+        self.inner.anchor(at).await
+    }
+
+    async fn prune_chain(&self, before: Timestamp, batch: u32) -> Result<u64, StoreError> {
+        let _timer = self.times.prune_chain.start_timer();
+        self.inner.prune_chain(before, batch).await
+    }
+}
+
+#[async_trait]
+impl Policies for TimedStore {
+    async fn set_budget(
+        &self,
+        budget: Budget,
+        actor: Actor,
+    ) -> Result<(BudgetState, Vec<Event>), StoreError> {
+        let _timer = self.times.set_budget.start_timer();
+        self.inner.set_budget(budget, actor).await
+    }
+
+    async fn remove_budget(
+        &self,
+        scope: Scope,
+        period: Period,
+        actor: Actor,
+    ) -> Result<(), StoreError> {
         let _timer = self.times.remove_budget.start_timer();
-        self.inner.remove_budget(scope, period).await
+        self.inner.remove_budget(scope, period, actor).await
     }
 
     async fn budgets(&self) -> Result<Vec<BudgetState>, StoreError> {

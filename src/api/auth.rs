@@ -32,6 +32,8 @@ pub enum Verb {
     },
     /// Reconcile this host; cordon, drain and forget hosts; set the fleet's cap.
     ManageHost,
+    /// Read the audit and look whether it is whole.
+    ReadAudit,
 }
 
 /// What follows.
@@ -81,6 +83,7 @@ pub fn decide(bus: Bus, caller: u32, verb: Verb) -> Decision {
         // Owners are asked about, too: what they report is what their budgets are charged.
         Verb::Report { .. } => Decision::Ask("org.stratavore1.report-usage"),
         Verb::ManageHost => Decision::Ask("org.stratavore1.manage-host"),
+        Verb::ReadAudit => Decision::Ask("org.stratavore1.read-audit"),
     }
 }
 
@@ -124,6 +127,7 @@ mod tests {
             Verb::ManageProjects,
             Verb::ManageBudgets,
             Verb::ManageHost,
+            Verb::ReadAudit,
         ] {
             assert_eq!(decide(SYSTEM, 0, verb), Decision::Allow);
         }
@@ -164,6 +168,7 @@ mod tests {
             assert_eq!(ask(Verb::Report { owner }), action);
         }
         assert_eq!(ask(Verb::ManageHost), "org.stratavore1.manage-host");
+        assert_eq!(ask(Verb::ReadAudit), "org.stratavore1.read-audit");
     }
 
     fn any_verb() -> impl Strategy<Value = Verb> {
@@ -176,6 +181,7 @@ mod tests {
             Just(Verb::ManageProjects),
             Just(Verb::ManageBudgets),
             Just(Verb::ManageHost),
+            Just(Verb::ReadAudit),
         ]
     }
 

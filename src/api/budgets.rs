@@ -34,13 +34,14 @@ impl Core {
             .map(|state| state.budget)
             .find(|b| b.scope == scope && b.period == period);
         let budget = change.made(scope, period, known)?;
-        let state = self.engine().set_budget(budget).await?;
+        let user = actor.user.clone();
+        let state = self.engine().set_budget(budget, actor).await?;
         let budget = &state.budget;
         tracing::info!(
             message_id = kinds::POLICY_SET.id,
             project = project_of(&budget.scope).map(ProjectName::as_str),
             uid = call.uid,
-            user = actor.user,
+            user,
             "Budget set: {} tokens for {budget}, {} when it is used up",
             budget.limit,
             budget.on_exhausted.as_str()
@@ -58,12 +59,15 @@ impl Core {
         options::none(options)?;
         let (scope, period): (Scope, Period) = (scope.parse()?, period.parse()?);
         let actor = self.policies_of(&call, project_of(&scope)).await?;
-        self.engine().remove_budget(scope.clone(), period).await?;
+        let user = actor.user.clone();
+        self.engine()
+            .remove_budget(scope.clone(), period, actor)
+            .await?;
         tracing::info!(
             message_id = kinds::POLICY_SET.id,
             project = project_of(&scope).map(ProjectName::as_str),
             uid = call.uid,
-            user = actor.user,
+            user,
             "Budget removed: {scope}, period {}",
             period.as_str()
         );

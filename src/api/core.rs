@@ -1,5 +1,6 @@
 //! What the methods do: count the caller in, parse, authorise, ask the engine.
 
+use super::audit::Refusals;
 use super::auth::{self, Decision, Details, Verb, decide};
 use super::callers::{Callers, Process, Slot};
 use super::convert::{self, Dict};
@@ -52,6 +53,7 @@ struct Inner {
     /// There is none on a session bus.
     polkit: Option<Polkit>,
     usage: Mutex<HashMap<RunnerId, (Usage, Instant)>>,
+    refusals: Refusals,
     garden: Garden,
 }
 
@@ -82,6 +84,7 @@ impl Core {
             users: Users::default(),
             polkit,
             usage: Mutex::default(),
+            refusals: Refusals::default(),
             garden: Garden::default(),
         })))
     }
@@ -96,6 +99,10 @@ impl Core {
 
     pub(super) fn bus(&self) -> Bus {
         self.0.bus
+    }
+
+    pub(super) fn refusals(&self) -> &Refusals {
+        &self.0.refusals
     }
 
     pub(super) fn garden(&self) -> &Garden {
@@ -163,16 +170,16 @@ impl Core {
         }
     }
 
-    pub(super) async fn authorise(
+    pub(super) async fn permitted(
         &self,
         call: &Call<'_>,
         verb: Verb,
-        details: Details,
+        details: &Details,
     ) -> Result<()> {
         match (decide(self.0.bus, call.uid, verb), &self.0.polkit) {
             (Decision::Allow, _) => Ok(()),
             (Decision::Ask(action), Some(polkit)) => {
-                Ok(polkit.check(call.header, action, &details).await?)
+                Ok(polkit.check(call.header, action, details).await?)
             }
             (Decision::Ask(_) | Decision::Refuse, _) => Err(auth::refused(verb).into()),
         }

@@ -7,8 +7,10 @@ use super::errors::Result;
 use super::options;
 use super::values::Options;
 use crate::domain::{ErrorKind, Runner, State, kinds};
+use crate::engine::Noted;
 use crate::ports::RunnerFilter;
 use futures_util::StreamExt;
+use serde_json::json;
 use std::collections::HashMap;
 use std::time::Duration;
 
@@ -126,6 +128,16 @@ impl Core {
             );
         }
         let steps = self.engine().reconcile(dry_run).await?;
+        if !dry_run {
+            let noted = Noted {
+                project: String::new(),
+                subject: format!("host/{}", self.identity().host_id),
+                result: "ok".to_owned(),
+                data: json!({ "steps": steps.len() }),
+            };
+            let actor = self.actor(&call).await;
+            self.engine().note("act.reconcile", noted, actor);
+        }
         Ok(steps.iter().map(convert::step).collect())
     }
 

@@ -4,6 +4,7 @@
 //!
 //! The comments of the methods become the introspection's, so two hyphens may not stand together in them.
 
+mod audit;
 mod budgets;
 mod facts;
 mod hosts;
@@ -29,6 +30,7 @@ pub(super) struct Manager {
     projects: projects::Projects,
     hosts: hosts::Hosts,
     budgets: budgets::Budgets,
+    audit: audit::Audit,
     facts: Facts,
 }
 
@@ -39,17 +41,19 @@ impl Manager {
             projects: projects::Projects(core.clone()),
             hosts: hosts::Hosts(core.clone()),
             budgets: budgets::Budgets(core.clone()),
+            audit: audit::Audit(core.clone()),
             facts: Facts(core.clone()),
         }
     }
 
     /// The blocks, in the order of the introspection.
-    fn blocks(&self) -> [&dyn Interface; 5] {
+    fn blocks(&self) -> [&dyn Interface; 6] {
         [
             &self.runners,
             &self.projects,
             &self.hosts,
             &self.budgets,
+            &self.audit,
             &self.facts,
         ]
     }

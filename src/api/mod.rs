@@ -3,7 +3,7 @@
 //! | file | what |
 //! |---|---|
 //! | `manager`, `runner`, `project` | the interfaces: argument names, documentation, nothing else |
-//! | `core`, `lists`, `budgets`, `holds`, `hosts`, `output`, `places`, `projects`, `usage` | what their methods do: parse, authorise, ask the engine |
+//! | `core`, `lists`, `audit`, `budgets`, `holds`, `hosts`, `output`, `places`, `projects`, `usage` | what their methods do: parse, authorise, ask the engine |
 //! | `options`, `values` | `a{sv}` arguments, pure |
 //! | `auth`, `polkit`, `callers`, `users` | who may do what, and who it is |
 //! | `convert`, `errors` | domain values and errors as they travel |
@@ -13,6 +13,7 @@
 //! Nothing in here waits with a lock held, and nothing in a property getter waits for anything
 //! but a look-up of the caller's uid: the object server holds a lock of its own meanwhile.
 
+mod audit;
 pub mod auth;
 mod budgets;
 mod callers;

@@ -100,6 +100,11 @@ pub trait Manager {
     /// A page of events.
     fn list_events(&self, after: u64, limit: u32, filter: &Given<'_>) -> zbus::Result<Vec<Dict>>;
 
+    /// Looks at the audit of a host.
+    fn verify_audit(&self, host: &str, options: &Given<'_>) -> zbus::Result<Dict>;
+    /// The audit of a host as a file.
+    fn export_audit(&self, host: &str, options: &Given<'_>) -> zbus::Result<OwnedFd>;
+
     /// Compares rows with what runs, and sets right what differs.
     fn reconcile(&self, options: &Given<'_>) -> zbus::Result<Vec<Dict>>;
 
@@ -118,6 +123,9 @@ pub trait Manager {
     /// How the broker is.
     #[zbus(property)]
     fn broker(&self) -> zbus::Result<String>;
+    /// Whether an audit is kept.
+    #[zbus(property(emits_changed_signal = "const"))]
+    fn audit(&self) -> zbus::Result<String>;
     /// Live runners.
     #[zbus(property)]
     fn live_runners(&self) -> zbus::Result<u32>;

@@ -9,6 +9,8 @@ use super::options;
 use super::values::{Options, in_order, unknown};
 use crate::domain::budget::Tokens;
 use crate::domain::{Error, ErrorKind, RunnerId};
+use crate::engine::Noted;
+use serde_json::json;
 use std::result::Result as Parsed;
 
 /// The counters of a report, as [`crate::domain::budget::Counts`] has them.
@@ -29,6 +31,7 @@ impl Core {
             true => None,
             false => self.runner_of(&call).await?,
         };
+        let mut by_another = None;
         let id = match (own, runner) {
             (Some(own), "") => own,
             (None, "") => return Err(nobody().into()),
@@ -39,11 +42,21 @@ impl Core {
                     let owner = self.owner_here(&runner).await;
                     self.authorise(&call, Verb::Report { owner }, self.details(&runner))
                         .await?;
+                    by_another = Some((runner.spec.project.to_string(), self.actor(&call).await));
                 }
                 runner.id
             }
         };
         self.engine().report(id, tokens).await?;
+        if let Some((project, actor)) = by_another {
+            let noted = Noted {
+                project,
+                subject: format!("runner/{id}"),
+                result: "ok".to_owned(),
+                data: json!({ "runner": id.to_string(), "tokens": tokens }),
+            };
+            self.engine().note("act.report-usage", noted, actor);
+        }
         Ok(id)
     }
 

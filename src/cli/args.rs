@@ -1,5 +1,6 @@
 //! The command line. What is written here is what `--help` says.
 
+mod audit;
 mod budget;
 mod hosts;
 mod limits;
@@ -7,6 +8,7 @@ mod policies;
 mod project;
 mod run;
 
+pub use audit::{Audit, Export, Verify};
 pub use budget::{Budget, BudgetTarget, ReportUsage, SetBudget, Usage};
 pub use hosts::{Cordon, Drain, Fleet, Host, OneHost, SetFleet};
 pub use limits::{OwnLimits, SharedLimits};
@@ -129,6 +131,9 @@ pub enum Verb {
     /// See and set what holds for all hosts together
     #[command(subcommand)]
     Fleet(Fleet),
+    /// See whether what was done is written down whole, and export it
+    #[command(subcommand)]
+    Audit(Audit),
     /// Move to a fleet's store
     #[command(subcommand)]
     Store(super::store::Store),

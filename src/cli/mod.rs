@@ -1,6 +1,7 @@
 //! `stratavorectl`: a program on the bus as any other. One file per verb.
 
 pub mod args;
+mod audit;
 mod budget;
 mod bus;
 mod client;
@@ -89,6 +90,11 @@ async fn obey(cli: &Cli) -> Result<u8> {
         return store::store(global, verb).await;
     }
     check(cli)?;
+    if let Verb::Audit(args) = &cli.verb
+        && audit::is_offline(args)
+    {
+        return audit::offline(global, args);
+    }
     if let Verb::Run(run) = &cli.verb
         && let Some(on) = &run.on
     {
@@ -115,6 +121,7 @@ async fn obey(cli: &Cli) -> Result<u8> {
         Verb::Budget(args) => budget::budget(&client, global, args).await,
         Verb::Usage(args) => report::usage(&client, global, args).await,
         Verb::Hold(args) => hold::hold(&client, global, args).await,
+        Verb::Audit(args) => audit::audit(&client, global, args).await,
         Verb::Host(args) => host::host(&client, global, args).await,
         Verb::Fleet(args) => host::fleet(&client, global, args).await,
         Verb::Top(args) => top::top(&client, global, args).await,
@@ -147,6 +154,7 @@ fn check(cli: &Cli) -> Result<()> {
         Verb::Usage(args) => report::check(args, host.is_some()),
         Verb::Hold(args) => hold::check(args),
         Verb::Host(args) => host::check(args),
+        Verb::Audit(args) => audit::check(host, args),
         Verb::Top(args) => top::check(&cli.global, args).map(drop),
         _ => Ok(()),
     }

@@ -21,11 +21,12 @@ pub(super) async fn status(client: &Client, global: &Global) -> Result<u8> {
             manager.host_id().await?,
             manager.store().await?,
             manager.broker().await?,
+            manager.audit().await?,
             manager.live_runners().await?,
             manager.queued_runners().await?,
         ))
     };
-    let (version, name, id, store, broker, live, queued) =
+    let (version, name, id, store, broker, audit, live, queued) =
         get().await.map_err(|e| Failure::of_call(&e))?;
     // None while the store is away; the rest is known without it.
     let hosts = manager.list_hosts().await.unwrap_or_default();
@@ -37,6 +38,7 @@ pub(super) async fn status(client: &Client, global: &Global) -> Result<u8> {
             "host_id": id,
             "store": store,
             "broker": broker,
+            "audit": audit,
             "live_runners": live,
             "queued_runners": queued,
         }))?;
@@ -56,6 +58,13 @@ pub(super) async fn status(client: &Client, global: &Global) -> Result<u8> {
             ("Host", format!("{name} ({id})")),
             ("Version", version),
             ("Store", store),
+            (
+                "Audit",
+                match audit.as_str() {
+                    "unconfigured" => "not kept: there is no key. See: man stratavored".to_owned(),
+                    other => other.to_owned(),
+                },
+            ),
             ("Live runners", live.to_string()),
             ("Queued runners", queued.to_string()),
             ("Cordon", cordon_here(&hosts)),

@@ -1,6 +1,7 @@
 //! Secrets of the daemon, handed over by systemd: files in `$CREDENTIALS_DIRECTORY`
 //! (`LoadCredential=` of systemd.exec(5)). Never shown, logged or passed on.
 
+use crate::domain::audit::Key;
 use crate::domain::secret::Secret;
 use std::fmt;
 use std::fs::File;
@@ -22,7 +23,7 @@ pub struct Kind {
 }
 
 /// All of them.
-pub const CREDENTIALS: [Kind; 4] = [
+pub const CREDENTIALS: [Kind; 6] = [
     Kind {
         name: "store-password",
         about: "The password of the role in store.url",
@@ -43,7 +44,62 @@ pub const CREDENTIALS: [Kind; 4] = [
         about: "The key of store-cert (PEM)",
         secret: true,
     },
+    Kind {
+        name: AUDIT_KEY,
+        about: "The key of the audit: 32 to 4096 random bytes; audit.key_credential may name another one",
+        secret: true,
+    },
+    Kind {
+        name: "audit-key-previous",
+        about: "The key that it has replaced, to be given until the daemon was started once with both",
+        secret: true,
+    },
 ];
+
+/// The key of the audit, where nothing else is configured.
+pub(super) const AUDIT_KEY: &str = "audit-key";
+
+/// The keys of the audit.
+#[derive(Debug, Clone, Default)]
+pub struct AuditKeys(pub Vec<Key>);
+
+impl AuditKeys {
+    /// Reads the credential of this name and the one that it has replaced, if they are there. The
+    /// error names the file, never what is in it.
+    pub fn read(name: &str) -> Result<Self, String> {
+        folder().map_or_else(
+            || Ok(Self::default()),
+            |folder| Self::read_in(&folder, name),
+        )
+    }
+
+    fn read_in(folder: &Path, name: &str) -> Result<Self, String> {
+        let previous = format!("{name}-previous");
+        let mut keys = Vec::new();
+        for name in [name, &previous] {
+            if let Some(bytes) = bytes(folder, name)? {
+                let key = Key::new(&bytes);
+                keys.push(key.map_err(|e| format!("The credential {name}: {}", e.message))?);
+            } else if keys.is_empty() {
+                let there = folder.join(&previous).symlink_metadata().is_ok();
+                return match there {
+                    true => Err(lonely(&previous, name)),
+                    false => Ok(Self::default()),
+                };
+            }
+        }
+        Ok(Self(keys))
+    }
+}
+
+/// Refuses what is no name of a credential (systemd.exec(5)).
+pub(super) fn check_name(name: &str) -> Result<(), String> {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b"-_.".contains(&b);
+    match (1..=200).contains(&name.len()) && name.bytes().all(plain) && !name.starts_with('.') {
+        true => Ok(()),
+        false => Err("give the name of a credential: letters, digits, “-”, “_” and “.”".to_owned()),
+    }
+}
 
 /// What the store wants of them.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -104,10 +160,19 @@ fn line(folder: &Path, name: &str) -> Result<Option<String>, String> {
     }
 }
 
-fn text(folder: &Path, name: &str) -> Result<Option<String>, String> {
+fn unreadable(folder: &Path, name: &str, why: &dyn fmt::Display) -> String {
     let path = folder.join(name);
-    let failed =
-        |why: &dyn fmt::Display| format!("The credential {} can't be read: {why}.", path.display());
+    format!("The credential {} can't be read: {why}.", path.display())
+}
+
+fn text(folder: &Path, name: &str) -> Result<Option<String>, String> {
+    let text = bytes(folder, name)?.map(String::from_utf8).transpose();
+    text.map_err(|_| unreadable(folder, name, &"it is not text"))
+}
+
+fn bytes(folder: &Path, name: &str) -> Result<Option<Vec<u8>>, String> {
+    let path = folder.join(name);
+    let failed = |why: &dyn fmt::Display| unreadable(folder, name, why);
     let file = match File::open(&path) {
         Ok(file) => file,
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
@@ -120,9 +185,7 @@ fn text(folder: &Path, name: &str) -> Result<Option<String>, String> {
     if bytes.len() as u64 > CREDENTIAL_MAX {
         return Err(failed(&"it has more than 1 MiB"));
     }
-    String::from_utf8(bytes)
-        .map(Some)
-        .map_err(|_| failed(&"it is not text"))
+    Ok(Some(bytes))
 }
 
 /// For `--print-config`: which credentials are there and where they come from, as comments.
@@ -159,6 +222,35 @@ mod tests {
         let folder = std::env::temp_dir().join(format!("stratavore-{name}-{}", std::process::id()));
         std::fs::create_dir_all(&folder)?;
         Ok(folder)
+    }
+
+    #[test]
+    fn keys_of_the_audit() -> Result<(), Box<dyn std::error::Error>> {
+        let folder = scratch("audit-credentials")?;
+        let read = |name: &str| AuditKeys::read_in(&folder, name);
+        assert!(read("audit-key")?.0.is_empty());
+        std::fs::write(folder.join("audit-key-previous"), [b'0'; 20])?;
+        assert!(read("audit-key").is_err_and(|e| e.contains("but not audit-key")));
+        std::fs::write(folder.join("audit-key"), (0..32).collect::<Vec<u8>>())?;
+        let short = read("audit-key").err().unwrap_or_default();
+        assert!(
+            short.contains("audit-key-previous: ") && short.contains("32"),
+            "{short}"
+        );
+        std::fs::write(
+            folder.join("audit-key-previous"),
+            "\u{ff}".repeat(16) + "\n",
+        )?;
+        let keys = read("audit-key")?.0;
+        assert_eq!(keys.len(), 2);
+        assert_ne!(keys[0].id(), keys[1].id());
+        assert!(read("other")?.0.is_empty());
+        for wrong in ["", "a/b", "..", "a b", &"x".repeat(201)] {
+            assert!(check_name(wrong).is_err(), "{wrong}");
+        }
+        assert_eq!(check_name("audit-key.2"), Ok(()));
+        std::fs::remove_dir_all(&folder)?;
+        Ok(())
     }
 
     #[test]

@@ -270,6 +270,18 @@ pub const KEYS: &[Key] = &[
         },
         show: |config, _| quoted(&config.metrics_advertise),
     },
+    Key {
+        name: "audit.key_credential",
+        about: "The credential with the key of this host's audit; one that it has replaced is this name with -previous. Without the credential no audit is kept",
+        reload: false,
+        read: |config, _, value| {
+            let name = text(value)?;
+            super::credentials::check_name(name)?;
+            config.audit_key = name.to_owned();
+            Ok(())
+        },
+        show: |config, _| quoted(&config.audit_key),
+    },
 ];
 
 /// A default limit: the same keys as in a launch, with `_`.

@@ -5,7 +5,10 @@ use super::observe::Observed;
 use crate::adapters::postgres::{PostgresOptions, PostgresStore, ServerAddress, TlsMode};
 use crate::adapters::sql::Keep;
 use crate::adapters::sqlite::SqliteStore;
-use crate::config::{Config, PostgresHost, PostgresUrl, SslMode, StoreCredentials, StoreUrl};
+use crate::config::{
+    AuditKeys, Config, PostgresHost, PostgresUrl, SslMode, StoreCredentials, StoreUrl,
+};
+use crate::domain::audit::Key;
 use crate::domain::{Error, ErrorKind, kinds};
 use crate::ports::{Store, StoreError};
 use crate::service;
@@ -94,10 +97,27 @@ fn options(config: &Config, url: &PostgresUrl) -> Result<PostgresOptions, String
 
 /// A store that can't be opened now may be there later (a full disk, a folder not mounted yet);
 /// one that refuses us won't.
-pub(super) async fn open(config: &Config, observed: &Observed) -> Result<Opened, Fatal> {
+pub(super) async fn open(
+    config: &Config,
+    host: &str,
+    observed: &Observed,
+) -> Result<Opened, Fatal> {
     let mut told = String::new();
+    let keys = AuditKeys::read(&config.audit_key).map_err(Fatal::Store)?.0;
+    match keys.first() {
+        Some(key) => tracing::info!(
+            message_id = kinds::AUDIT_ANCHORED.id,
+            "The audit of this host is kept with the key {}",
+            key.id()
+        ),
+        None => tracing::info!(
+            message_id = kinds::AUDIT_OFF.id,
+            "No audit is kept: there is no credential {}",
+            config.audit_key
+        ),
+    }
     loop {
-        match attempt(config).await {
+        match attempt(config, host, &keys).await {
             Ok(store) => return Ok(store),
             Err(StoreError::Refused(error)) => return Err(Fatal::Store(error.message)),
             Err(error) => {
@@ -115,10 +135,11 @@ pub(super) async fn open(config: &Config, observed: &Observed) -> Result<Opened,
     }
 }
 
-async fn attempt(config: &Config) -> Result<Opened, StoreError> {
+async fn attempt(config: &Config, host: &str, keys: &[Key]) -> Result<Opened, StoreError> {
     match &config.store {
         StoreUrl::Sqlite(path) => {
             let store = Arc::new(SqliteStore::open(path, config.max_connections).await?);
+            store.keep_audit(host.to_owned(), keys.to_vec());
             let counted = store.clone();
             Ok(Opened {
                 store,
@@ -130,6 +151,7 @@ async fn attempt(config: &Config) -> Result<Opened, StoreError> {
             let options = options(config, url)
                 .map_err(|why| StoreError::Refused(Error::new(ErrorKind::StoreUnavailable, why)))?;
             let store = Arc::new(PostgresStore::open(options, config.max_connections).await?);
+            store.keep_audit(host.to_owned(), keys.to_vec());
             let counted = store.clone();
             Ok(Opened {
                 store,

@@ -82,11 +82,14 @@ pub enum EventType {
     /// A launch was refused by a quota. Data has `gate`, `limit`, `used`, `reserved`, `requested`, and `count`,
     /// the refusals that this event stands for.
     AdmissionDenied,
+    /// The end of a host's audit chain, told now and then so that nobody can cut it off unseen. Data has `n` and `mac` of its
+    /// last entry, `witnessed`: those of other hosts, and `shrunk`: hosts whose chains are not what they were.
+    AuditAnchored,
 }
 
 impl EventType {
     /// All of them.
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 24] = [
         Self::RunnerQueued,
         Self::RunnerStarting,
         Self::RunnerRunning,
@@ -110,6 +113,7 @@ impl EventType {
         Self::HostUncordoned,
         Self::FleetChanged,
         Self::AdmissionDenied,
+        Self::AuditAnchored,
     ];
 
     /// `runner.ended`, …: the type without `org.stratavore.`.
@@ -138,6 +142,7 @@ impl EventType {
             Self::HostUncordoned => "host.uncordoned",
             Self::FleetChanged => "fleet.changed",
             Self::AdmissionDenied => "admission.denied",
+            Self::AuditAnchored => "audit.anchored",
         }
     }
 

@@ -220,6 +220,18 @@ kinds! {
     BUS_FAULT = "70297b779be8428d9f85399855e67abf",
         "Objects or signals on the bus fell behind",
         "They are brought up to date by themselves. Whoever follows signals should look again at what there is.";
+    AUDIT_ANCHORED = "c0c8182f9f4b4b4299fa2c11616c476c",
+        "The end of this host's audit chain",
+        "Entry @STRATAVORE_AUDIT_N@ has the MAC @STRATAVORE_AUDIT_MAC@. Whoever keeps this line can tell later whether the\nchain was cut off or written anew since:\n\n    journalctl -o json MESSAGE_ID=@MESSAGE_ID@ >anchors\n    stratavorectl audit verify --anchor anchors";
+    AUDIT_BROKEN = "28ecccb5ab3a4d8cbdb12acc7ccc822c",
+        "An audit chain is not whole",
+        "Entries that were written are missing or are others now; the line says of which host. Somebody with access to the store\nhas changed it, or a store was put back from a backup. Nothing of it is removed. See what is missing:\n\n    stratavorectl audit verify";
+    AUDIT_OFF = "6456a286786746b897579ca4b9f1eb49",
+        "No audit is kept",
+        "There is no key for it. Make one, and restart the daemon:\n\n    head -c 32 /dev/urandom | install -D -m 600 /dev/stdin /etc/credstore/stratavore.audit-key\n    systemctl restart stratavored";
+    AUDIT_INCOMPLETE = "262fd5a933864413b73848c63377e171",
+        "Something that was done is not in the audit",
+        "The line says what. The store was away for so long that too much of what is no event waited to be written down.";
 }
 
 impl Kind {

@@ -5,6 +5,7 @@
 //! tested by millions of made-up worlds.
 
 pub mod admission;
+pub mod audit;
 pub mod budget;
 pub mod cgroup;
 pub mod env_file;

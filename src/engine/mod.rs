@@ -10,6 +10,7 @@
 //! store at once.
 
 mod arm;
+mod audit;
 mod backlog;
 mod control;
 mod digest;
@@ -33,6 +34,7 @@ mod turn;
 mod upkeep;
 mod verbs;
 
+pub use audit::Noted;
 pub use fleet::Peers;
 pub use launch::Launched;
 pub use lease::Membership;
@@ -166,6 +168,7 @@ struct Shared {
     policy: policy::Followed,
     queue: queue::Waiting,
     facts: facts::Facts,
+    audit: audit::Desk,
     standing: standing::Standing,
     /// Monotonic milliseconds of the last turn of hub and store loop, for the watchdog.
     progress: [AtomicU64; 2],
@@ -244,6 +247,7 @@ impl Engine {
             policy: policy::Followed::default(),
             queue: queue::Waiting::new(drawer),
             facts: facts::Facts::default(),
+            audit: audit::Desk::default(),
             standing: standing::Standing::default(),
             progress: [AtomicU64::new(0), AtomicU64::new(0)],
             started: tokio::time::Instant::now(),
@@ -261,6 +265,7 @@ impl Engine {
         tokio::spawn(policy::follow(Arc::clone(&shared)));
         tokio::spawn(queue::serve(Arc::clone(&shared)));
         tokio::spawn(standing::follow(Arc::clone(&shared)));
+        tokio::spawn(audit::keep(Arc::clone(&shared)));
         Self(shared)
     }
 
@@ -333,6 +338,7 @@ impl Engine {
                 "Launches were still under way at shutdown; their gates close, nothing runs twice"
             );
         }
+        self.end_audit().await;
         self.0.closed.store(true, Ordering::SeqCst);
     }
 }
@@ -347,6 +353,10 @@ enum Loop {
 impl Shared {
     fn terms(&self) -> Arc<Terms> {
         Arc::clone(&self.terms.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn closing(&self) -> bool {
+        self.closing.load(Ordering::SeqCst)
     }
 
     fn note_progress(&self, of: Loop) {

@@ -51,19 +51,24 @@ impl Engine {
     }
 
     /// Makes a budget, or changes it.
-    pub async fn set_budget(&self, mut budget: Budget) -> Result<BudgetState, Error> {
+    pub async fn set_budget(&self, mut budget: Budget, actor: Actor) -> Result<BudgetState, Error> {
         if budget.created_at.set().is_none() {
             budget.created_at = now();
         }
-        let set = self.0.store.set_budget(budget).await;
+        let set = self.0.store.set_budget(budget, actor).await;
         let (state, events) = set.map_err(store_error)?;
         self.policy_changed(events);
         Ok(state)
     }
 
     /// Removes a budget.
-    pub async fn remove_budget(&self, scope: Scope, period: Period) -> Result<(), Error> {
-        let removed = self.0.store.remove_budget(scope, period).await;
+    pub async fn remove_budget(
+        &self,
+        scope: Scope,
+        period: Period,
+        actor: Actor,
+    ) -> Result<(), Error> {
+        let removed = self.0.store.remove_budget(scope, period, actor).await;
         removed.map_err(store_error)?;
         self.policy_changed(Vec::new());
         Ok(())

@@ -1,6 +1,7 @@
 //! What has to be done now and then: looking after the store, throwing away what is too old.
 
 use super::{Loop, Shared};
+use crate::domain::{Timestamp, kinds};
 use crate::ports::StoreError;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -93,12 +94,30 @@ pub(super) async fn prune(shared: Arc<Shared>) {
             }
             tokio::task::yield_now().await;
         }
+        if let Ok(before) = before {
+            prune_audit(&shared, before).await;
+        }
         if swept.is_none_or(|at| at.elapsed() > SWEEP) {
             match sweep(&shared).await {
                 Ok(()) => swept = Some(Instant::now()),
                 Err(why) => tracing::debug!(%why, "Log files stay for now"),
             }
         }
+    }
+}
+
+/// Puts checkpoints in place of old entries of the audit. What is not whole stays, and that is said.
+async fn prune_audit(shared: &Shared, before: Timestamp) {
+    while !shared.closing() {
+        match shared.store.prune_chain(before, PRUNE_BATCH).await {
+            Ok(0) => return,
+            Ok(pruned) => tracing::debug!(pruned, "Old entries of the audit removed"),
+            Err(error) => {
+                tracing::warn!(message_id = kinds::AUDIT_BROKEN.id, %error, "Old entries of the audit stay");
+                return;
+            }
+        }
+        tokio::task::yield_now().await;
     }
 }
 

@@ -1,5 +1,6 @@
 //! What a lane does when it is asked: stop, kill, freeze, thaw, other limits.
 
+use super::audit::Noted;
 use super::lane::{Lane, RETRY_MAX};
 use super::{host_error, now};
 use crate::crash;
@@ -10,6 +11,7 @@ use crate::domain::runner::Step;
 use crate::domain::units::INFINITY;
 use crate::domain::{Error, ErrorKind, Limits, State};
 use crate::ports::HostError;
+use serde_json::json;
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -48,6 +50,14 @@ impl Lane {
             .await
             .map_err(host_error)?;
         tracing::info!(message_id = kinds::RUNNER_SIGNALLED.id, runner = %id, project = %self.runner.spec.project, signal, uid = actor.uid, user = actor.user, "Signal sent to a runner");
+        let spec = &self.runner.spec;
+        let noted = Noted {
+            project: spec.project.to_string(),
+            subject: format!("runner/{id}"),
+            result: "ok".to_owned(),
+            data: json!({ "runner": id.to_string(), "host": self.runner.host, "signal": crate::domain::signal::name(signal) }),
+        };
+        self.shared.note(noted.act("act.kill", actor));
         Ok(())
     }
 

@@ -104,9 +104,18 @@ pub trait Queue {
 pub trait Policies {
     /// Makes a budget, or changes it: its use stays what it is. The events are of the thresholds
     /// that its use has reached under the new limit.
-    async fn set_budget(&self, budget: Budget) -> Result<(BudgetState, Vec<Event>), StoreError>;
+    async fn set_budget(
+        &self,
+        budget: Budget,
+        actor: Actor,
+    ) -> Result<(BudgetState, Vec<Event>), StoreError>;
     /// Removes one; `InvalidArgument` if there is none.
-    async fn remove_budget(&self, scope: Scope, period: Period) -> Result<(), StoreError>;
+    async fn remove_budget(
+        &self,
+        scope: Scope,
+        period: Period,
+        actor: Actor,
+    ) -> Result<(), StoreError>;
     /// All budgets in their present period, by scope and period.
     async fn budgets(&self) -> Result<Vec<BudgetState>, StoreError>;
     /// Counts tokens of a runner: what is used since the runner began, never less than before.

@@ -52,6 +52,14 @@ pub fn stratavored() -> String {
     options(&mut page, &command, |_| true);
     page.heading("EXIT STATUS");
     page.text(texts::DAEMON_STATUS);
+    page.heading("AUDIT");
+    page.text(texts::AUDIT);
+    page.example(texts::AUDIT_KEY);
+    page.text(texts::AUDIT_VERIFY);
+    page.example(texts::AUDIT_EXAMPLE);
+    page.text(texts::AUDIT_ROTATE);
+    page.example(texts::AUDIT_ROTATE_EXAMPLE);
+    page.text(texts::AUDIT_PROOF);
     page.heading("FILES");
     for (name, meaning) in texts::DAEMON_FILES {
         page.item(name, meaning);

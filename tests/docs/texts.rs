@@ -72,6 +72,47 @@ over.
 
 Runners do not depend on it: it may be stopped, killed and started again at any time, and takes over what runs.";
 
+pub const AUDIT: &str = "\
+Every change of state, every denial and every act of an administrator becomes an entry of this host's audit, in the
+transaction of the change: who (uid, name, host), what, on which object, with what result. Each entry carries a MAC
+(HMAC-SHA256, with a key of this host) over itself and the entry before, so that none can be changed, removed, added or
+moved unseen. Acts that change no row (kill, reconcile, an export of the audit, a refusal by polkit) are written down within
+moments; of one user and one right at most one refusal a second, with how many it stands for.
+
+An audit is kept where there is a key: 32 to 4096 random bytes, the credential audit-key. The shipped unit takes it from
+/etc/credstore; encrypted or from elsewhere it comes by LoadCredentialEncrypted= or LoadCredential= in a drop-in.";
+
+pub const AUDIT_KEY: &str = "\
+head -c 32 /dev/urandom | install -D -m 600 /dev/stdin /etc/credstore/stratavore.audit-key
+systemctl restart stratavored";
+
+pub const AUDIT_VERIFY: &str = "\
+Keep a copy of the key elsewhere: whoever verifies needs it, and without it nobody can. Offline, on any machine:";
+
+pub const AUDIT_EXAMPLE: &str = "\
+journalctl -o json -u stratavored >anchors
+stratavorectl audit export audit.jsonl
+stratavorectl audit verify --key stratavore.audit-key --anchor anchors audit.jsonl";
+
+pub const AUDIT_ROTATE: &str = "\
+Another key is named by the last entry under the former one. Give both, start the daemon once, and then take the former one away;
+to verify entries under it, keep a copy:";
+
+pub const AUDIT_ROTATE_EXAMPLE: &str = "\
+cd /etc/credstore && mv stratavore.audit-key stratavore.audit-key-previous
+head -c 32 /dev/urandom | install -m 600 /dev/stdin stratavore.audit-key
+systemctl restart stratavored";
+
+pub const AUDIT_PROOF: &str = "\
+A chain shows every change but one: that its newest entries are cut off and its head is put back, or that somebody with the
+key writes all of it anew. So its end is told elsewhere, as an anchor: in the journal at the start, every 5 minutes while it grows,
+and at the stop; every hour in the event audit.anchored, which a broker keeps; and each host of a fleet keeps the heads of
+the others. Whoever has root on the host and writes to the store, too, can change what comes after the last anchor that
+is kept elsewhere; nothing that a host says of itself can prevent that.
+
+Entries past store.retention are replaced by a checkpoint, made with the key. The chain of a host that never comes back
+stays. Entries that are not whole are not removed.";
+
 pub const DAEMON_STATUS: &str = "\
 78 if the configuration is wrong or the store is of a later release: then stratavored.service is not started again by
 itself. --check-config and --check-store exit with 0 or 1.";

@@ -9,6 +9,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 use stratavore::adapters::sqlite::SqliteStore;
 use stratavore::domain::admission::Gate;
+use stratavore::domain::audit::verify::Report;
+use stratavore::domain::audit::{Act, Anchor, Entry};
 use stratavore::domain::budget::{Budget, BudgetState, Scope, Tokens};
 use stratavore::domain::event::{Actor, Event};
 use stratavore::domain::hold::{Hold, HoldScope};
@@ -19,8 +21,9 @@ use stratavore::domain::project::{ProjectChange, ProjectSettings};
 use stratavore::domain::runner::{Change, Placement, Step};
 use stratavore::domain::{Project, ProjectName, Runner, RunnerId, RunnerSpec, Timestamp};
 use stratavore::ports::{
-    Admitted, Applied, Beat, EventFilter, FleetState, Hosts, NewRunner, Orders, Policies, Policy,
-    Pruned, Pulse, Queue, Reported, RunnerFilter, Store, StoreError, Writer,
+    Admitted, Anchored, Applied, Audit, Beat, Chain, EventFilter, FleetState, Hosts, NewRunner,
+    Orders, Policies, Policy, Pruned, Pulse, Queue, Reported, RunnerFilter, Store, StoreError,
+    Writer,
 };
 use tokio::runtime::Runtime;
 
@@ -261,13 +264,63 @@ impl Store for FakeStore {
 }
 
 #[async_trait::async_trait]
-impl Policies for FakeStore {
-    async fn set_budget(&self, budget: Budget) -> Result<(BudgetState, Vec<Event>), StoreError> {
-        inside!(self, => s.set_budget(budget))
+impl Audit for FakeStore {
+    fn keeps(&self) -> bool {
+        self.store.keeps()
     }
 
-    async fn remove_budget(&self, scope: Scope, period: Period) -> Result<(), StoreError> {
-        inside!(self, => s.remove_budget(scope, period))
+    fn kept(&self) -> Option<Anchor> {
+        self.store.kept()
+    }
+
+    async fn note(&self, acts: Vec<Act>) -> Result<(), StoreError> {
+        inside!(self, => s.note(acts))
+    }
+
+    async fn chain(&self, host: &str) -> Result<Option<Chain>, StoreError> {
+        inside!(self, host => s.chain(&host))
+    }
+
+    async fn entries(
+        &self,
+        host: &str,
+        after: u64,
+        to: u64,
+        limit: u32,
+    ) -> Result<Vec<Entry>, StoreError> {
+        inside!(self, host => s.entries(&host, after, to, limit))
+    }
+
+    async fn verify(&self, host: &str, anchors: Vec<Anchor>) -> Result<Report, StoreError> {
+        inside!(self, host => s.verify(&host, anchors))
+    }
+
+    async fn anchor(&self, at: Timestamp) -> Result<Option<Anchored>, StoreError> {
+        inside!(self, => s.anchor(at))
+    }
+
+    async fn prune_chain(&self, before: Timestamp, batch: u32) -> Result<u64, StoreError> {
+        inside!(self, => s.prune_chain(before, batch))
+    }
+}
+
+#[async_trait::async_trait]
+impl Policies for FakeStore {
+    async fn set_budget(
+        &self,
+        budget: Budget,
+        actor: Actor,
+    ) -> Result<(BudgetState, Vec<Event>), StoreError> {
+        inside!(self, => s.set_budget(budget, actor))
+    }
+
+    async fn remove_budget(
+        &self,
+        scope: Scope,
+        period: Period,
+        actor: Actor,
+    ) -> Result<(), StoreError> {
+        inside!(self, => s.remove_budget(scope, period, actor))
     }
 
     async fn budgets(&self) -> Result<Vec<BudgetState>, StoreError> {

@@ -12,6 +12,7 @@
 mod support;
 
 mod access;
+mod audit;
 mod budget;
 mod config;
 mod crash;

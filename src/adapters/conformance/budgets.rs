@@ -27,7 +27,7 @@ fn tokens(input: u64, output: u64) -> Tokens {
 }
 
 async fn set(store: &impl Store, budget: Budget) -> BudgetState {
-    store.set_budget(budget).await.unwrap().0
+    store.set_budget(budget, alice()).await.unwrap().0
 }
 
 /// Scope, used, reserved of all budgets.
@@ -82,16 +82,19 @@ pub(crate) async fn set_change_remove(store: Arc<impl Store + 'static>) {
     assert_eq!(changed.budget.created_at, at(3));
     let scope: Scope = "project:p".parse().unwrap();
     store
-        .remove_budget(scope.clone(), Period::Day)
+        .remove_budget(scope.clone(), Period::Day, alice())
         .await
         .unwrap();
-    let again = store.remove_budget(scope, Period::Day).await;
+    let again = store.remove_budget(scope, Period::Day, alice()).await;
     let said = refused(again, ErrorKind::InvalidArgument);
     assert!(said.contains("budget list"), "{said}");
     assert_eq!(store.budgets().await.unwrap().len(), 2);
     let mut wrong = budget("fleet", Period::Day, 1);
     wrong.timezone = "Mars/Olympus".to_owned();
-    refused(store.set_budget(wrong).await, ErrorKind::InvalidArgument);
+    refused(
+        store.set_budget(wrong, alice()).await,
+        ErrorKind::InvalidArgument,
+    );
 }
 
 async fn project_with(store: &impl Store, name: &str) {
@@ -173,7 +176,7 @@ pub(crate) async fn thresholds_are_told_once(store: Arc<impl Store + 'static>) {
     set(&*store, budget("project:p", Period::None, 200)).await;
     assert_eq!(told(160).await, [threshold(80)]);
     let (_, lowered) = store
-        .set_budget(budget("project:p", Period::None, 150))
+        .set_budget(budget("project:p", Period::None, 150), alice())
         .await
         .unwrap();
     let kinds: Vec<_> = lowered.iter().map(|e| e.draft.kind).collect();

@@ -101,8 +101,14 @@ pub(crate) async fn budgets_hold_in_a_storm(store: Arc<impl Store + 'static>) {
         ..ProjectSettings::default()
     };
     project(&*store, "q", defaults).await;
-    store.set_budget(budget("fleet", 1_000)).await.unwrap();
-    store.set_budget(budget("project:p", 400)).await.unwrap();
+    store
+        .set_budget(budget("fleet", 1_000), alice())
+        .await
+        .unwrap();
+    store
+        .set_budget(budget("project:p", 400), alice())
+        .await
+        .unwrap();
     // Where a budget pays, a launch says how much it takes, and waiting does not help.
     assert_eq!(
         denied(&*store, patient(900, "p")).await,

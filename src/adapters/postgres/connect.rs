@@ -141,6 +141,7 @@ async fn one(
         pooled: look.direct != "yes",
         line: look.line,
         position: 0,
+        notes: None,
     })
 }
 

@@ -8,6 +8,7 @@ use super::ledger::{Book, Concern};
 use super::link::{Link, Row, Value};
 use super::{orders, read, row, words};
 use crate::domain::admission::{Ask, Gate, Refusal};
+use crate::domain::audit::Note;
 use crate::domain::event::{Draft, Event, EventType, of_runner};
 use crate::domain::{Error, Limits, Runner, RunnerId, Timestamp};
 use crate::ports::{Admitted, NewRunner};
@@ -269,6 +270,7 @@ async fn write(
             Verdict::Queued(made, _) => (&made.0, &made.1, now),
             _ => continue,
         };
+        on.note(|| Note::of_event(draft));
         let position = on.position();
         let request = new.request.as_ref();
         begun.extend(new.order.as_deref());

@@ -5,9 +5,10 @@ use super::fail::Fail;
 use super::ledger::release;
 use super::link::{Link, Row, Value};
 use super::{read, row, words};
+use crate::domain::audit::{Act, Note};
 use crate::domain::event::{Draft, Event, EventType, of_runner};
 use crate::domain::runner::{Change, Runner, State, Step};
-use crate::domain::{Error, RunnerId};
+use crate::domain::{Error, Limits, RunnerId};
 use crate::ports::Applied;
 use serde_json::json;
 use std::collections::BTreeSet;
@@ -145,6 +146,9 @@ async fn step(
             ],
         )
         .await?;
+        if let Step::Limit(limits) = &change.step {
+            on.note(|| limited(runner, limits, change));
+        }
         return Ok(Applied {
             runner: runner.clone(),
             old,
@@ -153,6 +157,7 @@ async fn step(
     };
     runner.seq += 1;
     let draft = of_runner(kind, runner, Some(old), &change.actor, change.at);
+    on.note(|| Note::of_event(&draft));
     let position = on.position();
     round.rows.push(json!({
         "id": runner.id.to_string(),
@@ -182,6 +187,18 @@ async fn step(
         runner: runner.clone(),
         old,
         event: Some(Event { position: 0, draft }),
+    })
+}
+
+fn limited(runner: &Runner, limits: &Limits, change: &Change) -> Note {
+    Note::of_act(&Act {
+        at: change.at,
+        kind: "act.set-limits",
+        project: runner.spec.project.to_string(),
+        subject: format!("runner/{}", runner.id),
+        actor: change.actor.clone(),
+        result: "ok".to_owned(),
+        data: json!({ "runner": runner.id.to_string(), "host": runner.host, "limits": limits }),
     })
 }
 
@@ -261,5 +278,6 @@ pub(super) async fn record(on: &mut Link, mut draft: Draft) -> Result<Event, Fai
             ],
         )
         .await?;
+    on.note(|| Note::of_event(&draft));
     row::written(&done, draft)
 }

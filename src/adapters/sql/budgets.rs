@@ -7,6 +7,7 @@ use super::link::{Link, Row, Value};
 use super::locks::Locks;
 use super::row::runner_columns;
 use super::{Work, read, row, words};
+use crate::domain::audit::{Act, Note};
 use crate::domain::budget::{Budget, BudgetState, Crossing, Holding, Scope, Tokens};
 use crate::domain::event::{Actor, Draft, Event, EventType};
 use crate::domain::period::Period;
@@ -165,6 +166,7 @@ async fn tell(on: &mut Link, state: &mut BudgetState, at: Timestamp) -> Result<V
 #[derive(Debug)]
 pub(super) struct Set {
     pub(super) budget: Budget,
+    pub(super) actor: Actor,
 }
 
 #[async_trait]
@@ -176,7 +178,7 @@ impl Work for Set {
     }
 
     async fn run(&mut self, on: &mut Link) -> Result<Self::Done, Fail> {
-        let Self { budget } = self;
+        let Self { budget, actor } = self;
         budget.check()?;
         let now = now(on).await?;
         let found = one(on, &budget.scope, budget.period).await?;
@@ -201,6 +203,23 @@ impl Work for Set {
         };
         let events = tell(on, &mut state, now).await?;
         write(on, &state).await?;
+        on.note(|| {
+            let budget = &state.budget;
+            let data = json!({
+                "limit": budget.limit,
+                "timezone": budget.timezone,
+                "on_exhausted": budget.on_exhausted.as_str(),
+                "counts": budget.counts,
+            });
+            act(
+                "act.set-budget",
+                &budget.scope,
+                budget.period,
+                actor,
+                now,
+                data,
+            )
+        });
         Ok((state, events))
     }
 }
@@ -216,6 +235,7 @@ async fn one(on: &mut Link, scope: &Scope, period: Period) -> Result<Option<Budg
 pub(super) struct Remove {
     pub(super) scope: Scope,
     pub(super) period: Period,
+    pub(super) actor: Actor,
 }
 
 #[async_trait]
@@ -227,7 +247,11 @@ impl Work for Remove {
     }
 
     async fn run(&mut self, on: &mut Link) -> Result<(), Fail> {
-        let Self { scope, period } = self;
+        let Self {
+            scope,
+            period,
+            actor,
+        } = self;
         let sql = "DELETE FROM budgets WHERE scope = $1 AND period = $2";
         let key = vec![scope.to_string().into(), period.as_str().into()];
         if on.run(sql, key).await? == 0 {
@@ -237,8 +261,33 @@ impl Work for Remove {
             ))
             .into());
         }
+        let at = now(on).await?;
+        on.note(|| act("act.remove-budget", scope, *period, actor, at, json!({})));
         Ok(())
     }
+}
+
+/// What was done to a budget is no event.
+fn act(
+    kind: &'static str,
+    scope: &Scope,
+    period: Period,
+    actor: &Actor,
+    at: Timestamp,
+    data: serde_json::Value,
+) -> Note {
+    Note::of_act(&Act {
+        at,
+        kind,
+        project: match scope {
+            Scope::Project(project) => project.to_string(),
+            _ => String::new(),
+        },
+        subject: format!("budget/{scope}/{}", period.as_str()),
+        actor: actor.clone(),
+        result: "ok".to_owned(),
+        data,
+    })
 }
 
 #[derive(Debug)]

@@ -115,11 +115,15 @@ impl<W: Work> Task for Ask<W, W::Done> {
 
     async fn attempt(&mut self, on: &mut Link, base: &dyn Base) -> Result<(), sqlx::Error> {
         savepoint(on).await?;
+        let noted = on.noted();
         let result = self.what.run(on).await;
         let refused = result.is_err();
         self.keep(base, result)?;
         match refused {
-            true => undo(on).await,
+            true => {
+                on.unnote(noted);
+                undo(on).await
+            }
             false => release(on).await,
         }
     }

@@ -3,6 +3,7 @@
 
 use super::fail::Fail;
 use crate::adapters::postgres::Line;
+use crate::domain::audit::Note;
 use crate::domain::{ProjectName, RunnerId, Timestamp};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -152,9 +153,19 @@ impl Dialect {
 /// [`super::readers`], which both give up the connection when that happens.
 #[derive(Debug)]
 pub(in crate::adapters) enum Link {
-    Sqlite(SqliteConnection),
+    Sqlite(Embedded),
     Postgres(Session),
 }
+
+/// A connection to an embedded store.
+#[derive(Debug)]
+pub(in crate::adapters) struct Embedded {
+    pub(in crate::adapters) on: SqliteConnection,
+    notes: Notes,
+}
+
+/// What a transaction has done that the audit is to tell; `None` = nobody wants to know.
+pub(in crate::adapters) type Notes = Option<Vec<Note>>;
 
 /// A connection to Postgres.
 #[derive(Debug)]
@@ -167,6 +178,7 @@ pub(in crate::adapters) struct Session {
     pub(in crate::adapters) line: Option<Line>,
     /// The position of the next event of this transaction.
     pub(in crate::adapters) position: i64,
+    pub(in crate::adapters) notes: Notes,
 }
 
 /// Runs `$call` of a query with its values bound. What is written out in the program is prepared
@@ -190,6 +202,46 @@ macro_rules! query {
 }
 
 impl Link {
+    pub(in crate::adapters) fn sqlite(on: SqliteConnection) -> Self {
+        Self::Sqlite(Embedded { on, notes: None })
+    }
+
+    fn notes(&mut self) -> &mut Notes {
+        match self {
+            Self::Sqlite(to) => &mut to.notes,
+            Self::Postgres(to) => &mut to.notes,
+        }
+    }
+
+    /// A transaction begins; whether the audit wants to know what it does.
+    pub(in crate::adapters) fn collect_notes(&mut self, wanted: bool) {
+        *self.notes() = wanted.then(Vec::new);
+    }
+
+    /// Something was done in this transaction.
+    pub(in crate::adapters) fn note(&mut self, make: impl FnOnce() -> Note) {
+        if let Some(notes) = self.notes() {
+            notes.push(make());
+        }
+    }
+
+    /// How much was done so far.
+    pub(in crate::adapters) fn noted(&mut self) -> usize {
+        self.notes().as_ref().map_or(0, Vec::len)
+    }
+
+    /// What was done since then was taken back.
+    pub(in crate::adapters) fn unnote(&mut self, noted: usize) {
+        if let Some(notes) = self.notes() {
+            notes.truncate(noted);
+        }
+    }
+
+    /// All that was done.
+    pub(in crate::adapters) fn take_notes(&mut self) -> Vec<Note> {
+        self.notes().take().unwrap_or_default()
+    }
+
     pub(in crate::adapters) fn dialect(&self) -> Dialect {
         match self {
             Self::Sqlite(_) => Dialect::Sqlite,
@@ -254,8 +306,8 @@ impl Link {
     ) -> Result<Vec<Row>, Fail> {
         let sql = sql.into();
         Ok(match self {
-            Self::Sqlite(on) => {
-                let rows = query!(on, sql, true, values, SqliteArguments, fetch_all)?;
+            Self::Sqlite(to) => {
+                let rows = query!(&mut to.on, sql, true, values, SqliteArguments, fetch_all)?;
                 rows.into_iter().map(Row::Sqlite).collect()
             }
             Self::Postgres(to) => {
@@ -273,9 +325,15 @@ impl Link {
     ) -> Result<Option<Row>, Fail> {
         let sql = sql.into();
         Ok(match self {
-            Self::Sqlite(on) => {
-                query!(on, sql, true, values, SqliteArguments, fetch_optional)?.map(Row::Sqlite)
-            }
+            Self::Sqlite(to) => query!(
+                &mut to.on,
+                sql,
+                true,
+                values,
+                SqliteArguments,
+                fetch_optional
+            )?
+            .map(Row::Sqlite),
             Self::Postgres(to) => query!(
                 &mut to.on,
                 sql,
@@ -307,8 +365,8 @@ impl Link {
     ) -> Result<u64, Fail> {
         let sql = sql.into();
         Ok(match self {
-            Self::Sqlite(on) => {
-                query!(on, sql, true, values, SqliteArguments, execute)?.rows_affected()
+            Self::Sqlite(to) => {
+                query!(&mut to.on, sql, true, values, SqliteArguments, execute)?.rows_affected()
             }
             Self::Postgres(to) => {
                 query!(&mut to.on, sql, !to.pooled, values, PgArguments, execute)?.rows_affected()
@@ -319,7 +377,7 @@ impl Link {
     /// One or several statements without values or answer, in one go: BEGIN, SET, COMMIT.
     pub(in crate::adapters) async fn say(&mut self, sql: &'static str) -> Result<(), sqlx::Error> {
         match self {
-            Self::Sqlite(on) => sqlx::raw_sql(sql).execute(on).await.map(drop),
+            Self::Sqlite(to) => sqlx::raw_sql(sql).execute(&mut to.on).await.map(drop),
             Self::Postgres(to) => sqlx::raw_sql(sql).execute(&mut to.on).await.map(drop),
         }
     }
@@ -328,7 +386,7 @@ impl Link {
     pub(in crate::adapters) async fn say_text(&mut self, sql: String) -> Result<(), sqlx::Error> {
         let sql = AssertSqlSafe(sql);
         match self {
-            Self::Sqlite(on) => sqlx::raw_sql(sql).execute(on).await.map(drop),
+            Self::Sqlite(to) => sqlx::raw_sql(sql).execute(&mut to.on).await.map(drop),
             Self::Postgres(to) => sqlx::raw_sql(sql).execute(&mut to.on).await.map(drop),
         }
     }
@@ -336,7 +394,7 @@ impl Link {
     /// Says good-bye and closes.
     pub(in crate::adapters) async fn close(self) {
         let _ = match self {
-            Self::Sqlite(on) => on.close().await,
+            Self::Sqlite(to) => to.on.close().await,
             Self::Postgres(to) => to.on.close().await,
         };
     }

@@ -22,7 +22,9 @@
 
 mod admit;
 mod apply;
+mod audit;
 mod budgets;
+mod chain;
 mod clock;
 pub(in crate::adapters) mod copy;
 mod denials;
@@ -47,6 +49,7 @@ mod words;
 mod writer;
 
 use crate::domain::admission::Gate;
+use crate::domain::audit::Key;
 use crate::domain::event::{Actor, Event};
 use crate::domain::project::{ProjectChange, ProjectSettings};
 use crate::domain::runner::{Change, Runner};
@@ -55,6 +58,7 @@ use crate::ports::{
     Admitted, Applied, EventFilter, NewRunner, Pruned, Queue, RunnerFilter, Store, StoreError,
 };
 use async_trait::async_trait;
+use chain::{Chain, Kept};
 use fail::Fail;
 use jobs::{Ask, Job, Reply};
 use link::Link;
@@ -184,6 +188,8 @@ pub struct SqlStore<B> {
     pub(in crate::adapters) readers: Arc<Readers>,
     jobs: mpsc::Sender<Job>,
     identity: Identity,
+    /// The audit it keeps, if it does.
+    kept: Arc<Kept>,
     /// Before this position are the events this store has written; 0 = it does not matter.
     written: Arc<AtomicU64>,
 }
@@ -196,11 +202,13 @@ impl<B: Base> SqlStore<B> {
         let readers = Arc::new(Readers::new(base.clone(), max_readers));
         let (jobs, waiting) = mpsc::channel(WAITING_MAX);
         let (identity, written) = (Identity::default(), Arc::default());
+        let kept: Arc<Kept> = Arc::default();
         let writer = Writer::new(
             base.clone(),
             link,
             readers.clone(),
             Arc::clone(&identity),
+            Chain::new(Arc::clone(&kept)),
             Arc::clone(&written),
         );
         tokio::spawn(writer.run(waiting));
@@ -209,8 +217,15 @@ impl<B: Base> SqlStore<B> {
             readers,
             jobs,
             identity,
+            kept,
             written,
         }
+    }
+
+    /// From here on it keeps the audit of this host: with the first of these keys, and the former ones to
+    /// go on where they ended.
+    pub fn keep_audit(&self, host: String, keys: Vec<Key>) {
+        self.kept.begin(host, keys);
     }
 
     /// The readers' connections in use, and idle.

@@ -47,12 +47,26 @@ async fn policy(on: &mut Link, host: &str) -> Result<Policy, Fail> {
 
 #[async_trait]
 impl<B: Base> Policies for SqlStore<B> {
-    async fn set_budget(&self, budget: Budget) -> Result<(BudgetState, Vec<Event>), StoreError> {
-        self.write(budgets::Set { budget }).await
+    async fn set_budget(
+        &self,
+        budget: Budget,
+        actor: Actor,
+    ) -> Result<(BudgetState, Vec<Event>), StoreError> {
+        self.write(budgets::Set { budget, actor }).await
     }
 
-    async fn remove_budget(&self, scope: Scope, period: Period) -> Result<(), StoreError> {
-        self.write(budgets::Remove { scope, period }).await
+    async fn remove_budget(
+        &self,
+        scope: Scope,
+        period: Period,
+        actor: Actor,
+    ) -> Result<(), StoreError> {
+        self.write(budgets::Remove {
+            scope,
+            period,
+            actor,
+        })
+        .await
     }
 
     async fn budgets(&self) -> Result<Vec<BudgetState>, StoreError> {

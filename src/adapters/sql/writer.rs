@@ -16,6 +16,7 @@
 
 mod doubt;
 
+use super::chain::Chain;
 use super::denials::Denials;
 use super::fail::Fail;
 use super::jobs::{self, Job, Reply};
@@ -51,6 +52,8 @@ pub(super) struct Writer {
     readers: Arc<Readers>,
     identity: Identity,
     denials: Denials,
+    /// What is done is written down in the same transaction.
+    chain: Chain,
     sweeps: VecDeque<Sweep>,
     closing: Vec<Reply<()>>,
     /// Transactions so far.
@@ -87,6 +90,7 @@ impl Writer {
         link: Link,
         readers: Arc<Readers>,
         identity: Identity,
+        chain: Chain,
         written: Arc<AtomicU64>,
     ) -> Self {
         Self {
@@ -95,6 +99,7 @@ impl Writer {
             readers,
             identity,
             denials: Denials::default(),
+            chain,
             sweeps: VecDeque::new(),
             closing: Vec::new(),
             batch: 0,
@@ -269,13 +274,11 @@ impl Writer {
             .read()
             .unwrap_or_else(PoisonError::into_inner)
             .clone();
-        let work = jobs::attempt(
-            &mut link,
-            &*self.base,
-            identity.as_ref(),
-            &mut self.denials,
-            jobs,
-        );
+        let (denials, chain) = (&mut self.denials, &mut self.chain);
+        let work = async {
+            jobs::attempt(&mut link, &*self.base, identity.as_ref(), denials, jobs).await?;
+            chain.append(&mut link).await.map_err(Fail::fault)
+        };
         if let Err(error) = within(limit, work).await {
             self.give_up(link, &error).await;
             return Err(error);
@@ -299,6 +302,7 @@ impl Writer {
             return Err(error);
         }
         crash::point("store.after-commit");
+        self.chain.committed();
         self.written.store(written, Ordering::Release);
         self.link = Some(link);
         self.failing = false;
@@ -327,6 +331,7 @@ impl Writer {
             within(limit, link.say(begin)).await?;
         }
         self.batch += 1;
+        link.collect_notes(self.chain.is_kept());
         let entered = async {
             self.base
                 .enter(&mut link, locks, self.batch)
@@ -352,6 +357,7 @@ impl Writer {
     /// After a fault: everything since BEGIN is undone, and the connection given up if in doubt.
     async fn give_up(&mut self, mut link: Link, error: &sqlx::Error) {
         self.denials.forget();
+        self.chain.lost();
         if error.as_database_error().is_none() {
             // It has not answered, or not sensibly: not another word.
             return;

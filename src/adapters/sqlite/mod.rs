@@ -38,7 +38,7 @@ impl SqliteStore {
     /// Opens the file, makes it if there is none, and brings its schema up to date. Its folder
     /// must exist. `max_readers` connections are opened for reading, when they are needed.
     pub async fn open(path: &Path, max_readers: u32) -> Result<Self, StoreError> {
-        let link = Link::Sqlite(open::prepare(path).await?);
+        let link = Link::sqlite(open::prepare(path).await?);
         let base = Sqlite {
             file: path.to_owned(),
         };
@@ -47,7 +47,7 @@ impl SqliteStore {
 
     /// Opens a store to read all of it while nobody else uses it.
     pub(in crate::adapters) async fn alone(path: &Path) -> Result<Link, StoreError> {
-        open::alone(path).await.map(Link::Sqlite)
+        open::alone(path).await.map(Link::sqlite)
     }
 
     /// Looks a store over without changing anything, whether a daemon uses it or not: one sentence
@@ -64,11 +64,11 @@ impl Base for Sqlite {
     }
 
     async fn again(&self) -> Result<Link, sqlx::Error> {
-        open::again(&self.file).await.map(Link::Sqlite)
+        open::again(&self.file).await.map(Link::sqlite)
     }
 
     async fn reading(&self) -> Result<Link, sqlx::Error> {
-        open::reading(&self.file).connect().await.map(Link::Sqlite)
+        open::reading(&self.file).connect().await.map(Link::sqlite)
     }
 
     fn begin(&self) -> &'static str {

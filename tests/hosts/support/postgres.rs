@@ -271,12 +271,11 @@ impl Postgres {
                 .collect();
         files.sort();
         let mut script = String::new();
-        for (n, file) in files.iter().enumerate() {
+        for file in &files {
             script += &std::fs::read_to_string(file).expect("a migration");
-            script += &format!(
-                "\nUPDATE meta SET value = '{}' WHERE key = 'schema';\n",
-                n + 1
-            );
+            let name = file.file_name().unwrap().to_string_lossy();
+            let version: u32 = name[..4].parse().expect("its number");
+            script += &format!("\nUPDATE meta SET value = '{version}' WHERE key = 'schema';\n");
         }
         let words = [
             "-XAtq1",

@@ -81,15 +81,18 @@ impl Writer {
         let limit = self.base.limit();
         let mut link = self.begin(locks, self.base.begin()).await?;
         let changes: Vec<&Change> = admitted.iter().collect();
+        let chain = &mut self.chain;
         let steps = async {
             // One that somebody else has ended meanwhile is refused, and that is right.
             apply::apply_all(&mut link, &changes)
                 .await
                 .map_err(Fail::fault)?;
+            chain.append(&mut link).await.map_err(Fail::fault)?;
             link.say("COMMIT").await
         };
         match within(limit, steps).await {
             Ok(()) => {
+                self.chain.committed();
                 self.written.store(link.next_position(), Ordering::Release);
                 self.link = Some(link);
                 Ok(())

@@ -1,0 +1,297 @@
+//! `audit`: looked at by the daemon, or here with the key; and written to a file.
+
+use super::Global;
+use super::args::{Audit, Export, Verify};
+use super::client::{Client, number, text};
+use super::failure::{FAILED, Failure, Result, USAGE};
+use super::out::Out;
+use super::remote::Remote;
+use super::text::clean;
+use crate::api::proxy::{Dict, Given};
+use crate::domain::audit::file::{Header, LINE_MAX};
+use crate::domain::audit::verify::{Report, Verifier};
+use crate::domain::audit::{Anchor, Entry, KEY_MAX, Key};
+use serde_json::{Value, json};
+use std::fs::{File, OpenOptions};
+use std::io::{BufRead, BufReader, IsTerminal, Read, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+/// Anchors that are compared with; more are left out, the oldest first.
+const ANCHORS_MAX: usize = 10_000;
+
+/// What needs no daemon is done without one.
+pub(super) fn is_offline(args: &Audit) -> bool {
+    matches!(args, Audit::Verify(Verify { file: Some(_), .. }))
+}
+
+/// What is wrong with it shows before anything is connected to.
+pub(super) fn check(host: Option<&Remote>, args: &Audit) -> Result<()> {
+    match args {
+        Audit::Verify(verify) if verify.file.is_some() && verify.key.is_empty() => {
+            Err(Failure::new(
+                USAGE,
+                "An exported audit is looked at with its key: give it with --key FILE. Root has it where the daemon's credential audit-key comes from, usually /etc/credstore/stratavore.audit-key.",
+            ))
+        }
+        Audit::Verify(verify) if verify.key.is_empty() || verify.file.is_some() => Ok(()),
+        Audit::Verify(_) => Remote::no_descriptors(host, "audit verify --key …"),
+        Audit::Export(_) => Remote::no_descriptors(host, "audit export"),
+    }
+}
+
+/// With a file and its key alone.
+pub(super) fn offline(global: &Global, args: &Audit) -> Result<u8> {
+    let Audit::Verify(Verify {
+        file: Some(file),
+        key,
+        anchor,
+        ..
+    }) = args
+    else {
+        return Ok(0);
+    };
+    let opened = File::open(file).map_err(|e| unreadable(file, &e))?;
+    let report = look(opened, &keys(key)?, &anchors(anchor)?)
+        .map_err(|f| Failure::new(f.status, format!("{}: {}", file.display(), f.message)))?;
+    told(global, &report_json(&report))
+}
+
+/// With the daemon.
+pub(super) async fn audit(client: &Client, global: &Global, args: &Audit) -> Result<u8> {
+    match args {
+        Audit::Export(args) => export(client, args).await,
+        Audit::Verify(args) => verify(client, global, args).await,
+    }
+}
+
+async fn verify(client: &Client, global: &Global, args: &Verify) -> Result<u8> {
+    let host = args.of.as_deref().unwrap_or_default();
+    let anchors = anchors(&args.anchor)?;
+    if !args.key.is_empty() {
+        let keys = keys(&args.key)?;
+        let audit = exported(client, host).await?;
+        let looked = tokio::task::spawn_blocking(move || look(audit.into(), &keys, &anchors));
+        let report = looked
+            .await
+            .map_err(|e| Failure::new(FAILED, e.to_string()))??;
+        return told(global, &report_json(&report));
+    }
+    let mut options = Given::new();
+    if !anchors.is_empty() {
+        let id = id_of(client, host).await?;
+        let own = |a: &&Anchor| a.host == id;
+        let words: Vec<String> = anchors
+            .iter()
+            .filter(own)
+            .map(|a| format!("{}:{}", a.n, a.mac))
+            .collect();
+        if words.is_empty() {
+            return Err(no_anchor(&id));
+        }
+        options.insert("anchors", words.into());
+    }
+    let report: Dict = client.call("VerifyAudit", &(host, &options)).await?;
+    told(global, &report_of(&report))
+}
+
+async fn export(client: &Client, args: &Export) -> Result<u8> {
+    let host = args.of.as_deref().unwrap_or_default();
+    let mut to: Box<dyn Write + Send> = match &args.file {
+        None if std::io::stdout().is_terminal() => {
+            return Err(Failure::new(
+                USAGE,
+                "An audit is no text for a terminal; name a file: stratavorectl audit export FILE",
+            ));
+        }
+        None => Box::new(std::io::stdout()),
+        Some(file) => {
+            let mut how = OpenOptions::new();
+            let opened = how.write(true).create_new(true).mode(0o600).open(file);
+            Box::new(opened.map_err(|e| {
+                Failure::new(FAILED, format!("{} can't be made: {e}.", file.display()))
+            })?)
+        }
+    };
+    let audit = exported(client, host).await;
+    if audit.is_err() {
+        args.file.iter().for_each(|file| {
+            let _ = std::fs::remove_file(file);
+        });
+    }
+    let mut audit = File::from(audit?);
+    let copied = tokio::task::spawn_blocking(move || {
+        std::io::copy(&mut audit, &mut to)?;
+        to.flush()
+    });
+    copied
+        .await
+        .map_err(|e| Failure::new(FAILED, e.to_string()))??;
+    Ok(0)
+}
+
+async fn exported(client: &Client, host: &str) -> Result<OwnedFd> {
+    let none = Given::new();
+    let audit: zbus::OwnedFd = client.call("ExportAudit", &(host, &none)).await?;
+    Ok(audit.into())
+}
+
+/// The id of a host of the fleet; of this one for "".
+async fn id_of(client: &Client, host: &str) -> Result<String> {
+    let manager = client.manager();
+    if host.is_empty() {
+        return manager.host_id().await.map_err(|e| Failure::of_call(&e));
+    }
+    let hosts = manager.list_hosts().await;
+    let hosts = hosts.map_err(|e| Failure::of_call(&e))?;
+    let found = hosts
+        .iter()
+        .find(|h| text(h, "name") == host || text(h, "id").starts_with(host));
+    Ok(found.map_or(host, |h| text(h, "id")).to_owned())
+}
+
+fn unreadable(file: &Path, error: &std::io::Error) -> Failure {
+    Failure::new(
+        FAILED,
+        format!("{} can't be read: {error}.", file.display()),
+    )
+}
+
+fn no_anchor(host: &str) -> Failure {
+    Failure::new(
+        FAILED,
+        format!(
+            "None of the lines is an anchor of host {host}. Make some: journalctl -o json -u stratavored, or stratavorectl events -o jsonl --type audit.anchored"
+        ),
+    )
+}
+
+/// What is in them is in no message.
+fn keys(files: &[PathBuf]) -> Result<Vec<Key>> {
+    let read = |file: &PathBuf| {
+        let opened = File::open(file).map_err(|e| unreadable(file, &e))?;
+        let mut secret = Vec::new();
+        opened
+            .take(KEY_MAX as u64 + 1)
+            .read_to_end(&mut secret)
+            .map_err(|e| unreadable(file, &e))?;
+        Key::new(&secret)
+            .map_err(|e| Failure::new(FAILED, format!("{}: {}", file.display(), e.message)))
+    };
+    files.iter().map(read).collect()
+}
+
+/// The newest there are.
+fn anchors(files: &[PathBuf]) -> Result<Vec<Anchor>> {
+    let mut all = Vec::new();
+    for file in files {
+        let opened = File::open(file).map_err(|e| unreadable(file, &e))?;
+        let mut lines = BufReader::new(opened);
+        while let Some((line, _)) = line(&mut lines).map_err(|e| unreadable(file, &e))? {
+            all.extend(Anchor::parse(&line));
+            if all.len() >= 2 * ANCHORS_MAX {
+                newest(&mut all);
+            }
+        }
+    }
+    newest(&mut all);
+    match all.is_empty() && !files.is_empty() {
+        true => Err(no_anchor("…")),
+        false => Ok(all),
+    }
+}
+
+fn newest(all: &mut Vec<Anchor>) {
+    if all.len() > ANCHORS_MAX {
+        all.sort_by_key(|a| std::cmp::Reverse(a.n));
+        all.truncate(ANCHORS_MAX);
+    }
+}
+
+/// The next line, and whether it has an end; `None` = there is none.
+fn line(from: &mut impl BufRead) -> std::io::Result<Option<(String, bool)>> {
+    let mut bytes = Vec::new();
+    let read = from
+        .take(LINE_MAX as u64 + 1)
+        .read_until(b'\n', &mut bytes)?;
+    if read > LINE_MAX {
+        let why = format!("a line has more than {LINE_MAX} bytes");
+        return Err(std::io::Error::other(why));
+    }
+    let whole = bytes.ends_with(b"\n");
+    let text = String::from_utf8_lossy(&bytes).into_owned();
+    Ok((read > 0).then_some((text, whole)))
+}
+
+/// Line by line, however long it is.
+fn look(audit: File, keys: &[Key], anchors: &[Anchor]) -> Result<Report> {
+    let failed = |e: std::io::Error| Failure::new(FAILED, format!("It can't be read: {e}."));
+    let mut lines = BufReader::new(audit);
+    let (first, _) = line(&mut lines).map_err(failed)?.unwrap_or_default();
+    let header = Header::parse(&first)?;
+    let host = header.host.as_str();
+    if !anchors.is_empty() && anchors.iter().all(|a| a.host != host) {
+        return Err(no_anchor(host));
+    }
+    let (checkpoint, head) = (header.checkpoint.as_ref(), header.head.as_ref());
+    let mut verifier = Verifier::new(host, keys, checkpoint, head, anchors.to_vec());
+    while let Some((line, whole)) = line(&mut lines).map_err(failed)? {
+        match Entry::parse(&line) {
+            Some(entry) => verifier.feed(&entry),
+            None if whole => verifier.unreadable(),
+            None => verifier.torn(),
+        }
+    }
+    Ok(verifier.finish())
+}
+
+fn report_json(report: &Report) -> Value {
+    let mut value = json!(report);
+    value["message"] = json!(report.verdict.to_string());
+    value
+}
+
+fn report_of(dict: &Dict) -> Value {
+    let mut value = json!({});
+    for key in ["host", "verdict", "message", "mac"] {
+        value[key] = json!(text(dict, key));
+    }
+    for key in ["entries", "first", "last", "anchors", "n"] {
+        if let Some(number) = number(dict, key) {
+            value[key] = json!(number);
+        }
+    }
+    value
+}
+
+/// Prints it; 0 if it is whole.
+fn told(global: &Global, report: &Value) -> Result<u8> {
+    let out = Out::new(global);
+    let whole = report["verdict"] == "whole";
+    let word = |key: &str| clean(report[key].as_str().unwrap_or_default());
+    if out.is_json() {
+        out.object(report)?;
+        return Ok(if whole { 0 } else { FAILED });
+    }
+    if !whole {
+        let message = format!("The audit of host {} is {}", word("host"), word("message"));
+        return Err(Failure::new(FAILED, message));
+    }
+    if !global.quiet {
+        let keys = report["unsigned_keys"].as_array();
+        let keys = match keys.and_then(|keys| keys.first()) {
+            None => String::new(),
+            Some(n) => format!(" At entry {n} its key was replaced without the former one."),
+        };
+        out.line(&format!(
+            "The audit of host {} is whole: entries {} to {}, compared with {} anchors.{keys} Keep this: {}",
+            word("host"),
+            report["first"],
+            report["last"],
+            report["anchors"],
+            json!({ "host": report["host"], "n": report["last"], "mac": report["mac"] }),
+        ))?;
+    }
+    Ok(0)
+}

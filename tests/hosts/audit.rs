@@ -1,0 +1,270 @@
+//! The audit chain on real hosts: kept with a key by credential, told apart under real tampering, whole after kills.
+
+use crate::fixture::{SOON, Site};
+use crate::support::{Fleet, FleetPlan, wait_for, wait_until};
+use serde_json::Value;
+
+const KEY: &str = "/etc/credstore/stratavore.audit-key";
+const DB: &str = "/var/lib/stratavore/stratavore.db";
+
+/// From here on this host keeps an audit.
+fn keep(site: &Site) {
+    site.root(&format!(
+        "head -c 32 /dev/urandom | install -D -m 600 /dev/stdin {KEY} && systemctl restart stratavored"
+    ))
+    .ok();
+    site.wait_up();
+}
+
+/// The verdict, by `audit verify` with these words.
+#[track_caller]
+fn verdict(site: &Site, words: &str) -> Value {
+    let out = site.ctl("root", &format!("-o json audit verify {words}"));
+    let report: Value = serde_json::from_str(&out.out()).unwrap_or_else(|e| panic!("{e}: {out}"));
+    let whole = report["verdict"] == "whole";
+    assert_eq!(out.success(), whole, "{out}");
+    report
+}
+
+/// By hand in the file, while no daemon runs.
+fn tamper(site: &Site, sql: &str) {
+    site.root(&format!(
+        "systemctl stop stratavored && cp -a {DB} /root/kept.db && sqlite3 {DB} \"DROP TRIGGER audit_changed; {sql}\" && systemctl start stratavored"
+    ))
+    .ok();
+    site.wait_up();
+}
+
+fn put_back(site: &Site) {
+    site.root(&format!(
+        "systemctl stop stratavored && rm -f {DB}-wal {DB}-shm && cp -a /root/kept.db {DB} && systemctl start stratavored"
+    ))
+    .ok();
+    site.wait_up();
+}
+
+/// What is in the audit, by SQLite itself.
+fn entries(site: &Site) -> Vec<Value> {
+    let rows = site.sql("SELECT entry FROM audit ORDER BY n");
+    let texts = rows.iter().map(|row| row["entry"].as_str().unwrap());
+    texts.map(|t| serde_json::from_str(t).unwrap()).collect()
+}
+
+#[track_caller]
+fn wait_entry(site: &Site, what: &str, is: impl Fn(&Value) -> bool) -> Value {
+    wait_for(what, SOON, || {
+        let all = entries(site);
+        all.iter()
+            .find(|e| is(e))
+            .cloned()
+            .ok_or_else(|| format!("{all:#?}"))
+    })
+}
+
+#[test]
+fn what_is_done_is_in_the_audit_and_tampering_shows() {
+    let site = Site::boot("audit");
+    let status = site.ctl("alice", "status").ok().out();
+    assert!(status.contains("not kept"), "{status}");
+    let none = site.ctl("root", "audit verify").code(1).err();
+    assert!(none.contains("empty"), "{none}");
+    site.ctl("root", "audit export /root/none").code(5);
+    assert!(!site.host.path("/root/none").exists());
+    // A key that is none is refused, and what it is is not told.
+    site.root(&format!(
+        "install -d /etc/credstore; printf hunter2 >{KEY}; systemctl restart stratavored"
+    ));
+    let said = wait_for("it is refused", SOON, || {
+        let log = site.host.journal();
+        log.contains("32 to 4096").then_some(log.clone()).ok_or(log)
+    });
+    assert!(!said.contains("hunter2"), "{said}");
+    site.root("systemctl reset-failed stratavored").ok();
+    keep(&site);
+    assert!(site.ctl("alice", "status").ok().out().contains("Audit"));
+
+    let id = site.run("-- sleep 1000");
+    site.ctl("alice", &format!("set {id} runtime-max=1h")).ok();
+    site.ctl("bob", &format!("stop {id}")).code(4);
+    site.ctl("alice", &format!("kill -s SIGUSR1 {id}"));
+    site.ctl(
+        "root",
+        "budget set --scope project:p --period day --limit 1M",
+    )
+    .ok();
+    site.ctl("root", "hold set --label a=b --reason later").ok();
+    site.ctl("bob", "hold release --label a=b").code(4);
+    site.ctl("root", "reconcile").ok();
+    let refused = wait_entry(&site, "what bob may not", |e| {
+        e["kind"] == "act.refused" && e["data"]["method"] == "Stop"
+    });
+    assert_eq!(refused["actor"]["user"], "bob");
+    assert_eq!(refused["subject"], format!("runner/{id}"));
+    let kill = wait_entry(&site, "the signal", |e| e["kind"] == "act.kill");
+    assert_eq!(kill["actor"]["user"], "alice");
+    assert_eq!(kill["data"]["signal"], "SIGUSR1");
+    for kind in [
+        "act.set-limits",
+        "act.set-budget",
+        "hold.set",
+        "act.reconcile",
+        "runner.running",
+    ] {
+        wait_entry(&site, kind, |e| e["kind"] == kind);
+    }
+    site.ended(&id);
+    site.ctl("bob", "audit verify").code(4);
+    site.ctl("bob", "audit export /tmp/x").code(4);
+    let whole = verdict(&site, "");
+    assert_eq!(
+        (&whole["verdict"], &whole["first"]),
+        (&"whole".into(), &1.into())
+    );
+    assert_eq!(verdict(&site, &format!("--key {KEY}"))["verdict"], "whole");
+
+    // For an auditor: without a daemon, with anchors of the journal.
+    site.ctl("root", "audit export /root/audit.jsonl").ok();
+    site.root("systemctl stop stratavored && journalctl -o json -u stratavored >/root/anchors")
+        .ok();
+    let offline = format!("--key {KEY} --anchor /root/anchors /root/audit.jsonl");
+    let short = verdict(&site, &offline);
+    // The anchor of the stop is later than the export.
+    assert_eq!(short["verdict"], "short", "{short}");
+    site.root("systemctl start stratavored").ok();
+    site.wait_up();
+    site.ctl("root", "audit export /root/later.jsonl").ok();
+    let later = verdict(&site, &offline.replace("audit.jsonl", "later.jsonl"));
+    assert_eq!(later["verdict"], "whole");
+    assert!(later["anchors"].as_u64().unwrap() > 0, "{later}");
+    site.root("head -c -20 /root/later.jsonl >/root/torn.jsonl; sed 4d /root/later.jsonl >/root/gone.jsonl; sed 's/bob/eve/' /root/later.jsonl >/root/eve.jsonl; head -c 32 /dev/urandom >/root/other")
+        .ok();
+    for (file, key, word) in [
+        ("torn", KEY, "torn"),
+        ("gone", KEY, "removed"),
+        ("eve", KEY, "changed"),
+        ("later", "/root/other", "wrong-key"),
+    ] {
+        let report = verdict(&site, &format!("--key {key} /root/{file}.jsonl"));
+        assert_eq!(report["verdict"], word, "{report}");
+    }
+    site.ctl("root", "audit verify /root/later.jsonl").code(2);
+
+    // In the store itself.
+    for (sql, word) in [
+        (
+            "UPDATE audit SET entry = replace(entry, 'bob', 'eve') WHERE entry LIKE '%act.refused%'",
+            "changed",
+        ),
+        ("DELETE FROM audit WHERE n = 5", "removed"),
+        ("DELETE FROM audit WHERE n > 6", "cut"),
+        (
+            "DELETE FROM audit WHERE n > 6; UPDATE audit_heads SET n = 6, mac = (SELECT mac FROM audit WHERE n = 6)",
+            "short",
+        ),
+        ("DELETE FROM audit_heads", "head-differs"),
+    ] {
+        tamper(&site, sql);
+        // The journal remembers what the daemon of now was not there for.
+        let told = verdict(&site, "--anchor /root/anchors");
+        assert_eq!(told["verdict"], word, "{told}");
+        let sentence = site
+            .ctl("root", "audit verify --anchor /root/anchors")
+            .code(1)
+            .err();
+        assert!(sentence.contains("The audit of host"), "{sentence}");
+        put_back(&site);
+    }
+    assert_eq!(verdict(&site, "--anchor /root/anchors")["verdict"], "whole");
+
+    // Another key: the former one names it.
+    site.root(&format!("mv {KEY} {KEY}-previous")).ok();
+    keep(&site);
+    site.ctl("root", "hold release --label a=b").ok();
+    let rotated = wait_entry(&site, "the rotation", |e| e["kind"] == "audit.rotated");
+    assert_eq!(rotated["data"]["former"].as_str().unwrap().len(), 16);
+    assert_eq!(verdict(&site, "--anchor /root/anchors")["verdict"], "whole");
+    site.root(&format!(
+        "rm {KEY}-previous && systemctl restart stratavored"
+    ))
+    .ok();
+    site.wait_up();
+    assert_eq!(verdict(&site, "")["verdict"], "wrong-key");
+}
+
+#[test]
+fn a_daemon_that_is_killed_leaves_a_whole_chain() {
+    let site = Site::boot("audit-kill");
+    keep(&site);
+    site.run("-- true");
+    for point in ["store.before-commit", "store.after-commit"] {
+        for _ in 0..3 {
+            site.root(&format!(
+                "printf {point} >/run/stratavore-crash/at && chmod 666 /run/stratavore-crash/at"
+            ))
+            .ok();
+            site.sh_as("alice", "timeout 60 stratavorectl run p -- true; true");
+            wait_until(point, SOON, || {
+                !site.host.path("/run/stratavore-crash/at").exists()
+            });
+            site.wait_up();
+            assert_eq!(verdict(&site, "")["verdict"], "whole", "{point}");
+        }
+    }
+    for _ in 0..3 {
+        site.sh_as(
+            "alice",
+            "for n in 1 2 3 4; do stratavorectl run p -- true & done; sleep 0.2",
+        );
+        site.kill9("stratavored");
+        site.wait_up();
+        assert_eq!(verdict(&site, "")["verdict"], "whole");
+    }
+    // Every event is an entry, and every entry of an event has it.
+    let rows = site.sql(
+        "SELECT (SELECT count(*) FROM events WHERE subject LIKE 'runner/%') AS events,
+                (SELECT count(*) FROM audit WHERE entry LIKE '%\"subject\":\"runner/%') AS told",
+    );
+    assert_eq!(rows[0]["events"], rows[0]["told"]);
+}
+
+#[test]
+fn hosts_of_a_fleet_keep_chains_of_their_own() {
+    let fleet = Fleet::with(FleetPlan {
+        name: "f-audit",
+        hosts: 2,
+        ..FleetPlan::default()
+    });
+    let [one, two] = &fleet.sites[..] else {
+        panic!("two")
+    };
+    fleet.each(|_, site| keep(site));
+    one.run("-- true");
+    two.run("-- true");
+    let (first, second) = (one.host_id(), two.host_id());
+    for (site, id) in [(one, &first), (two, &second)] {
+        let report = verdict(site, "");
+        assert_eq!(
+            (&report["verdict"], report["host"].as_str()),
+            (&"whole".into(), Some(id.as_str()))
+        );
+    }
+    // Another host's audit needs that host's key.
+    assert_eq!(
+        verdict(one, &format!("--of {second}"))["verdict"],
+        "wrong-key"
+    );
+    let mut sql = fleet.sql();
+    let own = format!(
+        "SELECT count(DISTINCT host)::BIGINT FROM audit WHERE host IN ('{first}', '{second}')"
+    );
+    assert_eq!(sql.number(&own), 2);
+    sql.run(&format!(
+        "SET session_replication_role = replica; UPDATE audit SET at = at + 1 WHERE host = '{first}' AND n = 2; SET session_replication_role = DEFAULT"
+    ));
+    let changed = verdict(one, "");
+    assert_eq!(
+        (&changed["verdict"], &changed["n"]),
+        (&"changed".into(), &2.into())
+    );
+    assert_eq!(verdict(two, "")["verdict"], "whole");
+}
