@@ -26,10 +26,13 @@ const KEPT_MAX: usize = 4_096;
 /// Anchors in one call.
 const ANCHORS_MAX: usize = 10_000;
 
+/// When a refusal of this user and right was written down last, and how many have followed.
+type Last = HashMap<(u32, &'static str), (Instant, u64)>;
+
 /// What was refused lately: a storm must not fill the disk.
 #[derive(Debug, Default)]
 pub(super) struct Refusals {
-    last: Mutex<HashMap<(u32, &'static str), (Instant, u64)>>,
+    last: Mutex<Last>,
 }
 
 impl Refusals {
