@@ -1,5 +1,6 @@
 //! The composition root of `stratavored`: the only file that names every concrete type.
 
+mod discovery;
 pub mod observe;
 mod reload;
 mod store;
@@ -9,7 +10,7 @@ use crate::adapters::drawer::FileDrawer;
 use crate::adapters::machine::ThisMachine;
 use crate::adapters::timed::TimedStore;
 use crate::api;
-use crate::config::Config;
+use crate::config::{Config, StoreUrl};
 use crate::domain::kinds;
 use crate::engine::{Engine, Health, Membership, Settings};
 use crate::places::Places;
@@ -89,13 +90,21 @@ pub async fn run(config: Config, start: Start, log: Telemetry) -> Result<(), Fat
         true => start.places.lock().map_err(Fatal::Store)?,
         false => None,
     };
-    let observed = Observed::new(&host_id, &host_name, &config.metrics_advertise, log);
+    let in_fleet = matches!(config.store, StoreUrl::Postgres(_));
+    let advertise = &config.metrics_advertise;
+    let observed = Observed::new(&host_id, &host_name, advertise, in_fleet, log);
     let passed = passed_socket().map_err(|e| Fatal::Machine(format!("the passed socket: {e}")))?;
+    let listens = passed.as_ref().and_then(|p| p.local_addr().ok());
+    let listens = listens.or(config.metrics_listen);
     tokio::spawn(observe::serve(
         Arc::clone(&observed),
         passed,
         config.metrics_listen,
     ));
+    let fence = config.fence().map_err(|e| Fatal::Machine(e.message))?;
+    if let Some(doubt) = fence.and_then(|fence| fence.doubt()) {
+        tracing::warn!(message_id = kinds::FENCE_HASTY.id, "{doubt}");
+    }
     let opened = tokio::select! {
         store = store::open(&config, &host_id, &observed) => store?,
         _ = term.recv() => return Ok(()),
@@ -116,15 +125,11 @@ pub async fn run(config: Config, start: Start, log: Telemetry) -> Result<(), Fat
             boot_id: ThisMachine::boot_id().map_err(Fatal::Machine)?,
             labels: config.host_labels.clone(),
             version: crate::VERSION.to_owned(),
-            advertise: observe::target(
-                &config.metrics_advertise,
-                &host_name,
-                config.metrics_listen.as_ref(),
-            ),
+            advertise: observe::advertised(&config.metrics_advertise, &host_name, listens.as_ref()),
             renew: config.fleet.lease_renew,
             ttl: config.fleet.lease_ttl,
             lost_after: config.fleet.lost_after,
-            fence: config.fence().map_err(|e| Fatal::Machine(e.message))?,
+            fence,
             machine: Arc::new(ThisMachine),
         },
     };

@@ -12,6 +12,7 @@ use crate::domain::host::{Cordon, Host};
 use crate::domain::limits::Value;
 use crate::domain::units::{INFINITY, parse_span, show_span};
 use crate::domain::{Error, Timestamp, hold, kinds};
+use crate::engine::FenceState;
 use zbus::Variant;
 
 /// A drain may be put off for at most so long, µs: 30 days. What is meant for ever is a cordon.
@@ -22,6 +23,27 @@ impl Core {
         let (now, hosts) = self.engine().hosts().await?;
         let own = &self.identity().host_id;
         Ok(hosts.iter().map(|h| host_dict(h, now, own)).collect())
+    }
+
+    pub(super) fn lease(&self) -> Dict {
+        let mut dict = Dict::new();
+        let Some(lease) = self.engine().lease_state() else {
+            return dict;
+        };
+        convert::maybe(&mut dict, "epoch", lease.epoch);
+        convert::maybe(&mut dict, "joined_at", lease.joined_at.map(|t| t.0));
+        convert::put(&mut dict, "remaining", lease.lease_left);
+        let (state, note) = match lease.fence {
+            FenceState::Off => ("off", String::new()),
+            FenceState::Armed => ("armed", String::new()),
+            FenceState::NotArmed(why) => ("not-armed", why),
+        };
+        convert::put(&mut dict, "self_fence", state);
+        if !note.is_empty() {
+            convert::put(&mut dict, "self_fence_note", note);
+        }
+        convert::maybe(&mut dict, "stops_in", lease.stops_in);
+        dict
     }
 
     pub(super) async fn cordon_host(

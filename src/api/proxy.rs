@@ -126,6 +126,9 @@ pub trait Manager {
     /// Whether an audit is kept.
     #[zbus(property(emits_changed_signal = "const"))]
     fn audit(&self) -> zbus::Result<String>;
+    /// This host's place in its fleet.
+    #[zbus(property(emits_changed_signal = "false"))]
+    fn lease(&self) -> zbus::Result<Dict>;
     /// Live runners.
     #[zbus(property)]
     fn live_runners(&self) -> zbus::Result<u32>;

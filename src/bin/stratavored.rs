@@ -85,6 +85,10 @@ fn main() -> ExitCode {
         }
     };
     if args.check_config.is_some() {
+        let fence = config.fence().ok().flatten();
+        if let Some(doubt) = fence.and_then(|fence| fence.doubt()) {
+            eprintln!("{doubt}");
+        }
         return ExitCode::SUCCESS;
     }
     if args.print_config {

@@ -220,6 +220,21 @@ pub(super) fn host(of: &Dict) -> Value {
     })
 }
 
+/// This host's place in its fleet; `null` where there is none.
+pub(super) fn lease(of: &Dict) -> Value {
+    if of.is_empty() {
+        return Value::Null;
+    }
+    json!({
+        "epoch": get(of, "epoch"),
+        "joined_at": time(super::client::number(of, "joined_at")),
+        "remaining_usec": get(of, "remaining"),
+        "self_fence": get(of, "self_fence"),
+        "self_fence_note": get(of, "self_fence_note"),
+        "stops_in_usec": get(of, "stops_in"),
+    })
+}
+
 /// The fleet.
 pub(super) fn fleet(of: &Dict) -> Value {
     json!({

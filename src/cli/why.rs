@@ -233,7 +233,7 @@ fn because(cause: &str, of: &Dict, story: &Story, limits: &Dict, used: &Dict) ->
         "exit-code" => "The command ended by itself with a status other than 0; what it said last is in its output.".to_owned(),
         "launch-failed" => "Nothing of it ran. Check the command, its interpreter, the working directory and the limits.".to_owned(),
         "supervisor-lost" => "Its shim was killed (by root, or with all processes of its cgroup); so nobody saw how the command ended. Nothing of Stratavore does that.".to_owned(),
-        "host-lost" => "Its host could not reach the fleet's store, and with fleet.stop_on_disconnect_after its runners then stop by themselves, so that others may have their slots. See: journalctl -u stratavored of that time.".to_owned(),
+        "host-lost" => "Its host could not reach the fleet's store, or its stratavore-agent was away, and with fleet.stop_on_disconnect_after its runners then stop by themselves, so that others may have their slots. See: journalctl -u stratavored -u stratavore-agent of that time.".to_owned(),
         "host-rebooted" => "The host went down without a shutdown: a power cut, a crash or a reset. See: journalctl -b -1 -e.".to_owned(),
         "host-shutdown" => "The host was shut down or rebooted in order. See: journalctl --list-boots.".to_owned(),
         "unknown" => "The record of its ending can't be read: see whether the disk of /var/lib/stratavore is well.".to_owned(),

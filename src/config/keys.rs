@@ -222,7 +222,7 @@ pub const KEYS: &[Key] = &[
     },
     Key {
         name: "fleet.stop_on_disconnect_after",
-        about: "After how long without the fleet's store this host's runners are stopped, daemon or not, so that their slots can be given to others: at least lease_ttl, and shorter than lost_after by the stop timeout and a margin; not with --user. \"\" = running work is never stopped because the store is away",
+        about: "After how long without the fleet's store this host's runners are stopped, daemon or not, so that their slots can be given to others, and stratavore-agent's absence counts as the store's: at least lease_ttl, better a minute or more, and shorter than lost_after by the stop timeout and a margin; not with --user. \"\" = running work is never stopped because the store is away",
         reload: false,
         read: |config, _, value| {
             config.fleet.stop_on_disconnect_after = match text(value)? {
@@ -260,7 +260,7 @@ pub const KEYS: &[Key] = &[
     },
     Key {
         name: "metrics.advertise",
-        about: "Where Prometheus reaches this host, for /sd: HOST or HOST:PORT; \"\" = where it listens",
+        about: "Where Prometheus reaches this host, for /sd: HOST or HOST:PORT; \"\" = where it listens. /sd of other hosts of the fleet lists this one unless that is an address of the machine itself, such as 127.0.0.1",
         reload: false,
         read: |config, _, value| {
             let given = text(value)?;

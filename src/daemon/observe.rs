@@ -6,6 +6,7 @@
 
 mod budgets;
 
+use super::discovery;
 use crate::adapters::exposition::{self, Page, Pages, TEXT};
 use crate::domain::State;
 use crate::domain::kinds;
@@ -49,6 +50,8 @@ pub struct Observed {
     /// Where we listen.
     address: OnceLock<SocketAddr>,
     parts: OnceLock<Parts>,
+    /// There are other hosts, which `/sd` has to know before it may answer.
+    in_fleet: bool,
 }
 
 /// What is there once the store is open.
@@ -69,7 +72,13 @@ impl fmt::Debug for Parts {
 
 impl Observed {
     /// A daemon that has nothing yet.
-    pub fn new(host_id: &str, host_name: &str, advertise: &str, log: Telemetry) -> Arc<Self> {
+    pub fn new(
+        host_id: &str,
+        host_name: &str,
+        advertise: &str,
+        in_fleet: bool,
+        log: Telemetry,
+    ) -> Arc<Self> {
         Arc::new(Self {
             host_id: host_id.to_owned(),
             host_name: host_name.to_owned(),
@@ -78,6 +87,7 @@ impl Observed {
             waits: Mutex::new("the store is not open yet".to_owned()),
             address: OnceLock::new(),
             parts: OnceLock::new(),
+            in_fleet,
         })
     }
 
@@ -123,16 +133,19 @@ impl Observed {
         }
     }
 
-    /// Prometheus' HTTP service discovery: this host.
+    /// Prometheus' HTTP service discovery, see [`super::discovery`].
     fn discovery(&self) -> Page {
-        let targets = [target(&self.advertise, &self.host_name, self.address.get())];
-        let found = serde_json::json!([{
-            "targets": targets,
-            "labels": {
-                "__meta_stratavore_host_id": self.host_id,
-                "__meta_stratavore_host_name": self.host_name,
-            },
-        }]);
+        let peers = self.parts.get().and_then(|p| p.engine.peers_last());
+        if peers.is_none() && self.in_fleet {
+            let why = "the hosts of the fleet are not known yet\n".to_owned();
+            return page(503, TEXT, why);
+        }
+        let own = discovery::Own {
+            id: &self.host_id,
+            name: &self.host_name,
+            target: target(&self.advertise, &self.host_name, self.address.get()),
+        };
+        let found = discovery::targets(&own, peers.as_deref());
         page(200, "application/json", found.to_string())
     }
 
@@ -338,6 +351,16 @@ fn fleet(engine: &Engine) -> prometheus::Result<Vec<IntGaugeVec>> {
         lease.with_label_values::<&str>(&[]).set(seconds);
         families.push(lease);
     }
+    if let Some(left) = engine.lease_state().and_then(|state| state.stops_in) {
+        let fence = one(
+            "stratavore_self_fence_remaining_seconds",
+            "After how long this host's runners stop by themselves unless store and agent are reached before; absent = never.",
+            &[],
+        )?;
+        let seconds = i64::try_from(left / 1_000_000).unwrap_or(i64::MAX);
+        fence.with_label_values::<&str>(&[]).set(seconds);
+        families.push(fence);
+    }
     if let Some(peers) = engine.peers() {
         let hosts = one(
             "stratavore_fleet_hosts",
@@ -358,6 +381,14 @@ fn revision(text: &str) -> (&str, &str) {
     let (version, rest) = text.split_once(" (").unwrap_or((text, ""));
     let revision = rest.trim_end_matches(')').split(' ').next();
     (version, revision.unwrap_or(""))
+}
+
+/// What the other hosts list for this one: where it is to be scraped, or nothing if it serves nothing.
+pub(super) fn advertised(advertise: &str, host_name: &str, listens: Option<&SocketAddr>) -> String {
+    match (advertise, listens) {
+        ("", None) => String::new(),
+        _ => target(advertise, host_name, listens),
+    }
 }
 
 /// Where this host is to be scraped.
@@ -395,7 +426,12 @@ mod tests {
             ("[fd00::1]:80", "[::]:9791", "[fd00::1]:80"),
         ] {
             assert_eq!(target(advertise, "web-1", at(address).as_ref()), expected);
+            assert_eq!(
+                advertised(advertise, "web-1", at(address).as_ref()),
+                expected
+            );
         }
+        assert_eq!(advertised("", "web-1", None), "");
     }
 
     #[test]

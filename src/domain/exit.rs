@@ -120,7 +120,9 @@ impl Exit {
             Cause::Signal | Cause::ExitCode | Cause::Success => "",
             Cause::HostShutdown => "The host or its user's service manager was shut down",
             Cause::HostRebooted => "The host has booted since and nobody witnessed the ending",
-            Cause::HostLost => "Its host had not reached the store for too long",
+            Cause::HostLost => {
+                "Its host had not reached the store, or was without its agent, for too long"
+            }
             Cause::SupervisorLost => "The runner's supervisor was lost",
             Cause::Unknown => "Nobody can tell how it ended",
         };
@@ -309,7 +311,7 @@ impl Record {
             ),
             Cause::HostShutdown => format!("The host was shut down; the main process {how}."),
             Cause::HostLost => format!(
-                "Stopped by itself: its host had not reached the store for {}; the main process {how}.",
+                "Stopped by itself: its host had not reached the store, or stratavore-agent was away, for {}; the main process {how}.",
                 show_span(self.fenced.unwrap_or(0) / 1_000_000 * 1_000_000)
             ),
             Cause::OomKill if self.oom_killed => {
@@ -420,7 +422,7 @@ mod tests {
         fenced.fenced = Some(301_234_567);
         assert_eq!(
             fenced.exit().message,
-            "Stopped by itself: its host had not reached the store for 5min 1s; the main process was killed by SIGTERM."
+            "Stopped by itself: its host had not reached the store, or stratavore-agent was away, for 5min 1s; the main process was killed by SIGTERM."
         );
     }
 

@@ -24,6 +24,8 @@ pub struct Deadline {
 
 /// What may be missed of `gone_by`: a shim must wake, and a killed tree go away.
 pub const SLACK: u64 = 5_000_000;
+/// How long the agent may be away for a while, µs: a watchdog that fires (30 s), a slow restart.
+const AGENT_AWAY: u64 = 60_000_000;
 /// The farthest deadline: 30 days.
 pub const MOST: u64 = 30 * 86_400_000_000;
 
@@ -76,6 +78,17 @@ impl Fence {
                 show_span(margin(lost_after))
             ))),
         }
+    }
+
+    /// What an administrator should know who has set it so: only the agent can give running work more time.
+    pub fn doubt(&self) -> Option<String> {
+        (self.stop_after < AGENT_AWAY).then(|| {
+            format!(
+                "fleet.stop_on_disconnect_after = {} is short: a stratavore-agent that is away for so long, as it may be when it hangs or restarts slowly, stops all running work of this host as well; make it {} or longer.",
+                show_span(self.stop_after),
+                show_span(AGENT_AWAY)
+            )
+        })
     }
 
     /// The longest stop timeout that still ends in time.
@@ -137,6 +150,13 @@ mod tests {
         let fence = new(300, 600, 60, 10).unwrap();
         assert_eq!(fence.longest_stop(), 294_400_000);
         assert_eq!(fence.check(294_400_000), Ok(()));
+        assert_eq!(fence.doubt(), None);
+        let short = new(59, 600, 10, 10).unwrap().doubt().unwrap();
+        assert!(
+            short.contains("_after = 59s") && short.contains("1min"),
+            "{short}"
+        );
+        assert_eq!(new(60, 600, 60, 10).unwrap().doubt(), None);
         let refused = fence.check(294_400_001).unwrap_err();
         assert_eq!(refused.kind, ErrorKind::LimitsExceeded);
         for (refused, words) in [

@@ -61,9 +61,12 @@ kinds! {
     STORE_FAULT = "db860b3c074f4648990fb953b5702e5e",
         "The store holds or refuses something that should not be",
         "A row can't be read, a transaction was lost or a step was refused. Other runners are not touched. If the disk is\nsound, this is a fault of Stratavore: report it with this journal.";
+    FENCE_HASTY = "8226f82720ad49338591911ced451f61",
+        "Running work may be stopped because the agent is away for a moment",
+        "fleet.stop_on_disconnect_after is shorter than stratavore-agent may need to come back by itself. Make it longer, or\nknow that a slow restart of the agent stops all runners of this host.";
     AGENT_AWAY = "6394c06fb1a243e1884f617d1b5ee99c",
         "The connection to stratavore-agent is gone",
-        "Until it is back nothing can be launched or stopped; running work goes on. systemd starts the agent by itself. If it\nstays away, see:\n\n    systemctl status stratavore-agent";
+        "Until it is back nothing can be launched or stopped. Running work goes on; only where fleet.stop_on_disconnect_after is\nset it stops by itself after that time, as if the store were away: the line says when. systemd starts the agent by\nitself. If it stays away, see:\n\n    systemctl status stratavore-agent";
     AGENT_BACK = "ed665836d31a4da88dc640e1c8243313",
         "stratavore-agent is connected",
         "stratavored now compares its rows with what really runs.";

@@ -1,10 +1,12 @@
 //! The self-fence, carried out: the shims are told by when they stop their runners, after each
 //! renewal of the lease, and a runner that would not keep it is refused or spoils the promise.
 
-use super::Shared;
+use super::lease::Known;
+use super::{Engine, Shared};
 use crate::crash;
 use crate::domain::kinds;
-use crate::domain::{Error, Limits, RunnerId};
+use crate::domain::units::show_span;
+use crate::domain::{Error, Limits, RunnerId, Timestamp};
 use crate::ports::HostError;
 use std::sync::Arc;
 
@@ -42,6 +44,7 @@ pub(super) async fn arm(shared: Arc<Shared>) {
             Err(HostError::Refused(_)) if order.is_none() => continue,
             Err(HostError::Refused(error)) => Err(error.message),
         };
+        own.with(|known| known.passed_on = order);
         if order.is_none() {
             own.with(|known| known.off = true);
             continue;
@@ -76,7 +79,65 @@ pub(super) async fn arm(shared: Arc<Shared>) {
     }
 }
 
+/// This host's place in its fleet, as it knows it without asking anybody. Spans are in µs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LeaseState {
+    /// Its epoch; `None` = it has not joined, or was given up.
+    pub epoch: Option<u64>,
+    /// When it joined, on the store's clock.
+    pub joined_at: Option<Timestamp>,
+    /// How long its lease still holds.
+    pub lease_left: u64,
+    /// How its self-fence stands.
+    pub fence: FenceState,
+    /// After how long its runners stop by themselves, unless store and agent are reached before; `None` = never.
+    pub stops_in: Option<u64>,
+}
+
+/// How a host's self-fence stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum FenceState {
+    /// `fleet.stop_on_disconnect_after` is not set.
+    Off,
+    /// Every runner stops by itself in time, and the fleet is promised so.
+    Armed,
+    /// Not everybody would, so that nothing is promised; why, as far as that is known.
+    NotArmed(String),
+}
+
+impl Engine {
+    /// This host's place in its fleet; `None` = there is no fleet.
+    pub fn lease_state(&self) -> Option<LeaseState> {
+        let shared = &self.0;
+        let now = shared.settings.fleet.machine.boottime();
+        let state = |known: &mut Known| LeaseState {
+            epoch: known.writer.as_ref().map(|w| w.epoch),
+            joined_at: known.joined_at.filter(|_| known.writer.is_some()),
+            lease_left: known.lease.left(now),
+            fence: match (shared.settings.fleet.fence, known.lease.promise()) {
+                (None, _) => FenceState::Off,
+                (Some(_), Some(_)) => FenceState::Armed,
+                (Some(_), None) => FenceState::NotArmed(known.unkept.clone()),
+            },
+            stops_in: known.passed_on.map(|d| d.stop_at.saturating_sub(now)),
+        };
+        (!shared.settings.sole_host).then(|| shared.lease.with(state))
+    }
+}
+
 impl Shared {
+    /// What the agent's absence does to running work.
+    pub(super) fn without_agent(&self) -> String {
+        let now = self.settings.fleet.machine.boottime();
+        match self.lease.with(|known| known.passed_on) {
+            None => "running work goes on".to_owned(),
+            Some(deadline) => format!(
+                "running work stops by itself in {} unless it is back before (fleet.stop_on_disconnect_after)",
+                show_span(deadline.stop_at.saturating_sub(now) / 1_000_000 * 1_000_000)
+            ),
+        }
+    }
+
     /// Refuses limits with which a runner would outlive its slot.
     pub(super) fn check_fence(&self, limits: &Limits) -> Result<(), Error> {
         let fence = self.settings.fleet.fence;

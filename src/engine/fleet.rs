@@ -40,10 +40,16 @@ impl Engine {
     /// The hosts of the fleet as they were read last, not long ago; `None` = nobody knows, or there
     /// is no fleet.
     pub fn peers(&self) -> Option<Arc<Peers>> {
+        let most = self.0.settings.fleet.renew * 4 + ANSWER_MAX;
+        self.peers_last()
+            .filter(|peers| peers.read.elapsed() < most)
+    }
+
+    /// The hosts of the fleet as they were read last, however long ago; `None` = they were not read since the start.
+    pub fn peers_last(&self) -> Option<Arc<Peers>> {
         let peers = &self.0.lease.peers;
         let read = peers.lock().unwrap_or_else(PoisonError::into_inner);
-        let most = self.0.settings.fleet.renew * 4 + ANSWER_MAX;
-        read.clone().filter(|peers| peers.read.elapsed() < most)
+        read.clone()
     }
 }
 

@@ -40,7 +40,8 @@ pub(super) async fn run(shared: Arc<Shared>, mut notices: mpsc::Receiver<HostNot
                 }
                 Some(HostNotice::Disconnected) => {
                     if shared.health.borrow().agent {
-                        tracing::warn!(message_id = kinds::AGENT_AWAY.id, "The connection to the agent is gone: nothing can be launched or stopped, running work goes on");
+                        let work = shared.without_agent();
+                        tracing::warn!(message_id = kinds::AGENT_AWAY.id, "The connection to the agent is gone: nothing can be launched or stopped, {work}");
                     }
                     shared.health.send_modify(|h| h.agent = false);
                     next = None;

@@ -18,7 +18,7 @@ use crate::domain::host::{Load, Registration};
 use crate::domain::kinds;
 use crate::domain::lease::Lease;
 use crate::domain::units::{INFINITY, show_span};
-use crate::domain::{Error, ErrorKind};
+use crate::domain::{Error, ErrorKind, Timestamp};
 use crate::ports::{Beat, Machine, StoreError, Writer};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -81,6 +81,10 @@ pub(super) struct Known {
     pub(super) off: bool,
     /// What was said last of runners that would not stop by themselves.
     pub(super) unkept: String,
+    /// When it joined, on the store's clock.
+    pub(super) joined_at: Option<Timestamp>,
+    /// The deadline the agent has passed on last.
+    pub(super) passed_on: Option<Deadline>,
 }
 
 impl Own {
@@ -96,6 +100,8 @@ impl Own {
             run_out: false,
             off: false,
             unkept: String::new(),
+            joined_at: None,
+            passed_on: None,
         };
         Self {
             known: Mutex::new(known),
@@ -267,8 +273,10 @@ impl Shared {
                 let (writer, events) = self.store.join(self.registration(), beat).await?;
                 crash::point("lease.joined");
                 let epoch = writer.epoch;
+                let joined_at = events.first().map(|event| event.draft.at);
                 self.lease.with(|known| {
                     known.writer = Some(writer);
+                    known.joined_at = joined_at;
                     known.refused = None;
                     known.lease.joins(before);
                 });

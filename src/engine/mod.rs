@@ -35,6 +35,7 @@ mod upkeep;
 mod verbs;
 
 pub use audit::Noted;
+pub use arm::{FenceState, LeaseState};
 pub use fleet::Peers;
 pub use launch::Launched;
 pub use lease::Membership;

@@ -74,7 +74,7 @@ async fn ten_thousand_live_runners_are_scraped_in_fifty_milliseconds() {
         notices,
     );
     adopted(&engine).await;
-    let observed = Observed::new("id", "name", "", Telemetry::default());
+    let observed = Observed::new("id", "name", "", false, Telemetry::default());
     observed.has(Parts {
         engine: engine.clone(),
         connections: Box::new(|| (1, 3)),

@@ -1,7 +1,7 @@
 //! Hosts of a fleet as an operator handles them: cordoned, drained, dead, forgotten, back again.
 
 use crate::fixture::{Plan, SOON, Site};
-use crate::support::{Fleet, wait_for, wait_until};
+use crate::support::{Fleet, FleetPlan, wait_for, wait_until};
 use serde_json::Value;
 use std::time::{Duration, Instant};
 
@@ -224,4 +224,97 @@ fn the_only_host() {
     site.ctl("root", "host uncordon h-one").ok();
     site.ctl("alice", "run p -- true").ok();
     site.check();
+}
+
+/// The targets that a host's `/sd` names, in order; none while it does not know its fleet.
+fn targets(site: &Site) -> Vec<String> {
+    let out = site.root("python3 -c \"import urllib.request as u; print(u.urlopen('http://127.0.0.1:9791/sd', timeout=10).read().decode())\"");
+    let told: Vec<Value> = serde_json::from_str(&out.out()).unwrap_or_default();
+    let of = |t: &Value| t["targets"][0].as_str().unwrap().to_owned();
+    let mut all: Vec<String> = told.iter().map(of).collect();
+    all.sort();
+    all
+}
+
+#[test]
+fn prometheus_finds_all_hosts_by_one() {
+    let mut fleet = Fleet::with(FleetPlan {
+        name: "f-sd",
+        config: "[metrics]\nlisten = \"0.0.0.0:9791\"\n".to_owned(),
+        ..FleetPlan::default()
+    });
+    for (n, site) in fleet.sites.iter().enumerate() {
+        let advertise = format!(
+            "mkdir -p /etc/stratavore/stratavored.toml.d && printf '[metrics]\\nadvertise = \"{}\"\\n' >/etc/stratavore/stratavored.toml.d/sd.toml && systemctl restart stratavored",
+            fleet.address(n)
+        );
+        site.root(&advertise).ok();
+    }
+    fleet.wait_up();
+    let mut all: Vec<String> = (0..3)
+        .map(|n| format!("{}:9791", fleet.address(n)))
+        .collect();
+    all.sort();
+    for site in &fleet.sites {
+        wait_for("all three are listed", SOON, || match targets(site) {
+            seen if seen == all => Ok(()),
+            seen => Err(format!("{seen:?}")),
+        });
+    }
+    let a = &fleet.sites[0];
+    a.host.write("/tmp/prometheus.yml", "global: {scrape_interval: 1s, scrape_timeout: 1s}\nscrape_configs:\n- job_name: stratavore\n  http_sd_configs: [{url: 'http://127.0.0.1:9791/sd', refresh_interval: 1s}]\n  relabel_configs: [{source_labels: [__meta_stratavore_host_name], target_label: host}]\n");
+    a.root("systemd-run -q --unit prom prometheus --config.file /tmp/prometheus.yml --storage.tsdb.path /tmp/tsdb --web.listen-address 127.0.0.1:9090").ok();
+    let up = |site: &Site| -> Vec<String> {
+        let out = site.root("python3 -c \"import urllib.request as u; print(u.urlopen('http://127.0.0.1:9090/api/v1/query?query=up==1', timeout=10).read().decode())\"");
+        let told: Value = serde_json::from_str(&out.out()).unwrap_or_default();
+        let rows = told["data"]["result"]
+            .as_array()
+            .cloned()
+            .unwrap_or_default();
+        let mut hosts: Vec<String> = rows
+            .iter()
+            .map(|r| r["metric"]["host"].as_str().unwrap_or_default().to_owned())
+            .collect();
+        hosts.sort();
+        hosts
+    };
+    let names = ["f-sd-1", "f-sd-2", "f-sd-3"];
+    wait_for("Prometheus has scraped all three", SOON, || match up(a) {
+        seen if seen == names => Ok(()),
+        seen => Err(format!("{seen:?}")),
+    });
+
+    // Without the store the list stays as it was.
+    fleet.postgres.kill9();
+    wait_until("the store is missed", SOON, || {
+        fleet.sites[0].store() == "down"
+    });
+    let known = "python3 -c \"import urllib.request as u; print(u.urlopen('http://127.0.0.1:9791/metrics', timeout=10).read().decode())\" | grep -c '^stratavore_fleet_hosts'";
+    wait_until("nobody knows how the fleet is", SOON, || {
+        fleet.sites[0].root(known).out() == "0"
+    });
+    assert_eq!(targets(&fleet.sites[0]), all);
+    assert_eq!(up(&fleet.sites[0]), names);
+    // A daemon that has not seen its fleet yet says so with a status that changes nothing for Prometheus.
+    fleet.sites[0]
+        .root("systemctl kill -s KILL stratavored")
+        .ok();
+    let code = "python3 -c \"import http.client as h; c = h.HTTPConnection('127.0.0.1', 9791, timeout=10); c.request('GET', '/sd'); print(c.getresponse().status)\"";
+    wait_until("it answers again", SOON, || {
+        fleet.sites[0].root(code).out() == "503"
+    });
+    wait_until("all are scraped again", SOON, || {
+        up(&fleet.sites[0]) == names
+    });
+    fleet.postgres.start_again();
+    wait_until("the list is there again", SOON, || {
+        fleet.sites[0].root(code).out() == "200" && targets(&fleet.sites[0]) == all
+    });
+    fleet.wait_up();
+    // A dead one stays, for its alert; a forgotten one goes.
+    fleet.kill_host(2);
+    becomes(&fleet.sites[0], "f-sd-3", "unreachable");
+    assert_eq!(targets(&fleet.sites[0]), all);
+    fleet.sites[0].ctl("root", "host forget f-sd-3").ok();
+    wait_until("it is gone", SOON, || targets(&fleet.sites[0]).len() == 2);
 }

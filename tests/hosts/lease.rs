@@ -487,3 +487,51 @@ fn the_daemon_dies_with_an_order_or_a_hold_in_its_hands() {
     fleet.wait_up();
     fleet.clear();
 }
+
+/// The host reaches its store all the time, but only the agent can give running work more time: who looks sees it
+/// coming, and the ending names it.
+#[test]
+fn without_its_agent_a_host_stops_what_runs() {
+    let fleet = Fleet::with(FleetPlan {
+        hosts: 1,
+        ..plan("l-agent", ARMED)
+    });
+    let site = &fleet.sites[0];
+    armed(&fleet, &site.host_id());
+    let runner = site.run(&format!("-- {ONCE} 1000"));
+    let status = site.ctl("alice", "status").ok().out();
+    assert!(status.contains("Lease: epoch 1, since "), "{status}");
+    let fence = "Self-fence: armed: running work stops by itself in ";
+    assert!(status.contains(fence), "{status}");
+    let left = || metric(site, "stratavore_self_fence_remaining_seconds");
+    assert!(["2", "3"].contains(&left().as_str()), "{}", left());
+    let check = site.root("stratavored --check-config").ok().err();
+    assert!(
+        check.contains("stop_on_disconnect_after = 4s is short"),
+        "{check}"
+    );
+
+    site.root("systemctl mask --runtime -q stratavore-agent.service stratavore-agent.socket; systemctl kill -s KILL stratavore-agent; systemctl stop stratavore-agent.socket stratavore-agent; true").ok();
+    wait_until("it has stopped", RECOVERS, || site.scopes().is_empty());
+    assert_eq!(left(), "0");
+    assert_eq!(of_host(&fleet, &site.host_id(), "standing"), "up");
+    let status = site.ctl("alice", "status -o json").ok().out();
+    let status: serde_json::Value = serde_json::from_str(&status).unwrap();
+    assert_eq!(status["lease"]["epoch"], 1, "{status}");
+    assert_eq!(status["lease"]["stops_in_usec"], 0, "{status}");
+    let told = site.root("journalctl -u stratavored -o cat").ok().out();
+    assert!(told.contains("running work stops by itself in"), "{told}");
+    assert!(
+        told.contains("stop_on_disconnect_after = 4s is short"),
+        "{told}"
+    );
+
+    site.root("systemctl unmask --runtime -q stratavore-agent.service stratavore-agent.socket; systemctl reset-failed; systemctl start stratavore-agent.socket stratavore-agent").ok();
+    assert_eq!(site.cause(&runner), "host-lost");
+    let why = site.ctl("alice", &format!("why {runner}")).ok().out();
+    assert!(why.contains("stratavore-agent was away"), "{why}");
+    fleet.wait_up();
+    armed(&fleet, &site.host_id());
+    assert!(["1", "2", "3"].contains(&left().as_str()), "{}", left());
+    fleet.clear();
+}

@@ -97,6 +97,17 @@ impl Facts {
         "unconfigured".to_owned()
     }
 
+    /// This host's place in its fleet, known without the store; empty where there is no fleet.
+    /// epoch t and joined_at t: since when it is in it; missing = it has not joined, or was given up.
+    /// remaining t: how long its lease still holds, in microseconds; at 0 nothing is launched here.
+    /// self_fence s: "off", "armed" or "not-armed", and why not in self_fence_note s.
+    /// stops_in t: after how many microseconds running work stops by itself unless store and
+    /// agent are reached before; missing = never.
+    #[zbus(property(emits_changed_signal = "false"))]
+    fn lease(&self) -> Dict {
+        self.0.lease()
+    }
+
     /// Live runners of this host.
     #[zbus(property)]
     fn live_runners(&self) -> u32 {
