@@ -356,7 +356,9 @@ impl Agent {
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(Duration::from_millis(250));
         }
-        if kill {
+        // systemd drops an empty scope by itself, but not one that it never saw populated: its shim was dying
+        // with the agent before while it was made.
+        if kill || self.cgroups.generation(&runner.cgroup).is_some() {
             let _ = self.systemd.stop(&unit).await;
         }
     }

@@ -126,3 +126,31 @@ fn the_agent_is_killed_at_each_of_its_points() {
 fn a_shim_is_killed_at_each_of_its_points() {
     each_point("shim");
 }
+
+/// The agent dies while systemd makes a scope, and the shim that is to be in it dies with it: a dying process is in no
+/// cgroup, so systemd sees nobody leave the scope and keeps it. The next agent has it removed.
+#[test]
+fn a_scope_that_nobody_ever_was_in_is_removed() {
+    let site = Site::boot("crash-empty");
+    let runner = site.run("-- sleep 1000");
+    let unit = "stratavore-01890000-0000-7000-8000-000000000001.scope";
+    let script = format!(
+        "import os, subprocess, time\n\
+         child = os.fork() or os._exit(0)\n\
+         time.sleep(0.3)\n\
+         manager = ['org.freedesktop.systemd1', '/org/freedesktop/systemd1', 'org.freedesktop.systemd1.Manager']\n\
+         subprocess.check_call(['busctl', 'call', *manager, 'StartTransientUnit', 'ssa(sv)a(sa(sv))', '{unit}', 'fail', '2', 'PIDs', 'au', '1', str(child), 'Slice', 's', 'stratavore-p.slice', '0'])\n"
+    );
+    site.host.write("/tmp/zombie.py", script);
+    site.root("python3 /tmp/zombie.py").ok();
+    let state = || {
+        let show = format!("systemctl show -p ActiveState --value {unit}");
+        site.root(&show).out()
+    };
+    wait_until("systemd keeps it", SOON, || state() == "active");
+    site.kill9("stratavore-agent");
+    wait_until("it is removed", SOON, || state() == "inactive");
+    assert_eq!(site.scopes(), BTreeSet::from([runner]));
+    site.check();
+    site.clear();
+}
