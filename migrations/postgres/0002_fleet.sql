@@ -37,6 +37,7 @@ ALTER TABLE hosts
     ADD COLUMN lease_until  BIGINT NOT NULL DEFAULT 0,
     ADD COLUMN fenced_after BIGINT,
     ADD COLUMN load         TEXT NOT NULL DEFAULT '{}',
+    ADD COLUMN away         BIGINT NOT NULL DEFAULT 0, -- it renews its lease and can launch nothing
     ADD COLUMN retention    BIGINT NOT NULL DEFAULT 0;
 
 -- A conversation or job that goes on over several runners; `live` is the one of now.

@@ -37,6 +37,8 @@ ALTER TABLE hosts ADD COLUMN renewed_at   INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE hosts ADD COLUMN lease_until  INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE hosts ADD COLUMN fenced_after INTEGER;
 ALTER TABLE hosts ADD COLUMN load         TEXT NOT NULL DEFAULT '{}';
+-- It renews its lease and can launch nothing.
+ALTER TABLE hosts ADD COLUMN away         INTEGER NOT NULL DEFAULT 0;
 
 -- A conversation or job that goes on over several runners; `live` is the one of now.
 CREATE TABLE sessions (

@@ -4,7 +4,9 @@
 
 pub(crate) mod admission;
 pub(crate) mod audit;
+pub(crate) mod away;
 pub(crate) mod budgets;
+pub(crate) mod damage;
 pub(crate) mod holds;
 pub(crate) mod hosts;
 pub(crate) mod ledger;
@@ -39,13 +41,14 @@ macro_rules! suite {
             budgets: [set_change_remove, reports_are_totals, thresholds_are_told_once, racing_reports,
                 an_ending_that_makes_room_is_told, who_waits_uses_nothing, what_never_fits_holds_up_nobody];
             holds: [set_list_release, one_for_each_scope, they_end_by_themselves, there_are_only_so_many, who_froze_it_is_kept];
-            orders: [orders_are_taken_once_and_answered, an_order_nobody_takes_is_withdrawn,
+            orders: [orders_are_taken_once_and_answered, orders_are_taken_as_they_were_asked, an_order_nobody_takes_is_withdrawn,
                 a_launch_is_begun_once, a_launch_that_was_taken_and_not_begun];
             hosts: [joining_and_coming_back, a_cloned_machine_id, a_living_machine_is_not_taken_over, leases, an_epoch_that_is_over, who_is_away_and_who_is_lost,
-                forgetting, many_are_given_back, cordons, cordon_and_cap_refuse, the_whole_fleet, the_only_host];
+                forgetting, who_is_back_is_told, many_are_given_back, cordons, cordon_and_cap_refuse, the_whole_fleet, the_only_host];
             queue: [who_waits_is_neither_live_nor_lost, priority_then_age_fair_between_projects, there_is_only_so_much_room,
                 a_session_has_one_live_runner, every_gate_with_its_numbers, a_hold_stops_admission,
                 many_that_are_held_hide_nobody];
+            away: [it_holds_up_nobody];
             ledger: [a_storm_of_everything, budgets_hold_in_a_storm];
             audit: [all_that_is_done_is_written_down, keys_follow_each_other, old_entries_make_room,
                 without_a_key_there_is_none, a_storm_is_one_chain, acts_that_are_no_events];

@@ -33,6 +33,7 @@ impl Machine for ThisMachine {
             pressure: ["memory", "cpu", "io"]
                 .map(|of| pressure(&read(&format!("/proc/pressure/{of}")))),
             cpus: cpus.map_or(0, |n| u32::try_from(n.get()).unwrap_or(u32::MAX)),
+            away: false,
         }
     }
 }

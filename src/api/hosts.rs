@@ -228,6 +228,7 @@ fn host_dict(host: &Host, now: Timestamp, own: &str) -> Dict {
     convert::put(&mut dict, "name", about.name.clone());
     convert::put(&mut dict, "local", about.host == own);
     convert::put(&mut dict, "state", host.standing_at(now).as_str());
+    convert::put(&mut dict, "ready", !host.load.away);
     convert::put(&mut dict, "live", host.live);
     convert::put(&mut dict, "queued", host.queued);
     convert::maybe(&mut dict, "max_runners", about.max_runners);

@@ -154,15 +154,18 @@ async fn show(client: &Client, out: &Out, target: &BudgetTarget) -> Result<()> {
 
 /// `day, since …, until …, on the clock of Europe/Berlin`
 fn period_of(budget: &Dict) -> String {
-    let zone = clean(text(budget, "timezone"));
+    let (period, zone) = (text(budget, "period"), clean(text(budget, "timezone")));
     let begin = number(budget, "period_start").unwrap_or_default();
     match number(budget, "period_end") {
         None => "none: it lasts until the limit is raised".to_owned(),
         Some(end) => format!(
-            "{}, from {} to {} (days begin as in {zone})",
-            text(budget, "period"),
+            "{period}, from {} to {} ({} begin as in {zone})",
             render::time(begin),
-            render::time(end)
+            render::time(end),
+            match period {
+                "hour" => "hours",
+                _ => "days",
+            }
         ),
     }
 }
@@ -232,13 +235,8 @@ async fn list(client: &Client, global: &Global, out: &Out) -> Result<()> {
 }
 
 fn row(budget: &Dict) -> Vec<Cell> {
-    let Standing {
-        limit,
-        used,
-        reserved,
-        left,
-    } = Standing::of(budget);
-    let style = match (used >= limit, left) {
+    let at = Standing::of(budget);
+    let style = match (at.used >= at.limit, at.left) {
         (true, _) => Style::Bad,
         (false, 0) => Style::Notice,
         _ => Style::Plain,
@@ -247,13 +245,13 @@ fn row(budget: &Dict) -> Vec<Cell> {
     vec![
         Cell::new(text(budget, "scope")),
         Cell::new(text(budget, "period")),
-        Cell::new(show_count(limit)),
+        Cell::new(show_count(at.limit)),
         Cell::styled(
-            format!("{}{}", show_count(used), percent(used, limit)),
+            format!("{}{}", show_count(at.used), percent(at.used, at.limit)),
             style,
         ),
-        Cell::new(show_count(reserved)),
-        Cell::styled(show_count(left), style),
+        Cell::new(show_count(at.reserved)),
+        Cell::styled(show_count(at.left), style),
         Cell::new(resets),
         Cell::new(text(budget, "on_exhausted")),
     ]

@@ -9,6 +9,7 @@ use super::{Global, json, render};
 use crate::api::proxy::{Dict, Given};
 use crate::domain::units::{INFINITY, parse_span};
 use std::time::Duration;
+use zbus::Variant;
 
 /// Between two looks at a host that is drained.
 const LOOK: Duration = Duration::from_millis(500);
@@ -215,7 +216,11 @@ fn row(host: &Dict) -> Vec<Cell> {
     let labels: Vec<String> = labels.iter().map(|(k, v)| format!("{k}={v}")).collect();
     vec![
         Cell::new(text(host, "name")),
-        Cell::styled(state, style),
+        match (state, host.get("ready").map(|ready| &**ready)) {
+            // Its agent is away, or has just come back.
+            ("up", Some(Variant::Bool(false))) => Cell::styled("not ready", Style::Notice),
+            _ => Cell::styled(state, style),
+        },
         Cell::new(number(host, "live").unwrap_or_default().to_string()),
         Cell::or_dash(number(host, "max_runners").map_or(String::new(), |n| n.to_string())),
         Cell::or_dash(lease),

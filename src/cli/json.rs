@@ -198,6 +198,7 @@ pub(super) fn host(of: &Dict) -> Value {
         "name": get(of, "name"),
         "local": get(of, "local"),
         "state": get(of, "state"),
+        "ready": get(of, "ready"),
         "live": get(of, "live"),
         "queued": get(of, "queued"),
         "max_runners": get(of, "max_runners"),

@@ -10,6 +10,7 @@ use super::story::{Story, latest};
 use super::text::clean;
 use super::{Global, bus, journal, json, queue, show, usage};
 use crate::api::proxy::{Dict, Given};
+use crate::domain::admission::NO_TOKENS;
 use crate::domain::limits::DEFAULT_STOP_TIMEOUT;
 use crate::domain::name::shown;
 use crate::domain::nearest::nearest;
@@ -314,14 +315,30 @@ fn refusal(event: &Dict, names: &Names) -> String {
         count => format!(" ({count} times)"),
     };
     format!(
-        "- {}, {} ago: {} had {} of {}, asked by {}{times}",
+        "- {}, {} ago: {}, asked by {}{times}",
         time(number(event, "time").unwrap_or_default()),
         span(super::render::now().saturating_sub(number(event, "time").unwrap_or_default())),
-        text(&data, "gate"),
-        n("used"),
-        n("limit"),
+        lacked(&data),
         names.actor(event)
     )
+}
+
+/// `project-runners had 4 of 4`, and of a budget what was asked of it.
+fn lacked(data: &Dict) -> String {
+    let n = |key| number(data, key).unwrap_or_default();
+    let (gate, used, limit) = (text(data, "gate"), n("used"), n("limit"));
+    match (gate, text(data, "note")) {
+        ("budget", note) if note == NO_TOKENS => {
+            format!("budget {}: {note}", clean(text(data, "budget")))
+        }
+        ("budget", _) => format!(
+            "budget {} had {used} of {limit} used and {} reserved, and {} were asked for",
+            clean(text(data, "budget")),
+            n("reserved"),
+            n("requested")
+        ),
+        _ => format!("{gate} had {used} of {limit}"),
+    }
 }
 
 /// The last refusals of a project, oldest first.
@@ -376,6 +393,34 @@ mod tests {
             );
         }
         of
+    }
+
+    #[test]
+    fn what_a_refused_launch_lacked() {
+        let of = |gate: &str, budget: &str, note: &str, used: u64| {
+            let text = [("gate", gate), ("budget", budget), ("note", note)];
+            let mut of = Dict::from(text.map(|(key, value)| (key.to_owned(), s(value))));
+            let numbers = [
+                ("used", used),
+                ("limit", 9),
+                ("reserved", 2),
+                ("requested", 7),
+            ];
+            of.extend(numbers.map(|(key, n)| (key.to_owned(), n.into())));
+            lacked(&of)
+        };
+        assert_eq!(
+            of("project-runners", "", "", 9),
+            "project-runners had 9 of 9"
+        );
+        assert_eq!(
+            of("budget", "fleet/day", "a new period begins soon", 3),
+            "budget fleet/day had 3 of 9 used and 2 reserved, and 7 were asked for"
+        );
+        assert_eq!(
+            of("budget", "fleet/day", NO_TOKENS, 0),
+            "budget fleet/day: the launch does not say how many tokens it may use"
+        );
     }
 
     #[test]

@@ -85,31 +85,13 @@ fn is_reachable(target: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::host::{Load, Registration};
 
     fn host(id: &str, advertise: &str, standing: Standing) -> Host {
-        Host {
-            about: Registration {
-                host: id.to_owned(),
-                name: format!("name-{id}"),
-                boot_id: String::new(),
-                labels: [("disk.type".to_owned(), "ssd".to_owned())].into(),
-                max_runners: None,
-                version: String::new(),
-                advertise: advertise.to_owned(),
-            },
-            epoch: 1,
-            former_boots: Vec::new(),
-            live: 0,
-            queued: 0,
-            standing,
-            cordon: None,
-            joined_at: Timestamp(1),
-            renewed_at: Timestamp(1),
-            lease_until: Timestamp(100),
-            fenced_after: None,
-            load: Load::default(),
-        }
+        let mut host = Host::sample(id, &format!("name-{id}"));
+        host.about.labels = [("disk.type".to_owned(), "ssd".to_owned())].into();
+        host.about.advertise = advertise.to_owned();
+        (host.standing, host.lease_until) = (standing, Timestamp(100));
+        host
     }
 
     #[test]

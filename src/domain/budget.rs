@@ -277,13 +277,23 @@ impl BudgetState {
 
     /// The state at `now`: in a new period nothing is used yet, and reservations go on. A clock
     /// that goes back never brings an old period back.
+    ///
+    /// A period that began less than half a period before this one is this one, as a host sees it
+    /// that has other rules for the time zone: what is used then is not forgotten twice a day. And
+    /// one that begins more than a period from now was begun by a clock that was wrong: what is
+    /// used stays used, and counts for the present one.
     pub fn roll(mut self, now: Timestamp) -> Result<Self, Error> {
-        let start = self.budget.span(now)?.start;
-        if start > self.period_start {
+        let Span { start, end } = self.budget.span(now)?;
+        let length = end.0.saturating_sub(start.0);
+        let behind = start.0.saturating_sub(self.period_start.0);
+        let ahead = self.period_start.0.saturating_sub(end.0);
+        if behind > 0 && behind >= length / 2 {
             self.period_start = start;
             self.used = 0;
             self.overrun = 0;
             self.told = 0;
+        } else if ahead > length {
+            self.period_start = start;
         }
         Ok(self)
     }

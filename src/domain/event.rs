@@ -79,7 +79,7 @@ pub enum EventType {
     HostUncordoned,
     /// The cap of the whole fleet was set or lifted. Data has `max_runners`.
     FleetChanged,
-    /// A launch was refused by a quota. Data has `gate`, `limit`, `used`, `reserved`, `requested`, and `count`,
+    /// A launch was refused by a quota. Data has `gate`, `limit`, `used`, `reserved`, `requested`, of a budget `budget` and `note`, and `count`,
     /// the refusals that this event stands for.
     AdmissionDenied,
     /// The end of a host's audit chain, told now and then so that nobody can cut it off unseen. Data has `n` and `mac` of its
@@ -160,7 +160,7 @@ impl EventType {
             Step::Thaw => Self::RunnerThawed,
             Step::Stop => Self::RunnerStopping,
             Step::End(..) => Self::RunnerEnded,
-            Step::Limit(_) | Step::Keep => return None,
+            Step::Limit(_) | Step::Keep(_) => return None,
         })
     }
 }

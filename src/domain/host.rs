@@ -71,6 +71,8 @@ pub struct Load {
     pub pressure: [Option<u32>; 3],
     /// Processors.
     pub cpus: u32,
+    /// It can launch nothing just now: its agent is away, or it does not know yet what runs.
+    pub away: bool,
 }
 
 /// What a host brings along when it joins.
@@ -145,6 +147,35 @@ impl Host {
     /// Whether launches may be decided for it.
     pub fn is_up(&self, now: Timestamp) -> bool {
         self.standing_at(now) == Standing::Up
+    }
+}
+
+#[cfg(test)]
+impl Host {
+    /// One that is up at 0 and about which nothing is known.
+    pub(crate) fn sample(id: &str, name: &str) -> Self {
+        Self {
+            about: Registration {
+                host: id.to_owned(),
+                name: name.to_owned(),
+                boot_id: String::new(),
+                labels: BTreeMap::new(),
+                max_runners: None,
+                version: String::new(),
+                advertise: String::new(),
+            },
+            epoch: 1,
+            former_boots: Vec::new(),
+            live: 0,
+            queued: 0,
+            standing: Standing::Up,
+            cordon: None,
+            joined_at: Timestamp(1),
+            renewed_at: Timestamp(1),
+            lease_until: Timestamp(1),
+            fenced_after: None,
+            load: Load::default(),
+        }
     }
 }
 

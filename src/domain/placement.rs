@@ -68,6 +68,11 @@ fn unfit(host: &Host, now: Timestamp, wanted: &Wanted) -> Option<String> {
         Standing::Up => {}
         standing => return Some(format!("it is {}", standing.as_str())),
     }
+    if host.load.away {
+        return Some(
+            "it launches nothing now: its agent is away, or has just come back".to_owned(),
+        );
+    }
     if let Some(cordon) = &host.cordon {
         return Some(match cordon.reason.as_str() {
             "" => "it is cordoned".to_owned(),
@@ -139,7 +144,7 @@ fn pressed(host: &Host) -> u8 {
 #[cfg(test)]
 mod tests {
     use super::super::event::Actor;
-    use super::super::host::{Cordon, Load, Registration};
+    use super::super::host::{Cordon, Load};
     use super::*;
     use proptest::prelude::*;
 
@@ -147,31 +152,12 @@ mod tests {
     const GIB: u64 = 1 << 30;
 
     fn host(name: &str, change: impl FnOnce(&mut Host)) -> Host {
-        let mut host = Host {
-            about: Registration {
-                host: format!("id-of-{name}"),
-                name: name.to_owned(),
-                boot_id: "b".to_owned(),
-                labels: BTreeMap::new(),
-                max_runners: None,
-                version: String::new(),
-                advertise: String::new(),
-            },
-            epoch: 1,
-            former_boots: Vec::new(),
-            live: 0,
-            queued: 0,
-            standing: Standing::Up,
-            cordon: None,
-            joined_at: Timestamp(1),
-            renewed_at: Timestamp(900),
-            lease_until: Timestamp(1_500),
-            fenced_after: None,
-            load: Load {
-                memory_total: 64 * GIB,
-                cpus: 4,
-                ..Load::default()
-            },
+        let mut host = Host::sample(&format!("id-of-{name}"), name);
+        (host.renewed_at, host.lease_until) = (Timestamp(900), Timestamp(1_500));
+        host.load = Load {
+            memory_total: 64 * GIB,
+            cpus: 4,
+            ..Load::default()
         };
         change(&mut host);
         host
@@ -195,6 +181,7 @@ mod tests {
             host("away", |h| (gpu(h), h.lease_until = NOW).0),
             host("cordoned", |h| (gpu(h), h.cordon = Some(cordon)).0),
             host("plain", |_| ()),
+            host("dull", |h| (gpu(h), h.load.away = true).0),
             host("other", |h| h.about.labels = labels(&[("gpu", "no")])),
             host("full", |h| {
                 gpu(h);
@@ -245,6 +232,11 @@ mod tests {
             [
                 (false, "away", "it is unreachable"),
                 (false, "cordoned", "it is cordoned: new disk"),
+                (
+                    false,
+                    "dull",
+                    "it launches nothing now: its agent is away, or has just come back"
+                ),
                 (false, "full", "all of its 3 places for runners are taken"),
                 (false, "other", "its label gpu is no, not yes"),
                 (false, "plain", "it has no label gpu"),

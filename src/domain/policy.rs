@@ -18,6 +18,8 @@ pub enum Verdict {
     GoOn,
     /// It runs and must not: this hold or budget freezes it.
     Freeze(String),
+    /// What froze it is over, and this other hold or budget wants it frozen.
+    Keep(String),
     /// What froze it is over.
     Thaw,
     /// This budget stops it.
@@ -82,13 +84,16 @@ pub fn verdict(
     if !matches!(state, State::Running | State::Frozen) {
         return Verdict::GoOn;
     }
-    match wish(runner, holds, budgets, now) {
-        Wish::Stopped(budget) => Verdict::Stop(name(&budget.budget)),
-        Wish::Held(hold) if state == State::Running => {
-            Verdict::Freeze(format!("hold {}", hold.scope))
-        }
-        Wish::Frozen(budget) if state == State::Running => Verdict::Freeze(name(&budget.budget)),
-        Wish::Run if state == State::Frozen && runner.frozen_by.is_some() => Verdict::Thaw,
+    let by = match wish(runner, holds, budgets, now) {
+        Wish::Stopped(budget) => return Verdict::Stop(name(&budget.budget)),
+        Wish::Held(hold) => Some(format!("hold {}", hold.scope)),
+        Wish::Frozen(budget) => Some(name(&budget.budget)),
+        Wish::Run => None,
+    };
+    match (by, &runner.frozen_by) {
+        (Some(by), _) if state == State::Running => Verdict::Freeze(by),
+        (Some(by), Some(former)) if by != *former => Verdict::Keep(by),
+        (None, Some(_)) if state == State::Frozen => Verdict::Thaw,
         _ => Verdict::GoOn,
     }
 }
@@ -249,6 +254,7 @@ mod tests {
         let step = match verdict {
             Verdict::GoOn => return,
             Verdict::Freeze(by) => Step::Freeze(Some(by.clone())),
+            Verdict::Keep(by) => Step::Keep(Some(by.clone())),
             Verdict::Thaw => Step::Thaw,
             Verdict::Stop(_) | Verdict::Drain(_) => Step::Stop,
         };
@@ -302,7 +308,7 @@ mod tests {
                 if round == first {
                     let step = match runner.state() {
                         State::Running => Some(Step::Freeze(None)),
-                        State::Frozen => Some(Step::Keep),
+                        State::Frozen => Some(Step::Keep(None)),
                         _ => None,
                     };
                     own = step.is_some_and(|step| runner.apply(&step, NOW).is_ok());
@@ -356,6 +362,26 @@ mod tests {
                 prop_assert_eq!(verdict(&runner, &holds, &budgets, before), Verdict::GoOn);
             }
         }
+    }
+
+    #[test]
+    fn who_is_frozen_by_another_hold_now_is_said_so() {
+        let mut runner = runner();
+        let both = [hold("fleet", true, Some(5)), hold("project:p", true, None)];
+        let spent = [budget("project:p", OnExhausted::Freeze, 5, 5)];
+        let at = |later: u64| Timestamp(NOW.0 + later);
+        let first = verdict(&runner, &both, &spent, NOW);
+        obey(&mut runner, &first);
+        assert_eq!(runner.frozen_by.as_deref(), Some("hold fleet"));
+        let next = verdict(&runner, &both, &spent, at(5));
+        assert_eq!(next, Verdict::Keep("hold project:p".to_owned()));
+        obey(&mut runner, &next);
+        assert_eq!(runner.state(), State::Frozen);
+        let last = verdict(&runner, &[], &spent, at(6));
+        assert_eq!(last, Verdict::Keep("budget project:p/day".to_owned()));
+        obey(&mut runner, &last);
+        assert_eq!(verdict(&runner, &[], &spent, at(7)), Verdict::GoOn);
+        assert_eq!(verdict(&runner, &[], &[], at(7)), Verdict::Thaw);
     }
 
     #[test]

@@ -134,9 +134,9 @@ pub enum Step {
     Run(Placement),
     /// All processes are frozen, by this hold or budget if it was none's wish.
     Freeze(Option<String>),
-    /// It is frozen, and stays so when the hold or budget is over that froze it: somebody wants that.
-    /// No change of state.
-    Keep,
+    /// It is frozen, and stays so when the hold or budget is over that froze it: this other one wants
+    /// that, or somebody. No change of state.
+    Keep(Option<String>),
     /// They go on.
     Thaw,
     /// A stop was asked for.
@@ -206,11 +206,11 @@ impl Runner {
             Step::Freeze(_) => State::Frozen,
             Step::Stop => State::Stopping,
             Step::End(..) => State::Ended,
-            Step::Limit(_) | Step::Keep => old,
+            Step::Limit(_) | Step::Keep(_) => old,
         };
         let legal = match step {
             Step::Run(_) => old == State::Starting,
-            Step::Thaw | Step::Keep => old == State::Frozen,
+            Step::Thaw | Step::Keep(_) => old == State::Frozen,
             Step::Limit(_) => old.is_live(),
             // Only who waits can leave the queue: what has had its turn is stopped.
             Step::End(exit, _) if exit.cause == Cause::Cancelled => old == State::Queued,
@@ -235,8 +235,7 @@ impl Runner {
                 self.ended_at = at.max(self.created_at);
             }
             Step::Limit(limits) => self.spec.limits = limits.clone(),
-            Step::Freeze(by) => self.frozen_by.clone_from(by),
-            Step::Keep => self.frozen_by = None,
+            Step::Freeze(by) | Step::Keep(by) => self.frozen_by.clone_from(by),
             Step::Thaw | Step::Stop => {}
         }
         Ok(old)
@@ -247,7 +246,7 @@ impl Runner {
             Step::Admit(_) => "admitted",
             Step::Run(_) => "started",
             Step::Freeze(_) => "frozen",
-            Step::Keep => "kept frozen",
+            Step::Keep(_) => "kept frozen",
             Step::Thaw => "thawed",
             Step::Stop => "stopped",
             Step::Limit(_) => "given other limits",
@@ -302,7 +301,7 @@ mod tests {
             Just(Step::Admit(5)),
             Just(Step::Freeze(None)),
             Just(Step::Freeze(Some("hold fleet".to_owned()))),
-            Just(Step::Keep),
+            Just(Step::Keep(None)),
             Just(Step::Thaw),
             Just(Step::Stop),
             Just(Step::Limit(Limits::default())),

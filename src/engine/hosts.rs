@@ -143,42 +143,16 @@ fn called<'a>(hosts: &'a [Host], text: &str) -> Result<&'a Host, Error> {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+mod tests {
     use super::*;
-    use crate::domain::host::{Load, Registration, Standing};
-
-    pub(in crate::engine) fn host(id: &str, name: &str) -> Host {
-        Host {
-            about: Registration {
-                host: id.to_owned(),
-                name: name.to_owned(),
-                boot_id: String::new(),
-                labels: Default::default(),
-                max_runners: None,
-                version: String::new(),
-                advertise: String::new(),
-            },
-            epoch: 1,
-            former_boots: Vec::new(),
-            live: 0,
-            queued: 0,
-            standing: Standing::Up,
-            cordon: None,
-            joined_at: Timestamp(1),
-            renewed_at: Timestamp(1),
-            lease_until: Timestamp(1),
-            fenced_after: None,
-            load: Load::default(),
-        }
-    }
 
     #[test]
     fn hosts_are_called_by_id_name_or_a_beginning() {
         let hosts = [
-            host("aaaa1", "web-1"),
-            host("aaaa2", "web-2"),
-            host("bbbb1", "same"),
-            host("bbbb2", "same"),
+            Host::sample("aaaa1", "web-1"),
+            Host::sample("aaaa2", "web-2"),
+            Host::sample("bbbb1", "same"),
+            Host::sample("bbbb2", "same"),
         ];
         let at = |text: &str| called(&hosts, text).map(|h| h.about.host.as_str());
         let refused = |text: &str| at(text).map_err(|e| e.kind).err();

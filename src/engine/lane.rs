@@ -113,6 +113,8 @@ pub(super) struct Lane {
     pub(super) look_up: bool,
     /// The store has ended it, whatever runs here.
     pub(super) given_up: bool,
+    /// What the policy wanted and could not be done, how long nobody tries again, and until when.
+    pub(super) failed: Option<(Verdict, Duration, Instant)>,
     /// What came in while its launch was begun again, and is still meant.
     pub(super) saved: VecDeque<Command>,
 }
@@ -144,6 +146,7 @@ impl Lane {
             runs: false,
             look_up: false,
             given_up: false,
+            failed: None,
             saved: VecDeque::new(),
         }
     }

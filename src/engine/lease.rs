@@ -83,6 +83,8 @@ pub(super) struct Known {
     pub(super) unkept: String,
     /// When it joined, on the store's clock.
     pub(super) joined_at: Option<Timestamp>,
+    /// What the store was told last: it can launch nothing.
+    said_away: bool,
     /// The deadline the agent has passed on last.
     pub(super) passed_on: Option<Deadline>,
 }
@@ -101,6 +103,7 @@ impl Own {
             off: false,
             unkept: String::new(),
             joined_at: None,
+            said_away: false,
             passed_on: None,
         };
         Self {
@@ -224,6 +227,7 @@ impl Shared {
         let Membership { ttl, machine, .. } = &self.settings.fleet;
         let load = Load {
             memory_promised: self.promised(),
+            away: self.is_away(),
             ..machine.load()
         };
         Beat {
@@ -234,6 +238,22 @@ impl Shared {
             },
             fenced_after: self.lease.with(|known| known.lease.promise()),
             load,
+        }
+    }
+
+    /// Whether it can launch nothing, though it reaches the store.
+    fn is_away(&self) -> bool {
+        let health = self.health.borrow();
+        !(health.agent && health.adopted)
+    }
+
+    /// Those that wait here hold up nobody elsewhere while nothing can be launched here, and have
+    /// their place again as soon as something can.
+    fn note_away(&self) {
+        let away = self.is_away();
+        let news = |known: &mut Known| known.lease.is_joined() && known.said_away != away;
+        if self.lease.with(news) {
+            self.lease.hurry.notify_one();
         }
     }
 
@@ -267,6 +287,9 @@ impl Shared {
         let before = self.settings.fleet.machine.boottime();
         let writer = self.lease.with(|known| known.writer.clone());
         let beat = self.beat();
+        // Also where it fails: the next attempt says how it is then, and no attempt hurries the next.
+        let away = beat.load.away;
+        self.lease.with(|known| known.said_away = away);
         let events = match writer {
             None => {
                 crash::point("lease.before-join");
@@ -387,7 +410,10 @@ async fn watching<T>(shared: &Shared, work: impl Future<Output = T>) -> T {
     loop {
         tokio::select! {
             done = &mut work => return done,
-            _ = look.tick() => shared.note_lease(),
+            _ = look.tick() => {
+                shared.note_lease();
+                shared.note_away();
+            }
         }
     }
 }

@@ -9,8 +9,9 @@ use crate::crash;
 use crate::domain::event::Actor;
 use crate::domain::kinds;
 use crate::domain::order::{Order, Outcome, Progress, Right, Verb};
-use crate::domain::{Error, ErrorKind, Runner, Timestamp};
+use crate::domain::{Error, ErrorKind, Runner, RunnerId, Timestamp};
 use crate::ports::StoreError;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -148,9 +149,18 @@ pub(super) async fn serve(shared: Arc<Shared>) {
         let Ok(orders) = shared.store.take_orders(&shared.settings.host).await else {
             continue;
         };
+        let mut by_runner: BTreeMap<RunnerId, Vec<Order>> = BTreeMap::new();
         for order in orders {
+            by_runner.entry(order.runner).or_default().push(order);
+        }
+        for orders in by_runner.into_values() {
             let shared = Arc::clone(&shared);
-            tokio::spawn(async move { shared.carry_out(order).await });
+            // A freeze and a thaw of one runner do not change places.
+            tokio::spawn(async move {
+                for order in orders {
+                    Arc::clone(&shared).carry_out(order).await;
+                }
+            });
         }
     }
 }

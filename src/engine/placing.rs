@@ -225,7 +225,7 @@ mod tests {
             expires_at: Timestamp(0),
             setenv: Vec::new(),
         };
-        let host = super::super::hosts::tests::host("h1", "web1");
+        let host = crate::domain::host::Host::sample("h1", "web1");
         let placed = origin(&order("h1", "h1"), Some(&host), "h2").unwrap();
         assert_eq!((placed.name.as_str(), placed.uid), ("web1", Some(7)));
         assert!(

@@ -26,6 +26,8 @@ use tokio::time::Instant;
 const PULSE: Duration = Duration::from_millis(400);
 /// How soon is tried again what did not work.
 const AGAIN: Duration = Duration::from_secs(1);
+/// A freeze that fails writes two events, so it is tried after twice as long each time, up to this.
+const AGAIN_MAX: Duration = Duration::from_secs(60);
 /// The longest sleep before a time in the policy: a clock may be set, a laptop may have slept.
 const NAP: Duration = Duration::from_secs(30);
 /// A store that takes longer for an answer is away.
@@ -305,6 +307,12 @@ impl Lane {
     /// the policy froze, and not one that somebody froze.
     pub(super) async fn look(&mut self) {
         let verdict = self.shared.policy.verdict(&self.runner);
+        if let Some((failed, _, until)) = &self.failed
+            && *failed == verdict
+            && Instant::now() < *until
+        {
+            return;
+        }
         if verdict == Verdict::GoOn || !self.shared.health.borrow().agent || self.room().is_err() {
             return;
         }
@@ -320,6 +328,10 @@ impl Lane {
                     self.step(Step::Thaw, Actor::host()).await;
                 }
                 done
+            }
+            Verdict::Keep(by) => {
+                self.step(Step::Keep(Some(by.clone())), Actor::host()).await;
+                Ok(())
             }
             Verdict::Thaw => {
                 let done = self.shared.host.thaw(id).await;
@@ -342,8 +354,17 @@ impl Lane {
                 }
             }
         };
+        let before = self.failed.take();
+        if done.is_err() && matches!(verdict, Verdict::Freeze(_)) {
+            let before = before.filter(|(failed, ..)| *failed == verdict);
+            let pause = before.map_or(AGAIN, |(_, pause, _)| (pause * 2).min(AGAIN_MAX));
+            self.failed = Some((verdict.clone(), pause, Instant::now() + pause));
+        }
         let project = &self.runner.spec.project;
         match (done, &verdict) {
+            (Ok(()), Verdict::Keep(by)) => {
+                tracing::info!(message_id = kinds::POLICY_APPLIED.id, runner = %id, %project, by, "Runner stays frozen: {by}");
+            }
             (Err(error), _) => {
                 let error = host_error(error);
                 tracing::warn!(message_id = kinds::ORDER_FAILED.id, runner = %id, %project, %error, "What a hold or budget wants of a runner could not be done yet");

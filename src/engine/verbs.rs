@@ -90,7 +90,7 @@ impl Lane {
             self.step(step, actor).await;
         } else if freeze && self.runner.frozen_by.is_some() {
             // From now on it is somebody's wish, and outlasts the hold or budget.
-            self.step(Step::Keep, actor).await;
+            self.step(Step::Keep(None), actor).await;
         }
         Ok(())
     }

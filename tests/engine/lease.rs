@@ -155,7 +155,10 @@ async fn a_host_that_was_forgotten_joins_again_and_stops_what_has_ended() {
         assert_eq!(told, ["runner.starting", "runner.running", "runner.ended"]);
     }
     let told = story(&store, "host/h".to_owned()).await;
-    assert_eq!(told, ["host.joined", "host.left", "host.joined"]);
+    assert_eq!(
+        told,
+        ["host.joined", "host.left", "host.joined", "host.returned"]
+    );
     let known = host(&store).await;
     assert_eq!(engine.epoch(), Some(known.epoch));
     assert_eq!((known.live, known.standing), (0, Standing::Up));
@@ -325,4 +328,31 @@ async fn a_fence_is_not_promised_for_runners_that_stop_too_slowly() {
     assert_eq!(host(&store).await.fenced_after, None);
     world.exit(id, 0);
     until("it is promised", async || host(&store).await.fenced_after).await;
+}
+
+/// Its lease holds, but it can launch nothing: its peers are told within a second, and also when it can again.
+#[tokio::test(start_paused = true)]
+async fn a_host_whose_agent_is_away_says_so() {
+    let (store, world) = (store().await, World::lucky());
+    let (agent, notices) = world.connect();
+    let engine = Engine::start(of_a_fleet(), store.clone(), agent, drawer(), notices);
+    adopted(&engine).await;
+    let says = async |away: bool| {
+        let began = tokio::time::Instant::now();
+        let same = async || (host(&store).await.load.away == away).then_some(());
+        until("it says so", same).await;
+        assert!(
+            began.elapsed() < Duration::from_secs(1),
+            "{:?}",
+            began.elapsed()
+        );
+    };
+    says(false).await;
+    let connection = world.agent_gone();
+    says(true).await;
+    world.come_back(connection);
+    adopted(&engine).await;
+    says(false).await;
+    let state = engine.lease_state().unwrap();
+    assert_eq!((state.epoch, state.stops_in), (Some(1), None));
 }

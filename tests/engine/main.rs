@@ -11,6 +11,7 @@ mod fakes;
 mod flat;
 mod lease;
 mod placing;
+mod policy;
 mod queue;
 mod scrape;
 mod world;

@@ -54,6 +54,8 @@ struct State {
     /// Every order about the self-fence, and who can't keep one.
     fences: Vec<Option<Deadline>>,
     unarmed: Vec<RunnerId>,
+    /// No freeze succeeds.
+    unfreezable: bool,
     /// The deadlines of launches.
     deadlines: Vec<Option<Deadline>>,
     /// Which connection may give orders; another one is told that the agent does not answer.
@@ -90,6 +92,7 @@ impl World {
             logs: BTreeSet::new(),
             fences: Vec::new(),
             unarmed: Vec::new(),
+            unfreezable: false,
             deadlines: Vec::new(),
             connection: 0,
             daemon: 0,
@@ -107,6 +110,11 @@ impl World {
     /// These can't keep a fence.
     pub fn unarmed(&self, ids: Vec<RunnerId>) {
         self.0.lock().unwrap().unarmed = ids;
+    }
+
+    /// No freeze succeeds, or each does again.
+    pub fn unfreezable(&self, unfreezable: bool) {
+        self.0.lock().unwrap().unfreezable = unfreezable;
     }
 
     /// Whose log files are there.
@@ -170,7 +178,12 @@ impl World {
         self.come_back(connection);
     }
 
-    fn come_back(&self, connection: u64) {
+    /// The agent is killed and stays away, until [`Self::come_back`].
+    pub fn agent_gone(&self) -> u64 {
+        self.0.lock().unwrap().crash()
+    }
+
+    pub fn come_back(&self, connection: u64) {
         let mut state = self.0.lock().unwrap();
         if state.connection == connection && !state.up {
             state.up = true;
@@ -440,6 +453,7 @@ impl Host for Agent {
 
     async fn freeze(&self, id: RunnerId) -> Result<(), HostError> {
         self.order(|state| match state.shims.get(&id) {
+            _ if state.unfreezable => Err(missing()),
             Some(Shim::Runs | Shim::Frozen) => {
                 state.shims.insert(id, Shim::Frozen);
                 Ok(())

@@ -2,7 +2,7 @@
 
 use crate::fixture::{Plan, SOON, Site};
 use crate::fleet::{errors, storm};
-use crate::support::{Bus, Fleet, ONCE, Root, Watch, clock, wait_for, wait_until};
+use crate::support::{Bus, Fleet, FleetPlan, ONCE, Root, Watch, clock, wait_for, wait_until};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -391,5 +391,42 @@ fn sixty_four_callers_on_three_hosts_for_a_token_budget() {
     wait_until("all is given back", SOON, || standing(first) == [700, 0, 0]);
     let seen = watch.end();
     assert!(seen.answers > 0, "{seen:?}");
+    fleet.clear();
+}
+
+/// Two administrators on two hosts at once: each change is whole, the later one stands, and all hosts go by it.
+#[test]
+fn two_set_a_budget_at_once() {
+    let fleet = Fleet::with(FleetPlan {
+        name: "f-two",
+        hosts: 2,
+        ..FleetPlan::default()
+    });
+    let (a, b) = (&fleet.sites[0], &fleet.sites[1]);
+    let holder = a.run("--tokens 40 -- sleep 1000");
+    for round in 0..5 {
+        let limits = [100 + round, 200 + round];
+        fleet.each(|n, site| {
+            let policy = ["freeze", "stop"][n];
+            let limit = limits[n];
+            let set = format!(
+                "budget set --scope project:p --period month --limit {limit} --on-exhausted {policy}"
+            );
+            site.ctl("root", &set).ok();
+        });
+        let [one, other] = [budget(a), budget(b)];
+        assert_eq!(one["limit"], other["limit"]);
+        let of = (
+            one["limit"].as_u64().unwrap(),
+            one["on_exhausted"].as_str().unwrap(),
+        );
+        let sets = [(limits[0], "freeze"), (limits[1], "stop")];
+        assert!(sets.contains(&of), "one of the two, whole: {of:?}");
+        assert_eq!(one["reserved"], 40, "what lives is counted once: {one}");
+        let room = of.0 - 40;
+        let refused = b.ctl("alice", &format!("run --tokens {} p -- true", room + 1));
+        refused.code(3);
+    }
+    a.ctl("alice", &format!("stop {holder}")).ok();
     fleet.clear();
 }

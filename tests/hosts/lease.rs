@@ -211,7 +211,8 @@ fn away_for_long_and_armed() {
             "host.joined",
             "host.unreachable",
             "host.lost",
-            "host.joined"
+            "host.joined",
+            "host.returned"
         ]
     );
     let full = away.ctl("alice", "run p -- true").code(3);
@@ -290,7 +291,8 @@ fn forgotten_while_it_is_cut_off() {
             "host.joined",
             "host.unreachable",
             "host.left",
-            "host.joined"
+            "host.joined",
+            "host.returned"
         ]
     );
     fleet.clear();

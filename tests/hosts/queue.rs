@@ -317,3 +317,101 @@ fn a_slot_that_is_freed_on_one_host_is_taken_on_another() {
     holder.0.ctl("alice", "stop --project p").ok();
     fleet.clear();
 }
+
+/// What an operator does on one host wakes those that wait on another.
+#[test]
+fn an_uncordoned_host_and_a_raised_budget_wake_them() {
+    let fleet = Fleet::with(FleetPlan {
+        name: "f-wake",
+        hosts: 2,
+        ..FleetPlan::default()
+    });
+    let (a, b) = (&fleet.sites[0], &fleet.sites[1]);
+    a.ctl("root", "host cordon f-wake-2").ok();
+    // Before it is seen there, the launch would not wait.
+    wait_until("the cordon is seen", SOON, || {
+        b.ctl("alice", "run --explain p -- true").code == 3
+    });
+    let id = queue(b, "p -- sleep 1000");
+    let why = b.ctl("alice", &format!("why {id}")).ok().out();
+    assert!(why.contains("cordon"), "{why}");
+    let began = Instant::now();
+    a.ctl("root", "host uncordon f-wake-2").ok();
+    let uncordoned = runs_within(b, &id, began, TURN_OF_FLEET);
+
+    a.ctl(
+        "root",
+        "budget set --scope project:p --period day --limit 100",
+    )
+    .ok();
+    a.ctl("alice", "run --tokens 100 p -- sleep 1000").ok();
+    let id = queue(b, "--tokens 50 p -- sleep 1000");
+    let why = b.ctl("alice", &format!("why {id}")).ok().out();
+    assert!(why.contains("budget"), "{why}");
+    let began = Instant::now();
+    a.ctl(
+        "root",
+        "budget set --scope project:p --period day --limit 150",
+    )
+    .ok();
+    let raised = runs_within(b, &id, began, TURN_OF_FLEET);
+    println!("woken after {uncordoned:?} and {raised:?}");
+    fleet.clear();
+}
+
+/// Those that wait on a host whose agent is away, or that is lost, hold up nobody; they wait for it to come back.
+#[test]
+fn who_waits_where_nothing_starts_holds_up_nobody() {
+    let mut fleet = Fleet::with(FleetPlan {
+        name: "f-gone",
+        timings: "lease_renew = \"1s\"\nlease_ttl = \"3s\"\nlost_after = \"12s\"\nstop_on_disconnect_after = \"4s\"\n".to_owned(),
+        config: "[limits]\nstop_timeout = \"1s\"\n".to_owned(),
+        ..FleetPlan::default()
+    });
+    let [a, b, c] = &fleet.sites[..] else {
+        panic!("three hosts")
+    };
+    a.ctl("root", "project set p --max-runners 1").ok();
+    let first = a.run("-- sleep 1000");
+    let dull = queue(b, "p -- sleep 1000");
+    let lost = queue(c, "p -- sleep 1000");
+    let last = queue(a, "p -- sleep 1000");
+    let states = |site: &Site, name: &str| {
+        let hosts = site.ctl("root", "host list -o json").ok().out();
+        let hosts: Vec<serde_json::Value> = serde_json::from_str(&hosts).unwrap();
+        let host = hosts.into_iter().find(|h| h["name"] == name).unwrap();
+        (
+            host["state"].as_str().unwrap().to_owned(),
+            host["ready"].as_bool(),
+        )
+    };
+    b.root("systemctl mask --runtime -q stratavore-agent.service stratavore-agent.socket; systemctl kill -s KILL stratavore-agent; systemctl stop stratavore-agent.socket stratavore-agent; true").ok();
+    wait_until("everybody knows that it has no agent", SOON, || {
+        states(a, "f-gone-2") == ("up".to_owned(), Some(false))
+    });
+    fleet.kill_host(2);
+    let [a, b, _] = &fleet.sites[..] else {
+        panic!("three hosts")
+    };
+    wait_until("it is lost", Duration::from_secs(60), || {
+        states(a, "f-gone-3").0 == "lost"
+    });
+    let began = Instant::now();
+    a.ctl("alice", &format!("stop {first}")).ok();
+    runs_within(a, &last, began, Duration::from_secs(3));
+    // Their places are their own as soon as they can start.
+    b.root("systemctl unmask --runtime -q stratavore-agent.service stratavore-agent.socket; systemctl reset-failed; systemctl start stratavore-agent.socket stratavore-agent").ok();
+    wait_until("it has its agent", SOON, || {
+        states(a, "f-gone-2") == ("up".to_owned(), Some(true))
+    });
+    a.ctl("alice", &format!("stop {last}")).ok();
+    runs_within(b, &dull, Instant::now(), SOON);
+    assert_eq!(b.show(&lost)["state"], "queued");
+    fleet.boot_host(2);
+    let c = &fleet.sites[2];
+    c.wait_up();
+    wait_until("it is back", SOON, || states(c, "f-gone-3").0 == "up");
+    fleet.sites[1].ctl("alice", &format!("stop {dull}")).ok();
+    runs_within(c, &lost, Instant::now(), SOON);
+    fleet.clear();
+}

@@ -126,7 +126,7 @@ pub(crate) async fn who_froze_it_is_kept(store: Arc<impl Store + 'static>) {
     apply(&*store, step(1, Step::Freeze(by.clone()), 6_000)).await;
     let read = || async { store.runner(id(1)).await.unwrap().unwrap().frozen_by };
     assert_eq!(read().await, by);
-    let kept = apply(&*store, step(1, Step::Keep, 7_000)).await;
+    let kept = apply(&*store, step(1, Step::Keep(None), 7_000)).await;
     assert_eq!((kept.event, read().await), (None, None));
     apply(&*store, step(1, Step::Thaw, 8_000)).await;
     apply(&*store, step(1, Step::Freeze(by.clone()), 9_000)).await;

@@ -273,6 +273,19 @@ pub(crate) async fn forgetting(store: Arc<impl Store + 'static>) {
     assert_contiguous(&events(&*store).await);
 }
 
+pub(crate) async fn who_is_back_is_told(store: Arc<impl Store + 'static>) {
+    join(&*store, "h1", "c", MINUTE).await;
+    let about_h2 = || about("h2", "d");
+    join(&*store, "h2", "d", 0).await;
+    store.forget("h2", alice()).await.unwrap();
+    let (writer, back) = store.join(about_h2(), beat(0, None)).await.unwrap();
+    assert_eq!(kinds(&back), ["host.joined", "host.returned"]);
+    // A daemon that starts again was never away.
+    store.renew(&writer, beat(MINUTE, None)).await.unwrap();
+    let (_, again) = store.join(about_h2(), beat(MINUTE, None)).await.unwrap();
+    assert_eq!(kinds(&again), ["host.joined"]);
+}
+
 pub(crate) async fn many_are_given_back(store: Arc<impl Store + 'static>) {
     const MANY: u64 = 1_203;
     project(&*store, "p", ProjectSettings::default()).await;

@@ -54,6 +54,16 @@ pub(crate) async fn orders_are_taken_once_and_answered(store: Arc<impl Store + '
     );
 }
 
+/// By the store's clock: that of a host that asks, which its ids are made of, may be wrong.
+pub(crate) async fn orders_are_taken_as_they_were_asked(store: Arc<impl Store + 'static>) {
+    for n in [3, 1, 2] {
+        store.order(order(n, "h2")).await.unwrap();
+    }
+    let taken = store.take_orders("h2").await.unwrap();
+    let ids: Vec<String> = taken.into_iter().map(|o| o.id).collect();
+    assert_eq!(ids, [3, 1, 2].map(|n| id(n).to_string()));
+}
+
 pub(crate) async fn an_order_nobody_takes_is_withdrawn(store: Arc<impl Store + 'static>) {
     store.order(order(1, "h2")).await.unwrap();
     let id = id(1).to_string();

@@ -26,7 +26,7 @@ fn seated(mut new: NewRunner, session: &str) -> NewRunner {
     new
 }
 
-async fn wait(store: &impl Store, new: NewRunner) -> String {
+pub(super) async fn wait(store: &impl Store, new: NewRunner) -> String {
     match store.admit(new).await.unwrap() {
         Admitted::Queued {
             runner,
@@ -45,7 +45,7 @@ async fn wait(store: &impl Store, new: NewRunner) -> String {
     }
 }
 
-async fn turns(store: &impl Store) -> Vec<RunnerId> {
+pub(super) async fn turns(store: &impl Store) -> Vec<RunnerId> {
     let started = store.turns("h1", None).await.unwrap();
     let ids = started.into_iter().map(|admitted| match admitted {
         Admitted::New { runner, event, .. } => {

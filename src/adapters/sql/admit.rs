@@ -98,6 +98,25 @@ pub(super) async fn admit_all(
     denials: &mut Denials,
     news: &[&NewRunner],
 ) -> Result<Vec<Result<Admitted, Fail>>, Fail> {
+    let mut concern = Concern::default();
+    for new in news {
+        concern.add(&new.spec, &new.host, new.host_max);
+    }
+    // Before any other lock is taken: who withdraws one holds nothing else.
+    let open = orders::open(on, news).await?;
+    let book = match Book::open(on, &concern, true).await {
+        Ok(book) => book,
+        // Nothing is written yet: a row that can't be read fails those alone whom it is about.
+        Err(Fail::Broken(why)) if news.len() == 1 => return Ok(vec![Err(Fail::Broken(why))]),
+        Err(Fail::Broken(_)) => {
+            let mut answers = Vec::with_capacity(news.len());
+            for new in news {
+                answers.extend(Box::pin(admit_all(on, denials, &[new])).await?);
+            }
+            return Ok(answers);
+        }
+        Err(fail) => return Err(fail),
+    };
     let asked: Vec<_> = news
         .iter()
         .map(|new| {
@@ -115,14 +134,8 @@ pub(super) async fn admit_all(
             vec![Value::json(&asked)?],
         )
         .await?;
-    let mut concern = Concern::default();
-    for new in news {
-        concern.add(&new.spec, &new.host, new.host_max);
-    }
-    // Before any other lock is taken: who withdraws one holds nothing else.
-    let open = orders::open(on, news).await?;
     let mut desk = Desk {
-        book: Book::open(on, &concern, true).await?,
+        book,
         open,
         ..Desk::default()
     };
@@ -215,6 +228,8 @@ impl Desk {
         if found.maybe_text(3)?.is_some() || self.ids.contains(&new.id) {
             return Ok(Verdict::Failed(words::id_taken(new.id).into()));
         }
+        // Before anything is charged: what can't be read fails the launch.
+        let limits = found.json(0, "limits")?;
         let ask = Ask::of(new.id, &new.spec, &new.host, self.book.ledger.now);
         let mut waits = None;
         let mut reserved = 0;
@@ -249,7 +264,6 @@ impl Desk {
         let mut runner = Runner::admitted(id, spec, host, new.at);
         (runner.seq, runner.reserved) = (1, reserved);
         let draft = of_runner(EventType::RunnerStarting, &runner, None, &new.actor, new.at);
-        let limits = found.json(0, "limits")?;
         Ok(Verdict::New(Box::new((runner, limits, draft))))
     }
 }
@@ -322,7 +336,7 @@ async fn denied(
         Ok(event) => return Ok(event),
         Err(count) => count,
     };
-    let draft = Draft {
+    let mut draft = Draft {
         kind: EventType::AdmissionDenied,
         project: project.to_owned(),
         subject: format!("admission/{project}"),
@@ -340,6 +354,11 @@ async fn denied(
             "count": count,
         }),
     };
+    if gate.name == "budget" {
+        // Which one, and whether the launch said anything about tokens.
+        draft.data["budget"] = json!(gate.subject);
+        draft.data["note"] = json!(gate.note);
+    }
     let event = record(on, draft).await?;
     denials.wrote(project, gate.name, &event);
     Ok(event)

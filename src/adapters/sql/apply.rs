@@ -2,8 +2,8 @@
 //! read in one statement, decided in memory and written in one.
 
 use super::fail::Fail;
-use super::ledger::release;
 use super::link::{Link, Row, Value};
+use super::release::release;
 use super::{read, row, words};
 use crate::domain::audit::{Act, Note};
 use crate::domain::event::{Draft, Event, EventType, of_runner};

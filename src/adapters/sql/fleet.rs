@@ -16,17 +16,26 @@ async fn give_back<B: Base>(
     actor: Actor,
 ) -> Result<Vec<Event>, StoreError> {
     let mut events = Vec::new();
+    let mut after = String::new();
     loop {
         let work = gone::GiveBack {
             host: host.clone(),
             actor: actor.clone(),
+            after,
         };
-        let (ended, more) = store.write(work).await?;
+        let (ended, last) = store.write(work).await?;
         events.extend(ended);
-        if !more {
-            return Ok(events);
+        match last {
+            Some(last) => after = last,
+            None => break,
         }
     }
+    // It is not tried again and again, with everybody waiting for the fleet's lock.
+    let left = store.read(async |on| gone::still_holds(on, &host).await);
+    if let Ok(Some(epoch)) = left.await {
+        store.hopeless().insert((host, epoch));
+    }
+    Ok(events)
 }
 
 #[async_trait]
@@ -96,8 +105,9 @@ impl<B: Base> Hosts for SqlStore<B> {
     }
 
     async fn tidy(&self, lost_after: u64) -> Result<Vec<Event>, StoreError> {
+        let hopeless = self.hopeless().clone();
         if !self
-            .read(async |on| gone::is_untidy(on, lost_after).await)
+            .read(async |on| gone::is_untidy(on, lost_after, &hopeless).await)
             .await?
         {
             return Ok(Vec::new());

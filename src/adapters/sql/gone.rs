@@ -13,6 +13,7 @@ use crate::domain::host::{Host, Standing};
 use crate::domain::runner::{Change, Step};
 use crate::domain::{Error, ErrorKind, Timestamp};
 use async_trait::async_trait;
+use std::collections::BTreeSet;
 
 /// The most runners ended in one transaction: others wait for it.
 const GIVEN_BACK: u32 = 500;
@@ -83,17 +84,19 @@ fn up_still(host: &Host, now: Timestamp) -> Error {
     )
 }
 
-/// Ends the runners of a host that is given up, some at a time; whether there are more. Those that
-/// wait for a lost host go on waiting: it may come back, and they hold nothing.
+/// Ends the runners of a host that is given up, some at a time, by id; with the last one if there may
+/// be more. Those that wait for a lost host go on waiting: it may come back, and they hold nothing.
 #[derive(Debug)]
 pub(super) struct GiveBack {
     pub(super) host: String,
     pub(super) actor: Actor,
+    /// Those up to this one were looked at.
+    pub(super) after: String,
 }
 
 #[async_trait]
 impl Work for GiveBack {
-    type Done = (Vec<Event>, bool);
+    type Done = (Vec<Event>, Option<String>);
 
     fn locks(&self, locks: &mut Locks) {
         locks.fleet();
@@ -106,19 +109,23 @@ impl Work for GiveBack {
 
     async fn run(&mut self, on: &mut Link) -> Result<Self::Done, Fail> {
         let Some(host) = one(on, &self.host).await? else {
-            return Ok((Vec::new(), false));
+            return Ok((Vec::new(), None));
         };
         let sql = match host.standing {
             Standing::Lost => {
-                "SELECT id FROM runners WHERE host = $1 AND state NOT IN ('ended', 'queued') ORDER BY id LIMIT $2"
+                "SELECT id FROM runners WHERE host = $1 AND state NOT IN ('ended', 'queued') AND id > $3 ORDER BY id LIMIT $2"
             }
             Standing::Left => {
-                "SELECT id FROM runners WHERE host = $1 AND state <> 'ended' ORDER BY id LIMIT $2"
+                "SELECT id FROM runners WHERE host = $1 AND state <> 'ended' AND id > $3 ORDER BY id LIMIT $2"
             }
             // It is back, and looks after them itself.
-            Standing::Up | Standing::Unreachable => return Ok((Vec::new(), false)),
+            Standing::Up | Standing::Unreachable => return Ok((Vec::new(), None)),
         };
-        let values = vec![self.host.as_str().into(), GIVEN_BACK.into()];
+        let values = vec![
+            self.host.as_str().into(),
+            GIVEN_BACK.into(),
+            self.after.as_str().into(),
+        ];
         let rows = on.rows(sql, values).await?;
         let at = now(on).await?;
         let exit = Exit {
@@ -129,11 +136,11 @@ impl Work for GiveBack {
         };
         let mut changes = Vec::with_capacity(rows.len());
         for row in &rows {
-            let id = row.text(0)?;
+            let Ok(id) = row.text(0)?.parse() else {
+                continue;
+            };
             changes.push(Change {
-                id: id
-                    .parse()
-                    .map_err(|_| Fail::Broken(format!("{id} is stored as a runner's id")))?,
+                id,
                 step: Step::End(exit.clone(), Usage::default()),
                 actor: self.actor.clone(),
                 at,
@@ -149,8 +156,9 @@ impl Work for GiveBack {
                 Err(fail) => return Err(fail),
             }
         }
-        let more = rows.len() == GIVEN_BACK as usize && !events.is_empty();
-        Ok((events, more))
+        let last = rows.last().filter(|_| rows.len() == GIVEN_BACK as usize);
+        let last = last.map(|row| row.text(0).map(str::to_owned)).transpose()?;
+        Ok((events, last))
     }
 }
 
@@ -184,12 +192,28 @@ enum Due {
     GivenBack,
 }
 
+/// Hosts (id and epoch) that hold what can't be given back: it can't be read.
+pub(super) type Hopeless = BTreeSet<(String, u64)>;
+
 /// Whether there is anything to tidy up: this is asked often, and seldom is.
-pub(super) async fn is_untidy(on: &mut Link, lost_after: u64) -> Result<bool, Fail> {
+pub(super) async fn is_untidy(
+    on: &mut Link,
+    lost_after: u64,
+    hopeless: &Hopeless,
+) -> Result<bool, Fail> {
     let (now, hosts) = all(on).await?;
-    Ok(hosts
-        .iter()
-        .any(|host| due(host, now, lost_after).is_some()))
+    Ok(hosts.iter().any(|host| match due(host, now, lost_after) {
+        Some(Due::GivenBack) => !hopeless.contains(&(host.about.host.clone(), host.epoch)),
+        due => due.is_some(),
+    }))
+}
+
+/// The epoch of a host that still holds something though all of it was to be given back.
+pub(super) async fn still_holds(on: &mut Link, host: &str) -> Result<Option<u64>, Fail> {
+    let (now, hosts) = all(on).await?;
+    let found = hosts.iter().find(|h| h.about.host == host);
+    let held = found.filter(|h| matches!(due(h, now, u64::MAX), Some(Due::GivenBack)));
+    Ok(held.map(|h| h.epoch))
 }
 
 /// Writes down who is away; answers with the hosts whose runners are to be ended, too.

@@ -168,15 +168,15 @@ impl Work for Join {
         let epoch = known.as_ref().map_or(0, |host| host.epoch) + 1;
         on.run(
             "INSERT INTO hosts (host, name, epoch, boot_id, former_boots, labels, max_runners, version, advertise,
-                                joined_at, renewed_at, lease_until, fenced_after, load)
-                 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $10, $11, $12, $13)
+                                joined_at, renewed_at, lease_until, fenced_after, load, away)
+                 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $10, $11, $12, $13, $14)
                  ON CONFLICT (host) DO UPDATE
                  SET name = excluded.name, epoch = excluded.epoch, boot_id = excluded.boot_id,
                      former_boots = excluded.former_boots, labels = excluded.labels,
                      max_runners = excluded.max_runners, version = excluded.version,
                      advertise = excluded.advertise, standing = 'up', joined_at = excluded.joined_at,
                      renewed_at = excluded.renewed_at, lease_until = excluded.lease_until,
-                     fenced_after = excluded.fenced_after, load = excluded.load",
+                     fenced_after = excluded.fenced_after, load = excluded.load, away = excluded.away",
             vec![
                 new.host.as_str().into(),
                 new.name.as_str().into(),
@@ -191,13 +191,14 @@ impl Work for Join {
                 at.plus_usec(beat.ttl).into(),
                 beat.fenced_after.into(),
                 Value::json(&beat.load)?,
+                u32::from(beat.load.away).into(),
             ],
         )
         .await?;
         let joined = one(on, &new.host).await?;
         let joined = joined.ok_or_else(|| Fail::Broken("a host that joined is gone".to_owned()))?;
         let mut told = vec![EventType::HostJoined];
-        if known.is_some_and(|host| host.standing == Standing::Unreachable) {
+        if known.is_some_and(|host| host.standing != Standing::Up) {
             told.push(EventType::HostReturned);
         }
         let mut events = Vec::new();
@@ -248,7 +249,8 @@ impl Work for Renew {
         let at = now(on).await?;
         let renewed = on
             .run(
-                "UPDATE hosts SET renewed_at = $3, lease_until = $4, fenced_after = $5, load = $6, standing = 'up'
+                "UPDATE hosts SET renewed_at = $3, lease_until = $4, fenced_after = $5, load = $6, away = $7,
+                        standing = 'up'
                   WHERE host = $1 AND epoch = $2",
                 vec![
                     writer.host.as_str().into(),
@@ -257,6 +259,7 @@ impl Work for Renew {
                     at.plus_usec(beat.ttl).into(),
                     beat.fenced_after.into(),
                     Value::json(&beat.load)?,
+                    u32::from(beat.load.away).into(),
                 ],
             )
             .await?;

@@ -10,12 +10,12 @@ use super::budgets::rolled;
 use super::clock::now;
 use super::fail::Fail;
 use super::link::{Link, Row, Value};
+use super::release::keep;
 use super::{budgets, holds};
 use crate::domain::admission::{Account, Ask, Ledger, Refusal, Seat, Seated};
-use crate::domain::budget::{BudgetState, Holding};
+use crate::domain::budget::{BudgetState, Scope};
 use crate::domain::host::Cordon;
-use crate::domain::policy::holding;
-use crate::domain::{Error, ProjectName, Runner, RunnerSpec, Timestamp};
+use crate::domain::{Error, ProjectName, RunnerSpec, Timestamp};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Whom the launches of a transaction are about.
@@ -43,7 +43,7 @@ impl Concern {
                 .is_none_or(|s| self.sessions.contains(s))
     }
 
-    fn scopes(&self) -> BTreeSet<String> {
+    pub(super) fn scopes(&self) -> BTreeSet<String> {
         let projects = self.projects.iter().map(|p| format!("project:{p}"));
         let sessions = self.sessions.iter().map(|s| format!("session:{s}"));
         let fleet = std::iter::once("fleet".to_owned());
@@ -109,7 +109,7 @@ const PLACES_POSTGRES: &str = places!(
     "= ANY (ARRAY(SELECT json_array_elements_text($2::JSON)))"
 );
 
-/// Who waits on these hosts (`$2`) and on others that are up, the next ones of each project and host.
+/// Who waits on these hosts (`$2`) and on others that are up and can launch, the next ones of each project and host.
 /// Of each session only the next one can start. Bounded: the others have their turn after these; so
 /// those are left out that what is their own keeps from starting, a hold, their session or their host.
 macro_rules! waiting {
@@ -126,7 +126,7 @@ macro_rules! waiting {
                    END AS of_session
               FROM runners r JOIN hosts h ON h.host = r.host
              WHERE r.state = 'queued'
-               AND (h.standing = 'up' AND (h.lease_until = 0 OR h.lease_until > $1) OR r.host = $2)
+               AND (h.standing = 'up' AND (h.lease_until = 0 OR h.lease_until > $1) AND h.away = 0 OR r.host = $2)
 ", $and, "
           ) AS each_session WHERE of_session = 1
     ) AS each_line WHERE place <= 32 ORDER BY place, queued_at LIMIT 500"
@@ -145,7 +145,7 @@ const WAITING: &str = waiting!(
 /// The same with those that can't start: to tell somebody who comes before.
 const WAITING_ALL: &str = waiting!("");
 
-fn list(on: &Link, column: &'static str, n: u32) -> String {
+pub(super) fn list(on: &Link, column: &'static str, n: u32) -> String {
     on.pick(
         format!("{column} IN (SELECT value FROM json_each(${n}))"),
         format!("{column} = ANY (ARRAY(SELECT json_array_elements_text(${n}::JSON)))"),
@@ -175,7 +175,15 @@ async fn waiting(
         let spec: RunnerSpec = row.json(1, "request")?;
         Ok(Ask::of(id, &spec, row.text(2)?, row.time(3)?))
     };
-    rows.iter().map(ask).collect()
+    // One that can't be read, or only by a later release, holds up nobody.
+    let readable = |row: &Row| match ask(row) {
+        Err(Fail::Broken(why)) => {
+            tracing::debug!(%why, "One that waits can't be read");
+            None
+        }
+        ask => Some(ask),
+    };
+    rows.iter().filter_map(readable).collect()
 }
 
 impl Book {
@@ -221,12 +229,32 @@ impl Book {
             book.locked = book.stored.len();
             let others: BTreeSet<_> = all.scopes().difference(&own).cloned().collect();
             if !others.is_empty() {
-                book.stored.extend(stored(on, &others, false).await?);
+                let rows = rows(on, &others, false).await?;
+                book.of_others(&rows)?;
             }
             let at = book.ledger.now;
             book.ledger.budgets = book.stored.iter().map(|s| rolled(s.clone(), at)).collect();
         }
         Ok(book)
+    }
+
+    /// Budgets of others who wait. Whoever is paid by one that can't be read has no turn, and holds up nobody.
+    fn of_others(&mut self, rows: &[Row]) -> Result<(), Fail> {
+        for row in rows {
+            match budgets::state(row) {
+                Ok(state) => self.stored.push(state),
+                Err(Fail::Broken(why)) => {
+                    let scope = row.text(0)?;
+                    tracing::debug!(scope, %why, "Who is paid by a budget that can't be read has no turn");
+                    if let Ok(scope) = scope.parse::<Scope>() {
+                        let paid = |ask: &Ask| scope.matches(&ask.project, ask.session.as_deref());
+                        self.ledger.waiting.retain(|ask| !paid(ask));
+                    }
+                }
+                Err(fail) => return Err(fail),
+            }
+        }
+        Ok(())
     }
 
     async fn places(&mut self, on: &mut Link, concern: &Concern) -> Result<Any, Fail> {
@@ -340,93 +368,22 @@ impl Book {
     }
 }
 
-/// Gives back what these held that have just ended: reservations and sessions. Their slots are
-/// given back by the schema.
-pub(super) async fn release(on: &mut Link, ended: &[Runner]) -> Result<(), Fail> {
-    let seated: Vec<_> = ended.iter().filter(|r| r.spec.session.is_some()).collect();
-    if !seated.is_empty() {
-        let at = now(on).await?;
-        let ids: Vec<_> = seated.iter().map(|r| r.id.to_string()).collect();
-        let names: BTreeSet<_> = seated
-            .iter()
-            .filter_map(|r| r.spec.session.as_ref())
-            .collect();
-        let set = "UPDATE sessions SET live = NULL, used_at = $1 WHERE name";
-        let sql = format!("{} AND {}", list(on, set, 2), list(on, "live", 3));
-        let values = vec![at.into(), Value::json(&names)?, Value::json(&ids)?];
-        on.run(sql, values).await?;
-    }
-    let mut concern = Concern::default();
-    let holders: Vec<_> = ended.iter().filter(|r| r.reserved > 0).collect();
-    for runner in &holders {
-        concern.add(&runner.spec, &runner.host, None);
-    }
-    if holders.is_empty() {
-        return Ok(());
-    }
-    let stored = stored(on, &concern.scopes(), true).await?;
-    if stored.is_empty() {
-        return Ok(());
-    }
-    let at = now(on).await?;
-    for stored in &stored {
-        let mut state = rolled(stored.clone(), at);
-        for runner in &holders {
-            let spec = &runner.spec;
-            if !state
-                .budget
-                .scope
-                .matches(&spec.project, spec.session.as_deref())
-            {
-                continue;
-            }
-            let free = holding(runner);
-            let held = Holding { live: true, ..free };
-            state.settle(&held, &free);
-        }
-        keep(on, stored, &state).await?;
-    }
-    Ok(())
-}
-
-async fn keep(on: &mut Link, stored: &BudgetState, state: &BudgetState) -> Result<(), Fail> {
-    let key = || {
-        let budget = &state.budget;
-        vec![
-            Value::from(budget.scope.to_string()),
-            budget.period.as_str().into(),
-        ]
-    };
-    let mut values = key();
-    values.extend([
-        state.period_start.into(),
-        state.used.into(),
-        state.reserved.into(),
-        state.overrun.into(),
-    ]);
-    let sql = "UPDATE budgets SET period_start = $3, used = $4, reserved = $5, overrun = $6 WHERE scope = $1 AND period = $2";
-    on.run(sql, values).await?;
-    if (stored.taken() > stored.budget.limit) != (state.taken() > state.budget.limit) {
-        // Whoever is past its reservation is stopped by that, or goes on: on every host.
-        on.run("UPDATE fleet SET policy = policy + 1", vec![])
-            .await?;
-    }
-    // Told apart: the schema takes it for a change of the policy.
-    if stored.told != state.told {
-        let mut values = key();
-        values.push(u32::from(state.told).into());
-        let sql = "UPDATE budgets SET told = $3 WHERE scope = $1 AND period = $2";
-        on.run(sql, values).await?;
-    }
-    Ok(())
-}
-
 /// The budgets of these scopes as they are stored.
 async fn stored(
     on: &mut Link,
     scopes: &BTreeSet<String>,
     lock: bool,
 ) -> Result<Vec<BudgetState>, Fail> {
+    let rows = rows(on, scopes, lock).await?;
+    rows.iter().map(budgets::state).collect()
+}
+
+/// Their rows.
+pub(super) async fn rows(
+    on: &mut Link,
+    scopes: &BTreeSet<String>,
+    lock: bool,
+) -> Result<Vec<Row>, Fail> {
     let mut sql = list(
         on,
         "SELECT scope, period, max_tokens, timezone, on_exhausted, counts, created_at, period_start, used, reserved, told, overrun
@@ -437,8 +394,7 @@ async fn stored(
     if lock && on.is_shared() {
         sql.push_str(" FOR UPDATE");
     }
-    let rows = on.rows(sql, vec![Value::json(scopes)?]).await?;
-    rows.iter().map(budgets::state).collect()
+    on.rows(sql, vec![Value::json(scopes)?]).await
 }
 
 fn named(project: &str) -> Result<ProjectName, Fail> {

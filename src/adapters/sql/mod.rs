@@ -44,6 +44,7 @@ mod prune;
 mod queue;
 pub(in crate::adapters) mod read;
 pub(in crate::adapters) mod readers;
+mod release;
 mod row;
 mod words;
 mod writer;
@@ -65,7 +66,7 @@ use link::Link;
 use locks::Locks;
 use readers::Readers;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 use writer::{Identity, Writer};
@@ -192,6 +193,8 @@ pub struct SqlStore<B> {
     kept: Arc<Kept>,
     /// Before this position are the events this store has written; 0 = it does not matter.
     written: Arc<AtomicU64>,
+    /// Since this store was opened.
+    hopeless: Mutex<gone::Hopeless>,
 }
 
 #[expect(private_bounds, reason = "there are two bases, and both are here")]
@@ -219,6 +222,7 @@ impl<B: Base> SqlStore<B> {
             identity,
             kept,
             written,
+            hopeless: Mutex::default(),
         }
     }
 
@@ -226,6 +230,10 @@ impl<B: Base> SqlStore<B> {
     /// go on where they ended.
     pub fn keep_audit(&self, host: String, keys: Vec<Key>) {
         self.kept.begin(host, keys);
+    }
+
+    fn hopeless(&self) -> MutexGuard<'_, gone::Hopeless> {
+        self.hopeless.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The readers' connections in use, and idle.

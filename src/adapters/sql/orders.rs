@@ -110,7 +110,7 @@ impl Work for Take {
                         SELECT id FROM orders
                          WHERE target = $1 AND taken_at = 0 AND outcome IS NULL AND expires_at > $2
                          ORDER BY asked_at, id LIMIT $3)
-              RETURNING id, target, runner, verb, actor, by_right, asked_by, expires_at, setenv",
+              RETURNING id, target, runner, verb, actor, by_right, asked_by, expires_at, setenv, asked_at",
                 vec![self.0.as_str().into(), now.into(), TAKEN_MAX.into()],
             )
             .await?;
@@ -129,7 +129,7 @@ impl Work for Take {
         let mut orders = Vec::with_capacity(rows.len());
         for row in &rows {
             match order(row) {
-                Ok(order) => orders.push(order),
+                Ok(order) => orders.push((row.time(9)?, order)),
                 // Of a later release, or damaged: the others are carried out all the same.
                 Err(Fail::Broken(why)) => {
                     let error = unavailable(&format!("does not understand the order ({why})"));
@@ -139,9 +139,9 @@ impl Work for Take {
                 Err(fail) => return Err(fail),
             }
         }
-        // Ids are in the order of asking.
-        orders.sort_by(|a, b| a.id.cmp(&b.id));
-        Ok(orders)
+        // By the store's clock: those of the hosts that ask may differ.
+        orders.sort_by(|(at, a), (later, b)| (at, &a.id).cmp(&(later, &b.id)));
+        Ok(orders.into_iter().map(|(_, order)| order).collect())
     }
 }
 

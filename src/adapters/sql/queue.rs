@@ -14,7 +14,7 @@ use crate::domain::runner::{Change, Runner, Step};
 use crate::domain::{Limits, ProjectName, RunnerId, RunnerSpec, Timestamp};
 use crate::ports::Admitted;
 use async_trait::async_trait;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// A host's runners that wait, the next ones first.
 pub(super) async fn queued(on: &mut Link, host: &str) -> Result<Vec<Runner>, Fail> {
@@ -63,49 +63,90 @@ impl Work for Turns {
     }
 
     async fn run(&mut self, on: &mut Link) -> Result<Self::Done, Fail> {
-        let mut book = Book::open(on, &self.0, true).await?;
-        // Everybody has their turn in thought; here only those become real that are locked.
-        let mut all = book.ledger.clone();
-        let waiting = std::mem::take(&mut book.ledger.waiting);
-        let ours: BTreeMap<RunnerId, Ask> = waiting
-            .into_iter()
-            .filter(|ask| self.0.covers(ask))
-            .map(|ask| (ask.id, ask))
-            .collect();
-        let at = now(on).await?;
-        let mut changes = Vec::new();
-        for (id, turn) in all.turns() {
-            if let (Ok(_), Some(ask)) = (turn, ours.get(&id))
-                && let Ok(tokens) = book.admit(ask)
-            {
-                changes.push(Change {
-                    id,
-                    step: Step::Admit(tokens),
-                    actor: Actor::host(),
-                    at,
-                });
+        match give(on, &self.0).await {
+            // A row that can't be read, a budget it may be, keeps its own project alone from its turn.
+            Err(Fail::Broken(_)) if self.0.projects.len() > 1 => {}
+            done => return done,
+        }
+        let mut admitted = Vec::new();
+        for project in &self.0.projects {
+            let concern = Concern {
+                projects: [project.clone()].into(),
+                ..self.0.clone()
+            };
+            match give(on, &concern).await {
+                Ok(done) => admitted.extend(done),
+                Err(Fail::Broken(why)) => {
+                    tracing::debug!(%project, %why, "Those of a project that wait have no turn");
+                }
+                Err(fail) => return Err(fail),
             }
         }
-        let mut limits: BTreeMap<ProjectName, Limits> = BTreeMap::new();
-        let mut admitted = Vec::with_capacity(changes.len());
-        let changes: Vec<&Change> = changes.iter().collect();
-        for applied in apply_all(on, &changes).await? {
-            let applied = applied?;
-            let project = &applied.runner.spec.project;
-            if !limits.contains_key(project) {
-                let found = read::project(on, project).await?;
-                let found = found.map(|p| p.settings.limits).unwrap_or_default();
-                limits.insert(project.clone(), found);
-            }
-            admitted.extend(applied.event.map(|event| Admitted::New {
-                project_limits: limits.get(project).cloned().unwrap_or_default(),
-                runner: applied.runner.clone(),
-                event,
-            }));
-        }
-        book.write(on).await?;
         Ok(admitted)
     }
+}
+
+/// Gives their turn to those of a concern, which is locked. Nothing is written if something can't be read.
+async fn give(on: &mut Link, concern: &Concern) -> Result<Vec<Admitted>, Fail> {
+    let mut book = Book::open(on, concern, true).await?;
+    // Everybody has their turn in thought; here only those become real that are locked.
+    let mut all = book.ledger.clone();
+    let waiting = std::mem::take(&mut book.ledger.waiting);
+    let ours: BTreeMap<RunnerId, Ask> = waiting
+        .into_iter()
+        .filter(|ask| concern.covers(ask))
+        .map(|ask| (ask.id, ask))
+        .collect();
+    let turns = loop {
+        let turns = all.clone().turns();
+        let next = turns
+            .iter()
+            .filter(|(id, turn)| turn.is_ok() && ours.contains_key(id));
+        let next: BTreeSet<String> = next.map(|(id, _)| id.to_string()).collect();
+        if next.is_empty() {
+            return Ok(Vec::new());
+        }
+        let rows = read::these(on, &next).await?;
+        let broken = |ask: &Ask| matches!(rows.get(&ask.id.to_string()), Some(Err(_)));
+        let before = all.waiting.len();
+        all.waiting.retain(|ask| !broken(ask));
+        if all.waiting.len() == before {
+            break turns;
+        }
+    };
+    let at = now(on).await?;
+    let mut changes = Vec::new();
+    for (id, turn) in turns {
+        if let (Ok(_), Some(ask)) = (turn, ours.get(&id))
+            && let Ok(tokens) = book.admit(ask)
+        {
+            changes.push(Change {
+                id,
+                step: Step::Admit(tokens),
+                actor: Actor::host(),
+                at,
+            });
+        }
+    }
+    let mut limits: BTreeMap<ProjectName, Limits> = BTreeMap::new();
+    let mut admitted = Vec::with_capacity(changes.len());
+    let changes: Vec<&Change> = changes.iter().collect();
+    for applied in apply_all(on, &changes).await? {
+        let applied = applied?;
+        let project = &applied.runner.spec.project;
+        if !limits.contains_key(project) {
+            let found = read::project(on, project).await?;
+            let found = found.map(|p| p.settings.limits).unwrap_or_default();
+            limits.insert(project.clone(), found);
+        }
+        admitted.extend(applied.event.map(|event| Admitted::New {
+            project_limits: limits.get(project).cloned().unwrap_or_default(),
+            runner: applied.runner.clone(),
+            event,
+        }));
+    }
+    book.write(on).await?;
+    Ok(admitted)
 }
 
 /// Every gate of a launch, or of one that waits.

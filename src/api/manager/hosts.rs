@@ -29,7 +29,7 @@ impl Hosts {
     }
 
     /// All hosts that have ever joined, by name: id, name, local (whether it is this one), state,
-    /// live, queued, max_runners (if it has a cap), cordon (reason, actor, at, drain_until; if it
+    /// ready (it has its agent, and knows what runs), live, queued, max_runners (if it has a cap), cordon (reason, actor, at, drain_until; if it
     /// has one), lease_remaining (microseconds; the highest t means for ever), version, labels,
     /// advertise, boot_id, epoch, joined_at, renewed_at, fenced_after (if its runners stop by
     /// themselves so many microseconds after it was cut off), cpus, memory_total, memory_promised.

@@ -7,6 +7,9 @@ use super::super::name::ProjectName;
 use super::super::time::Timestamp;
 use super::Seated;
 
+/// The note of a budget's gate where the launch says nothing of tokens.
+pub const NO_TOKENS: &str = "the launch does not say how many tokens it may use";
+
 /// The names of all gates.
 pub const GATES: [&str; 9] = [
     "hold",
@@ -221,7 +224,7 @@ pub(super) fn budget(
         // Not to be had by waiting, and nobody else's fault.
         (gate.limit, gate.requested) = (Some(0), 1);
         (gate.shared, gate.waits) = (false, false);
-        gate.note = "the launch does not say how many tokens it may use".to_owned();
+        gate.note = NO_TOKENS.to_owned();
         let message = format!(
             "There is {budget}, and the launch does not say how many tokens it may use. Say it: --tokens N; or give the project a default: stratavorectl project set {project} --default-tokens N."
         );

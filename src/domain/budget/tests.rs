@@ -163,6 +163,17 @@ fn a_new_period_has_nothing_used() -> Result<(), Error> {
         next.roll(monday.plus_usec(30 * DAY))?.period_start,
         monday.plus_usec(30 * DAY)
     );
+    // A clock that was once a year ahead does not keep the budget from ever beginning anew.
+    let mut wrong = state.clone().roll(monday.plus_usec(365 * DAY))?;
+    wrong.settle(&Holding::default(), &live(0, output(7)));
+    let right = wrong.roll(monday.plus_usec(1))?;
+    assert_eq!((right.period_start, right.used), (monday, 7));
+    assert_eq!(right.roll(monday.plus_usec(DAY))?.used, 0);
+    // Hosts that disagree about when the day begins empty it once a day.
+    let mut early = state.clone();
+    early.period_start = Timestamp(monday.0 - 3_600_000_000);
+    assert_eq!(early.clone().roll(monday)?, early);
+    assert_eq!(early.roll(monday.plus_usec(DAY))?.used, 0);
     // Another time zone gives nobody a new period's tokens.
     let utc = Budget {
         timezone: "UTC".to_owned(),

@@ -400,3 +400,25 @@ impl Drop for Pooler {
         let _ = self.1.wait();
     }
 }
+
+/// A store, and a way to change it behind its back.
+async fn with_a_back_door() -> (PostgresStore, impl AsyncFn(String)) {
+    let options = tokio::task::spawn_blocking(|| Cluster::shared().database());
+    let options = options.await.unwrap();
+    let database = options.database.clone();
+    let sql = async move |sql: String| {
+        let database = database.clone();
+        let run = move || Cluster::shared().sql(&database, &sql);
+        tokio::task::spawn_blocking(run).await.unwrap();
+    };
+    (PostgresStore::open(options, 4).await.unwrap(), sql)
+}
+
+/// Rows that nobody can read.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_damaged_row_costs_only_those_it_is_about() {
+    let (store, sql) = with_a_back_door().await;
+    conformance::damage::costs_only_those_it_is_about(Arc::new(store), sql).await;
+    let (store, sql) = with_a_back_door().await;
+    conformance::damage::what_a_lost_host_held_is_given_back(Arc::new(store), sql).await;
+}

@@ -315,3 +315,22 @@ async fn lists_do_not_walk_over_history() {
         }
     }
 }
+
+/// Rows that nobody can read.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_damaged_row_costs_only_those_it_is_about() {
+    let (folder, store) = empty().await;
+    let on = tokio::sync::Mutex::new(by_hand(&folder).await);
+    let sql = async |sql: String| {
+        let sql = sqlx::query(sqlx::AssertSqlSafe(sql));
+        sql.execute(&mut *on.lock().await).await.unwrap();
+    };
+    conformance::damage::costs_only_those_it_is_about(Arc::new(store), sql).await;
+    let (folder, store) = empty().await;
+    let on = tokio::sync::Mutex::new(by_hand(&folder).await);
+    let sql = async |sql: String| {
+        let sql = sqlx::query(sqlx::AssertSqlSafe(sql));
+        sql.execute(&mut *on.lock().await).await.unwrap();
+    };
+    conformance::damage::what_a_lost_host_held_is_given_back(Arc::new(store), sql).await;
+}
