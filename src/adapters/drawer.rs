@@ -30,6 +30,8 @@ struct Page {
     setenv: Vec<(String, String)>,
     inputs: Inputs,
     actor: Actor,
+    #[serde(default)]
+    identity: String,
 }
 
 impl FileDrawer {
@@ -92,10 +94,9 @@ fn write(folder: &Path, id: RunnerId, bytes: &[u8]) -> io::Result<()> {
         .mode(0o600)
         .open(&temp)?;
     let written = file.write_all(bytes).and_then(|()| file.sync_all());
-    let written = written.and_then(|()| fs::rename(&temp, folder.join(id.to_string())));
-    if written.is_err() {
-        let _ = fs::remove_file(&temp);
-    }
+    // Never over one that is there: the id may be another's, if another host has chosen it.
+    let written = written.and_then(|()| fs::hard_link(&temp, folder.join(id.to_string())));
+    let _ = fs::remove_file(&temp);
     written.and_then(|()| File::open(folder)?.sync_all())
 }
 
@@ -118,6 +119,7 @@ impl Drawer for FileDrawer {
             setenv: setenv.collect(),
             inputs: kept.inputs,
             actor: kept.actor,
+            identity: kept.identity,
         };
         let bytes = serde_json::to_vec(&page).map_err(|e| self.failed(&e.into()))?;
         let put = self.blocking(move |folder| {
@@ -135,6 +137,10 @@ impl Drawer for FileDrawer {
                     "The environments of the runners that wait on this host have {} MiB together, which is the most. Try again when some have started.",
                     ALL_MAX >> 20
                 ),
+            )),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Err(Error::new(
+                ErrorKind::Conflict,
+                format!("Runner {id} is there already."),
             )),
             Err(error) => Err(self.failed(&error)),
         }
@@ -156,6 +162,7 @@ impl Drawer for FileDrawer {
             setenv: setenv.collect(),
             inputs: page.inputs,
             actor: page.actor,
+            identity: page.identity,
         }))
     }
 
@@ -188,6 +195,7 @@ mod tests {
             }],
             inputs: Inputs::default(),
             actor: Actor::host(),
+            identity: "1f".to_owned(),
         }
     }
 
@@ -199,6 +207,14 @@ mod tests {
         assert_eq!(drawer.ids().await, Ok(vec![]));
         assert_eq!(drawer.get(id).await, Ok(None));
         drawer.put(id, kept()).await.unwrap();
+        assert_eq!(drawer.get(id).await, Ok(Some(kept())));
+        // Another one with this id changes nothing of it.
+        let other = Kept {
+            setenv: Vec::new(),
+            ..kept()
+        };
+        let refused = drawer.put(id, other).await.unwrap_err();
+        assert_eq!(refused.kind, ErrorKind::Conflict);
         assert_eq!(drawer.get(id).await, Ok(Some(kept())));
         let file = folder.join("queue").join(id.to_string());
         let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;

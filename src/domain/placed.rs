@@ -87,10 +87,10 @@ impl Placing {
             name::check_session_name(text)?;
         }
         match &self.request {
-            Some((id, digest)) if digest.len() <= spec::REQUEST_ID_MAX => {
-                spec::check_request_id(id)
+            Some((id, digest)) => {
+                spec::check_request_id(id)?;
+                spec::check_request_id(digest)
             }
-            Some(_) => Err(Error::invalid("The digest of a request is too long.")),
             None => Ok(()),
         }
     }

@@ -1,6 +1,8 @@
-//! What tells whether a launch with a request id that was used before asks for the same.
+//! What tells whether a launch with a request id that was used before asks for the same, and whether
+//! one that waited is still what was asked for.
 
 use super::LaunchRequest;
+use crate::domain::RunnerSpec;
 
 /// SHA-256 over everything a launch asks for. The values of its environment are in it too, so
 /// that the same request id with another value is noticed; they can't be had back from it.
@@ -20,9 +22,25 @@ pub(super) fn of(request: &LaunchRequest) -> String {
         (given, files) if files.is_empty() => serde_json::to_vec(&(&request.spec, setenv, given)),
         (given, files) => serde_json::to_vec(&(&request.spec, setenv, given, files)),
     };
-    let text = text.unwrap_or_default();
-    Sha256::digest(&text)
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect()
+    hex(&Sha256::digest(text.unwrap_or_default()))
+}
+
+/// SHA-256 over what runs and as whom: what of a launch that waits never changes.
+pub(super) fn identity(spec: &RunnerSpec) -> String {
+    use sha2::{Digest, Sha256};
+    let said = (
+        &spec.project,
+        spec.uid,
+        &spec.user,
+        &spec.command,
+        &spec.working_directory,
+        &spec.placed,
+    );
+    hex(&Sha256::digest(
+        serde_json::to_vec(&said).unwrap_or_default(),
+    ))
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

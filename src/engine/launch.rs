@@ -235,6 +235,13 @@ impl Engine {
                 (runner, project_limits)
             }
         };
+        // Its asker is on another host and is told soon what became of it: one that has not waited is not
+        // begun again later, behind their back.
+        let mut kept = request.queue;
+        if kept && runner.spec.placed.is_some() {
+            shared.queue.throw_away(id).await;
+            kept = false;
+        }
         crash::point("daemon.after-t1");
 
         let order = LaunchOrder {
@@ -250,7 +257,7 @@ impl Engine {
             return;
         };
         lane.began = Some(began);
-        lane.kept = request.queue;
+        lane.kept = kept;
         // While somebody waits for the answer it is not tried again behind their back.
         lane.again = AGAIN_MAX;
         let recheck = if late {

@@ -4,7 +4,7 @@
 //! The host that is asked has decided whether its caller may; this one checks once more that an
 //! owner is one. Whoever may write into the store as a host of the fleet is believed beyond that.
 
-use super::{Engine, Shared, store_error};
+use super::{Engine, LAUNCHES_MAX, Shared, store_error};
 use crate::crash;
 use crate::domain::event::Actor;
 use crate::domain::kinds;
@@ -14,6 +14,7 @@ use crate::ports::StoreError;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::Semaphore;
 
 /// Between two looks for orders.
 const LOOK: Duration = Duration::from_millis(400);
@@ -78,6 +79,10 @@ impl Shared {
         };
         tracing::info!(message_id = kinds::ORDER_FROM_HOST.id, runner = %order.runner, uid = order.actor.uid, user = order.actor.user, from = order.from, "Order of another host: {}", said(&order.verb));
         crash::point("fleet.order-done");
+        self.answer_order(&order, outcome).await;
+    }
+
+    async fn answer_order(&self, order: &Order, outcome: Outcome) {
         for _ in 0..ANSWERS {
             match self.store.answer(&order.id, outcome.clone()).await {
                 Err(StoreError::Unavailable(_) | StoreError::Fenced) => {
@@ -129,6 +134,15 @@ fn owns(actor: &Actor, runner: &Runner) -> bool {
         || placed.is_some_and(|placed| placed.is_own(actor, &spec.user))
 }
 
+fn busy() -> Error {
+    Error::new(
+        ErrorKind::HostUnavailable,
+        format!(
+            "The host that was asked has {LAUNCHES_MAX} launches of other hosts in hand, as many as it takes at a time; nothing was launched. Try again in a moment."
+        ),
+    )
+}
+
 /// An order for the journal: what is launched is nobody's business there.
 fn said(verb: &Verb) -> String {
     match verb {
@@ -139,6 +153,7 @@ fn said(verb: &Verb) -> String {
 
 /// Carries out what other hosts ask for, for ever.
 pub(super) async fn serve(shared: Arc<Shared>) {
+    let hands = Arc::new(Semaphore::new(LAUNCHES_MAX));
     loop {
         tokio::time::sleep(LOOK).await;
         // What is taken is carried out at once: it must not wait here and be late.
@@ -149,16 +164,29 @@ pub(super) async fn serve(shared: Arc<Shared>) {
         let Ok(orders) = shared.store.take_orders(&shared.settings.host).await else {
             continue;
         };
-        let mut by_runner: BTreeMap<RunnerId, Vec<Order>> = BTreeMap::new();
+        let mut by_runner: BTreeMap<RunnerId, Vec<_>> = BTreeMap::new();
         for order in orders {
-            by_runner.entry(order.runner).or_default().push(order);
+            let hand = match order.verb {
+                Verb::Launch(_) => Some(Arc::clone(&hands).try_acquire_owned()),
+                _ => None,
+            };
+            by_runner
+                .entry(order.runner)
+                .or_default()
+                .push((order, hand));
         }
         for orders in by_runner.into_values() {
             let shared = Arc::clone(&shared);
             // A freeze and a thaw of one runner do not change places.
             tokio::spawn(async move {
-                for order in orders {
-                    Arc::clone(&shared).carry_out(order).await;
+                for (order, hand) in orders {
+                    match hand {
+                        Some(Err(_)) => shared.answer_order(&order, Outcome::of(Err(busy()))).await,
+                        hand => {
+                            Arc::clone(&shared).carry_out(order).await;
+                            drop(hand);
+                        }
+                    }
                 }
             });
         }

@@ -14,11 +14,14 @@ use crate::domain::name::shown;
 use crate::domain::order::{Order, Progress, Right, Verb};
 use crate::domain::placed::{Placed, Placing, WORD_MAX};
 use crate::domain::{Error, ErrorKind, RunnerId, RunnerSpec, State, Timestamp};
+use crate::ports::StoreError;
 use std::time::Duration;
 use tokio::time::Instant;
 
 /// How long a runner that has its row may take to be told of: its host may have been lost at work.
 const BEGUN_MAX: Duration = Duration::from_secs(60);
+/// After how long a runner whose row says that it runs has been exec'd.
+const SURE: Duration = Duration::from_secs(15);
 
 impl Engine {
     /// Launches on another host of the fleet (its id) through the store; returns when its command has been
@@ -70,21 +73,18 @@ impl Engine {
             expires_at: Timestamp(0),
             setenv: request.setenv,
         };
-        shared.store.order(order).await.map_err(store_error)?;
-        self.placed(id, &name).await
+        match shared.store.order(order).await {
+            Ok(()) => self.placed(id, &name).await,
+            // It may have been written all the same, if only the answer was lost.
+            Err(error @ StoreError::Unavailable(_)) => Err(unseen(id, &name, error)),
+            Err(error) => Err(store_error(error)),
+        }
     }
 
     /// Waits until a launch on another host is decided.
     async fn placed(&self, id: RunnerId, host: &str) -> Result<RunnerId, Error> {
         let store = &self.0.store;
-        let unseen = |error| {
-            let mut error = store_error(error);
-            error.message = format!(
-                "The launch is on its way to host {host}, as runner {id} if it comes to one, and what came of it can't be seen: {}",
-                error.message
-            );
-            error
-        };
+        let unseen = |error| unseen(id, host, error);
         let mut begun = None;
         loop {
             tokio::time::sleep(ASK).await;
@@ -94,14 +94,20 @@ impl Engine {
                 Progress::Begun => {
                     let since = *begun.get_or_insert_with(Instant::now);
                     let runner = store.runner(id).await.map_err(unseen)?;
-                    let Some(runner) = runner else { continue };
-                    match (runner.state(), &runner.exit) {
+                    let state = runner.as_ref().map_or(State::Starting, |r| r.state());
+                    match (state, runner.and_then(|r| r.exit)) {
                         (State::Queued, _) => return Ok(id),
                         (State::Ended, Some(exit)) if exit.cause == Cause::LaunchFailed => {
                             let why = format!("{} (runner {id})", exit.message);
                             return Err(Error::new(ErrorKind::LaunchFailed, why));
                         }
                         (State::Ended, _) => return Ok(id),
+                        // A command that could not be exec'd would have ended by now: the answer was lost.
+                        (State::Running | State::Frozen | State::Stopping, _)
+                            if since.elapsed() > SURE =>
+                        {
+                            return Ok(id);
+                        }
                         _ if since.elapsed() < BEGUN_MAX => {}
                         _ => {
                             return Err(Error::new(
@@ -162,20 +168,34 @@ impl Engine {
     }
 }
 
+fn unseen(id: RunnerId, host: &str, error: StoreError) -> Error {
+    let mut error = store_error(error);
+    error.message = format!(
+        "The launch is on its way to host {host}, as runner {id} if it comes to one, and what came of it can't be seen: {}",
+        error.message
+    );
+    error
+}
+
 /// Where an order comes from: a host of the fleet that is up, and not this one.
 fn origin(order: &Order, from: Option<&Host>, here: &str) -> Result<Placed, Error> {
     let long = |word: &Option<String>| word.as_ref().is_some_and(|w| w.len() > WORD_MAX);
+    let control =
+        |word: &Option<String>| word.as_ref().is_some_and(|w| w.contains(char::is_control));
     let strange = long(&order.actor.user)
+        || control(&order.actor.user)
         || long(&order.actor.host)
         || order.id != order.runner.to_string()
         || order.actor.host.as_ref() != Some(&order.from);
     match from {
-        Some(host) if host.about.host != here && !strange => Ok(Placed {
-            host: order.from.clone(),
-            name: host.about.name.clone(),
-            uid: order.actor.uid,
-            user: order.actor.user.clone(),
-        }),
+        Some(host) if host.about.host != here && host.about.name.len() <= WORD_MAX && !strange => {
+            Ok(Placed {
+                host: order.from.clone(),
+                name: host.about.name.clone(),
+                uid: order.actor.uid,
+                user: order.actor.user.clone(),
+            })
+        }
         _ => Err(Error::new(
             ErrorKind::NotPermitted,
             format!(

@@ -16,7 +16,7 @@
 
 use super::launch::LATE;
 use super::turn::{NOTHING_KEPT, begin};
-use super::{LaunchRequest, Shared, now, store_error};
+use super::{LaunchRequest, Shared, digest, now, store_error};
 use crate::crash;
 use crate::domain::event::{Actor, Event};
 use crate::domain::exit::{Cause, Exit, Usage};
@@ -115,6 +115,7 @@ impl Waiting {
             setenv: request.setenv.clone(),
             inputs: request.inputs.clone(),
             actor: actor.clone(),
+            identity: digest::identity(&request.spec),
         };
         self.drawer.put(id, kept).await?;
         crash::point("queue.kept");

@@ -1,8 +1,8 @@
 //! A turn that has come: the saga from `starting` on, with what this host has kept, and once more if
 //! it was cut off before the command could run.
 
-use super::Shared;
 use super::lane::{Command, Lane};
+use super::{Shared, digest};
 use crate::crash;
 use crate::domain::event::Event;
 use crate::domain::exit::Cause;
@@ -47,6 +47,9 @@ pub(super) fn begin(
         lane.run().await;
     });
 }
+
+/// Why a launch whose row has been tampered with fails.
+const CHANGED: &str = "Its row in the store says another command or user than what was asked for here; nothing was run. Who has write access to the store?";
 
 impl Lane {
     /// Whether its launch, cut off before its command could run, is begun again.
@@ -94,6 +97,13 @@ impl Lane {
     async fn start_kept(&mut self, project_limits: Limits, changes: u64) -> bool {
         let id = self.runner.id;
         let why = match self.shared.queue.drawer.get(id).await {
+            // Whoever can write the store's rows does not choose what runs here, or as whom.
+            Ok(Some(kept))
+                if !kept.identity.is_empty()
+                    && kept.identity != digest::identity(&self.runner.spec) =>
+            {
+                CHANGED.to_owned()
+            }
             Ok(Some(kept)) => {
                 let order = LaunchOrder {
                     id,

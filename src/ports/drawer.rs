@@ -15,12 +15,16 @@ pub struct Kept {
     pub inputs: Inputs,
     /// Who launched it.
     pub actor: Actor,
+    /// What stands for the command and its user ([`RunnerSpec`](crate::domain::RunnerSpec)): its row may say
+    /// nothing else when its turn comes. Empty = kept by a release that did not know.
+    pub identity: String,
 }
 
 /// Keeps it until the launch is made, over restarts and reboots.
 #[async_trait]
 pub trait Drawer: Send + Sync + std::fmt::Debug {
-    /// Keeps it: when this returns it is on the disk. `QueueFull` if that is too much for this host.
+    /// Keeps it: when this returns it is on the disk. `QueueFull` if that is too much for this host;
+    /// `Conflict` if something is kept of this one already, which stays as it is.
     async fn put(&self, id: RunnerId, kept: Kept) -> Result<(), Error>;
     /// What is kept of this launch; `None` = nothing. The error says why it can't be read.
     async fn get(&self, id: RunnerId) -> Result<Option<Kept>, Error>;

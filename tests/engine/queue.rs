@@ -145,6 +145,21 @@ async fn priority_then_age_and_nobody_runs_without_what_was_kept() {
     assert!(site.drawer.kept().is_empty());
 }
 
+/// Whoever can write the store's rows does not choose what runs here.
+#[tokio::test(start_paused = true)]
+async fn what_runs_in_the_end_is_what_was_asked_for() {
+    let site = Site::new(1).await;
+    let first = site.launch(waits("p", 0)).await;
+    let forged = site.launch(waits("p", 0)).await;
+    let next = site.launch(waits("p", 0)).await;
+    site.drawer.forge(forged);
+    assert_eq!(site.next(first, &[forged, next]).await, next);
+    let exit = site.store.runner(forged).await.unwrap().unwrap().exit;
+    let message = exit.unwrap().message;
+    assert!(message.contains("another command or user"), "{message}");
+    assert_eq!(site.world.execs(forged), 0);
+}
+
 #[tokio::test(start_paused = true)]
 async fn projects_take_turns() {
     let site = Site::new(2).await;

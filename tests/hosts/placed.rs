@@ -218,7 +218,9 @@ fn a_host_that_is_away_never_comes_to_it_late() {
     accept(b, &from("\"f-gone-1\"", "\"alice\""));
     let run = "run --via store --on f-gone-2 p -- sh -c 'echo $STRATAVORE_RUNNER_ID >> /srv/ran; exec sleep 1000'";
     a.ctl("alice", run).ok();
-    assert_eq!(b.file("/srv/ran").lines().count(), 1);
+    wait_until("its command has written its line", SOON, || {
+        b.file("/srv/ran").lines().count() == 1
+    });
     // Its daemon hangs, is cut off, or is dead: asked while that is not known yet, and when it is.
     let ways: [Way<'_>; 3] = [
         (
@@ -255,6 +257,9 @@ fn a_host_that_is_away_never_comes_to_it_late() {
         });
         // Whatever was asked of it meanwhile is not carried out now.
         let ok = a.ctl("alice", run).ok().out();
+        wait_until("its command has written its line", SOON, || {
+            b.file("/srv/ran").contains(&ok)
+        });
         a.ctl("alice", &format!("stop {ok}")).ok();
         let ran = b.file("/srv/ran");
         let rows = fleet.sql().number("SELECT count(*) FROM runners");

@@ -6,7 +6,7 @@ use super::fail::Fail;
 use super::hosts::{all, draft, one};
 use super::link::Link;
 use super::locks::Locks;
-use super::{Work, words};
+use super::{Work, orders, words};
 use crate::domain::event::{Actor, Event, EventType};
 use crate::domain::exit::{Cause, Exit, Usage};
 use crate::domain::host::{Host, Standing};
@@ -232,6 +232,7 @@ impl Work for Tidy {
 
     async fn run(&mut self, on: &mut Link) -> Result<Self::Done, Fail> {
         let (at, hosts) = all(on).await?;
+        orders::tidy(on, at).await?;
         let (mut events, mut gone) = (Vec::new(), Vec::new());
         let actor = Actor::host();
         for host in hosts {

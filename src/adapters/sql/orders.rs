@@ -22,6 +22,8 @@ const WAITING_MAX: u64 = 1_000;
 const LAUNCHES_MAX: u64 = 64;
 /// Tells a launch from other orders.
 const IS_LAUNCH: &str = "substr(verb, 1, 9) = '{\"launch\"'";
+/// What stays of a launch when nobody takes it any more.
+const EMPTIED: &str = "{\"launch\":null}";
 
 #[derive(Debug)]
 struct Put(Order);
@@ -33,13 +35,8 @@ impl Work for Put {
     async fn run(&mut self, on: &mut Link) -> Result<(), Fail> {
         let order = &self.0;
         let now = clock::now(on).await?;
-        let old = now.minus_usec(KEPT);
-        on.run("DELETE FROM orders WHERE asked_at < $1", vec![old.into()])
-            .await?;
+        tidy(on, now).await?;
         let launch = matches!(order.verb, Verb::Launch(_));
-        if launch {
-            on.run(EXPIRED, vec![now.into()]).await?;
-        }
         let (only, most) = match launch {
             true => (format!(" AND {IS_LAUNCH}"), LAUNCHES_MAX),
             false => (String::new(), WAITING_MAX),
@@ -89,9 +86,22 @@ impl Work for Put {
     }
 }
 
-/// Nobody takes these any more, and their environment goes, whoever asked or was asked.
-const EXPIRED: &str =
-    "UPDATE orders SET setenv = NULL WHERE setenv IS NOT NULL AND expires_at <= $1";
+/// Removes old orders, and what is large or private of those that nobody takes any more, whoever asked
+/// or was asked.
+pub(super) async fn tidy(on: &mut Link, now: Timestamp) -> Result<(), Fail> {
+    let old = now.minus_usec(KEPT);
+    on.run("DELETE FROM orders WHERE asked_at < $1", vec![old.into()])
+        .await?;
+    on.run(
+        format!(
+            "UPDATE orders SET setenv = NULL, verb = '{EMPTIED}'
+              WHERE expires_at <= $1 AND {IS_LAUNCH} AND verb <> '{EMPTIED}'"
+        ),
+        vec![now.into()],
+    )
+    .await?;
+    Ok(())
+}
 
 /// Marks them as taken in the statement that reads them, so nobody gets one twice.
 #[derive(Debug)]
@@ -115,7 +125,10 @@ impl Work for Take {
             )
             .await?;
         on.run(
-            "UPDATE orders SET setenv = NULL WHERE target = $1 AND setenv IS NOT NULL AND (taken_at <> 0 OR expires_at <= $2)",
+            format!(
+                "UPDATE orders SET setenv = NULL, verb = '{EMPTIED}'
+                  WHERE target = $1 AND (taken_at <> 0 OR expires_at <= $2) AND {IS_LAUNCH} AND verb <> '{EMPTIED}'"
+            ),
             vec![self.0.as_str().into(), now.into()],
         )
         .await?;
@@ -187,7 +200,8 @@ impl Work for Withdraw {
         };
         on.run(
             format!(
-                "UPDATE orders SET outcome = $2, setenv = NULL
+                "UPDATE orders SET outcome = $2, setenv = NULL,
+                        verb = CASE WHEN {IS_LAUNCH} THEN '{EMPTIED}' ELSE verb END
                   WHERE id = $1 AND begun_at = 0 AND outcome IS NULL AND {open}"
             ),
             vec![
