@@ -102,7 +102,7 @@ pub(super) async fn admit_all(
     for new in news {
         concern.add(&new.spec, &new.host, new.host_max);
     }
-    // Before any other lock is taken: who withdraws one holds nothing else.
+    // Who withdraws several at once may take their rows in another order: one of both is done again then.
     let open = orders::open(on, news).await?;
     let book = match Book::open(on, &concern, true).await {
         Ok(book) => book,
