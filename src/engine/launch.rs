@@ -235,13 +235,7 @@ impl Engine {
                 (runner, project_limits)
             }
         };
-        // Its asker is on another host and is told soon what became of it: one that has not waited is not
-        // begun again later, behind their back.
-        let mut kept = request.queue;
-        if kept && runner.spec.placed.is_some() {
-            shared.queue.throw_away(id).await;
-            kept = false;
-        }
+        let kept = shared.queue.keeps(&runner, request.queue).await;
         crash::point("daemon.after-t1");
 
         let order = LaunchOrder {

@@ -34,8 +34,8 @@ mod turn;
 mod upkeep;
 mod verbs;
 
-pub use audit::Noted;
 pub use arm::{FenceState, LeaseState};
+pub use audit::Noted;
 pub use fleet::Peers;
 pub use launch::Launched;
 pub use lease::Membership;

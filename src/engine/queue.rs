@@ -122,6 +122,15 @@ impl Waiting {
         Ok(())
     }
 
+    /// Whether what was kept for one that starts at once stays until it runs. Who asks from another host is
+    /// told soon what became of it: such a one is not begun again later, behind their back.
+    pub(super) async fn keeps(&self, runner: &Runner, kept: bool) -> bool {
+        if kept && runner.spec.placed.is_some() {
+            self.throw_away(runner.id).await;
+        }
+        kept && runner.spec.placed.is_none()
+    }
+
     pub(super) async fn throw_away(&self, id: RunnerId) {
         self.drawer.remove(id).await;
     }

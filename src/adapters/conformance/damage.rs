@@ -31,7 +31,7 @@ async fn budget(store: &impl Store) {
         counts: Counts::default(),
         created_at: at(0),
     };
-    store.set_budget(budget).await.unwrap();
+    store.set_budget(budget, Actor::host()).await.unwrap();
 }
 
 async fn turns(store: &impl Store) -> Vec<RunnerId> {
