@@ -33,6 +33,7 @@ mod standing;
 mod turn;
 mod upkeep;
 mod verbs;
+mod words;
 
 pub use arm::{FenceState, LeaseState};
 pub use audit::Noted;
@@ -45,14 +46,15 @@ use crate::domain::event::Event;
 use crate::domain::inputs::Inputs;
 use crate::domain::kinds;
 use crate::domain::spec::Setenv;
-use crate::domain::{Error, ErrorKind, Limits, Runner, RunnerId, RunnerSpec, State, Timestamp};
+use crate::domain::{Limits, Runner, RunnerId, RunnerSpec, State, Timestamp};
 use crate::metrics::Metrics;
-use crate::ports::{Drawer, Host, HostError, HostNotice, Store, StoreError, Streams};
+use crate::ports::{Drawer, Host, HostNotice, Store, Streams};
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 use tokio::sync::{Notify, Semaphore, broadcast, mpsc, watch};
+use words::{host_error, store_error};
 
 /// Launches that may be under way at a time; more wait their turn.
 const LAUNCHES_MAX: usize = 64;
@@ -417,35 +419,4 @@ impl Shared {
 fn now() -> Timestamp {
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
     Timestamp(since.map_or(0, |d| u64::try_from(d.as_micros()).unwrap_or(u64::MAX)))
-}
-
-/// A store's answer as the caller gets it.
-fn store_error(error: StoreError) -> Error {
-    match error {
-        StoreError::Refused(error) => error,
-        StoreError::Fenced => Error::new(
-            ErrorKind::StoreUnavailable,
-            "This host was given up by its fleet and joins it again. Nothing was changed; running work goes on. Try again in a moment.",
-        ),
-        error => Error::new(
-            ErrorKind::StoreUnavailable,
-            format!(
-                "The store does not answer ({}). Nothing was changed; running work goes on. See: journalctl -u stratavored.",
-                error.why()
-            ),
-        ),
-    }
-}
-
-/// The agent's answer as the caller gets it.
-fn host_error(error: HostError) -> Error {
-    match error {
-        HostError::Refused(error) => error,
-        HostError::Unavailable(why) => Error::new(
-            ErrorKind::HostUnavailable,
-            format!(
-                "The agent of this host does not answer ({why}). See: systemctl status stratavore-agent."
-            ),
-        ),
-    }
 }
