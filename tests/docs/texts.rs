@@ -73,7 +73,7 @@ over.
 Runners do not depend on it: it may be stopped, killed and started again at any time, and takes over what runs.";
 
 pub const AUDIT: &str = "\
-Every change of state, every denial and every act of an administrator becomes an entry of this host's audit, in the
+Every change of state, denials and every act of an administrator becomes an entry of this host's audit, in the
 transaction of the change: who (uid, name, host), what, on which object, with what result. Each entry carries a MAC
 (HMAC-SHA256, with a key of this host) over itself and the entry before, so that none can be changed, removed, added or
 moved unseen. Acts that change no row (kill, reconcile, an export of the audit, a refusal by polkit) are written down within
@@ -95,8 +95,8 @@ stratavorectl audit export audit.jsonl
 stratavorectl audit verify --key stratavore.audit-key --anchor anchors audit.jsonl";
 
 pub const AUDIT_ROTATE: &str = "\
-Another key is named by the last entry under the former one. Give both, start the daemon once, and then take the former one away;
-to verify entries under it, keep a copy:";
+Another key is named by the last entry under the former one. Give both, start the daemon, wait for a change of state, and then
+take the former one away; to verify entries under it, and to have them removed at their age, keep it:";
 
 pub const AUDIT_ROTATE_EXAMPLE: &str = "\
 cd /etc/credstore && mv stratavore.audit-key stratavore.audit-key-previous
@@ -105,13 +105,13 @@ systemctl restart stratavored";
 
 pub const AUDIT_PROOF: &str = "\
 A chain shows every change but one: that its newest entries are cut off and its head is put back, or that somebody with the
-key writes all of it anew. So its end is told elsewhere, as an anchor: in the journal at the start, every 5 minutes while it grows,
+key writes all of it anew. So its end is told elsewhere, as an anchor: in the journal every 5 minutes while it grows,
 and at the stop; every hour in the event audit.anchored, which a broker keeps; and each host of a fleet keeps the heads of
 the others. Whoever has root on the host and writes to the store, too, can change what comes after the last anchor that
 is kept elsewhere; nothing that a host says of itself can prevent that.
 
 Entries past store.retention are replaced by a checkpoint, made with the key. The chain of a host that never comes back
-stays. Entries that are not whole are not removed.";
+stays. Entries that can't be verified, as they are not whole or their key is no longer given, are not removed.";
 
 pub const DAEMON_STATUS: &str = "\
 78 if the configuration is wrong or the store is of a later release: then stratavored.service is not started again by

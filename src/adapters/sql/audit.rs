@@ -7,7 +7,7 @@ use super::fail::Fail;
 use super::link::{Link, Row, Value};
 use super::{Base, SqlStore, Work};
 use crate::domain::Timestamp;
-use crate::domain::audit::verify::{Report, Verdict, Verifier};
+use crate::domain::audit::verify::{Report, Verifier};
 use crate::domain::audit::{Act, Anchor, Checkpoint, Entry, Head, Key, Mac, Note};
 use crate::domain::event::{Actor, Draft, EventType};
 use crate::ports::{Anchored, Audit, Chain, EventFilter, StoreError};
@@ -383,15 +383,12 @@ impl Work for Prune {
             verifier.feed(&entry);
             gone += 1;
         }
-        match verifier.fault() {
-            // A former key is no longer given: its entries were looked at when it was.
-            None | Some(Verdict::WrongKey { .. }) => {}
-            Some(verdict) => {
-                let why = format!(
-                    "the audit of this host is not whole, and none of it is removed: {verdict}"
-                );
-                return Err(Fail::Broken(why));
-            }
+        // What can't be verified is not signed for, an entry of a former key that is no longer given included.
+        if let Some(verdict) = verifier.fault() {
+            let why = format!(
+                "the audit of this host can't be verified, and none of it is removed: {verdict}"
+            );
+            return Err(Fail::Broken(why));
         }
         if gone == 0 {
             return Ok(0);
