@@ -7,17 +7,23 @@
 //! |---|---|
 //! | `keys` | the keys |
 //! | `store` | `store.url` |
+//! | `notify` | `[notify.rules.NAME]` |
+//! | `events` | `events.amqp_urls` |
 //! | `credentials` | secrets, which are in no file of ours |
 //! | `reload` | what a configuration read again changes |
 
 pub mod address;
 mod credentials;
+mod events;
 mod keys;
+mod notify;
 mod reload;
 mod store;
 
-pub use credentials::{AuditKeys, CREDENTIALS, StoreCredentials};
+pub use credentials::{AuditKeys, CREDENTIALS, Credentials, NOTIFY_CREDENTIALS, NotifyCredentials};
+pub use events::{AmqpUrl, Events, Unroutable};
 pub use keys::{KEYS, Key};
+pub use notify::{Notify, RULE_KEYS, RuleKey};
 pub use reload::{Change, compare};
 pub use store::{PostgresHost, PostgresUrl, SslMode, StoreUrl};
 
@@ -57,6 +63,8 @@ pub struct Config {
     pub max_lifetime: Duration,
     /// `store.retention`.
     pub retention: Duration,
+    /// `events.*`.
+    pub events: Events,
     /// `host.name`; empty = the host name.
     pub host_name: String,
     /// `host.max_runners`; `None` = no cap.
@@ -75,6 +83,8 @@ pub struct Config {
     pub metrics_advertise: String,
     /// `audit.key_credential`.
     pub audit_key: String,
+    /// `notify.rules`, by name.
+    pub notify: BTreeMap<String, Notify>,
     /// Where a value that is not the default came from, by key.
     origins: BTreeMap<String, String>,
 }
@@ -115,6 +125,7 @@ impl Config {
             idle_timeout: Duration::from_secs(300),
             max_lifetime: Duration::from_secs(1_800),
             retention: Duration::from_secs(90 * 86_400),
+            events: Events::default(),
             host_name: String::new(),
             host_max_runners: None,
             host_labels: BTreeMap::new(),
@@ -124,6 +135,7 @@ impl Config {
             metrics_listen: (*places == Places::system()).then_some(METRICS_LOCAL),
             metrics_advertise: String::new(),
             audit_key: credentials::AUDIT_KEY.to_owned(),
+            notify: BTreeMap::new(),
             origins: BTreeMap::new(),
         }
     }
@@ -193,6 +205,9 @@ impl Config {
     /// Refuses values that are right by themselves and wrong together. The error is said of the
     /// place where one of them was given last.
     fn check(&self, file: &Path) -> Result<(), ConfigError> {
+        if let Some((key, message)) = notify::lacking(&self.notify) {
+            return Err(self.wrong(file, [&key, &key], message));
+        }
         let fleet = &self.fleet;
         let shown = |span: Duration| show_span(u64::try_from(span.as_micros()).unwrap_or(u64::MAX));
         let (renew, ttl, lost) = (fleet.lease_renew, fleet.lease_ttl, fleet.lost_after);
@@ -282,9 +297,16 @@ impl Config {
                 let Some(known) = KEYS.iter().find(|k| k.name == name) else {
                     return Err(error(at, unknown(&name)));
                 };
+                let origin = format!("{}:{}", file.display(), line(at).unwrap_or(0));
+                if name == notify::RULES {
+                    let rules = notify::read(self, at, value.get_ref())
+                        .map_err(|(at, why)| error(at, format!("{name}: {why}")))?;
+                    let rules = rules.into_iter().map(|rule| format!("{name}.{rule}"));
+                    self.origins
+                        .extend(rules.map(|rule| (rule, origin.clone())));
+                }
                 (known.read)(self, &name, value.get_ref())
                     .map_err(|why| error(at, format!("{name}: {why}")))?;
-                let origin = format!("{}:{}", file.display(), line(at).unwrap_or(0));
                 self.origins.insert(name, origin);
             }
         }
@@ -323,6 +345,9 @@ impl Config {
             ));
             if key.name == "store.url" {
                 out.push_str(&credentials::print());
+            }
+            if key.name == notify::RULES {
+                out.push_str(&credentials::print_notify(self.notify.keys()));
             }
         }
         out

@@ -1,7 +1,9 @@
 //! The composition root of `stratavored`: the only file that names every concrete type.
 
 mod discovery;
+mod notify;
 pub mod observe;
+mod relay;
 mod reload;
 mod store;
 
@@ -9,12 +11,13 @@ use crate::adapters::agent_client::AgentClient;
 use crate::adapters::drawer::FileDrawer;
 use crate::adapters::machine::ThisMachine;
 use crate::adapters::timed::TimedStore;
+use crate::adapters::webhook::Webhooks;
 use crate::api;
 use crate::config::{Config, StoreUrl};
 use crate::domain::kinds;
 use crate::engine::{Engine, Health, Membership, Settings};
 use crate::places::Places;
-use crate::ports::Store;
+use crate::ports::{Courier, Store};
 use crate::service;
 use crate::telemetry::Telemetry;
 use observe::{Observed, Parts};
@@ -30,6 +33,8 @@ use tokio::time::Instant;
 
 /// How long a clean stop waits for launches under way.
 const LAST_LAUNCHES: Duration = Duration::from_secs(10);
+/// How long it waits for the broker to confirm what is there.
+const LAST_EVENTS: Duration = Duration::from_secs(3);
 /// A hub or bus that has not come round for so long is wedged.
 const WEDGED: Duration = Duration::from_secs(20);
 /// Between two looks at bus and engine.
@@ -133,6 +138,7 @@ pub async fn run(config: Config, start: Start, log: Telemetry) -> Result<(), Fat
             machine: Arc::new(ThisMachine),
         },
     };
+    let relay = relay::start(&config, &host_id, &host_name, opened.outbox)?;
     let engine = Engine::start(
         settings,
         Arc::clone(&store),
@@ -140,6 +146,11 @@ pub async fn run(config: Config, start: Start, log: Telemetry) -> Result<(), Fat
         Arc::new(FileDrawer::new(start.places.state.join("queue"))),
         notices,
     );
+    let courier: Arc<dyn Courier> = Arc::new(Webhooks::default());
+    engine.notify(notify::subscribers(&config), &courier);
+    if let Some(relay) = relay {
+        engine.relays_by(relay);
+    }
     observed.has(Parts {
         engine: engine.clone(),
         connections: opened.connections,
@@ -210,8 +221,17 @@ pub async fn run(config: Config, start: Start, log: Telemetry) -> Result<(), Fat
     };
     service::stopping();
     tracing::info!(message_id = kinds::STOPPING.id, "Stopping; runners go on");
-    // Refuse calls, finish transactions, close the store.
+    // Refuse calls, finish transactions, publish what is there, close the store.
     engine.shutdown(LAST_LAUNCHES).await;
+    if let Some(relay) = engine.relay() {
+        let whole = relay.flush(LAST_EVENTS).await;
+        if !whole {
+            tracing::info!(
+                message_id = kinds::EVENTS_LEFT.id,
+                "Events are left to be published after the next start"
+            );
+        }
+    }
     store.close().await;
     outcome
 }
@@ -265,6 +285,13 @@ fn status_line(engine: &Engine, health: &Health, note: &Option<String>) -> Strin
     }
     if let Some(why) = &health.lease {
         line.push_str(&format!("; nothing is launched here: {why}"));
+    }
+    let failing = engine.notifications_failing();
+    if !failing.is_empty() {
+        line.push_str(&format!(
+            "; notifications do not arrive: {}",
+            failing.join(", ")
+        ));
     }
     if let Some(note) = note {
         line.push_str(&format!("; {note}"));

@@ -40,6 +40,27 @@ pub enum LaunchResult {
     Unavailable,
 }
 
+/// What came of a message of a notification rule.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NotificationResult {
+    /// It arrived.
+    Sent,
+    /// It was given up.
+    Failed,
+    /// Too many waited.
+    Dropped,
+}
+
+impl NotificationResult {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Sent => "sent",
+            Self::Failed => "failed",
+            Self::Dropped => "dropped",
+        }
+    }
+}
+
 impl LaunchResult {
     /// All of them.
     pub const ALL: [Self; 6] = [
@@ -77,6 +98,8 @@ struct Inner {
     tokens: IntCounterVec,
     denied: IntCounterVec,
     reconciled: [IntCounter; 2],
+    notifications: IntCounterVec,
+    dropped: IntCounter,
     /// The projects with series of their own, and their caps.
     projects: Mutex<BTreeMap<String, Option<u32>>>,
 }
@@ -136,6 +159,16 @@ impl Metrics {
             "Comparisons of the store's rows with what runs on this host.",
             &["result"],
         )?;
+        let notifications = counters(
+            "stratavore_notifications_total",
+            "Messages of notification rules by what came of them; of dropped ones also events that were missed.",
+            &["rule", "result"],
+        )?;
+        let dropped = IntCounter::new(
+            "stratavore_outbox_dropped_total",
+            "Events this host removed for their age that were never published: parked, or left over.",
+        )?;
+        registry.register(Box::new(dropped.clone()))?;
         let durations = HistogramOpts::new(
             "stratavore_launch_duration_seconds",
             "Time from a launch's arrival at the engine until its command was exec'd.",
@@ -155,6 +188,8 @@ impl Metrics {
             tokens,
             denied,
             reconciled: ["failed", "ok"].map(|result| reconciled.with_label_values(&[result])),
+            notifications,
+            dropped,
             projects: Mutex::default(),
             registry,
         }));
@@ -211,6 +246,11 @@ impl Metrics {
         self.0.durations.observe(time.as_secs_f64());
     }
 
+    /// So many events were removed that were never published.
+    pub fn dropped(&self, count: u64) {
+        self.0.dropped.inc_by(count);
+    }
+
     /// A gate was shut.
     pub fn denied(&self, gate: &'static str) {
         self.0.denied.with_label_values(&[gate]).inc();
@@ -243,6 +283,21 @@ impl Metrics {
     /// Rows and runners were compared, or could not be.
     pub fn reconciled(&self, ok: bool) {
         self.0.reconciled[usize::from(ok)].inc();
+    }
+
+    /// There is a notification rule of this name: its series exist from now on.
+    pub fn notifications(&self, rule: &str) {
+        use NotificationResult::{Dropped, Failed, Sent};
+        for result in [Sent, Failed, Dropped] {
+            self.notified(rule, result, 0);
+        }
+    }
+
+    /// Messages of a notification rule came to this.
+    pub fn notified(&self, rule: &str, result: NotificationResult, count: u64) {
+        let labels = [rule, result.as_str()];
+        let counter = self.0.notifications.with_label_values(&labels);
+        counter.inc_by(count);
     }
 
     /// Everything counted.

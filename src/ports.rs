@@ -2,14 +2,18 @@
 //! and decide nothing.
 
 mod audit;
+mod courier;
 mod drawer;
 mod fleet;
+mod outbox;
 
 pub use audit::{Anchored, Audit, Chain};
+pub use courier::{Courier, Letter, Undelivered};
 pub use drawer::{Drawer, Kept};
 pub use fleet::{
     Beat, FleetState, Hosts, Orders, Policies, Policy, Pulse, Queue, Reported, Writer,
 };
+pub use outbox::{Backlog, Broker, BrokerError, LetGo, Outbox, Outgoing, Publisher, Rows, Told};
 
 use crate::domain::admission::Gate;
 use crate::domain::event::{Actor, Event, EventType};
@@ -187,6 +191,8 @@ pub struct Pruned {
     pub runners: u64,
     /// Events.
     pub events: u64,
+    /// Those of them that were never published: they were parked, or nobody has a broker.
+    pub unpublished: u64,
 }
 
 /// Rows and events. Every method that changes something does it in one transaction with its

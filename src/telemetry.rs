@@ -12,9 +12,9 @@ use std::io::ErrorKind;
 use std::os::unix::net::UnixDatagram;
 use std::time::Duration;
 use tracing::field::{Field, Visit};
-use tracing::{Dispatch, Event, Level, Subscriber, dispatcher};
+use tracing::{Dispatch, Event, Level, Metadata, Subscriber, dispatcher};
 use tracing_journald::{Priority, PriorityMappings};
-use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::filter::{LevelFilter, Targets, filter_fn};
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, fmt};
@@ -72,6 +72,7 @@ fields! {
     audit_host as stratavore_audit_host,
     audit_n as stratavore_audit_n,
     audit_mac as stratavore_audit_mac,
+    notify_rule as stratavore_notify_rule,
     uid as stratavore_uid,
     user as stratavore_user,
     by as stratavore_by,
@@ -121,10 +122,17 @@ pub fn set_up() -> Telemetry {
         .then(|| fmt::layer().with_writer(std::io::stderr).with_target(false));
     tracing_subscriber::registry()
         .with(filter)
+        .with(filter_fn(is_discreet))
         .with(journal.clone().map(ToQueue))
         .with(plain)
         .init();
     Telemetry(journal)
+}
+
+/// What lapin says has the broker's password in it, and whole messages: it is not heard whatever is asked for.
+fn is_discreet(said: &Metadata<'_>) -> bool {
+    let whose = said.target().split("::").next().unwrap_or_default();
+    !whose.starts_with("lapin") && !whose.starts_with("amq_protocol")
 }
 
 /// What brings lines to journald, however long that takes.

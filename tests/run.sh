@@ -27,6 +27,7 @@ step format $cargo fmt --all --check
 step lint $cargo clippy $with --workspace --all-targets --quiet -- -D warnings
 step unit within 1200 $cargo test $with --lib --bins --quiet
 step parts within 1200 $cargo test $with --quiet --test rules --test shim --test api --test engine --test docs
+step broker within 900 $cargo test $with --quiet --test broker
 step release tests/release.sh
 step hosts within 2700 tests/hosts/run.sh
 # Not how fast it is, but that it is not several times slower than it should be beside the same machine's ceilings.

@@ -14,6 +14,7 @@ pub(crate) mod life;
 pub(crate) mod listing;
 pub(crate) mod model;
 pub(crate) mod orders;
+pub(crate) mod outbox;
 pub(crate) mod projects;
 pub(crate) mod queue;
 pub(crate) mod tampering;
@@ -42,7 +43,7 @@ macro_rules! suite {
                 an_ending_that_makes_room_is_told, who_waits_uses_nothing, what_never_fits_holds_up_nobody];
             holds: [set_list_release, one_for_each_scope, they_end_by_themselves, there_are_only_so_many, who_froze_it_is_kept];
             orders: [orders_are_taken_once_and_answered, orders_are_taken_as_they_were_asked, an_order_nobody_takes_is_withdrawn,
-                a_launch_is_begun_once, a_launch_that_was_taken_and_not_begun];
+                nobody_takes_all_places, a_launch_is_begun_once, a_launch_that_was_taken_and_not_begun];
             hosts: [joining_and_coming_back, a_cloned_machine_id, a_living_machine_is_not_taken_over, leases, an_epoch_that_is_over, who_is_away_and_who_is_lost,
                 forgetting, who_is_back_is_told, many_are_given_back, cordons, cordon_and_cap_refuse, the_whole_fleet, the_only_host];
             queue: [who_waits_is_neither_live_nor_lost, priority_then_age_fair_between_projects, there_is_only_so_much_room,
@@ -52,6 +53,8 @@ macro_rules! suite {
             ledger: [a_storm_of_everything, budgets_hold_in_a_storm];
             audit: [all_that_is_done_is_written_down, keys_follow_each_other, old_entries_make_room,
                 without_a_key_there_is_none, a_storm_is_one_chain, acts_that_are_no_events];
+            outbox: [rows_are_written_with_their_events_and_settled, what_follows_nothing_is_let_go, parked_ones_are_tried_again_by_project,
+                what_a_host_leaves_is_taken_over, what_is_parked_goes_with_its_age, what_is_held_hides_nothing_from_pruning];
             tampering: [each_verdict, a_head_put_back_stays_known, tampering_stops_no_work];
             listing: [filters, pages, prefixes_are_not_patterns, events_by_filter, live_of_a_host];
         );

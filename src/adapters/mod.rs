@@ -8,6 +8,8 @@ pub mod exposition;
 pub mod machine;
 pub mod migrate;
 pub mod postgres;
+pub mod rabbitmq;
 pub mod sql;
 pub mod sqlite;
 pub mod timed;
+pub mod webhook;

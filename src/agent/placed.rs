@@ -62,18 +62,22 @@ pub(super) fn check_user(
     if config.as_users.iter().any(named) {
         return policy::check_user(config, account);
     }
+    Err(not_as(config, &account.name))
+}
+
+/// In the same words whether there is such a user or not: who asks from elsewhere need not know.
+fn not_as(config: &Config, user: &str) -> Refusal {
     let why = match config.as_users.is_empty() {
         true => " (as_users is empty)",
         false => "",
     };
-    Err(refusal(
+    refusal(
         RefusalCode::NotPermitted,
         format!(
-            "No launch from another host runs as {} (uid {}) on this one{why}; root there can allow it with as_users in {PATH}.",
-            shown(&account.name),
-            account.uid
+            "No launch from another host runs as {} on this one{why}; root there can allow it with as_users in {PATH}.",
+            shown(user)
         ),
-    ))
+    )
 }
 
 /// Such a launch has nothing of its caller's own: neither descriptors nor files to be read.
@@ -99,6 +103,12 @@ impl Agent {
         if user.is_empty() || user.len() > WORD_MAX || user.contains('\0') {
             return Err(refusal(RefusalCode::Failed, "That is no name of a user."));
         }
+        let named = config.as_users.contains(&UserRef::Name(user.clone()));
+        let numbers = config.as_users.iter().any(|u| matches!(u, UserRef::Uid(_)));
+        if !named && !numbers {
+            // Names that nobody allowed are not looked up: local launches wait for the same name service.
+            return Err(not_as(&config, &user));
+        }
         let slow = || {
             let secs = LOOK_UP.as_secs();
             let why = format!(
@@ -114,9 +124,12 @@ impl Agent {
         let work = tokio::task::spawn_blocking(move || {
             // Held by a look-up that hangs, too.
             let _permit = permit;
-            let (uid, _) = user::by_name(&name).ok_or_else(|| {
-                let why = format!("There is no user {} on this host.", shown(&name));
-                refusal(RefusalCode::LaunchFailed, why)
+            let (uid, _) = user::by_name(&name).ok_or_else(|| match named {
+                true => {
+                    let why = format!("There is no user {} on this host.", shown(&name));
+                    refusal(RefusalCode::LaunchFailed, why)
+                }
+                false => not_as(&config, &name),
             })?;
             let account = accounts.find(uid)?;
             check_user(&config, &placed, &account)?;

@@ -83,7 +83,13 @@ impl Core {
     }
 
     /// Somebody was not permitted to do something. Nobody waits for its being written down.
-    async fn note_refused(&self, call: &Call<'_>, verb: Verb, details: &Details, error: &Error) {
+    pub(super) async fn note_refused(
+        &self,
+        call: &Call<'_>,
+        verb: Verb,
+        details: &Details,
+        error: &Error,
+    ) {
         let is_no = matches!(
             error.kind,
             ErrorKind::NotPermitted | ErrorKind::InteractiveAuthorizationRequired

@@ -196,7 +196,7 @@ impl Core {
             (Decision::Ask(action), Some(polkit)) => {
                 let details = Details {
                     runner: String::new(),
-                    ..self.details(runner)
+                    ..self.details(runner, owner)
                 };
                 Ok(polkit.may_read(call.header, action, details).await?)
             }
@@ -211,17 +211,8 @@ impl Core {
             return false;
         }
         let owner = self.owner_here(runner).await;
-        let asked = self.authorise(call, Verb::View { owner }, self.details(runner));
+        let asked = self.authorise(call, Verb::View { owner }, self.details(runner, owner));
         asked.await.is_ok()
-    }
-
-    pub(super) fn details(&self, runner: &Runner) -> Details {
-        Details {
-            project: runner.spec.project.to_string(),
-            owner: runner.spec.user.clone(),
-            runner: runner.id.to_string(),
-            host: self.0.identity.host_name.clone(),
-        }
     }
 
     /// The process behind a call.
@@ -348,7 +339,7 @@ impl Core {
     async fn controlled(&self, call: &Call<'_>, runner: &str) -> Result<(RunnerId, Actor)> {
         let runner = self.0.engine.resolve(runner).await?;
         let owner = self.owner_here(&runner).await;
-        self.authorise(call, Verb::Control { owner }, self.details(&runner))
+        self.authorise(call, Verb::Control { owner }, self.details(&runner, owner))
             .await?;
         Ok((runner.id, self.actor(call).await))
     }

@@ -64,7 +64,11 @@ impl Core {
         let whom = match asked {
             Some(User::Name(name)) if self.users().name(call.uid).await.as_ref() != Some(&name) => {
                 may(NOBODYS, &name).await?;
-                return Ok((NOBODYS, name));
+                // With the number that it has here, if any, so that a repeated request is the same
+                // wherever it goes.
+                let known = self.users().called(&name).await?;
+                let known = known.filter(|(_, found)| *found == name);
+                return Ok(known.unwrap_or((NOBODYS, name)));
             }
             Some(User::Uid(uid)) if uid != call.uid => {
                 let verb = Verb::Launch { owner: uid };
@@ -90,6 +94,21 @@ impl Core {
             return uid;
         }
         self.placer_here(runner).await.unwrap_or(NOBODYS)
+    }
+
+    /// Of a runner whose owner here is this uid. polkit's rules compare names, so one that means somebody else
+    /// on another host is told with it.
+    pub(super) fn details(&self, runner: &Runner, owner: u32) -> Details {
+        let user = &runner.spec.user;
+        Details {
+            project: runner.spec.project.to_string(),
+            owner: match owner {
+                NOBODYS => format!("{user}@{}", runner.host),
+                _ => user.clone(),
+            },
+            runner: runner.id.to_string(),
+            host: self.identity().host_name.clone(),
+        }
     }
 
     /// The uid of who placed a runner elsewhere from here, as themself: it is theirs, whatever their

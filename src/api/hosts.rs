@@ -183,7 +183,7 @@ impl Core {
         Ok((id, actor))
     }
 
-    async fn manager_of(&self, call: &Call<'_>, host: &str) -> Result<Actor> {
+    pub(super) async fn manager_of(&self, call: &Call<'_>, host: &str) -> Result<Actor> {
         let details = Details {
             host: host.to_owned(),
             ..Details::default()

@@ -8,6 +8,8 @@ mod audit;
 mod budgets;
 mod facts;
 mod hosts;
+mod notify;
+mod outbox;
 mod projects;
 mod runners;
 
@@ -31,6 +33,8 @@ pub(super) struct Manager {
     hosts: hosts::Hosts,
     budgets: budgets::Budgets,
     audit: audit::Audit,
+    notify: notify::Notify,
+    outbox: outbox::Outbox,
     facts: Facts,
 }
 
@@ -42,18 +46,22 @@ impl Manager {
             hosts: hosts::Hosts(core.clone()),
             budgets: budgets::Budgets(core.clone()),
             audit: audit::Audit(core.clone()),
+            notify: notify::Notify(core.clone()),
+            outbox: outbox::Outbox(core.clone()),
             facts: Facts(core.clone()),
         }
     }
 
     /// The blocks, in the order of the introspection.
-    fn blocks(&self) -> [&dyn Interface; 6] {
+    fn blocks(&self) -> [&dyn Interface; 8] {
         [
             &self.runners,
             &self.projects,
             &self.hosts,
             &self.budgets,
             &self.audit,
+            &self.notify,
+            &self.outbox,
             &self.facts,
         ]
     }

@@ -3,7 +3,7 @@
 //! | file | what |
 //! |---|---|
 //! | `manager`, `runner`, `project` | the interfaces: argument names, documentation, nothing else |
-//! | `core`, `lists`, `audit`, `budgets`, `holds`, `hosts`, `output`, `places`, `projects`, `usage` | what their methods do: parse, authorise, ask the engine |
+//! | `core`, `lists`, `audit`, `budgets`, `holds`, `hosts`, `outbox`, `output`, `places`, `projects`, `usage` | what their methods do: parse, authorise, ask the engine |
 //! | `options`, `values` | `a{sv}` arguments, pure |
 //! | `auth`, `polkit`, `callers`, `users` | who may do what, and who it is |
 //! | `convert`, `errors` | domain values and errors as they travel |
@@ -25,7 +25,9 @@ mod holds;
 mod hosts;
 mod lists;
 mod manager;
+mod notify;
 pub mod options;
+mod outbox;
 mod output;
 mod places;
 mod polkit;

@@ -19,7 +19,7 @@ impl Core {
         let request = options::logs(options)?;
         let runner = self.engine().resolve(runner).await?;
         let owner = self.owner_here(&runner).await;
-        self.authorise(&call, Verb::View { owner }, self.details(&runner))
+        self.authorise(&call, Verb::View { owner }, self.details(&runner, owner))
             .await?;
         if self.engine().is_peers(&runner) {
             let host = self.engine().host_name(&runner.host).await;

@@ -26,6 +26,9 @@ const QUICK_AT_ONCE: usize = 16;
 /// Passwords asked for at a time. They may take minutes, so more are refused.
 const INTERACTIVE_AT_ONCE: usize = 24;
 
+/// In polkit's answer, where somebody closed the prompt.
+const DISMISSED: &str = "polkit.dismissed";
+
 /// (sender, action, details).
 type Question = (String, &'static str, Details);
 
@@ -142,6 +145,9 @@ impl Polkit {
             Ok(Ok(answer)) if answer.is_challenge && !interactive => Err(Error::new(
                 ErrorKind::InteractiveAuthorizationRequired,
                 format!("Interactive authentication is required for the polkit action {action}."),
+            )),
+            Ok(Ok(answer)) if answer.details.contains_key(DISMISSED) => refuse(format!(
+                "No password was given, so you are not permitted to do this (polkit action {action})."
             )),
             Ok(Ok(_)) => refuse(format!(
                 "You are not permitted to do this (polkit action {action})."

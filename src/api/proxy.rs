@@ -72,6 +72,12 @@ pub trait Manager {
     fn drain_host(&self, host: &str, options: &Given<'_>) -> zbus::Result<()>;
     /// Gives up a host that is gone.
     fn forget_host(&self, host: &str, options: &Given<'_>) -> zbus::Result<u32>;
+    /// How the outbox stands.
+    fn describe_outbox(&self, options: &Given<'_>) -> zbus::Result<Dict>;
+    /// A page of events that are still to be published.
+    fn list_outbox(&self, filter: &Given<'_>) -> zbus::Result<Vec<Dict>>;
+    /// Has parked events published after all.
+    fn retry_outbox(&self, options: &Given<'_>) -> zbus::Result<u64>;
     /// How the fleet stands.
     fn describe_fleet(&self) -> zbus::Result<Dict>;
     /// Sets the cap of the fleet.
@@ -105,9 +111,17 @@ pub trait Manager {
     /// The audit of a host as a file.
     fn export_audit(&self, host: &str, options: &Given<'_>) -> zbus::Result<OwnedFd>;
 
+    /// The notification rules.
+    fn list_notifications(&self) -> zbus::Result<Vec<Dict>>;
+    /// Posts a test message.
+    fn test_notification(&self, rule: &str, options: &Given<'_>) -> zbus::Result<Dict>;
+
     /// Compares rows with what runs, and sets right what differs.
     fn reconcile(&self, options: &Given<'_>) -> zbus::Result<Vec<Dict>>;
 
+    /// How the notification rules fare.
+    #[zbus(property(emits_changed_signal = "false"))]
+    fn notifications(&self) -> zbus::Result<String>;
     /// The version of stratavored.
     #[zbus(property(emits_changed_signal = "const"))]
     fn version(&self) -> zbus::Result<String>;

@@ -7,6 +7,7 @@ use super::manager::Facts;
 use super::{MANAGER, PATH, PROJECT, RUNNER, project, runner, tree};
 use crate::domain::kinds;
 use crate::domain::{Project, ProjectName, Runner, RunnerId, State};
+use crate::engine::relay::{Relay, RelayState};
 use crate::engine::{Engine, Happening};
 use futures_util::StreamExt;
 use std::sync::{Arc, PoisonError};
@@ -58,6 +59,7 @@ pub(super) async fn start(
         count: 0,
         queued: 0,
         store: "",
+        broker: "",
         count_due: Instant::now(),
         count_waits: false,
     };
@@ -147,13 +149,19 @@ struct Gardener {
     root: SignalEmitter<'static>,
     core: Core,
     asks: mpsc::UnboundedSender<Ask>,
-    /// LiveRunners, QueuedRunners and Store as last signalled.
+    /// LiveRunners, QueuedRunners, Store and Broker as last signalled.
     count: u32,
     queued: usize,
     store: &'static str,
+    broker: &'static str,
     /// When LiveRunners may be signalled again, and whether it is to be then.
     count_due: Instant,
     count_waits: bool,
+}
+
+/// Waits until the relay stands otherwise; `None` = there is none.
+async fn changed(relay: &mut Option<watch::Receiver<RelayState>>) -> Option<()> {
+    relay.as_mut()?.changed().await.ok()
 }
 
 impl Gardener {
@@ -163,6 +171,7 @@ impl Gardener {
         mut health: watch::Receiver<crate::engine::Health>,
         mut found: mpsc::UnboundedReceiver<Found>,
     ) {
+        let mut relay = self.core.engine().relay().map(Relay::state);
         loop {
             tokio::select! {
                 happening = happenings.recv() => match happening {
@@ -181,6 +190,7 @@ impl Gardener {
                     }
                     Err(_) => return,
                 },
+                Some(()) = changed(&mut relay) => {}
                 Some(found) = found.recv() => self.found(found).await,
                 () = tokio::time::sleep_until(self.count_due), if self.count_waits => {}
             }
@@ -340,6 +350,11 @@ impl Gardener {
         if store != self.store {
             convert::put(&mut dict, "Store", store);
             self.store = store;
+        }
+        let broker = self.core.broker();
+        if broker != self.broker {
+            convert::put(&mut dict, "Broker", broker);
+            self.broker = broker;
         }
         let path = OwnedObjectPath::from(ObjectPath::from_static_str_unchecked(PATH));
         self.changed(path, MANAGER, &Dict::new(), dict).await;

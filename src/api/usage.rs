@@ -38,9 +38,15 @@ impl Core {
             (_, named) => {
                 let runner = self.engine().resolve(named).await?;
                 if own != Some(runner.id) {
-                    refuse_another(own, runner.id)?;
+                    if let Err(error) = refuse_another(own, runner.id) {
+                        let owner = self.owner_here(&runner).await;
+                        let verb = Verb::Report { owner };
+                        self.note_refused(&call, verb, &self.details(&runner, owner), &error)
+                            .await;
+                        return Err(error.into());
+                    }
                     let owner = self.owner_here(&runner).await;
-                    self.authorise(&call, Verb::Report { owner }, self.details(&runner))
+                    self.authorise(&call, Verb::Report { owner }, self.details(&runner, owner))
                         .await?;
                     by_another = Some((runner.spec.project.to_string(), self.actor(&call).await));
                 }

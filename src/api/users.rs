@@ -70,31 +70,34 @@ impl Users {
                     "There is no user with the uid {uid} on this host."
                 ))),
             },
-            User::Name(name) => {
-                let missing =
-                    || Error::invalid(format!("There is no user “{}” on this host.", shown(name)));
-                if let Some((known, at)) = locked(&self.users).get(name)
-                    && at.elapsed() < REMEMBERED
-                {
-                    return known.clone().ok_or_else(missing);
-                }
-                let wanted = name.clone();
-                let asked = self.ask(move || nix::unistd::User::from_name(&wanted));
-                let found = asked.await.map_err(|why| {
-                    Error::invalid(format!(
-                        "The user “{}” can't be looked up: {why}.",
-                        shown(name)
-                    ))
-                })?;
-                let found = found.map(|user| (user.uid.as_raw(), user.name));
-                let mut users = locked(&self.users);
-                if users.len() >= CACHE_MAX {
-                    users.clear();
-                }
-                users.insert(name.clone(), (found.clone(), Instant::now()));
-                found.ok_or_else(missing)
-            }
+            User::Name(name) => self.called(name).await?.ok_or_else(|| {
+                Error::invalid(format!("There is no user “{}” on this host.", shown(name)))
+            }),
         }
+    }
+
+    /// The user of this name, or alias; `None`: there is none here.
+    pub(super) async fn called(&self, name: &str) -> Result<Option<(u32, String)>, Error> {
+        if let Some((known, at)) = locked(&self.users).get(name)
+            && at.elapsed() < REMEMBERED
+        {
+            return Ok(known.clone());
+        }
+        let wanted = name.to_owned();
+        let asked = self.ask(move || nix::unistd::User::from_name(&wanted));
+        let found = asked.await.map_err(|why| {
+            Error::invalid(format!(
+                "The user “{}” can't be looked up: {why}.",
+                shown(name)
+            ))
+        })?;
+        let found = found.map(|user| (user.uid.as_raw(), user.name));
+        let mut users = locked(&self.users);
+        if users.len() >= CACHE_MAX {
+            users.clear();
+        }
+        users.insert(name.to_owned(), (found.clone(), Instant::now()));
+        Ok(found)
     }
 
     /// On a thread of its own, which holds its permit to the end even if nobody waits any more.

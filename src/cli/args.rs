@@ -4,6 +4,7 @@ mod audit;
 mod budget;
 mod hosts;
 mod limits;
+mod notify;
 mod policies;
 mod project;
 mod run;
@@ -12,6 +13,7 @@ pub use audit::{Audit, Export, Verify};
 pub use budget::{Budget, BudgetTarget, ReportUsage, SetBudget, Usage};
 pub use hosts::{Cordon, Drain, Fleet, Host, OneHost, SetFleet};
 pub use limits::{OwnLimits, SharedLimits};
+pub use notify::{Notify, OneRule, SomeRules};
 pub use policies::{Hold, HoldTarget, SetHold};
 pub use project::{Project, ProjectSettings};
 pub use run::{On, Run, Via};
@@ -134,6 +136,12 @@ pub enum Verb {
     /// See whether what was done is written down whole, and export it
     #[command(subcommand)]
     Audit(Audit),
+    /// See and try the rules that tell webhooks what happens on this host
+    #[command(subcommand)]
+    Notify(Notify),
+    /// See the events that are still to be published to the broker, and try parked ones again
+    #[command(subcommand)]
+    Outbox(super::outbox::Outbox),
     /// Move to a fleet's store
     #[command(subcommand)]
     Store(super::store::Store),

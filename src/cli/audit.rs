@@ -2,16 +2,18 @@
 
 use super::Global;
 use super::args::{Audit, Export, Verify};
-use super::client::{Client, number, text};
+use super::client::{Client, text};
 use super::failure::{FAILED, Failure, Result, USAGE};
+use super::json::plain;
 use super::out::Out;
 use super::remote::Remote;
 use super::text::clean;
 use crate::api::proxy::{Dict, Given};
 use crate::domain::audit::file::{Header, LINE_MAX};
 use crate::domain::audit::verify::{Report, Verifier};
-use crate::domain::audit::{Anchor, Entry, KEY_MAX, Key};
+use crate::domain::audit::{Anchor, Entry, KEY_MAX, Key, Mac};
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::io::{BufRead, BufReader, IsTerminal, Read, Write};
 use std::os::fd::OwnedFd;
@@ -120,15 +122,40 @@ async fn export(client: &Client, args: &Export) -> Result<u8> {
             let _ = std::fs::remove_file(file);
         });
     }
-    let mut audit = File::from(audit?);
-    let copied = tokio::task::spawn_blocking(move || {
-        std::io::copy(&mut audit, &mut to)?;
-        to.flush()
-    });
+    let audit = File::from(audit?);
+    let copied = tokio::task::spawn_blocking(move || copy(audit, &mut to));
     copied
         .await
         .map_err(|e| Failure::new(FAILED, e.to_string()))??;
     Ok(0)
+}
+
+/// Writes it all, and sees to it that it was all: its first line says where it ends. What there is stays, as
+/// it may be evidence.
+fn copy(audit: impl std::io::Read, to: &mut impl Write) -> Result<()> {
+    let mut lines = BufReader::new(audit);
+    let (first, _) = line(&mut lines)?.unwrap_or_default();
+    to.write_all(first.as_bytes())?;
+    let (mut previous, mut last) = (String::new(), String::new());
+    while let Some((line, _)) = line(&mut lines)? {
+        to.write_all(line.as_bytes())?;
+        previous = std::mem::replace(&mut last, line);
+    }
+    to.flush()?;
+    let header = Header::parse(&first)?;
+    let end = header.head.map_or(0, |head| head.n);
+    // The last line may have broken off itself.
+    let entry = Entry::parse(&last).or_else(|| Entry::parse(&previous));
+    let last = entry.map_or(header.checkpoint.map_or(0, |c| c.n), |entry| entry.n);
+    match last < end {
+        true => Err(Failure::new(
+            FAILED,
+            format!(
+                "The export ends at entry {last} of {end}: it broke off, or the newest entries are gone. Export again, to another file; stratavorectl audit verify tells which."
+            ),
+        )),
+        false => Ok(()),
+    }
 }
 
 async fn exported(client: &Client, host: &str) -> Result<OwnedFd> {
@@ -182,30 +209,41 @@ fn keys(files: &[PathBuf]) -> Result<Vec<Key>> {
     files.iter().map(read).collect()
 }
 
-/// The newest there are.
+/// The newest there are, of each host.
 fn anchors(files: &[PathBuf]) -> Result<Vec<Anchor>> {
-    let mut all = Vec::new();
+    let mut all: BTreeMap<String, BTreeMap<u64, Mac>> = BTreeMap::new();
+    let mut odd = Vec::new();
     for file in files {
         let opened = File::open(file).map_err(|e| unreadable(file, &e))?;
         let mut lines = BufReader::new(opened);
         while let Some((line, _)) = line(&mut lines).map_err(|e| unreadable(file, &e))? {
-            all.extend(Anchor::parse(&line));
-            if all.len() >= 2 * ANCHORS_MAX {
-                newest(&mut all);
+            for anchor in Anchor::all(&line) {
+                let of = all.entry(anchor.host.clone()).or_default();
+                match of.insert(anchor.n, anchor.mac) {
+                    // Two that differ: the verdict says so.
+                    Some(other) if other != anchor.mac && odd.len() < ANCHORS_MAX => {
+                        odd.push(Anchor {
+                            mac: other,
+                            ..anchor
+                        })
+                    }
+                    _ if of.len() > ANCHORS_MAX => drop(of.pop_first()),
+                    _ => {}
+                }
             }
         }
     }
-    newest(&mut all);
-    match all.is_empty() && !files.is_empty() {
+    let of = |(host, of): (String, BTreeMap<u64, Mac>)| {
+        of.into_iter().map(move |(n, mac)| Anchor {
+            host: host.clone(),
+            n,
+            mac,
+        })
+    };
+    odd.extend(all.into_iter().flat_map(of));
+    match odd.is_empty() && !files.is_empty() {
         true => Err(no_anchor("…")),
-        false => Ok(all),
-    }
-}
-
-fn newest(all: &mut Vec<Anchor>) {
-    if all.len() > ANCHORS_MAX {
-        all.sort_by_key(|a| std::cmp::Reverse(a.n));
-        all.truncate(ANCHORS_MAX);
+        false => Ok(odd),
     }
 }
 
@@ -253,16 +291,8 @@ fn report_json(report: &Report) -> Value {
 }
 
 fn report_of(dict: &Dict) -> Value {
-    let mut value = json!({});
-    for key in ["host", "verdict", "message", "mac"] {
-        value[key] = json!(text(dict, key));
-    }
-    for key in ["entries", "first", "last", "anchors", "n"] {
-        if let Some(number) = number(dict, key) {
-            value[key] = json!(number);
-        }
-    }
-    value
+    let parts = dict.iter().map(|(key, value)| (key.clone(), plain(value)));
+    Value::Object(parts.collect())
 }
 
 /// Prints it; 0 if it is whole.
@@ -294,4 +324,41 @@ fn told(global: &Global, report: &Value) -> Result<u8> {
         ))?;
     }
     Ok(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::Timestamp;
+    use crate::domain::audit::{Head, Note};
+
+    #[test]
+    fn an_export_that_broke_off_is_said_to_have() {
+        let key = Key::new(&(0..40).collect::<Vec<u8>>()).unwrap();
+        let mut head = Head::none();
+        let entries: Vec<String> = (1..4)
+            .map(|n| {
+                let note = Note::begun("h", &key, None, Timestamp(n));
+                head.append(&key, "h", note).line()
+            })
+            .collect();
+        let header = Header::new("h".to_owned(), Timestamp(9), None, Some(head)).line();
+        let copied = |lines: &[String]| {
+            let (text, mut to) = (format!("{header}{}", lines.concat()), Vec::new());
+            let done = copy(text.as_bytes(), &mut to);
+            assert_eq!(to, text.as_bytes(), "all there is was written");
+            done
+        };
+        assert!(copied(&entries).is_ok());
+        let broken = copied(&entries[..2]).unwrap_err().message;
+        assert!(broken.contains("ends at entry 2 of 3"), "{broken}");
+        assert!(copied(&[]).is_err());
+        let half = [
+            entries[0].clone(),
+            entries[1].clone(),
+            entries[2][..9].to_owned(),
+        ];
+        let broken = copied(&half).unwrap_err().message;
+        assert!(broken.contains("ends at entry 2 of 3"), "{broken}");
+    }
 }

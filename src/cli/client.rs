@@ -2,7 +2,7 @@
 
 use super::args::Global;
 use super::bus;
-use super::failure::{Failure, NO_SUCH, Result};
+use super::failure::{Failure, Result};
 use super::password::Agent;
 use super::remote::Remote;
 use crate::api::errors::INTERACTIVE;
@@ -234,11 +234,7 @@ impl Client {
             let projects = projects.map_err(|e| Failure::of_call(&e))?;
             if !projects.iter().any(|p| text(p, "name") == project) {
                 let message = format!("There is no project “{}”.", shown(project));
-                let failure = Failure {
-                    status: NO_SUCH,
-                    name: Some("NoSuchProject".to_owned()),
-                    message,
-                };
+                let failure = Failure::no_such("NoSuchProject", message);
                 return Err(self.suggest(failure, project).await);
             }
         }

@@ -178,7 +178,7 @@ async fn wake_ups(client: &Client) -> Result<mpsc::Receiver<()>> {
 }
 
 /// `12  Sun 2026-11-22 10:00:00 CET  runner.ended  runner/…  alice  success`
-fn line(event: &Dict, names: &Names) -> String {
+pub(super) fn line(event: &Dict, names: &Names) -> String {
     let (actor, data) = (dict(event, "actor"), dict(event, "data"));
     let host = names.host(text(&actor, "host"));
     let host = host.map_or_else(String::new, |host| format!("@{host}"));

@@ -24,6 +24,8 @@ pub struct Failure {
     pub name: Option<String>,
     /// For the person.
     pub message: String,
+    /// The answer was lost: what was asked for may have been done.
+    pub unheard: bool,
 }
 
 /// The result of a command.
@@ -36,6 +38,15 @@ impl Failure {
             status,
             name: None,
             message: message.into(),
+            unheard: false,
+        }
+    }
+
+    /// There is no such thing, in the words of the daemon.
+    pub fn no_such(name: &str, message: String) -> Self {
+        Self {
+            name: Some(name.to_owned()),
+            ..Self::new(NO_SUCH, message)
         }
     }
 
@@ -56,9 +67,8 @@ impl Failure {
                 let message = error.description().unwrap_or_default().to_owned();
                 match name.rsplit('.').next().unwrap_or_default() {
                     "Disconnected" => Self::lost(&message),
-                    "ServiceUnknown" | "NameHasNoOwner" | "NoReply" | "TimedOut" | "Timeout" => {
-                        Self::away(&message)
-                    }
+                    "ServiceUnknown" | "NameHasNoOwner" => Self::away(&message),
+                    "NoReply" | "TimedOut" | "Timeout" => Self::unheard(&message),
                     _ if name.contains(".Spawn.") => Self::away(&message),
                     _ => Self::named(&name, message),
                 }
@@ -96,6 +106,7 @@ impl Failure {
             status,
             name: Some(short.unwrap_or(name).to_owned()),
             message,
+            unheard: false,
         }
     }
 
@@ -112,6 +123,20 @@ impl Failure {
                 "stratavored does not answer{why}. Start it with: {systemctl} start stratavored. See why it is not running with: {systemctl} status stratavored.",
                 systemctl = systemctl(),
             ),
+            unheard: false,
+        }
+    }
+
+    /// The daemon was there, and is gone or hangs.
+    fn unheard(why: &str) -> Self {
+        Self {
+            unheard: true,
+            message: format!(
+                "stratavored did not answer ({}): what was asked for may have been done or not. See why with: {} status stratavored.",
+                why.trim().trim_end_matches('.'),
+                systemctl()
+            ),
+            ..Self::away(why)
         }
     }
 
@@ -126,6 +151,7 @@ impl Failure {
                 why.trim().trim_end_matches('.'),
                 systemctl()
             ),
+            unheard: true,
         }
     }
 

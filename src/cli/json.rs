@@ -178,6 +178,31 @@ pub(super) fn hold(of: &Dict) -> Value {
     })
 }
 
+/// A notification rule.
+pub(super) fn notification(of: &Dict) -> Value {
+    let number = |key| super::client::number(of, key);
+    json!({
+        "name": text(of, "name"),
+        "to": get(of, "to"),
+        "format": text(of, "format"),
+        "signed": get(of, "signed"),
+        "types": get(of, "types"),
+        "projects": get(of, "projects"),
+        "causes": get(of, "causes"),
+        "percent": number("percent"),
+        "repeat_usec": number("repeat"),
+        "per_hour": number("per_hour"),
+        "state": text(of, "state"),
+        "sent": number("sent"),
+        "failed": number("failed"),
+        "dropped": number("dropped"),
+        "waiting": number("waiting"),
+        "last_sent": time(number("last_sent")),
+        "last_failure": time(number("last_failure")),
+        "last_failure_message": get(of, "last_failure_message"),
+    })
+}
+
 /// A host. Its lease is for ever (`"infinity"`) where it is the only one.
 pub(super) fn host(of: &Dict) -> Value {
     let number = |key| super::client::number(of, key);

@@ -96,6 +96,13 @@ pub(super) fn hosts() -> Vec<CompletionCandidate> {
     named.map(of).collect()
 }
 
+/// Notification rules of this host, for those who may see them.
+pub(super) fn notify_rules() -> Vec<CompletionCandidate> {
+    let rules: Vec<Dict> = ask("ListNotifications", &());
+    let named = rules.iter().map(|rule| text(rule, "name").to_owned());
+    named.map(CompletionCandidate::new).collect()
+}
+
 /// Scopes of budgets: those that have one, all projects, the fleet.
 pub(super) fn scopes() -> Vec<CompletionCandidate> {
     let mut found = BTreeSet::from(["fleet".to_owned()]);

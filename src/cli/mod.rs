@@ -19,7 +19,9 @@ mod list;
 mod live;
 mod logs;
 mod names;
+mod notify;
 mod out;
+pub mod outbox;
 mod pager;
 mod password;
 mod project;
@@ -122,8 +124,10 @@ async fn obey(cli: &Cli) -> Result<u8> {
         Verb::Usage(args) => report::usage(&client, global, args).await,
         Verb::Hold(args) => hold::hold(&client, global, args).await,
         Verb::Audit(args) => audit::audit(&client, global, args).await,
+        Verb::Notify(args) => notify::notify(&client, global, args).await,
         Verb::Host(args) => host::host(&client, global, args).await,
         Verb::Fleet(args) => host::fleet(&client, global, args).await,
+        Verb::Outbox(args) => outbox::outbox(&client, global, args).await,
         Verb::Top(args) => top::top(&client, global, args).await,
         Verb::Reconcile(args) => reconcile::reconcile(&client, global, args).await,
         Verb::Completions(_) | Verb::Store(_) => Ok(0),

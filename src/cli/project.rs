@@ -2,7 +2,7 @@
 
 use super::args::{Project, ProjectSettings};
 use super::client::{Client, dict, number, text};
-use super::failure::{Failure, NO_SUCH, Result, USAGE};
+use super::failure::{Failure, Result, USAGE};
 use super::out::Out;
 use super::render;
 use super::table::{Cell, Column};
@@ -80,11 +80,8 @@ async fn all(client: &Client) -> Result<Vec<Dict>> {
 async fn show(client: &Client, out: &Out, name: &str) -> Result<()> {
     let projects = all(client).await?;
     let Some(project) = projects.iter().find(|p| text(p, "name") == name) else {
-        let failure = Failure {
-            status: NO_SUCH,
-            name: Some("NoSuchProject".to_owned()),
-            message: format!("There is no project “{}”.", shown(name)),
-        };
+        let message = format!("There is no project “{}”.", shown(name));
+        let failure = Failure::no_such("NoSuchProject", message);
         return Err(client.suggest(failure, name).await);
     };
     if out.is_json() {

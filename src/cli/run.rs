@@ -127,6 +127,17 @@ fn clip(text: &str) -> String {
     }
 }
 
+/// Who was cut off before the answer is told that it may have been launched.
+fn unheard(mut failure: Failure, args: &Run) -> Failure {
+    if failure.unheard {
+        failure.message.push_str(match args.request_id {
+            Some(_) => " The same command with this --request-id launches it if it was not.",
+            None => " Whether it was launched: stratavorectl list. With --request-id it could be repeated without launching twice.",
+        });
+    }
+    failure
+}
+
 async fn launch(client: &Client, global: &Global, args: &Run, on: Option<&str>) -> Result<u8> {
     let out = Out::new(global);
     let mut options = options(args, global.host.is_some() || args.on.is_some())?;
@@ -152,7 +163,10 @@ async fn launch(client: &Client, global: &Global, args: &Run, on: Option<&str>) 
     let launched: Result<(String, OwnedObjectPath)> = client.call("Launch", &body).await;
     let (id, _) = match launched {
         Ok(launched) => launched,
-        Err(failure) => return Err(client.suggest(failure, &args.project).await),
+        Err(failure) => {
+            let failure = client.suggest(failure, &args.project).await;
+            return Err(unheard(failure, args));
+        }
     };
     let waiting = match args.queue {
         true => client.describe(&id).await.ok(),

@@ -8,7 +8,7 @@ use super::host::cordon;
 use super::out::Out;
 use super::text::clean;
 use super::{json, render};
-use crate::api::proxy::Dict;
+use crate::api::proxy::{Dict, Given};
 use zbus::Variant;
 
 /// Shows how stratavored is; 1 if nothing can be launched.
@@ -33,7 +33,15 @@ pub(super) async fn status(client: &Client, global: &Global) -> Result<u8> {
     let hosts = manager.list_hosts().await.unwrap_or_default();
     // An earlier stratavored does not tell it.
     let lease = manager.lease().await.unwrap_or_default();
+    let notifications = manager.notifications().await.unwrap_or_default();
     let down = store == "down";
+    let outbox = match broker.as_str() {
+        "unconfigured" => Dict::new(),
+        _ => manager
+            .describe_outbox(&Given::new())
+            .await
+            .unwrap_or_default(),
+    };
     if out.is_json() {
         out.object(&serde_json::json!({
             "version": version,
@@ -45,6 +53,7 @@ pub(super) async fn status(client: &Client, global: &Global) -> Result<u8> {
             "live_runners": live,
             "queued_runners": queued,
             "lease": json::lease(&lease),
+            "notifications": notifications,
         }))?;
     } else if !global.quiet {
         let store = match store.as_str() {
@@ -58,6 +67,14 @@ pub(super) async fn status(client: &Client, global: &Global) -> Result<u8> {
             ),
             other => other.to_owned(),
         };
+        let waiting = match number(&outbox, "pending").unwrap_or_default() {
+            _ if outbox.is_empty() => String::new(),
+            0 => super::outbox::broker(&outbox),
+            n => format!(
+                "{}; {n} events to be published",
+                super::outbox::broker(&outbox)
+            ),
+        };
         let mut rows = vec![
             ("Host", format!("{name} ({id})")),
             ("Version", version),
@@ -69,8 +86,19 @@ pub(super) async fn status(client: &Client, global: &Global) -> Result<u8> {
                     other => other.to_owned(),
                 },
             ),
+            ("Broker", waiting),
             ("Live runners", live.to_string()),
             ("Queued runners", queued.to_string()),
+            (
+                "Notifications",
+                match notifications.as_str() {
+                    "failing" => {
+                        "failing: some do not arrive. See: stratavorectl notify list".to_owned()
+                    }
+                    "unconfigured" => String::new(),
+                    other => other.to_owned(),
+                },
+            ),
             ("Cordon", cordon_here(&hosts)),
             ("Fleet", fleet(&hosts)),
             ("Lease", lease_words(&lease)),

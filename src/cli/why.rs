@@ -2,7 +2,7 @@
 
 use super::args::Why;
 use super::client::{Client, dict, number, text};
-use super::failure::{Failure, NO_SUCH, Result};
+use super::failure::{Failure, Result};
 use super::names::Names;
 use super::out::Out;
 use super::render::{span, time, wrap};
@@ -47,16 +47,13 @@ async fn unknown(client: &Client, what: &str) -> Failure {
     }
     words.extend(client.names().await);
     let near = nearest(what, words.iter().map(String::as_str));
-    Failure {
-        status: NO_SUCH,
-        name: Some("NoSuchRunner".to_owned()),
-        message: format!(
-            "No runner has the id, prefix or name “{0}”, and no project is called so.{1} See: stratavorectl list --all, stratavorectl project list.",
-            shown(what),
-            near.map(|n| format!(" Did you mean “{n}”?"))
-                .unwrap_or_default()
-        ),
-    }
+    let message = format!(
+        "No runner has the id, prefix or name “{0}”, and no project is called so.{1} See: stratavorectl list --all, stratavorectl project list.",
+        shown(what),
+        near.map(|n| format!(" Did you mean “{n}”?"))
+            .unwrap_or_default()
+    );
+    Failure::no_such("NoSuchRunner", message)
 }
 
 async fn of_runner(client: &Client, out: &Out, of: &Dict) -> Result<u8> {
@@ -251,11 +248,7 @@ async fn of_project(client: &Client, out: &Out, project: &str) -> Result<u8> {
         Ok(explained) => explained,
         Err(failure) if failure.is("InvalidArgument") => {
             let message = format!("There is no project “{}”.", shown(project));
-            return Err(Failure {
-                status: NO_SUCH,
-                name: Some("NoSuchProject".to_owned()),
-                message,
-            });
+            return Err(Failure::no_such("NoSuchProject", message));
         }
         Err(failure) => return Err(client.suggest(failure, project).await),
     };

@@ -2,6 +2,7 @@
 //! (`LoadCredential=` of systemd.exec(5)). Never shown, logged or passed on.
 
 use crate::domain::audit::Key;
+use crate::domain::notify::{Address, SECRET_MAX, SECRET_MIN};
 use crate::domain::secret::Secret;
 use std::fmt;
 use std::fs::File;
@@ -23,7 +24,7 @@ pub struct Kind {
 }
 
 /// All of them.
-pub const CREDENTIALS: [Kind; 6] = [
+pub const CREDENTIALS: [Kind; 10] = [
     Kind {
         name: "store-password",
         about: "The password of the role in store.url",
@@ -52,6 +53,40 @@ pub const CREDENTIALS: [Kind; 6] = [
     Kind {
         name: "audit-key-previous",
         about: "The key that it has replaced, to be given until the daemon was started once with both",
+        secret: true,
+    },
+    Kind {
+        name: "amqp-password",
+        about: "The password of the user in events.amqp_urls",
+        secret: true,
+    },
+    Kind {
+        name: "amqp-ca",
+        about: "The authorities that sign the broker's certificate (PEM); the system's where it is not given",
+        secret: false,
+    },
+    Kind {
+        name: "amqp-cert",
+        about: "Our own certificate for the broker (PEM), with amqp-key",
+        secret: false,
+    },
+    Kind {
+        name: "amqp-key",
+        about: "The key of amqp-cert (PEM)",
+        secret: true,
+    },
+];
+
+/// Those of each notification rule; `NAME` stands for the rule's.
+pub const NOTIFY_CREDENTIALS: [Kind; 2] = [
+    Kind {
+        name: "notify-NAME-url",
+        about: "Where the messages of the notification rule are posted; goes before its url",
+        secret: true,
+    },
+    Kind {
+        name: "notify-NAME-secret",
+        about: "What they are signed with: one line of 16 to 4096 bytes. Without it they are not signed",
         secret: true,
     },
 ];
@@ -101,14 +136,14 @@ pub(super) fn check_name(name: &str) -> Result<(), String> {
     }
 }
 
-/// What the store wants of them.
+/// What the store or the broker wants of them.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct StoreCredentials {
-    /// `store-password`.
+pub struct Credentials {
+    /// The password.
     pub password: Option<Secret>,
-    /// The file `store-ca`, PEM.
+    /// The file with the authorities, PEM.
     pub ca: Option<PathBuf>,
-    /// The files `store-cert` and `store-key`, PEM.
+    /// The files with our certificate and its key, PEM.
     pub certificate: Option<(PathBuf, PathBuf)>,
 }
 
@@ -117,24 +152,80 @@ fn folder() -> Option<PathBuf> {
     std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from)
 }
 
-impl StoreCredentials {
-    /// Reads those there are. The error names the file, never what is in it.
-    pub fn read() -> Result<Self, String> {
-        folder().map_or_else(|| Ok(Self::default()), |folder| Self::read_in(&folder))
+impl Credentials {
+    /// Reads `store-*`. The error names the file, never what is in it.
+    pub fn of_store() -> Result<Self, String> {
+        Self::read("store")
     }
 
-    fn read_in(folder: &Path) -> Result<Self, String> {
-        let file = |name: &str| text(folder, name).map(|found| found.map(|_| folder.join(name)));
-        let certificate = match (file("store-cert")?, file("store-key")?) {
+    /// Reads `amqp-*`, likewise.
+    pub fn of_broker() -> Result<Self, String> {
+        Self::read("amqp")
+    }
+
+    fn read(whose: &str) -> Result<Self, String> {
+        folder().map_or_else(
+            || Ok(Self::default()),
+            |folder| Self::read_in(&folder, whose),
+        )
+    }
+
+    fn read_in(folder: &Path, whose: &str) -> Result<Self, String> {
+        let name = |what: &str| format!("{whose}-{what}");
+        let file = |what: &str| {
+            let name = name(what);
+            text(folder, &name).map(|found| found.map(|_| folder.join(&name)))
+        };
+        let certificate = match (file("cert")?, file("key")?) {
             (None, None) => None,
             (Some(cert), Some(key)) => Some((cert, key)),
-            (Some(_), None) => return Err(lonely("store-cert", "store-key")),
-            (None, Some(_)) => return Err(lonely("store-key", "store-cert")),
+            (Some(_), None) => return Err(lonely(&name("cert"), &name("key"))),
+            (None, Some(_)) => return Err(lonely(&name("key"), &name("cert"))),
         };
         Ok(Self {
-            password: line(folder, "store-password")?.map(Secret::new),
-            ca: file("store-ca")?,
+            password: line(folder, &format!("{whose}-password"))?.map(Secret::new),
+            ca: file("ca")?,
             certificate,
+        })
+    }
+}
+
+/// What a notification rule wants of them.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct NotifyCredentials {
+    /// `notify-NAME-url`.
+    pub url: Option<Address>,
+    /// `notify-NAME-secret`.
+    pub secret: Option<Secret>,
+}
+
+impl NotifyCredentials {
+    /// Reads those of this rule that are there. The error names the credential, never what is in it.
+    pub fn read(rule: &str) -> Result<Self, String> {
+        folder().map_or_else(
+            || Ok(Self::default()),
+            |folder| Self::read_in(&folder, rule),
+        )
+    }
+
+    fn read_in(folder: &Path, rule: &str) -> Result<Self, String> {
+        let name = |kind: &Kind| kind.name.replace("NAME", rule);
+        let [url, secret] = NOTIFY_CREDENTIALS.each_ref().map(name);
+        let address = line(folder, &url)?
+            .map(|text| Address::parse(&text))
+            .transpose();
+        let secret_given = line(folder, &secret)?;
+        if secret_given
+            .as_ref()
+            .is_some_and(|s| !(SECRET_MIN..=SECRET_MAX).contains(&s.len()))
+        {
+            return Err(format!(
+                "The credential {secret} has not {SECRET_MIN} to {SECRET_MAX} bytes."
+            ));
+        }
+        Ok(Self {
+            url: address.map_err(|why| format!("The credential {url}: {why}."))?,
+            secret: secret_given.map(Secret::new),
         })
     }
 }
@@ -198,20 +289,35 @@ fn print_in(folder: Option<&Path>) -> String {
         "# Credentials (LoadCredential= in a drop-in of stratavored.service). Need a restart\n"
             .to_owned();
     for kind in CREDENTIALS {
-        let path = folder.map(|folder| folder.join(kind.name));
-        let found = path.filter(|path| path.symlink_metadata().is_ok());
-        let value = match (&found, folder) {
-            (Some(path), _) => format!(
-                "{} ({})",
-                if kind.secret { "***" } else { "PEM" },
-                path.display()
-            ),
-            (None, Some(_)) => "not given".to_owned(),
-            (None, None) => "not to be seen here: only the service has credentials".to_owned(),
-        };
-        out.push_str(&format!("#   {}: {value}. {}\n", kind.name, kind.about));
+        out.push_str(&print_one(folder, kind.name, &kind));
     }
     out
+}
+
+fn print_one(folder: Option<&Path>, name: &str, kind: &Kind) -> String {
+    let path = folder.map(|folder| folder.join(name));
+    let found = path.filter(|path| path.symlink_metadata().is_ok());
+    let value = match (&found, folder) {
+        (Some(path), _) => format!(
+            "{} ({})",
+            if kind.secret { "***" } else { "PEM" },
+            path.display()
+        ),
+        (None, Some(_)) => "not given".to_owned(),
+        (None, None) => "not to be seen here: only the service has credentials".to_owned(),
+    };
+    format!("#   {name}: {value}. {}\n", kind.about)
+}
+
+/// The same of the notification rules of these names.
+pub(super) fn print_notify<'a>(rules: impl Iterator<Item = &'a String>) -> String {
+    let folder = folder();
+    let of_rule = |rule: &String| {
+        let one =
+            |kind: &Kind| print_one(folder.as_deref(), &kind.name.replace("NAME", rule), kind);
+        NOTIFY_CREDENTIALS.iter().map(one).collect::<String>()
+    };
+    rules.map(of_rule).collect()
 }
 
 #[cfg(test)]
@@ -254,15 +360,46 @@ mod tests {
     }
 
     #[test]
+    fn what_notification_rules_want() -> Result<(), Box<dyn std::error::Error>> {
+        let folder = scratch("notify-credentials")?;
+        let read = |rule: &str| NotifyCredentials::read_in(&folder, rule);
+        assert_eq!(read("ops")?, NotifyCredentials::default());
+        let write = |name: &str, text: &str| std::fs::write(folder.join(name), text);
+        write("notify-ops-url", "https://hooks.example/hunter2\n")?;
+        write("notify-ops-secret", "hunter2 hunter2 hunter2\n")?;
+        let given = read("ops")?;
+        assert!(given.url.is_some() && !format!("{given:?}").contains("hunter2"));
+        assert_eq!(
+            given.secret.as_ref().map(Secret::reveal),
+            Some("hunter2 hunter2 hunter2")
+        );
+        assert_eq!(read("other")?, NotifyCredentials::default());
+        for (name, text, part) in [
+            (
+                "notify-ops-url",
+                "hunter2",
+                "The credential notify-ops-url: give an address",
+            ),
+            ("notify-ops-secret", "hunter2", "has not 16 to 4096 bytes"),
+        ] {
+            write(name, text)?;
+            let said = read("ops").err().unwrap_or_default();
+            assert!(said.contains(part) && !said.contains("hunter2"), "{said}");
+        }
+        std::fs::remove_dir_all(&folder)?;
+        Ok(())
+    }
+
+    #[test]
     fn secrets_are_read_and_never_shown() -> Result<(), Box<dyn std::error::Error>> {
         let folder = scratch("store-credentials")?;
         assert_eq!(
-            StoreCredentials::read_in(&folder)?,
-            StoreCredentials::default()
+            Credentials::read_in(&folder, "store")?,
+            Credentials::default()
         );
         std::fs::write(folder.join("store-password"), "hunter2 \n")?;
         std::fs::write(folder.join("store-ca"), "-----BEGIN")?;
-        let read = StoreCredentials::read_in(&folder)?;
+        let read = Credentials::read_in(&folder, "store")?;
         assert_eq!(read.ca, Some(folder.join("store-ca")));
         assert_eq!(read.password.as_ref().map(Secret::reveal), Some("hunter2 "));
         assert!(!format!("{read:?}").contains("hunter2"));
@@ -287,7 +424,9 @@ mod tests {
                 std::fs::remove_file(folder.join(kind.name)).ok();
             }
             std::fs::write(folder.join(name), content)?;
-            let error = StoreCredentials::read_in(&folder).err().unwrap_or_default();
+            let error = Credentials::read_in(&folder, "store")
+                .err()
+                .unwrap_or_default();
             assert!(
                 error.contains(part) && !error.contains("hunter2"),
                 "{error}"

@@ -1,6 +1,6 @@
 //! The keys: what each means, how it is read and shown, and whether a reload takes it over.
 
-use super::{Config, address};
+use super::{Config, address, events};
 use crate::domain::limits::{self, Unit, Value};
 use crate::domain::units;
 use crate::wire::Unenforced;
@@ -80,6 +80,42 @@ pub const KEYS: &[Key] = &[
             Ok(())
         },
         show: |config, _| span_written(config.retention),
+    },
+    Key {
+        name: "events.amqp_urls",
+        about: "The RabbitMQ that events are published to: [\"amqp://[USER@]HOST[:PORT][/VIRTUAL-HOST]\", …], several are tried in turn; amqps:// for TLS, with ?auth_mechanism=external where our certificate says who we are. [] = nowhere. The user is stratavore if none is given. The password is the credential amqp-password, never in this file. Of a broker elsewhere stratavored.service also wants IPAddressAllow= in a drop-in",
+        reload: false,
+        read: |config, _, value| {
+            config.events.urls = events::urls(value)?;
+            Ok(())
+        },
+        show: |config, _| {
+            let urls = config.events.urls.iter();
+            let urls = urls.map(|url| toml::Value::from(url.to_string()));
+            toml::Value::Array(urls.collect()).to_string()
+        },
+    },
+    Key {
+        name: "events.exchange",
+        about: "The exchange they go to: a durable topic exchange, made where it is not there",
+        reload: false,
+        read: |config, _, value| {
+            let name = text(value)?;
+            events::check_exchange(name)?;
+            config.events.exchange = name.to_owned();
+            Ok(())
+        },
+        show: |config, _| quoted(&config.events.exchange),
+    },
+    Key {
+        name: "events.unroutable",
+        about: "What becomes of events that nobody has bound a queue for: park = they are kept, with the later ones of their subjects, until stratavorectl outbox retry; accept = they count as published",
+        reload: false,
+        read: |config, _, value| {
+            config.events.unroutable = text(value)?.parse()?;
+            Ok(())
+        },
+        show: |config, _| quoted(config.events.unroutable.as_str()),
     },
     Key {
         name: "host.name",
@@ -282,6 +318,14 @@ pub const KEYS: &[Key] = &[
         },
         show: |config, _| quoted(&config.audit_key),
     },
+    Key {
+        name: super::notify::RULES,
+        about: "Who is told of what: each rule in a section [notify.rules.NAME] of its own, see stratavored.toml(5)",
+        reload: false,
+        // Read by itself, as it tells where in it something is wrong.
+        read: |_, _, _| Ok(()),
+        show: |config, _| super::notify::show(&config.notify),
+    },
 ];
 
 /// A default limit: the same keys as in a launch, with `_`.
@@ -352,7 +396,7 @@ fn written(unit: Unit, number: u64) -> String {
     }
 }
 
-fn text<'a>(value: &'a DeValue<'_>) -> Result<&'a str, String> {
+pub(super) fn text<'a>(value: &'a DeValue<'_>) -> Result<&'a str, String> {
     match value {
         DeValue::String(text) => Ok(text),
         _ => Err("give a text in quotes".to_owned()),
@@ -367,7 +411,7 @@ fn integer(value: &DeValue<'_>) -> Result<u64, String> {
     }
 }
 
-fn number(value: &DeValue<'_>, least: u32, most: u32) -> Result<u32, String> {
+pub(super) fn number(value: &DeValue<'_>, least: u32, most: u32) -> Result<u32, String> {
     let number = integer(value)?;
     u32::try_from(number)
         .ok()
@@ -376,7 +420,7 @@ fn number(value: &DeValue<'_>, least: u32, most: u32) -> Result<u32, String> {
 }
 
 /// A time from `least` to `most` µs; infinity is [`Duration::MAX`].
-fn span(value: &DeValue<'_>, least: u64, most: u64) -> Result<Duration, String> {
+pub(super) fn span(value: &DeValue<'_>, least: u64, most: u64) -> Result<Duration, String> {
     let usec = units::parse_span(text(value)?).map_err(|e| e.message)?;
     match usec {
         _ if !(least..=most).contains(&usec) => {
@@ -398,6 +442,6 @@ fn span_written(span: Duration) -> String {
     }
 }
 
-fn quoted(text: &str) -> String {
+pub(super) fn quoted(text: &str) -> String {
     toml::Value::from(text).to_string()
 }

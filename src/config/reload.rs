@@ -1,5 +1,6 @@
 //! What a configuration read again changes, and what of it a running daemon takes over.
 
+use super::notify::RULES;
 use super::{Config, KEYS, Key};
 
 /// The difference to a configuration read again, by the names of the keys.
@@ -14,7 +15,11 @@ pub struct Change {
 /// Compares `new` with what is in force: of the keys a reload takes over that is `current`, the
 /// configuration read last; of the others `started`, the one the daemon was started with.
 pub fn compare(started: &Config, current: &Config, new: &Config) -> Change {
-    let differs = |old: &Config, key: &Key| (key.show)(old, key.name) != (key.show)(new, key.name);
+    // Of a rule's address not all is shown.
+    let differs = |old: &Config, key: &Key| {
+        (key.show)(old, key.name) != (key.show)(new, key.name)
+            || (key.name == RULES && old.notify != new.notify)
+    };
     let mut change = Change::default();
     for key in KEYS {
         match key.reload {

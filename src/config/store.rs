@@ -257,7 +257,7 @@ fn parameters(query: &str) -> Result<Option<SslMode>, String> {
 }
 
 /// Text with `%XX` for bytes; `None` if that makes no text.
-fn decoded(text: &str) -> Option<String> {
+pub(super) fn decoded(text: &str) -> Option<String> {
     let mut out = Vec::with_capacity(text.len());
     let mut bytes = text.bytes();
     while let Some(byte) = bytes.next() {
@@ -274,7 +274,7 @@ fn decoded(text: &str) -> Option<String> {
         .filter(|text| !text.contains('\0'))
 }
 
-fn encoded(text: &str) -> String {
+pub(super) fn encoded(text: &str) -> String {
     let plain = |b: u8| b.is_ascii_alphanumeric() || b"._~-".contains(&b);
     text.bytes()
         .map(|b| match plain(b) {

@@ -93,6 +93,51 @@ fn errors_name_file_line_and_key() {
         ("[store\n", "f.toml:1"),
         ("[metrics]\nlisten = '9791'", "f.toml:2: metrics.listen"),
         (
+            "[notify.rules.ops]\nurl = 'https://x'\n",
+            "f.toml:1: notify.rules.ops: there is no types",
+        ),
+        (
+            "[notify.rules.ops]\ntypes = ['*']\n[notify.rules.'a b']\ntypes = ['*']",
+            "f.toml:3: notify.rules: “a b” is no name of a rule",
+        ),
+        (
+            "[notify.rules.ops]\n\ntype = ['*']",
+            "f.toml:3: notify.rules: ops.type: there is no such key; did you mean types?",
+        ),
+        (
+            "[notify.rules.ops]\ntypes = ['runner.endd']",
+            "f.toml:2: notify.rules: ops.types: no event has the type “runner.endd”; did you mean runner.ended?",
+        ),
+        (
+            "[notify.rules.ops]\ntypes = 'runner.ended'",
+            "ops.types: give a list of texts",
+        ),
+        (
+            "[notify.rules.ops]\ncauses = ['oom']",
+            "ops.causes: no runner ends by “oom”",
+        ),
+        (
+            "[notify.rules.ops]\nper_hour = 0",
+            "ops.per_hour: 0 is not from 1 to 3600",
+        ),
+        (
+            "[notify.rules.ops]\nrepeat = '1ms'",
+            "ops.repeat: 1ms is not from 1s to 1w",
+        ),
+        (
+            "[notify.rules.ops]\nurl = 'ftp://hunter2'",
+            "ops.url: give an address with https:// or http://",
+        ),
+        (
+            "[notify.rules]\nops = 1",
+            "f.toml:2: notify.rules: give the rule ops a section [notify.rules.ops]",
+        ),
+        (
+            "[notify]\nrules = 1",
+            "f.toml:2: notify.rules: give each rule",
+        ),
+        ("[notify]\nrule = {}", "did you mean notify.rules?"),
+        (
             "[metrics]\nadvertise = 'a:b'",
             "f.toml:2: metrics.advertise",
         ),
@@ -112,6 +157,42 @@ fn errors_name_file_line_and_key() {
             "{text}: {result:?}"
         );
     }
+}
+
+/// A webhook's address is a secret, also in a mistake and in what is printed.
+#[test]
+fn rules_of_notifications() -> Result<(), String> {
+    let text = "[notify.rules.ops]\nurl = 'https://hooks.example/hunter2'\nformat = 'slack'\ntypes = ['runner.*']\ncauses = ['oom-kill']\n\
+                [notify.rules.x]\ntypes = ['org.stratavore.host.lost']\nrepeat = '1h'";
+    let config = parse(text)?;
+    let printed = config.print();
+    assert!(
+        printed.contains("url = \"https://hooks.example/***\""),
+        "{printed}"
+    );
+    assert!(
+        printed.contains("notify-ops-url: not to be seen here"),
+        "{printed}"
+    );
+    assert!(!format!("{printed}{config:?}").contains("hunter2"));
+    // That it has changed is seen all the same.
+    let other = parse(&text.replace("hunter2", "hunter3"))?;
+    assert_eq!(compare(&config, &config, &other).restart, ["notify.rules"]);
+    for wrong in [
+        "https://hunter2 x",
+        "https://hunter2@host/x",
+        "https://hunter2:0/x",
+        "https://hunter2!/",
+    ] {
+        let said = parse(&text.replace("https://hooks.example/hunter2", wrong));
+        assert!(
+            said.as_ref()
+                .is_err_and(|e| e.contains("f.toml:2: notify.rules: ops.url: ")),
+            "{said:?}"
+        );
+        assert!(!format!("{said:?}").contains("hunter2"), "{said:?}");
+    }
+    Ok(())
 }
 
 #[test]
@@ -188,6 +269,11 @@ fn value(name: &'static str) -> BoxedStrategy<String> {
         "store.retention" => text("([1-9]{1,4}(h|d|w|min|y)( [0-9]{1,3}ms)?|infinity)"),
         "host.name" => text("[a-zA-Z0-9._-]{0,8}"),
         "host.max_runners" => any::<u16>().prop_map(|n| n.to_string()).boxed(),
+        "notify.rules" => Just(
+            "{ a = { url = 'http://[::1]:80', types = ['*', 'budget.*'], causes = ['timeout'], per_hour = 7 }, b-1 = { types = ['host.lost'], repeat = '90s', projects = ['x*'] } }"
+                .to_owned(),
+        )
+        .boxed(),
         "limits.oom_policy" => text("continue|stop|kill"),
         "limits.kill_signal" => text("(SIG)?(TERM|INT|HUP|USR1|RTMIN\\+[1-9]|RTMAX-[1-9]|KILL)"),
         "limits.unenforced" => text("refuse|warn"),

@@ -5,6 +5,7 @@
 //! that the engine has read from the store a moment ago. A page never waits for store or agent.
 
 mod budgets;
+mod relay;
 
 use super::discovery;
 use crate::adapters::exposition::{self, Page, Pages, TEXT};
@@ -200,6 +201,9 @@ impl Observed {
         pool.with_label_values(&["used"]).set(used);
         pool.with_label_values(&["idle"]).set(idle);
         now.register(Box::new(pool))?;
+        for collector in relay::collectors(&parts.engine)? {
+            now.register(collector)?;
+        }
         for family in fleet(&parts.engine)? {
             now.register(Box::new(family))?;
         }

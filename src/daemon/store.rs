@@ -5,12 +5,10 @@ use super::observe::Observed;
 use crate::adapters::postgres::{PostgresOptions, PostgresStore, ServerAddress, TlsMode};
 use crate::adapters::sql::Keep;
 use crate::adapters::sqlite::SqliteStore;
-use crate::config::{
-    AuditKeys, Config, PostgresHost, PostgresUrl, SslMode, StoreCredentials, StoreUrl,
-};
+use crate::config::{AuditKeys, Config, Credentials, PostgresHost, PostgresUrl, SslMode, StoreUrl};
 use crate::domain::audit::Key;
 use crate::domain::{Error, ErrorKind, kinds};
-use crate::ports::{Store, StoreError};
+use crate::ports::{Outbox, Store, StoreError};
 use crate::service;
 use std::fmt;
 use std::path::Path;
@@ -26,6 +24,8 @@ const CONNECT: Duration = Duration::from_secs(3);
 /// A store that is open.
 pub(super) struct Opened {
     pub(super) store: Arc<dyn Store>,
+    /// The same one's outbox.
+    pub(super) outbox: Arc<dyn Outbox>,
     /// Its connections in use, and idle.
     pub(super) connections: Box<dyn Fn() -> (i64, i64) + Send + Sync>,
     /// Whether no other host writes into it.
@@ -68,7 +68,7 @@ pub async fn migrate(config: &Config, file: &Path) -> Result<String, String> {
 
 /// How to reach the fleet's store. The error names the credential that is wrong.
 fn options(config: &Config, url: &PostgresUrl) -> Result<PostgresOptions, String> {
-    let credentials = StoreCredentials::read()?;
+    let credentials = Credentials::of_store()?;
     let server = |host: &PostgresHost| match host.name.starts_with('/') {
         true => ServerAddress::Socket(host.name.clone().into(), host.port),
         false => ServerAddress::Tcp(host.name.clone(), host.port),
@@ -142,6 +142,7 @@ async fn attempt(config: &Config, host: &str, keys: &[Key]) -> Result<Opened, St
             store.keep_audit(host.to_owned(), keys.to_vec());
             let counted = store.clone();
             Ok(Opened {
+                outbox: Arc::clone(&store) as _,
                 store,
                 connections: Box::new(move || counted.connections()),
                 sole_host: true,
@@ -154,6 +155,7 @@ async fn attempt(config: &Config, host: &str, keys: &[Key]) -> Result<Opened, St
             store.keep_audit(host.to_owned(), keys.to_vec());
             let counted = store.clone();
             Ok(Opened {
+                outbox: Arc::clone(&store) as _,
                 store,
                 connections: Box::new(move || counted.connections()),
                 sole_host: false,

@@ -15,6 +15,7 @@
 
 mod anchor;
 pub mod file;
+mod verdict;
 pub mod verify;
 
 pub use anchor::{Anchor, Checkpoint};
@@ -437,20 +438,24 @@ mod tests {
     #[test]
     fn anchors_come_from_anywhere() {
         let mac = "ab".repeat(32);
-        let found = Some(Anchor {
-            host: "h".to_owned(),
-            n: 3,
+        let anchor = |host: &str, n| Anchor {
+            host: host.to_owned(),
+            n,
             mac: mac.parse().unwrap(),
-        });
+        };
         for line in [
             json!({ "host": "h", "n": 3, "mac": mac }),
             json!({ "type": "org.stratavore.audit.anchored", "data": { "host": "h", "n": 3, "mac": mac } }),
             json!({ "STRATAVORE_AUDIT_HOST": "h", "STRATAVORE_AUDIT_N": "3", "STRATAVORE_AUDIT_MAC": mac, "host": "x" }),
         ] {
-            assert_eq!(Anchor::parse(&line.to_string()), found);
+            assert_eq!(Anchor::all(&line.to_string()), [anchor("h", 3)]);
         }
+        // With what it says of others.
+        let line = json!({ "data": { "host": "h", "n": 3, "mac": mac, "witnessed": [{ "host": "i", "n": 9, "mac": mac }] } });
+        let both = [anchor("i", 9), anchor("h", 3)];
+        assert_eq!(Anchor::all(&line.to_string()), both);
         for line in ["", "{}", "3", "{\"host\":\"h\",\"n\":-1,\"mac\":\"\"}"] {
-            assert_eq!(Anchor::parse(line), None);
+            assert_eq!(Anchor::all(line), []);
         }
     }
 }

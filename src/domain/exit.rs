@@ -81,6 +81,11 @@ impl Cause {
             Self::Unknown => "unknown",
         }
     }
+
+    /// The cause with this word.
+    pub fn parse(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|cause| cause.as_str() == text)
+    }
 }
 
 /// How a runner ended.

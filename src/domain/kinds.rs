@@ -70,6 +70,30 @@ kinds! {
     AGENT_BACK = "ed665836d31a4da88dc640e1c8243313",
         "stratavore-agent is connected",
         "stratavored now compares its rows with what really runs.";
+    BROKER_UP = "5f2c68c810fe4949abf77ad80d678932",
+        "The broker takes events",
+        "What waited in the outbox is published now, in order. Nothing has to be done.";
+    BROKER_DOWN = "3b44d67a0d4e471a9b0b0bcdae465f21",
+        "The broker is not reached",
+        "Events wait in the store until it is back, however long that takes; launches and running work do not notice.\nThe line says why. It is tried again by itself, less and less often, and every half a minute at last.\nSee: stratavorectl outbox show.";
+    BROKER_BLOCKED = "4b1dcfb0fe8747c9b6339beba1ce7e2e",
+        "The broker takes no events for now",
+        "It has run short of memory or disk and says so; events wait in the store until it takes them again.\nGive the broker room, or read its queues empty.";
+    EVENTS_PARKED = "a948be8d1a524dfda6ab3e8d418ff75a",
+        "Events are parked",
+        "No queue is bound at the exchange for them, so nobody would get them. They are kept, with the later events of the\nsame subjects. Bind a queue, then: stratavorectl outbox retry. Where nobody has to see every event, set\nevents.unroutable = \"accept\".";
+    EVENTS_REFUSED = "84f332d171f746fbaafd87f99512beac",
+        "The broker refuses events",
+        "A queue that is bound for them is full and rejects what does not fit (x-overflow reject-publish). They are kept, and a\nfew are tried again now and then; other projects' events go on. Another queue bound for them has got those already: it\nsees them more than once. Read the queue empty, or raise its limit.";
+    EVENTS_DROPPED = "b00b6979e38c4c8b8b17610951818ae9",
+        "Events were removed that were never published",
+        "They were parked because no queue was bound for them, or left over from when a broker was configured, for longer than\nstore.retention. Consumers will miss their numbers. Bind a queue for everything, or set events.unroutable = \"accept\".";
+    EVENTS_LEFT = "f60080ec326c4a66971c518f75994825",
+        "Events are left that were to be published",
+        "At a stop: the broker was not reached, or took too long; they go out after the next start. At a start: no broker is\nconfigured any more. They are published by another host of the fleet that has one, or if one is configured\nagain within store.retention; then they are removed.";
+    EVENTS_ADOPTED = "00e9d9a620d84ecea4b861d1144f8dfe",
+        "Events of a lost host are published by this one",
+        "Their host was given up by the fleet before it could publish them. Nothing has to be done.";
     RECONCILIATION_FAILED = "c8c72f05ec584a3f9450abdf8ae92424",
         "Rows and runners could not be compared",
         "Store or agent failed meanwhile; the line says which. It is tried again by itself.";
@@ -235,6 +259,12 @@ kinds! {
     AUDIT_INCOMPLETE = "262fd5a933864413b73848c63377e171",
         "Something that was done is not in the audit",
         "The line says what. The store was away for so long that too much of what is no event waited to be written down.";
+    NOTIFY_FAILED = "76a662e116f540bfa46db65ee6e68b7b",
+        "Messages of notification rule @STRATAVORE_NOTIFY_RULE@ do not arrive",
+        "The line says why. Each message is tried five times within some minutes and then given up; the event itself is kept\n(stratavorectl events). Nothing else is affected. See how the rule fares, and try it:\n\n    stratavorectl notify show @STRATAVORE_NOTIFY_RULE@\n    stratavorectl notify test @STRATAVORE_NOTIFY_RULE@\n\nstratavored.service reaches nothing but this host: a receiver elsewhere wants IPAddressAllow= in a drop-in.";
+    NOTIFY_BACK = "c9d224dbb98c4b0cb8e65ba9fdd97136",
+        "Messages of notification rule @STRATAVORE_NOTIFY_RULE@ arrive again",
+        "Those that were given up meanwhile are not told later; the events are kept: stratavorectl events.";
 }
 
 impl Kind {

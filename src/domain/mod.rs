@@ -6,8 +6,10 @@
 
 pub mod admission;
 pub mod audit;
+pub mod backoff;
 pub mod budget;
 pub mod cgroup;
+pub mod cloudevent;
 pub mod env_file;
 pub mod error;
 pub mod event;
@@ -23,6 +25,7 @@ pub mod limits;
 pub mod logs;
 pub mod name;
 pub mod nearest;
+pub mod notify;
 pub mod order;
 pub mod period;
 pub mod placed;
@@ -30,6 +33,7 @@ pub mod placement;
 pub mod policy;
 pub mod project;
 pub mod reconcile;
+pub mod relay;
 pub mod runner;
 pub mod secret;
 pub mod signal;

@@ -95,6 +95,23 @@ impl Shared {
         );
     }
 
+    /// That this daemon goes on with the chain. So a key that has changed is in the chain from the start on, and
+    /// the end is told although nothing else may happen.
+    async fn opened(&self) {
+        let opened = Noted {
+            project: String::new(),
+            subject: format!("audit/{}", self.settings.host),
+            result: "ok".to_owned(),
+            data: serde_json::json!({ "version": self.settings.fleet.version }),
+        };
+        self.note(opened.act("audit.opened", Actor::host()));
+        while let Err(error) = self.write_down().await {
+            tracing::debug!(%error, "The audit waits for the store");
+            tokio::time::sleep(AGAIN).await;
+        }
+        self.tell_end();
+    }
+
     /// Writes down what waits.
     async fn write_down(&self) -> Result<(), StoreError> {
         let _writing = self.audit.writing.lock().await;
@@ -156,6 +173,7 @@ pub(super) async fn keep(shared: Arc<Shared>) {
     if !shared.store.keeps() {
         return;
     }
+    shared.opened().await;
     let begun = Instant::now();
     let mut journal = tokio::time::interval_at(begun + JOURNAL, JOURNAL);
     let mut event = tokio::time::interval_at(begun + EVENT_FIRST, EVENT);
@@ -272,6 +290,17 @@ async fn write_out(
             .map_err(|e| e.to_string())?;
         let page = shared.store.entries(host, after, last, PAGE).await;
         let page = page.map_err(|e| e.why())?;
+        if page
+            .first()
+            .is_some_and(|entry| entry.n > after.saturating_add(1))
+        {
+            // What was removed at its age meanwhile would look as if somebody had taken it out.
+            let now = shared.store.chain(host).await.map_err(|e| e.why())?;
+            let removed = now.and_then(|chain| chain.checkpoint).map_or(0, |c| c.n);
+            if removed > after {
+                return Err("old entries were removed meanwhile".to_owned());
+            }
+        }
         match page.last() {
             Some(entry) => after = entry.n,
             None => return Ok(()),

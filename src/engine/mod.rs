@@ -22,6 +22,7 @@ mod hub;
 mod lane;
 mod launch;
 mod lease;
+mod notify;
 mod peers;
 mod placing;
 mod policies;
@@ -29,6 +30,7 @@ mod policy;
 mod projects;
 mod queries;
 mod queue;
+pub mod relay;
 mod standing;
 mod turn;
 mod upkeep;
@@ -40,6 +42,7 @@ pub use audit::Noted;
 pub use fleet::Peers;
 pub use launch::Launched;
 pub use lease::Membership;
+pub use notify::{Fares, Subscriber};
 pub(crate) use placing::not_through_the_store;
 
 use crate::domain::event::Event;
@@ -51,7 +54,7 @@ use crate::metrics::Metrics;
 use crate::ports::{Drawer, Host, HostNotice, Store, Streams};
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
 use tokio::sync::{Notify, Semaphore, broadcast, mpsc, watch};
 use words::{host_error, store_error};
@@ -172,11 +175,13 @@ struct Shared {
     queue: queue::Waiting,
     facts: facts::Facts,
     audit: audit::Desk,
+    notify: notify::Desk,
     standing: standing::Standing,
     /// Monotonic milliseconds of the last turn of hub and store loop, for the watchdog.
     progress: [AtomicU64; 2],
     started: tokio::time::Instant,
     metrics: Metrics,
+    relay: OnceLock<relay::Relay>,
 }
 
 /// A live runner as everybody may see it.
@@ -251,10 +256,12 @@ impl Engine {
             queue: queue::Waiting::new(drawer),
             facts: facts::Facts::default(),
             audit: audit::Desk::default(),
+            notify: notify::Desk::default(),
             standing: standing::Standing::default(),
             progress: [AtomicU64::new(0), AtomicU64::new(0)],
             started: tokio::time::Instant::now(),
             metrics: Metrics::default(),
+            relay: OnceLock::new(),
         });
         tokio::spawn(hub::run(Arc::clone(&shared), notices));
         tokio::spawn(upkeep::watch_store(Arc::clone(&shared)));

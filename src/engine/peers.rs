@@ -4,6 +4,7 @@
 //! The host that is asked has decided whether its caller may; this one checks once more that an
 //! owner is one. Whoever may write into the store as a host of the fleet is believed beyond that.
 
+use super::audit::Noted;
 use super::{Engine, LAUNCHES_MAX, Shared, store_error};
 use crate::crash;
 use crate::domain::event::Actor;
@@ -48,20 +49,25 @@ impl Shared {
             expires_at: Timestamp(0),
             setenv: Vec::new(),
         };
-        self.store.order(order).await.map_err(store_error)?;
+        let unseen = |error| {
+            let mut error = store_error(error);
+            error.message = format!(
+                "The order is on its way to the runner's host, and what came of it can't be seen: {}",
+                error.message
+            );
+            error
+        };
+        self.store.order(order).await.map_err(|error| match error {
+            // It may have been written all the same, if only the answer was lost.
+            StoreError::Unavailable(_) => unseen(error),
+            _ => store_error(error),
+        })?;
         loop {
             tokio::time::sleep(ASK).await;
             match self.store.outcome(&id).await {
                 Ok(Progress::Over(outcome)) => return outcome.into_result(),
                 Ok(_) => {}
-                Err(error) => {
-                    let mut error = store_error(error);
-                    error.message = format!(
-                        "The order is on its way to the runner's host, and what came of it can't be seen: {}",
-                        error.message
-                    );
-                    return Err(error);
-                }
+                Err(error) => return Err(unseen(error)),
             }
         }
     }
@@ -77,9 +83,31 @@ impl Shared {
             }
             _ => Outcome::of(self.obey_order(&order).await),
         };
+        self.note_refused(&order, &outcome);
         tracing::info!(message_id = kinds::ORDER_FROM_HOST.id, runner = %order.runner, uid = order.actor.uid, user = order.actor.user, from = order.from, "Order of another host: {}", said(&order.verb));
         crash::point("fleet.order-done");
         self.answer_order(&order, outcome).await;
+    }
+
+    /// What another host's user may not do here is in this host's audit, too.
+    fn note_refused(&self, order: &Order, outcome: &Outcome) {
+        let Err(error) = outcome.clone().into_result() else {
+            return;
+        };
+        if error.kind != ErrorKind::NotPermitted {
+            return;
+        }
+        let (project, method) = match &order.verb {
+            Verb::Launch(placing) => (placing.spec.project.to_string(), "Launch".to_owned()),
+            other => (String::new(), format!("{other:?}")),
+        };
+        let noted = Noted {
+            project,
+            subject: format!("runner/{}", order.runner),
+            result: "refused".to_owned(),
+            data: serde_json::json!({ "method": method, "from": order.from, "why": error.message }),
+        };
+        self.note(noted.act("act.refused", order.actor.clone()));
     }
 
     async fn answer_order(&self, order: &Order, outcome: Outcome) {

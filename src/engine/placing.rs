@@ -7,6 +7,7 @@
 
 use super::peers::ASK;
 use super::{Engine, LaunchRequest, PlacedOrder, digest, host_error, store_error};
+use crate::crash;
 use crate::domain::event::Actor;
 use crate::domain::exit::Cause;
 use crate::domain::host::{Host, Standing};
@@ -74,7 +75,10 @@ impl Engine {
             setenv: request.setenv,
         };
         match shared.store.order(order).await {
-            Ok(()) => self.placed(id, &name).await,
+            Ok(()) => {
+                crash::point("placing.asked");
+                self.placed(id, &name).await
+            }
             // It may have been written all the same, if only the answer was lost.
             Err(error @ StoreError::Unavailable(_)) => Err(unseen(id, &name, error)),
             Err(error) => Err(store_error(error)),

@@ -85,6 +85,14 @@ pub(super) async fn prune(shared: Arc<Shared>) {
             match pruned {
                 Ok(pruned) if pruned.runners == 0 && pruned.events == 0 => break,
                 Ok(pruned) => {
+                    if pruned.unpublished > 0 {
+                        shared.metrics.dropped(pruned.unpublished);
+                        tracing::warn!(
+                            message_id = kinds::EVENTS_DROPPED.id,
+                            count = pruned.unpublished,
+                            "Events past store.retention were removed that were never published"
+                        );
+                    }
                     tracing::debug!(pruned.runners, pruned.events, "Old rows removed");
                 }
                 Err(error) => {

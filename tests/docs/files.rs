@@ -2,7 +2,7 @@
 
 use super::roff::Page;
 use super::{source, texts};
-use stratavore::config::{CREDENTIALS, Config, KEYS};
+use stratavore::config::{CREDENTIALS, Config, KEYS, NOTIFY_CREDENTIALS, RULE_KEYS};
 use stratavore::domain::event::EventType;
 use stratavore::places::Places;
 
@@ -39,9 +39,18 @@ pub fn stratavored_toml() -> String {
             ),
         );
     }
+    page.heading("[notify.rules.NAME]");
+    page.text(texts::NOTIFY);
+    for key in RULE_KEYS {
+        page.item(key.name, &format!("{}.", key.about));
+    }
+    page.text(texts::NOTIFY_SIGNED);
+    page.example(texts::NOTIFY_CHECK);
+    page.text(texts::NOTIFY_REACH);
+    page.example(texts::NOTIFY_EXAMPLE);
     page.heading("CREDENTIALS");
     page.text(texts::DAEMON_CREDENTIALS);
-    for kind in CREDENTIALS {
+    for kind in CREDENTIALS.iter().chain(&NOTIFY_CREDENTIALS) {
         page.item(kind.name, &format!("{}.", kind.about));
     }
     page.heading("EXAMPLES");
@@ -143,8 +152,11 @@ pub fn events() -> String {
             .unwrap();
         page.item(&format!("org.stratavore.{}", kind.short()), about);
     }
+    page.heading("PUBLISHED BY RABBITMQ");
+    page.text(texts::EVENTS_BROKER);
     page.see(&[
         ("stratavorectl", 1),
+        ("stratavored.toml", 5),
         ("org.stratavore1", 5),
         ("stratavored", 8),
     ])

@@ -76,7 +76,7 @@ pub const AUDIT: &str = "\
 Every change of state, denials and every act of an administrator becomes an entry of this host's audit, in the
 transaction of the change: who (uid, name, host), what, on which object, with what result. Each entry carries a MAC
 (HMAC-SHA256, with a key of this host) over itself and the entry before, so that none can be changed, removed, added or
-moved unseen. Acts that change no row (kill, reconcile, an export of the audit, a refusal by polkit) are written down within
+moved unseen. Of a project, a gate and a user one denial a second stands for all, with how many. Acts that change no row (kill, reconcile, an export of the audit, a refusal by polkit) are written down within
 moments; of one user and one right at most one refusal a second, with how many it stands for.
 
 An audit is kept where there is a key: 32 to 4096 random bytes, the credential audit-key. The shipped unit takes it from
@@ -95,8 +95,9 @@ stratavorectl audit export audit.jsonl
 stratavorectl audit verify --key stratavore.audit-key --anchor anchors audit.jsonl";
 
 pub const AUDIT_ROTATE: &str = "\
-Another key is named by the last entry under the former one. Give both, start the daemon, wait for a change of state, and then
-take the former one away; to verify entries under it, and to have them removed at their age, keep it:";
+Another key is named by the last entry under the former one. Give both and start the daemon, which writes it down at
+once; then the former one may go. To verify entries under it, and to have them removed at their age, keep it. A key that was
+replaced is never taken again: what is begun anew with it counts as changed:";
 
 pub const AUDIT_ROTATE_EXAMPLE: &str = "\
 cd /etc/credstore && mv stratavore.audit-key stratavore.audit-key-previous
@@ -105,9 +106,9 @@ systemctl restart stratavored";
 
 pub const AUDIT_PROOF: &str = "\
 A chain shows every change but one: that its newest entries are cut off and its head is put back, or that somebody with the
-key writes all of it anew. So its end is told elsewhere, as an anchor: in the journal every 5 minutes while it grows,
+key writes all of it anew. So its end is told elsewhere, as an anchor: in the journal at the start, every 5 minutes while it grows
 and at the stop; every hour in the event audit.anchored, which a broker keeps; and each host of a fleet keeps the heads of
-the others. Whoever has root on the host and writes to the store, too, can change what comes after the last anchor that
+the others. A start is an entry of its own. Whoever has root on the host and writes to the store, too, can change what comes after the last anchor that
 is kept elsewhere; nothing that a host says of itself can prevent that.
 
 Entries past store.retention are replaced by a checkpoint, made with the key. The chain of a host that never comes back
@@ -171,6 +172,42 @@ max_runners = 50
 memory_max = \"8G\"
 tasks_max = 2000";
 
+pub const NOTIFY: &str = "\
+Each section is a rule: what happens on this host, and it wants to know, is posted to its webhook. It is best effort: a
+message is tried five times within some three minutes, up to 64 of a rule wait, and over a restart of the daemon nothing
+waits. What is lost is counted (notify list, /metrics) and told in the journal, but for what waits when the daemon
+stops; what was told and how much in the last hour is known since its start. Who must see every event reads the event log:
+stratavore-events(7). Each host of a fleet tells what it has done itself, so each event is told once where all have the
+same rules. A receiver does no harm: a try takes at most 10 s, redirects are not followed, and of an answer only the
+status counts.
+
+json is an object with host, title, text, more (events like it that made no message), kept_back (others that made none) and
+event (type, project, subject, runnerseq, time, data as in stratavore-events(7); null in a test). Every message has the headers
+Stratavore-Message (an id, the same at each try: so one that arrives twice can be told) and Stratavore-Timestamp.";
+
+pub const NOTIFY_SIGNED: &str = "\
+With the credential notify-NAME-secret every message is signed: Stratavore-Signature is v1= and, in hex, the HMAC-SHA256 with
+that secret of Stratavore-Timestamp (seconds since 1970), a full stop, and the body as it came. A receiver makes the same, compares in
+constant time, and refuses a time that is more than some minutes off. By hand:";
+
+pub const NOTIFY_CHECK: &str = "\
+{ printf '%s.' \"$timestamp\"; cat body; } | openssl dgst -sha256 -hmac \"$secret\"";
+
+pub const NOTIFY_REACH: &str = "\
+stratavored.service reaches nothing but this host: a receiver elsewhere, and a name server that is asked directly, have to be let
+through by a drop-in. http:// sends messages and address unencrypted. Certificates are checked against the authorities of the system.
+For example, in stratavored.toml and in /etc/systemd/system/stratavored.service.d/notify.conf:";
+
+pub const NOTIFY_EXAMPLE: &str = "\
+[notify.rules.ops]
+format = \"slack\"
+types = [\"runner.ended\", \"budget.exceeded\", \"host.*\"]
+causes = [\"oom-kill\", \"timeout\", \"exit-code\"]
+
+[Service]
+LoadCredential=notify-ops-url:/etc/stratavore/notify-ops-url
+IPAddressAllow=any";
+
 pub const DAEMON_CREDENTIALS: &str = "\
 Secrets are in no file of Stratavore's: systemd hands them to the daemon (LoadCredential= of systemd.exec(5), in a drop-in
 of stratavored.service). They are read at the start and never shown; stratavored --print-config tells which there
@@ -220,10 +257,51 @@ pub const EVENTS: &str = "\
 Every change of state is written down as one event in the same transaction as the change, so that none is lost. They are
 kept as long as store.retention of stratavored.toml(5) says.
 
+Where events.amqp_urls of stratavored.toml(5) names a RabbitMQ, they are published there as well; see below.
+
 stratavorectl events lists them, with -f as they happen, with -o jsonl as one JSON object a line; programs call
 ListEvents of org.stratavore1.Manager with the position of the last event they have seen, and wait for a signal.
 
 No event tells a command, a folder, an environment or the value of a label.";
+
+pub const EVENTS_BROKER: &str = "\
+Each host publishes the events that it has written, from its outbox in the store: a row for each event, written in the
+event's transaction and removed when the broker has confirmed it. The broker may be away for as long as it likes; launches
+and running work do not notice, and an event that can be published is not removed before it is. Events from before a
+broker was configured are not published. A host that was given up by its fleet is stood in for by another one that has a broker.
+
+They go to the durable topic exchange events.exchange with the routing key PROJECT.HOST.KIND.WHAT, HOST being the host's
+id; \"_\" stands for no project, and a \".\", \"*\", \"#\", \"%\" or blank in a word is percent-encoded. So *.*.runner.ended is
+every ending, and web.# is all of the project web. Messages are persistent and mandatory; content-type is
+application/cloudevents+json, message_id the event's id, and the body a CloudEvent 1.0 in structured JSON: specversion,
+id, source (/hosts/ID), type, subject, time, datacontenttype, dataschema (urn:stratavore:event:, the type without
+org.stratavore., and :1), data, and the extensions runnerseq, hostepoch and storeid.
+
+Delivered at least once, in order per subject: an event is not published before its predecessor of the same subject is
+confirmed. After a fault (a connection that was cut, a daemon that was killed) up to 500 events come once more, with the
+same id and runnerseq; a host that was given up and goes on all the same repeats up to 500 more. A consumer
+keeps the last runnerseq of each subject: a number that is not higher was seen before, one that is higher by more than 1
+means that something is missing. The first event seen of a subject may have any number. Another storeid than before
+is another store (the file was lost and begun anew, or migrated to a fleet's, before which outbox show should be empty): forget the
+numbers. After a store was put back from a backup, or a failover that lost transactions, numbers go on from there, with the
+same storeid: forget them then, too.
+
+What no queue is bound for comes back from the broker. With events.unroutable = \"park\" it is kept, and so are the later
+events of its subject, so that their order holds; bind a queue, then: stratavorectl outbox retry. What was parked for
+store.retention is removed, which is said in the journal and counted in stratavore_outbox_dropped_total. So bind a queue for
+everything (#), or, where consumers want some kinds of events only, set \"accept\", the same on all hosts of a fleet.
+
+A queue that is full and rejects (x-overflow reject-publish) holds up the events of the projects that it gets, and those
+alone, until it has room; events of no project (of hosts, the fleet) count as of one. A few are tried again, after 30 s at most, and
+other queues that are bound for them get those again: while somebody reads the full queue slowly, several times each. If the
+queues of more than about 180 projects are full at once, the rest waits, too.
+
+Where events.amqp_urls is taken out again, what was still to be published goes to another host of the fleet that has a broker, or
+waits until this one has one again, for store.retention at most.
+
+/usr/share/stratavore/rabbitmq-consumer.json is an example set-up for a consumer, with a quorum queue that loses
+nothing and a dead-letter queue for what the consumer refuses: rabbitmqctl import_definitions FILE. The user of
+events.amqp_urls needs the right to write to the exchange, and to configure it where it is not there yet.";
 
 pub const EVENT_FIELDS: Meanings = &[
     (

@@ -10,6 +10,7 @@
 mod fakes;
 mod flat;
 mod lease;
+mod notify;
 mod placing;
 mod policy;
 mod queue;

@@ -3,6 +3,7 @@
 use crate::fixture::{SOON, Site};
 use crate::support::{Fleet, FleetPlan, wait_for, wait_until};
 use serde_json::Value;
+use std::time::Duration;
 
 const KEY: &str = "/etc/credstore/stratavore.audit-key";
 const DB: &str = "/var/lib/stratavore/stratavore.db";
@@ -156,17 +157,23 @@ fn what_is_done_is_in_the_audit_and_tampering_shows() {
             "changed",
         ),
         ("DELETE FROM audit WHERE n = 5", "removed"),
-        ("DELETE FROM audit WHERE n > 6", "cut"),
+        // The start is an entry behind what is missing.
+        ("DELETE FROM audit WHERE n > 6", "removed"),
         (
             "DELETE FROM audit WHERE n > 6; UPDATE audit_heads SET n = 6, mac = (SELECT mac FROM audit WHERE n = 6)",
             "short",
         ),
-        ("DELETE FROM audit_heads", "head-differs"),
+        // The entries say where they end, and the anchors that none is missing.
+        ("DELETE FROM audit_heads", "whole"),
     ] {
         tamper(&site, sql);
         // The journal remembers what the daemon of now was not there for.
         let told = verdict(&site, "--anchor /root/anchors");
         assert_eq!(told["verdict"], word, "{told}");
+        if word == "whole" {
+            put_back(&site);
+            continue;
+        }
         let sentence = site
             .ctl("root", "audit verify --anchor /root/anchors")
             .code(1)
@@ -176,10 +183,9 @@ fn what_is_done_is_in_the_audit_and_tampering_shows() {
     }
     assert_eq!(verdict(&site, "--anchor /root/anchors")["verdict"], "whole");
 
-    // Another key: the former one names it.
+    // Another key: the former one names it at once.
     site.root(&format!("mv {KEY} {KEY}-previous")).ok();
     keep(&site);
-    site.ctl("root", "hold release --label a=b").ok();
     let rotated = wait_entry(&site, "the rotation", |e| e["kind"] == "audit.rotated");
     assert_eq!(rotated["data"]["former"].as_str().unwrap().len(), 16);
     assert_eq!(verdict(&site, "--anchor /root/anchors")["verdict"], "whole");
@@ -267,4 +273,34 @@ fn hosts_of_a_fleet_keep_chains_of_their_own() {
         (&"changed".into(), &2.into())
     );
     assert_eq!(verdict(two, "")["verdict"], "whole");
+
+    // What one host has done is also known by what the other has seen of it.
+    let seen = format!(
+        "SELECT coalesce(max(n), 0)::BIGINT FROM audit_witness WHERE host = '{second}' AND by_host = '{first}'"
+    );
+    two.run("-- true");
+    let seen = wait_for("it is witnessed", Duration::from_secs(180), || match fleet
+        .sql()
+        .number(&seen)
+    {
+        n if n > 5 => Ok(n),
+        n => Err(n.to_string()),
+    });
+    two.root("systemctl stop stratavored").ok();
+    sql.run(&format!(
+        "SET session_replication_role = replica;
+         DELETE FROM events WHERE type = 'audit.anchored';
+         DELETE FROM audit WHERE host = '{second}' AND n > 3;
+         UPDATE audit_heads SET n = 3, mac = (SELECT mac FROM audit WHERE host = '{second}' AND n = 3) WHERE host = '{second}';
+         SET session_replication_role = DEFAULT"
+    ));
+    two.root("systemctl start stratavored").ok();
+    two.wait_up();
+    let short = verdict(two, "");
+    assert_eq!(short["verdict"], "short", "{short}");
+    let said = short["message"].as_str().unwrap();
+    assert!(
+        said.contains(&format!("entry {seen} was anchored")),
+        "{said}"
+    );
 }

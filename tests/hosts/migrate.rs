@@ -45,7 +45,7 @@ fn an_embedded_store_becomes_the_fleets_under_live_runners() {
     let before = events(site);
 
     fleet.postgres.database(DATABASE);
-    fleet.postgres.migrate(DATABASE);
+    fleet.postgres.migrate(DATABASE, ..);
     let url = fleet.postgres.url(DATABASE);
     let configure = |site: &Site, role: &str, password: &str| {
         let url = url.replace("stratavore@", &format!("{role}@"));

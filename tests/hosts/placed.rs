@@ -2,7 +2,7 @@
 
 use crate::crash::points;
 use crate::fixture::{SOON, Site};
-use crate::support::{Fleet, FleetPlan, wait_for, wait_until};
+use crate::support::{Fleet, FleetPlan, Output, Row, wait_for, wait_until};
 use std::time::{Duration, Instant};
 
 /// A host that is gone is told of within this time.
@@ -115,8 +115,8 @@ fn only_what_root_there_accepts() {
     assert!(refused.err().contains("runs as bob"), "{refused}");
     let refused = place(a, "root", "p -- true").code(4);
     assert!(refused.err().contains("allow_root"), "{refused}");
-    let refused = place(a, "root", "--uid nobody-here p -- true").code(1);
-    assert!(refused.err().contains("no user nobody-here"), "{refused}");
+    let refused = place(a, "root", "--uid nobody-here p -- true").code(4);
+    assert!(refused.err().contains("runs as nobody-here"), "{refused}");
     let refused = place(c, "alice", "p -- true").code(4);
     assert!(refused.err().contains("from f-place-3"), "{refused}");
     // Root here may place for a user there.
@@ -269,6 +269,133 @@ fn a_host_that_is_away_never_comes_to_it_late() {
     fleet.clear();
 }
 
+/// Wherever the daemon of the asker is killed, who asks again with the same request id gets the one runner that there is.
+#[test]
+fn the_asker_is_killed_at_each_point() {
+    let fleet = fleet("f-asker");
+    let [a, b, _] = &fleet.sites[..] else {
+        panic!("three hosts")
+    };
+    accept(b, &from("\"f-asker-1\"", "\"alice\""));
+    for point in points("placing") {
+        let round = Round::new(&fleet, a, &point, "f-asker-2");
+        assert_eq!(round.told.code, 1, "{point}: {}", round.told);
+        assert!(
+            round.told.err().contains("may have been done or not"),
+            "{point}: {}",
+            round.told
+        );
+        let again = a.ctl("alice", &round.command).ok();
+        let rows = round.rows();
+        assert_eq!(rows.len(), 1, "{point}: {rows:?}");
+        let id = rows[0]["id"].as_str().unwrap();
+        assert_eq!(again.out(), id, "{point}");
+        assert_eq!(round.times(b, id), 1, "{point}: {}", b.log());
+    }
+    fleet.clear();
+}
+
+/// Wherever the agent of the target is killed on its way to a launch, it has run once or not at all, and so say its
+/// row and the answer.
+#[test]
+fn the_targets_agent_is_killed_at_each_point() {
+    const LATER: [&str; 6] = [
+        "adopting",
+        "stop-received",
+        "stop-sent",
+        "ended-seen",
+        "forget",
+        "record-removed",
+    ];
+    let fleet = fleet("f-agent");
+    let [_, b, _] = &fleet.sites[..] else {
+        panic!("three hosts")
+    };
+    accept(b, &from("\"f-agent-1\"", "\"alice\""));
+    for point in points("agent") {
+        if LATER.iter().any(|later| point.ends_with(later)) {
+            continue;
+        }
+        let round = Round::new(&fleet, b, &point, "f-agent-2");
+        let rows = round.rows();
+        assert_eq!(rows.len(), 1, "{point}: {}", round.told);
+        let id = rows[0]["id"].as_str().unwrap();
+        let failed = rows[0]["exit"].as_str().unwrap().contains("launch-failed");
+        assert_eq!(
+            round.times(b, id),
+            usize::from(!failed),
+            "{point}: {rows:?}\n{}",
+            b.log()
+        );
+        match round.told.code {
+            0 => assert!(!failed && round.told.out() == id, "{point}: {}", round.told),
+            _ => assert!(
+                failed && round.told.err().contains(id),
+                "{point}: {}",
+                round.told
+            ),
+        }
+    }
+    fleet.clear();
+}
+
+/// One placed launch with one program killed at one point; all is over when it is made.
+struct Round<'a> {
+    fleet: &'a Fleet,
+    point: &'a str,
+    command: String,
+    told: Output,
+}
+
+impl<'a> Round<'a> {
+    /// The first host asks; `killed` is where the point is reached.
+    fn new(fleet: &'a Fleet, killed: &Site, point: &'a str, target: &str) -> Self {
+        let at = "/run/stratavore-crash/at";
+        let set = format!("printf %s {point} > {at} && chmod 666 {at}");
+        killed.root(&set).ok();
+        let command = format!(
+            "run --via store --on {target} --request-id {point} --label round={point} p -- sh -c 'echo $STRATAVORE_RUNNER_ID >> /srv/ran'"
+        );
+        let told = fleet.sites[0].ctl("alice", &command);
+        let round = Self {
+            fleet,
+            point,
+            command,
+            told,
+        };
+        wait_for(&format!("{point} is reached"), SOON, || {
+            match killed.host.path(at).exists() {
+                true => Err(format!("{}\n{}", round.told, killed.log())),
+                false => Ok(()),
+            }
+        });
+        killed.wait_up();
+        wait_for(&format!("{point}: all is over"), SOON, || {
+            match round.rows().iter().all(|row| row["state"] == "ended") {
+                true => Ok(()),
+                false => Err(killed.log()),
+            }
+        });
+        fleet.wait_up();
+        round
+    }
+
+    fn rows(&self) -> Vec<Row> {
+        self.fleet.sql().rows(&format!(
+            "SELECT id, state, exit FROM runners r WHERE EXISTS (SELECT 1 FROM labels l WHERE l.runner = r.id AND l.value = '{}')",
+            self.point
+        ))
+    }
+
+    /// How often this one's command ran.
+    fn times(&self, on: &Site, id: &str) -> usize {
+        on.file("/srv/ran")
+            .lines()
+            .filter(|line| *line == id)
+            .count()
+    }
+}
+
 /// Wherever the daemon of the target is killed, there is one run or none, its row says which, and so is the asker told.
 #[test]
 fn the_target_is_killed_at_each_point() {
@@ -283,9 +410,7 @@ fn the_target_is_killed_at_each_point() {
         "{known:?}"
     );
     let fleet = fleet("f-crash");
-    let [a, b, _] = &fleet.sites[..] else {
-        panic!("three hosts")
-    };
+    let b = &fleet.sites[1];
     accept(b, &from("\"f-crash-1\"", "\"alice\""));
     for (point, runs, code) in BEFORE
         .map(|p| (p, None, 1))
@@ -293,55 +418,31 @@ fn the_target_is_killed_at_each_point() {
         .chain(FAILS.map(|p| (p, Some(0), 1)))
         .chain(RUNS.map(|p| (p, Some(1), 0)))
     {
-        let at = "/run/stratavore-crash/at";
-        b.root(&format!("printf %s {point} > {at} && chmod 666 {at}"))
-            .ok();
-        let run = format!(
-            "run --via store --on f-crash-2 --label round={point} p -- sh -c 'echo $STRATAVORE_RUNNER_ID >> /srv/ran'"
-        );
-        let out = a.ctl("alice", &run);
-        assert_eq!(out.code, code, "{point}: {out}\n{}", b.log());
-        wait_for(&format!("{point} is reached"), SOON, || {
-            match b.host.path(at).exists() {
-                true => Err(b.log()),
-                false => Ok(()),
-            }
-        });
-        b.wait_up();
-        let of_it = format!(
-            "EXISTS (SELECT 1 FROM labels l WHERE l.runner = r.id AND l.value = '{point}')"
-        );
-        wait_for(&format!("{point}: all is over"), SOON, || {
-            let open = format!("SELECT count(*) FROM runners r WHERE state <> 'ended' AND {of_it}");
-            match fleet.sql().number(&open) {
-                0 => Ok(()),
-                _ => Err(b.log()),
-            }
-        });
-        let rows = fleet
-            .sql()
-            .rows(&format!("SELECT id, exit FROM runners r WHERE {of_it}"));
+        let round = Round::new(&fleet, b, point, "f-crash-2");
+        let (told, rows) = (&round.told, round.rows());
+        assert_eq!(told.code, code, "{point}: {told}\n{}", b.log());
         assert_eq!(rows.len(), usize::from(runs.is_some()), "{point}: {rows:?}");
-        let ran = b.file("/srv/ran");
         for row in rows {
             let id = row["id"].as_str().unwrap();
-            let times = ran.lines().filter(|line| *line == id).count();
-            assert_eq!(Some(times), runs, "{point}: {row:?}\n{}", b.log());
+            assert_eq!(
+                Some(round.times(b, id)),
+                runs,
+                "{point}: {row:?}\n{}",
+                b.log()
+            );
             let failed = row["exit"].as_str().unwrap().contains("launch-failed");
             assert_eq!(failed, runs == Some(0), "{point}: {row:?}");
             match code {
-                0 => assert_eq!(out.out(), id, "{point}"),
-                _ => assert!(out.err().contains(id), "{point}: {out}"),
+                0 => assert_eq!(told.out(), id, "{point}"),
+                _ => assert!(told.err().contains(id), "{point}: {told}"),
             }
         }
-        match point {
-            p if BEFORE.contains(&p) => assert!(
-                out.err().contains("nothing runs and nothing will"),
-                "{point}: {out}"
-            ),
-            _ => {}
+        if BEFORE.contains(&point) {
+            assert!(
+                told.err().contains("nothing runs and nothing will"),
+                "{point}: {told}"
+            );
         }
-        fleet.wait_up();
     }
     fleet.clear();
 }

@@ -12,11 +12,14 @@ for program in stratavored stratavorectl stratavore-agent stratavore-shim; do
     strip -o "target/test-built/$program" "target/debug/$program"
 done
 make --no-print-directory -s install BUILT=target/test-built DESTDIR="$PWD/target/test-payload"
-# The first release, as it was: later programs must work with its own.
-rm -rf target/test-payload-frozen target/test-frozen
-mkdir -p target/test-frozen
-tar -xJf tests/frozen/0.1.0-x86_64.tar.xz -C target/test-frozen
-make --no-print-directory -s install BUILT=target/test-frozen DESTDIR="$PWD/target/test-payload-frozen"
+# Former releases, as they were: later programs must work with theirs.
+for frozen in frozen:0.1.0 fleet:0.1.0-fleet; do
+    at=${frozen%%:*}
+    rm -rf "target/test-payload-$at" "target/test-$at"
+    mkdir -p "target/test-$at"
+    tar -xJf "tests/frozen/${frozen#*:}-x86_64.tar.xz" -C "target/test-$at"
+    make --no-print-directory -s install BUILT="target/test-$at" DESTDIR="$PWD/target/test-payload-$at"
+done
 tests/host/roots.sh trixie >/dev/null
 tests/host/roots.sh sid >/dev/null
 # Two cores: more hosts at a time only wait for each other.

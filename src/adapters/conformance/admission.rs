@@ -297,12 +297,20 @@ pub(crate) async fn denials_are_bounded(store: Arc<impl Store + 'static>) {
     );
     // A clock that is set back is a new second too.
     assert_eq!(deny("p", 999_999).await.draft.seq, 3);
+    // Somebody else's are told of their own.
+    let mut bobs = launch(2_000_000, "p");
+    bobs.at = at(1_000_000);
+    bobs.actor.uid = Some(1001);
+    let Ok(Admitted::Denied { event, .. }) = store.admit(bobs).await else {
+        panic!("it is full")
+    };
+    assert_eq!((event.draft.actor.uid, event.draft.seq), (Some(1001), 4));
     let all = events(&*store).await;
     assert_eq!(
         all.iter()
             .filter(|e| e.draft.kind == EventType::AdmissionDenied)
             .count(),
-        4
+        5
     );
     assert_contiguous(&all);
 }

@@ -234,12 +234,24 @@ pub(crate) async fn old_entries_make_room<B: Base>(store: Arc<SqlStore<B>>) {
     assert!(why.contains("entry 7 is not as it was"), "{why}");
     assert_eq!(verdict(store).await, Verdict::Changed { n: 7 });
     put_back(store).await;
+    // Nor is anything signed with a key that the chain does not know yet.
+    store.keep_audit(HOST.to_owned(), vec![key(1), key(0)]);
+    assert_eq!(store.prune_chain(at(99_000), 100).await.unwrap(), 0);
+    store.keep_audit(HOST.to_owned(), vec![key(0)]);
+    // One from a time when the clock was ahead holds up nobody.
+    let ahead = NewRunner {
+        at: at(999_000_000),
+        ..launch(50, "p")
+    };
+    admit(store, ahead).await;
+    admit(store, launch(51, "p")).await;
     // The last one stays, to go on from.
-    assert_eq!(store.prune_chain(at(99_000_000), 100).await.unwrap(), 6);
+    admit(store, launch(52, "p")).await;
+    assert_eq!(store.prune_chain(at(99_000_000), 100).await.unwrap(), 9);
     admit(store, launch(99, "p")).await;
     let report = verify(store, &[]).await;
     assert_eq!(report.verdict, Verdict::Whole);
-    assert_eq!((report.first, report.last), (12, 13));
+    assert_eq!((report.first, report.last), (15, 16));
 }
 
 pub(crate) async fn without_a_key_there_is_none<B: Base>(store: Arc<SqlStore<B>>) {

@@ -9,19 +9,23 @@ use std::sync::Arc;
 
 /// All that decides at once, from every code path, and none of it is ever passed.
 pub(crate) async fn a_storm_of_everything(store: Arc<impl Store + 'static>) {
+    everything_by_two([store.clone(), store]).await;
+}
+
+/// The same by two daemons, each with a project of its own; what they share are hosts and sessions.
+pub(crate) async fn everything_by_two(stores: [Arc<impl Store + 'static>; 2]) {
+    let store = stores[0].clone();
     project(&*store, "p", capped(60)).await;
     project(&*store, "q", capped(40)).await;
     let callers: Vec<_> = (0..32u64)
         .map(|caller| {
-            let store = store.clone();
+            let by = (caller % 2) as usize;
+            let (store, project) = (stores[by].clone(), ["p", "q"][by]);
             tokio::spawn(async move {
                 for n in 0..8 {
                     let n = caller * 8 + n;
-                    let mut new = if n % 3 == 0 {
-                        patient(n, "p")
-                    } else {
-                        launch(n, if n % 2 == 0 { "p" } else { "q" })
-                    };
+                    let mut new = launch(n, project);
+                    new.queue = n % 3 == 0;
                     new.host = format!("h{}", n % 2 + 1);
                     new.host_max = Some(70);
                     if n % 5 == 0 {
@@ -95,6 +99,12 @@ fn budget(scope: &str, limit: u64) -> Budget {
 
 /// No budget is ever promised past its limit, and what is promised is what live runners hold.
 pub(crate) async fn budgets_hold_in_a_storm(store: Arc<impl Store + 'static>) {
+    budgets_by_two([store.clone(), store]).await;
+}
+
+/// The same by two daemons, each with a project and a host of its own; what they share is the fleet's budget.
+pub(crate) async fn budgets_by_two(stores: [Arc<impl Store + 'static>; 2]) {
+    let store = stores[0].clone();
     project(&*store, "p", ProjectSettings::default()).await;
     let defaults = ProjectSettings {
         default_tokens: Some(30),
@@ -116,14 +126,15 @@ pub(crate) async fn budgets_hold_in_a_storm(store: Arc<impl Store + 'static>) {
     );
     let callers: Vec<_> = (0..32u64)
         .map(|caller| {
-            let store = store.clone();
+            let by = (caller % 2) as usize;
+            let store = stores[by].clone();
             tokio::spawn(async move {
                 for n in 0..6 {
                     let n = caller * 6 + n;
-                    let mut new = launch(n, if n % 2 == 0 { "p" } else { "q" });
+                    let mut new = launch(n, ["p", "q"][by]);
                     new.queue = n % 3 == 0;
-                    new.host = format!("h{}", n % 2 + 1);
-                    if n % 2 == 0 {
+                    new.host = format!("h{}", by + 1);
+                    if by == 0 {
                         new.spec.tokens = Some(10 + n % 30);
                     }
                     let host = new.host.clone();

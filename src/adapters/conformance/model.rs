@@ -143,6 +143,7 @@ impl Model {
                 Answer::Pruned(Pruned {
                     runners: (runners - self.runners.len()) as u64,
                     events: (events - self.events.len()) as u64,
+                    unpublished: 0,
                 })
             }
         }

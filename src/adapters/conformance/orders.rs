@@ -1,6 +1,7 @@
 //! Orders between hosts: nobody gets one twice, and none is carried out late.
 
 use super::{alice, capped, id, launch, project};
+use crate::domain::event::Actor;
 use crate::domain::order::{Order, Outcome, Progress, Right, Verb};
 use crate::domain::placed::Placing;
 use crate::domain::spec::Setenv;
@@ -106,6 +107,38 @@ fn placed(n: u64) -> Order {
     }
 }
 
+/// There are only so many at a time, and one user can't take all places.
+pub(crate) async fn nobody_takes_all_places(store: Arc<impl Store + 'static>) {
+    let of = |uid: u32, n: u32| {
+        let actor = Actor {
+            uid: Some(uid),
+            ..alice()
+        };
+        Order {
+            actor,
+            ..placed(u64::from(uid * 100 + n))
+        }
+    };
+    let full = async |order, words: &str| {
+        let full = store.order(order).await;
+        assert!(
+            matches!(&full, Err(StoreError::Refused(e)) if e.message.contains(words)),
+            "{full:?}"
+        );
+    };
+    for uid in 1..5 {
+        for n in 0..16 {
+            store.order(of(uid, n)).await.unwrap();
+        }
+        full(of(uid, 16), "has 16 launches waiting already that you").await;
+    }
+    full(of(5, 0), "has 64 launches waiting already, as").await;
+    store.order(order(1, "h2")).await.unwrap();
+    // What was taken waits no more.
+    assert_eq!(store.take_orders("h2").await.unwrap().len(), 64);
+    store.order(of(1, 17)).await.unwrap();
+}
+
 /// As its host admits it.
 fn admitted(n: u64) -> NewRunner {
     NewRunner {
@@ -178,17 +211,6 @@ pub(crate) async fn a_launch_is_begun_once(store: Arc<impl Store + 'static>) {
     store.answer(&second, no).await.unwrap();
     assert!(store.admit(admitted(1)).await.is_err());
     assert!(store.runner(id(1)).await.unwrap().is_none());
-
-    // There are only so many at a time.
-    for n in 100..164 {
-        store.order(placed(n)).await.unwrap();
-    }
-    let full = store.order(placed(164)).await;
-    assert!(
-        matches!(&full, Err(StoreError::Refused(e)) if e.message.contains("64 launches")),
-        "{full:?}"
-    );
-    store.order(order(165, "h2")).await.unwrap();
 }
 
 pub(crate) async fn a_launch_that_was_taken_and_not_begun(store: Arc<impl Store + 'static>) {

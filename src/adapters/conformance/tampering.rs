@@ -153,6 +153,9 @@ pub(crate) async fn tampering_stops_no_work<B: Base>(store: Arc<SqlStore<B>>) {
     for (n, (sql, whole)) in (1u64..).zip([
         ("UPDATE audit_heads SET n = 2, mac = (SELECT a.mac FROM audit a WHERE a.host = 'H' AND a.n = 2) WHERE host = 'H'", true),
         ("UPDATE audit_heads SET mac = 'x' WHERE host = 'H'", true),
+        ("UPDATE audit_heads SET n = -3 WHERE host = 'H'", true),
+        ("UPDATE audit_heads SET n = 9223372036854775807 WHERE host = 'H'", true),
+        ("INSERT INTO audit SELECT host, 9223372036854775806, at, entry, mac FROM audit WHERE host = 'H' AND n = 3", false),
         ("UPDATE audit_heads SET key = 'x' WHERE host = 'H'", true),
         ("UPDATE audit_heads SET checkpoint = 'x' WHERE host = 'H'", true),
         ("DELETE FROM audit_heads WHERE host = 'H'", true),
@@ -169,7 +172,7 @@ pub(crate) async fn tampering_stops_no_work<B: Base>(store: Arc<SqlStore<B>>) {
         by_hand(store, &sql).await;
         // What was planted may be in the way once.
         if store.admit(launch(n * 100 + 2, "p")).await.is_err() {
-            assert!(sql.starts_with("INSERT"), "{sql}");
+            assert!(sql.starts_with("INSERT INTO audit SELECT host, 4"), "{sql}");
             admit(store, launch(n * 100 + 2, "p")).await;
         }
         admit(store, launch(n * 100 + 3, "p")).await;

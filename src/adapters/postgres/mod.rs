@@ -73,14 +73,15 @@ const LOCK: &str = "
                 ELSE pg_advisory_xact_lock(class, key) IS NULL END
       FROM (SELECT class, key, shared FROM wanted ORDER BY class, key) AS sorted";
 
-/// Notes the writer's transaction; answers with the position of its first event, and with the oldest
+/// Notes the writer's transaction, and who publishes its events; answers with the position of its first event, and with the oldest
 /// schema whose programs may go on: somebody may have migrated since we looked.
 const MARK: &str = "
     INSERT INTO writers (id, batch, seen)
         VALUES ($1, $2, CAST(extract(epoch FROM clock_timestamp()) * 1000000 AS BIGINT))
         ON CONFLICT (id) DO UPDATE SET batch = excluded.batch, seen = excluded.seen
     RETURNING (pg_current_xact_id()::TEXT::BIGINT + (SELECT value::BIGINT FROM meta WHERE key = 'base')) << 20,
-              (SELECT value::BIGINT FROM meta WHERE key = 'readable-from')";
+              (SELECT value::BIGINT FROM meta WHERE key = 'readable-from'),
+              set_config('stratavore.publisher', $3, TRUE)";
 
 /// The last of a writer's transactions; 0 = nothing is known of it.
 const LAST: &str = "INSERT INTO writers AS w (id, batch, seen) VALUES ($1, 0, 0)
@@ -170,11 +171,20 @@ impl Base for Postgres {
         Some(LIMIT)
     }
 
-    async fn enter(&self, on: &mut Link, locks: &Locks, batch: u64) -> Result<(), Fail> {
+    async fn enter(
+        &self,
+        on: &mut Link,
+        locks: &Locks,
+        batch: u64,
+        publisher: &str,
+    ) -> Result<(), Fail> {
         on.rows(LOCK, vec![Value::json(locks)?, locks.whole_fleet.into()])
             .await?;
         let mark = on
-            .one(MARK, vec![self.writer.as_str().into(), batch.into()])
+            .one(
+                MARK,
+                vec![self.writer.as_str().into(), batch.into(), publisher.into()],
+            )
             .await?;
         on.number_events_from(mark.int(0)?);
         Ok(schema::readable(mark.int(1)?)?)

@@ -8,7 +8,7 @@ use super::{read, row, words};
 use crate::domain::audit::{Act, Note};
 use crate::domain::event::{Draft, Event, EventType, of_runner};
 use crate::domain::runner::{Change, Runner, State, Step};
-use crate::domain::{Error, Limits, RunnerId};
+use crate::domain::{Error, RunnerId};
 use crate::ports::Applied;
 use serde_json::json;
 use std::collections::BTreeSet;
@@ -146,8 +146,17 @@ async fn step(
             ],
         )
         .await?;
-        if let Step::Limit(limits) = &change.step {
-            on.note(|| limited(runner, limits, change));
+        match &change.step {
+            Step::Limit(limits) => {
+                let data = json!({ "runner": runner.id.to_string(), "host": runner.host, "limits": limits });
+                on.note(|| act("act.set-limits", data, runner, change));
+            }
+            // Frozen by a hold or budget before, and now by somebody.
+            Step::Keep(_) if change.actor.uid.is_some() => {
+                let data = json!({ "runner": runner.id.to_string(), "host": runner.host });
+                on.note(|| act("act.freeze", data, runner, change));
+            }
+            _ => {}
         }
         return Ok(Applied {
             runner: runner.clone(),
@@ -190,15 +199,15 @@ async fn step(
     })
 }
 
-fn limited(runner: &Runner, limits: &Limits, change: &Change) -> Note {
+fn act(kind: &'static str, data: serde_json::Value, runner: &Runner, change: &Change) -> Note {
     Note::of_act(&Act {
         at: change.at,
-        kind: "act.set-limits",
+        kind,
         project: runner.spec.project.to_string(),
         subject: format!("runner/{}", runner.id),
         actor: change.actor.clone(),
         result: "ok".to_owned(),
-        data: json!({ "runner": runner.id.to_string(), "host": runner.host, "limits": limits }),
+        data,
     })
 }
 

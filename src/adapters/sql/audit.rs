@@ -38,17 +38,26 @@ fn entry(row: &Row) -> Result<Entry, Fail> {
     })
 }
 
-/// All of it is what one moment saw.
+/// What others have seen is read before the chain itself: it may grow in between, and then it is longer
+/// than what they saw, never shorter.
 async fn chain(on: &mut Link, host: &str) -> Result<Option<Chain>, Fail> {
+    let sql = "SELECT n, mac FROM audit_witness WHERE host = $1 ORDER BY by_host LIMIT $2";
+    let rows = on.rows(sql, vec![host.into(), OTHERS_MAX.into()]).await?;
+    let witnessed = rows.iter().map(|row| {
+        Ok(Anchor {
+            host: host.to_owned(),
+            n: row.count(0)?,
+            mac: mac(row.text(1)?),
+        })
+    });
+    let witnessed = witnessed.collect::<Result<Vec<_>, Fail>>()?;
     let sql = "
         SELECT h.n, h.mac, h.key, h.checkpoint,
-               (SELECT coalesce(max(n), 0) FROM audit WHERE host = $1),
-               (SELECT count(*) FROM audit_witness WHERE host = $1)
+               (SELECT coalesce(max(n), 0) FROM audit WHERE host = $1)
           FROM (SELECT $1 AS host) AS asked LEFT JOIN audit_heads h ON h.host = asked.host";
     let sql = on.pick(sql, "
         SELECT h.n, h.mac, h.key, h.checkpoint,
-               (SELECT coalesce(max(n), 0) FROM audit WHERE host = $1),
-               (SELECT count(*) FROM audit_witness WHERE host = $1)
+               (SELECT coalesce(max(n), 0) FROM audit WHERE host = $1)
           FROM (SELECT $1::TEXT COLLATE \"C\" AS host) AS asked LEFT JOIN audit_heads h ON h.host = asked.host");
     let row = on.one(sql, vec![host.into()]).await?;
     let head = match row.maybe_int(0)? {
@@ -60,27 +69,18 @@ async fn chain(on: &mut Link, host: &str) -> Result<Option<Chain>, Fail> {
         }),
     };
     let last = row.count(4)?;
-    if head.is_none() && last == 0 && row.count(5)? == 0 {
+    if head.is_none() && last == 0 && witnessed.is_empty() {
         return Ok(None);
     }
     // One that can't be read is none: what it stood for is missing.
     let checkpoint = row
         .maybe_text(3)?
         .and_then(|t| serde_json::from_str(t).ok());
-    let sql = "SELECT n, mac FROM audit_witness WHERE host = $1 ORDER BY by_host LIMIT $2";
-    let rows = on.rows(sql, vec![host.into(), OTHERS_MAX.into()]).await?;
-    let witnessed = rows.iter().map(|row| {
-        Ok(Anchor {
-            host: host.to_owned(),
-            n: row.count(0)?,
-            mac: mac(row.text(1)?),
-        })
-    });
     Ok(Some(Chain {
         head,
         checkpoint,
         last,
-        witnessed: witnessed.collect::<Result<_, Fail>>()?,
+        witnessed,
     }))
 }
 
@@ -167,9 +167,9 @@ impl<B: Base> Audit for SqlStore<B> {
         let host = keeper.host.clone();
         let oldest = self
             .read(async |on| {
-                let sql = "SELECT at FROM audit WHERE host = $1 ORDER BY n LIMIT 1";
-                let row = on.maybe(sql, vec![host.as_str().into()]).await?;
-                row.map(|row| row.time(0)).transpose()
+                let sql = "SELECT coalesce(min(at), 0) FROM (SELECT at FROM audit WHERE host = $1 ORDER BY n LIMIT $2) AS oldest";
+                let row = on.one(sql, vec![host.as_str().into(), batch.into()]).await?;
+                Ok(row.time(0)?.set())
             })
             .await?;
         match oldest {
@@ -228,9 +228,9 @@ impl<B: Base> SqlStore<B> {
         for event in events {
             let data = &event.draft.data;
             let others = data["witnessed"].as_array();
-            for told in others.into_iter().flatten().chain([data]) {
-                let anchor = Anchor::parse(&told.to_string());
-                anchors.extend(anchor.filter(|anchor| anchor.host == host));
+            let all = others.into_iter().flatten().chain([data]);
+            for told in all.filter(|told| told["host"] == host) {
+                anchors.extend(Anchor::of(told));
             }
         }
         Ok(anchors)
@@ -319,10 +319,19 @@ async fn witness(
         }
     }
     let fresh = |host: &String| !shrunk.contains(host);
-    let rows: Vec<_> = heads
+    // Those that have grown since; the others were told before.
+    let others: Vec<_> = heads
         .iter()
         .filter(|(host, head)| fresh(host) && head.0 > 0 && seen.get(*host) != Some(*head))
-        .map(|(host, (n, mac))| json!({ "host": host, "n": n, "mac": mac }))
+        .map(|(host, (n, text))| Anchor {
+            host: host.clone(),
+            n: *n,
+            mac: mac(text),
+        })
+        .collect();
+    let rows: Vec<_> = others
+        .iter()
+        .map(|a| json!({ "host": a.host, "n": a.n, "mac": a.mac }))
         .collect();
     if !rows.is_empty() {
         let sql = on.pick(
@@ -335,17 +344,6 @@ async fn witness(
         );
         on.run(sql, vec![Value::json(&rows)?, own.into(), at.into()])
             .await?;
-    }
-    let mut others = Vec::new();
-    for (host, (n, text)) in heads
-        .iter()
-        .filter(|(host, head)| fresh(host) && head.0 > 0)
-    {
-        others.push(Anchor {
-            host: host.clone(),
-            n: *n,
-            mac: mac(text),
-        });
     }
     Ok((others, shrunk.into_iter().collect()))
 }
@@ -367,22 +365,26 @@ impl Work for Prune {
         let Some(key) = self.keeper.key() else {
             return Ok(0);
         };
-        let sql = "SELECT n, checkpoint FROM audit_heads WHERE host = $1";
+        let sql = "SELECT n, checkpoint, key FROM audit_heads WHERE host = $1";
         let Some(row) = on.maybe(sql, vec![host.as_str().into()]).await? else {
             return Ok(0);
         };
+        if row.text(2)? != key.id() {
+            // A checkpoint is signed with a key that the chain knows already.
+            return Ok(0);
+        }
         let head = row.count(0)?;
         let checkpoint: Option<Checkpoint> = row.maybe_json(1, "checkpoint of the audit")?;
         let mut verifier = Verifier::new(host, keys, checkpoint.as_ref(), None, []);
-        // The last entry stays, so that there is always one to go on from.
-        let mut gone = 0;
-        for entry in entries(on, host, 0, head.saturating_sub(1), self.batch).await? {
-            if entry.at >= self.before {
-                break;
-            }
-            verifier.feed(&entry);
-            gone += 1;
-        }
+        // The last entry stays, so that there is always one to go on from. One that was written while the clock
+        // was ahead goes with the old ones behind it.
+        let oldest = entries(on, host, 0, head.saturating_sub(1), self.batch).await?;
+        let gone = oldest.iter().rposition(|entry| entry.at < self.before);
+        let gone = gone.map_or(0, |last| last + 1);
+        oldest
+            .iter()
+            .take(gone)
+            .for_each(|entry| verifier.feed(entry));
         // What can't be verified is not signed for, an entry of a former key that is no longer given included.
         if let Some(verdict) = verifier.fault() {
             let why = format!(
@@ -405,6 +407,6 @@ impl Work for Prune {
             vec![host.as_str().into(), Value::json(&checkpoint)?],
         )
         .await?;
-        Ok(gone)
+        Ok(gone as u64)
     }
 }

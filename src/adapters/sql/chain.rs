@@ -12,6 +12,9 @@ use crate::domain::{Timestamp, kinds};
 use serde_json::json;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
+/// No chain has ever so many entries: a row with a higher number was put there by somebody.
+const N_MAX: u64 = 1 << 53;
+
 /// Whose chain is kept, and with what.
 #[derive(Debug)]
 pub(super) struct Keeper {
@@ -135,20 +138,26 @@ impl Chain {
             "SELECT n, mac, key FROM audit_heads WHERE host = $1 FOR UPDATE",
         );
         let row = on.one(sql, vec![host.into()]).await?;
-        let there = (row.count(0)?, row.text(1)?.to_owned());
+        let there = (row.int(0)?, row.text(1)?.to_owned());
         let mut head = Head {
-            n: there.0,
+            // A number that can't be one is as good as none.
+            n: u64::try_from(there.0)
+                .ok()
+                .filter(|n| *n <= N_MAX)
+                .unwrap_or(0),
             mac: there.1.parse().unwrap_or(none.mac),
             key: row.text(2)?.to_owned(),
         };
         // The entries know better where they end, unless the last ones are gone: then the gap stays to be seen.
-        let sql = "SELECT n, mac FROM audit WHERE host = $1 AND n >= $2 ORDER BY n DESC LIMIT 1";
-        let last = on.maybe(sql, vec![host.into(), head.n.into()]).await?;
+        let sql = "SELECT n, mac FROM audit WHERE host = $1 AND n >= $2 AND n <= $3 ORDER BY n DESC LIMIT 1";
+        let last = on
+            .maybe(sql, vec![host.into(), head.n.into(), N_MAX.into()])
+            .await?;
         if let Some(last) = last {
             head.n = last.count(0)?;
             head.mac = last.text(1)?.parse().unwrap_or(none.mac);
         }
-        if there != (head.n, head.mac.to_string()) {
+        if (u64::try_from(there.0), there.1) != (Ok(head.n), head.mac.to_string()) {
             let values = vec![host.into(), head.n.into(), head.mac.to_string().into()];
             on.run(
                 "UPDATE audit_heads SET n = $2, mac = $3 WHERE host = $1",

@@ -1,6 +1,6 @@
 //! Denials, bounded: a storm of refused launches must not fill the disk.
 //!
-//! At most one `admission.denied` is written per second for each (project, gate). Those that
+//! At most one `admission.denied` is written per second for each (project, gate, user). Those that
 //! follow within the second are counted, answered with the event that stands for them, and added
 //! to the `count` of the next one. A count that nothing follows is lost with the process.
 
@@ -8,7 +8,10 @@ use crate::domain::Timestamp;
 use crate::domain::event::Event;
 use std::collections::HashMap;
 
-/// Between two events of one project and gate, µs.
+/// What was refused, by which gate, to whom.
+type Which = (String, &'static str, Option<u32>);
+
+/// Between two events of one project, gate and user, µs.
 const INTERVAL: u64 = 1_000_000;
 /// More projects than this being refused within one second are not told apart for long.
 const KEPT_MAX: usize = 4_096;
@@ -16,7 +19,7 @@ const KEPT_MAX: usize = 4_096;
 /// What was refused lately.
 #[derive(Debug, Default)]
 pub(super) struct Denials {
-    last: HashMap<(String, &'static str), Last>,
+    last: HashMap<Which, Last>,
 }
 
 #[derive(Debug)]
@@ -32,9 +35,10 @@ impl Denials {
         &mut self,
         project: &str,
         gate: &'static str,
+        uid: Option<u32>,
         at: Timestamp,
     ) -> Result<Event, u64> {
-        let Some(last) = self.last.get_mut(&(project.to_owned(), gate)) else {
+        let Some(last) = self.last.get_mut(&(project.to_owned(), gate, uid)) else {
             return Err(1);
         };
         let since = last.event.draft.at;
@@ -47,6 +51,7 @@ impl Denials {
 
     /// An event was written (and will be committed, or [`Self::forget`] is called).
     pub(super) fn wrote(&mut self, project: &str, gate: &'static str, event: &Event) {
+        let uid = event.draft.actor.uid;
         if self.last.len() >= KEPT_MAX {
             let now = event.draft.at;
             self.last
@@ -59,7 +64,7 @@ impl Denials {
             event: event.clone(),
             unsaid: 0,
         };
-        self.last.insert((project.to_owned(), gate), last);
+        self.last.insert((project.to_owned(), gate, uid), last);
     }
 
     /// The transaction was lost, and with it perhaps an event: the next denial writes one.

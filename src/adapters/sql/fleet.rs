@@ -7,6 +7,7 @@ use crate::domain::host::{Host, Registration};
 use crate::ports::{Beat, FleetState, Hosts, StoreError, Writer};
 use async_trait::async_trait;
 use std::sync::PoisonError;
+use std::sync::atomic::Ordering;
 
 /// Ends what a host that was given up held, a part after the other. Who is cut off here leaves the
 /// rest to the next [`Hosts::tidy`] of anybody.
@@ -53,7 +54,12 @@ impl<B: Base> Hosts for SqlStore<B> {
         new: Registration,
         beat: Beat,
     ) -> Result<(Writer, Vec<Event>), StoreError> {
-        let (writer, events) = self.write(hosts::Join { new, beat }).await?;
+        let join = hosts::Join {
+            new,
+            beat,
+            publishes: self.publishes.load(Ordering::Acquire),
+        };
+        let (writer, events) = self.write(join).await?;
         let mut identity = self
             .identity
             .write()

@@ -13,7 +13,7 @@ use super::clock::now;
 use super::fail::Fail;
 use super::link::{Link, Row, Value};
 use super::locks::Locks;
-use super::{Work, words};
+use super::{Work, publisher, words};
 use crate::domain::Timestamp;
 use crate::domain::event::{Actor, Draft, Event, EventType};
 use crate::domain::host::{self, Cordon, Host, Registration, Standing};
@@ -141,6 +141,8 @@ impl Work for SetFleetMax {
 pub(super) struct Join {
     pub(super) new: Registration,
     pub(super) beat: Beat,
+    /// Whether its events are to be published.
+    pub(super) publishes: bool,
 }
 
 #[async_trait]
@@ -156,7 +158,11 @@ impl Work for Join {
     }
 
     async fn run(&mut self, on: &mut Link) -> Result<Self::Done, Fail> {
-        let Self { new, beat } = self;
+        let Self {
+            new,
+            beat,
+            publishes,
+        } = self;
         let at = now(on).await?;
         let known = one(on, &new.host).await?;
         let former = host::join(known.as_ref(), new)?;
@@ -197,6 +203,19 @@ impl Work for Join {
         .await?;
         let joined = one(on, &new.host).await?;
         let joined = joined.ok_or_else(|| Fail::Broken("a host that joined is gone".to_owned()))?;
+        let writer = Writer {
+            host: new.host.clone(),
+            epoch,
+        };
+        let said = publisher(publishes.then_some(&writer));
+        on.rows(
+            on.pick(
+                "UPDATE meta SET value = $1 WHERE key = 'publisher' AND value <> $1",
+                "SELECT set_config('stratavore.publisher', $1, TRUE)",
+            ),
+            vec![said.into()],
+        )
+        .await?;
         let mut told = vec![EventType::HostJoined];
         if known.is_some_and(|host| host.standing != Standing::Up) {
             told.push(EventType::HostReturned);
@@ -214,10 +233,6 @@ impl Work for Join {
             let sql = "UPDATE hosts SET epoch = 0 WHERE host <> $1";
             on.run(sql, vec![new.host.as_str().into()]).await?;
         }
-        let writer = Writer {
-            host: new.host.clone(),
-            epoch,
-        };
         Ok((writer, events))
     }
 }

@@ -38,6 +38,7 @@ mod ledger;
 pub(in crate::adapters) mod link;
 pub(in crate::adapters) mod locks;
 mod orders;
+pub(in crate::adapters) mod outbox;
 mod policies;
 mod projects;
 mod prune;
@@ -56,7 +57,7 @@ use crate::domain::project::{ProjectChange, ProjectSettings};
 use crate::domain::runner::{Change, Runner};
 use crate::domain::{Project, ProjectName, RunnerId, RunnerSpec, Timestamp};
 use crate::ports::{
-    Admitted, Applied, EventFilter, NewRunner, Pruned, Queue, RunnerFilter, Store, StoreError,
+    self, Admitted, Applied, EventFilter, NewRunner, Pruned, Queue, RunnerFilter, Store, StoreError,
 };
 use async_trait::async_trait;
 use chain::{Chain, Kept};
@@ -65,11 +66,11 @@ use jobs::{Ask, Job, Reply};
 use link::Link;
 use locks::Locks;
 use readers::Readers;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-use tokio::sync::{mpsc, oneshot};
-use writer::{Identity, Writer};
+use tokio::sync::{Notify, mpsc, oneshot};
+use writer::{Identity, Outlet, Writer};
 
 /// How many requests may wait for the writer before callers wait to hand theirs in.
 const WAITING_MAX: usize = 1_024;
@@ -117,8 +118,15 @@ pub(in crate::adapters) trait Base:
     fn begin_reading(&self) -> &'static str;
     /// How long it may take to answer. `None`: it is in this process.
     fn limit(&self) -> Option<Duration>;
-    /// Right after BEGIN: takes the locks, and notes the number of the transaction.
-    async fn enter(&self, on: &mut Link, locks: &Locks, batch: u64) -> Result<(), Fail>;
+    /// Right after BEGIN: takes the locks, notes the number of the transaction, and who publishes its events
+    /// (see [`publisher`]).
+    async fn enter(
+        &self,
+        on: &mut Link,
+        locks: &Locks,
+        batch: u64,
+        publisher: &str,
+    ) -> Result<(), Fail>;
     /// Whether a COMMIT that failed may have been done.
     fn doubts_commit(&self) -> bool;
     /// The number of the last of our transactions that was committed; waits for one under way.
@@ -162,6 +170,11 @@ pub(in crate::adapters) async fn within<T>(
     })
 }
 
+/// Who publishes, as the schema takes it: epoch and host; empty = nobody.
+fn publisher(writer: Option<&ports::Writer>) -> String {
+    writer.map_or_else(String::new, |w| format!("{} {}", w.epoch, w.host))
+}
+
 /// One request to the writer: see the module's first lines.
 #[async_trait]
 pub(in crate::adapters) trait Work: std::fmt::Debug + Send + 'static {
@@ -195,6 +208,10 @@ pub struct SqlStore<B> {
     written: Arc<AtomicU64>,
     /// Since this store was opened.
     hopeless: Mutex<gone::Hopeless>,
+    /// Whether events of this host are to be published.
+    publishes: Arc<AtomicBool>,
+    /// Something was committed.
+    wrote: Arc<Notify>,
 }
 
 #[expect(private_bounds, reason = "there are two bases, and both are here")]
@@ -206,6 +223,7 @@ impl<B: Base> SqlStore<B> {
         let (jobs, waiting) = mpsc::channel(WAITING_MAX);
         let (identity, written) = (Identity::default(), Arc::default());
         let kept: Arc<Kept> = Arc::default();
+        let (publishes, wrote) = (Arc::default(), Arc::default());
         let writer = Writer::new(
             base.clone(),
             link,
@@ -213,6 +231,10 @@ impl<B: Base> SqlStore<B> {
             Arc::clone(&identity),
             Chain::new(Arc::clone(&kept)),
             Arc::clone(&written),
+            Outlet {
+                publishes: Arc::clone(&publishes),
+                wrote: Arc::clone(&wrote),
+            },
         );
         tokio::spawn(writer.run(waiting));
         Self {
@@ -223,6 +245,8 @@ impl<B: Base> SqlStore<B> {
             kept,
             written,
             hopeless: Mutex::default(),
+            publishes,
+            wrote,
         }
     }
 

@@ -20,6 +20,8 @@ const TAKEN_MAX: u32 = 64;
 const WAITING_MAX: u64 = 1_000;
 /// And the most launches: they are large.
 const LAUNCHES_MAX: u64 = 64;
+/// And of one user of one host, who shall not take everybody's places.
+const OWN_LAUNCHES_MAX: u64 = 16;
 /// Tells a launch from other orders.
 const IS_LAUNCH: &str = "substr(verb, 1, 9) = '{\"launch\"'";
 /// What stays of a launch when nobody takes it any more.
@@ -41,15 +43,22 @@ impl Work for Put {
             true => (format!(" AND {IS_LAUNCH}"), LAUNCHES_MAX),
             false => (String::new(), WAITING_MAX),
         };
+        let actor = Value::json(&order.actor)?;
         let waiting = on
             .one(
                 format!(
-                    "SELECT count(*) FROM orders
+                    "SELECT count(*), count(CASE WHEN actor = $3 THEN 1 END) FROM orders
                       WHERE target = $1 AND taken_at = 0 AND outcome IS NULL AND expires_at > $2{only}"
                 ),
-                vec![order.target.as_str().into(), now.into()],
+                vec![order.target.as_str().into(), now.into(), actor.clone()],
             )
             .await?;
+        if launch && waiting.count(1)? >= OWN_LAUNCHES_MAX {
+            return Err(unavailable(&format!(
+                "has {OWN_LAUNCHES_MAX} launches waiting already that you asked for, as many as may wait of one user of one host; launch again in a second"
+            ))
+            .into());
+        }
         if waiting.count(0)? >= most {
             let what = match launch {
                 true => "launches",
@@ -73,7 +82,7 @@ impl Work for Put {
                 order.target.as_str().into(),
                 order.runner.into(),
                 Value::json(&order.verb)?,
-                Value::json(&order.actor)?,
+                actor,
                 order.right.as_str().into(),
                 order.from.as_str().into(),
                 now.into(),

@@ -71,13 +71,22 @@ impl Readers {
         &self,
         question: impl AsyncFnOnce(&mut Link) -> Result<T, Fail>,
     ) -> Result<T, Fail> {
+        self.taken(async |link: &mut Link| self.on(link, question).await)
+            .await
+    }
+
+    /// Does this with a connection, and keeps that if it is still good.
+    async fn taken<T>(
+        &self,
+        work: impl AsyncFnOnce(&mut Link) -> Result<T, Fail>,
+    ) -> Result<T, Fail> {
         let permit = match tokio::time::timeout(WAIT, self.permits.acquire()).await {
             Ok(Ok(permit)) => permit,
             Ok(Err(_)) => return Err(sqlx::Error::PoolClosed.into()),
             Err(_) => return Err(sqlx::Error::PoolTimedOut.into()),
         };
         let (mut link, opened) = self.take().await?;
-        let answer = self.on(&mut link, question).await;
+        let answer = work(&mut link).await;
         if self.is_broken(&link, &answer) {
             drop(link);
             // The others may be broken as well.
@@ -132,6 +141,25 @@ impl Readers {
             Ok(answer)
         };
         within(self.base.limit(), asked).await?
+    }
+
+    /// Has a change made in a transaction of its own: one that no launch waits for.
+    pub(super) async fn change<T>(
+        &self,
+        begin: &'static str,
+        change: impl AsyncFnOnce(&mut Link) -> Result<T, Fail>,
+    ) -> Result<T, Fail> {
+        self.taken(async |link: &mut Link| {
+            let made = async {
+                link.say(begin).await?;
+                let made = change(link).await;
+                link.say(if made.is_ok() { "COMMIT" } else { "ROLLBACK" })
+                    .await?;
+                Ok(made)
+            };
+            within(self.base.limit(), made).await?
+        })
+        .await
     }
 
     async fn keep(&self, link: Link, opened: Instant) {

@@ -22,18 +22,18 @@ use super::fail::Fail;
 use super::jobs::{self, Job, Reply};
 use super::link::Link;
 use super::locks::Locks;
-use super::prune::Sweep;
+use super::prune::{self, Sweep};
 use super::readers::Readers;
-use super::{Base, within};
+use super::{Base, publisher, within};
 use crate::crash;
 use crate::domain::kinds;
 use crate::ports::{self, Pruned, StoreError};
 use doubt::Doubt;
 use std::collections::{HashMap, VecDeque};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tokio::time::Instant;
 
 /// The most requests in one transaction.
@@ -46,6 +46,14 @@ const ALONE_MAX: Duration = Duration::from_secs(4);
 /// Which host writes, in which epoch; nobody knows before it has joined.
 pub(super) type Identity = Arc<RwLock<Option<ports::Writer>>>;
 
+/// What the relay has to do with the writer.
+pub(super) struct Outlet {
+    /// Whether events of this host are to be published.
+    pub(super) publishes: Arc<AtomicBool>,
+    /// Something was committed.
+    pub(super) wrote: Arc<Notify>,
+}
+
 pub(super) struct Writer {
     base: Arc<dyn Base>,
     link: Option<Link>,
@@ -55,6 +63,8 @@ pub(super) struct Writer {
     /// What is done is written down in the same transaction.
     chain: Chain,
     sweeps: VecDeque<Sweep>,
+    /// Where the last pruning ended.
+    swept: prune::Place,
     closing: Vec<Reply<()>>,
     /// Transactions so far.
     batch: u64,
@@ -65,6 +75,7 @@ pub(super) struct Writer {
     slow: bool,
     /// Before this position are the events of all transactions so far.
     written: Arc<AtomicU64>,
+    outlet: Outlet,
 }
 
 /// Takes what is there, and lets those run who were answered with the last transaction: as long as one more
@@ -92,6 +103,7 @@ impl Writer {
         identity: Identity,
         chain: Chain,
         written: Arc<AtomicU64>,
+        outlet: Outlet,
     ) -> Self {
         Self {
             base,
@@ -101,12 +113,14 @@ impl Writer {
             denials: Denials::default(),
             chain,
             sweeps: VecDeque::new(),
+            swept: prune::Place::default(),
             closing: Vec::new(),
             batch: 0,
             doubt: None,
             failing: false,
             slow: false,
             written,
+            outlet,
         }
     }
 
@@ -294,7 +308,7 @@ impl Writer {
                 if self.was_committed().await? == Some(true) {
                     self.doubt = None;
                     self.failing = false;
-                    self.written.store(written, Ordering::Release);
+                    self.committed(written);
                     return Ok(());
                 }
                 self.doubt = None;
@@ -303,10 +317,16 @@ impl Writer {
         }
         crash::point("store.after-commit");
         self.chain.committed();
-        self.written.store(written, Ordering::Release);
+        self.committed(written);
         self.link = Some(link);
         self.failing = false;
         Ok(())
+    }
+
+    /// Events before this position are there.
+    fn committed(&self, written: u64) {
+        self.written.store(written, Ordering::Release);
+        self.outlet.wrote.notify_one();
     }
 
     /// A connection with a transaction begun and everything locked.
@@ -332,9 +352,16 @@ impl Writer {
         }
         self.batch += 1;
         link.collect_notes(self.chain.is_kept());
+        let publisher = match self.outlet.publishes.load(Ordering::Acquire) {
+            true => {
+                let identity = self.identity.read();
+                publisher(identity.unwrap_or_else(PoisonError::into_inner).as_ref())
+            }
+            false => String::new(),
+        };
         let entered = async {
             self.base
-                .enter(&mut link, locks, self.batch)
+                .enter(&mut link, locks, self.batch, &publisher)
                 .await
                 .map_err(Fail::fault)
         };
@@ -381,9 +408,11 @@ impl Writer {
         let Some(mut sweep) = self.sweeps.pop_front() else {
             return;
         };
+        sweep.begin_at(self.swept);
         match self.sweep_slice(&mut sweep).await {
             Ok(None) => self.sweeps.push_front(sweep),
             Ok(Some(done)) => {
+                self.swept = sweep.ended_at(self.swept);
                 let _ = sweep.reply.send(Ok(done));
             }
             Err(error) => {

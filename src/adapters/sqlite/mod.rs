@@ -83,7 +83,8 @@ impl Base for Sqlite {
         None
     }
 
-    async fn enter(&self, _: &mut Link, _: &Locks, _: u64) -> Result<(), Fail> {
+    async fn enter(&self, _: &mut Link, _: &Locks, _: u64, _: &str) -> Result<(), Fail> {
+        // Who publishes is written down when the host joins.
         Ok(())
     }
 

@@ -91,10 +91,10 @@ impl Facts {
         self.0.store().to_owned()
     }
 
-    /// "ok", "down" or "unconfigured".
+    /// "ok"; "down": it is not reached or takes nothing, and events wait for it; or "unconfigured".
     #[zbus(property)]
     fn broker(&self) -> String {
-        "unconfigured".to_owned()
+        self.0.broker().to_owned()
     }
 
     /// This host's place in its fleet, known without the store; empty where there is no fleet.

@@ -126,6 +126,23 @@ pub(super) struct Daemon {
     /// ok, degraded or down.
     pub(super) store: String,
     pub(super) live: u32,
+    /// ok, failing, unconfigured; empty = it does not tell.
+    pub(super) notifications: String,
+    /// What it says of its broker.
+    pub(super) outbox: Outbox,
+}
+
+/// What waits for the broker.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Outbox {
+    /// ok, down or unconfigured; empty = it was not told.
+    pub(super) broker: String,
+    /// What is wrong with it.
+    pub(super) why: String,
+    pub(super) blocked: bool,
+    pub(super) pending: u64,
+    pub(super) parked: u64,
+    pub(super) refused: u64,
 }
 
 #[derive(Debug, Clone, Default)]

@@ -7,6 +7,7 @@ use super::super::remote::Remote;
 use super::super::text::clean;
 use super::super::{Global, labels};
 use super::{connect, eprintln_unless};
+use crate::api::errors::INTERACTIVE;
 use crate::api::proxy::{Dict, Given};
 use std::collections::BTreeSet;
 use zbus::Variant;
@@ -15,6 +16,8 @@ use zbus::Variant;
 const TRIES: usize = 3;
 /// What a host says that another one may not, and only before anything has run.
 const ELSEWHERE: [&str; 3] = ["Cordoned", "QuotaExceeded", "LimitUnenforceable"];
+/// And what is said of a launch through the store.
+const NOT_PERMITTED: [&str; 2] = ["NotPermitted", INTERACTIVE];
 
 /// What is wrong with it shows before anything is connected to.
 pub(in crate::cli) fn check(args: &Run) -> Result<()> {
@@ -81,6 +84,7 @@ async fn auto(global: &Global, args: &Run) -> Result<u8> {
     let own = here.manager().host_id().await;
     let own = own.map_err(|error| Failure::of_call(&error))?;
     let (mut tried, mut refused) = (BTreeSet::new(), None);
+    let mut global = global.clone();
     while tried.len() < TRIES {
         // Asked anew for each try: others launch meanwhile.
         let (place, why) = match best(&here, args, &tried).await {
@@ -91,14 +95,19 @@ async fn auto(global: &Global, args: &Run) -> Result<u8> {
             global.quiet,
             &format!("On {}: {}.", clean(&place.name), clean(&why)),
         );
-        match there(global, args, &own, &place).await {
+        match there(&global, args, &own, &place).await {
             Ok(done) => return done,
             Err(failure) => {
+                // Who gave no password is not asked for it once for each host.
+                global.no_ask_password |= failure.message.starts_with("No password was given");
                 eprintln_unless(
                     global.quiet,
                     &format!("Not there: {}", clean(&failure.message)),
                 );
-                refused = Some(failure);
+                // That nobody was asked again says less than the refusal before.
+                if refused.is_none() || !failure.is(INTERACTIVE) {
+                    refused = Some(failure);
+                }
             }
         }
         tried.insert(place.id);
@@ -112,8 +121,10 @@ async fn there(global: &Global, args: &Run, own: &str, place: &Place) -> Result<
         let client = connect(global, args).await?;
         let on = Some(place.id.as_str()).filter(|id| *id != own);
         return match super::run(&client, global, args, on).await {
-            // Its root may not accept it.
-            Err(failure) if elsewhere(&failure) || failure.is("NotPermitted") => Err(failure),
+            // Its root may not accept it, or a rule of this host's polkit be about that host.
+            Err(failure) if elsewhere(&failure) || NOT_PERMITTED.iter().any(|n| failure.is(n)) => {
+                Err(failure)
+            }
             done => Ok(done),
         };
     }

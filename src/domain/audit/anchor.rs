@@ -63,10 +63,19 @@ pub struct Anchor {
 }
 
 impl Anchor {
-    /// From a line of JSON: an event `audit.anchored` (`events -o jsonl`, or as a broker has it), a line of the journal
-    /// (`journalctl -o json`), or an object with `host`, `n` and `mac`. `None`: it is none.
-    pub fn parse(line: &str) -> Option<Self> {
-        let value: Value = serde_json::from_str(line).ok()?;
+    /// From a line of JSON: an event `audit.anchored` (`events -o jsonl`, or as a broker has it), with what it says
+    /// of other hosts' chains, a line of the journal (`journalctl -o json`), or an object with `host`, `n` and `mac`.
+    pub fn all(line: &str) -> Vec<Self> {
+        let Ok(value) = serde_json::from_str::<Value>(line) else {
+            return Vec::new();
+        };
+        let others = [&value["data"]["witnessed"], &value["witnessed"]];
+        let others = others.into_iter().filter_map(Value::as_array).flatten();
+        others.chain([&value]).filter_map(Self::of).collect()
+    }
+
+    /// From JSON; `None`: it is none.
+    pub fn of(value: &Value) -> Option<Self> {
         let made = |of: &Value, host: &str, n: &str, mac: &str| {
             let number = &of[n];
             let n = number
@@ -78,11 +87,11 @@ impl Anchor {
                 mac: of[mac].as_str()?.parse().ok()?,
             })
         };
-        made(&value, "host", "n", "mac")
+        made(value, "host", "n", "mac")
             .or_else(|| made(&value["data"], "host", "n", "mac"))
             .or_else(|| {
                 made(
-                    &value,
+                    value,
                     "STRATAVORE_AUDIT_HOST",
                     "STRATAVORE_AUDIT_N",
                     "STRATAVORE_AUDIT_MAC",

@@ -1,147 +1,12 @@
 //! Verdicts: one chain, entry by entry, in little memory however long it is.
 //!
-//! The first thing that is wrong is the verdict. What comes after it is looked at all the same: it
-//! tells a wrong key (nothing fits) from a changed entry (the others do).
+//! The first thing that is wrong is the verdict. A key that is missing, and what the chain itself tells of
+//! entries that were lost before, are the verdict only where nothing else is wrong: they hide nothing.
 
+pub use super::verdict::Verdict;
 use super::{Anchor, Checkpoint, Entry, Head, Key, Mac, Said, said};
 use serde::Serialize;
-use std::collections::BTreeMap;
-use std::fmt;
-
-/// What became of a chain.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(tag = "verdict", rename_all = "kebab-case")]
-pub enum Verdict {
-    /// Every entry is as it was written, none is missing.
-    Whole,
-    /// There is no chain.
-    Empty,
-    /// This entry is not as it was written, or was put there by somebody without the key.
-    Changed {
-        /// Which.
-        n: u64,
-    },
-    /// The checkpoint that stands for the oldest entries is not as it was written.
-    CheckpointChanged {
-        /// The number it names.
-        n: u64,
-    },
-    /// These entries were taken out, and later ones are there.
-    Removed {
-        /// The first of them.
-        from: u64,
-        /// The last of them.
-        to: u64,
-    },
-    /// The newest entries were cut off: the chain's head knows later ones.
-    Cut {
-        /// The last that is there.
-        last: u64,
-        /// The last there was.
-        head: u64,
-    },
-    /// The newest entries were cut off, and the head was put back: an anchor knows later ones.
-    Short {
-        /// The last that is there.
-        last: u64,
-        /// The last there was, at least.
-        anchor: u64,
-    },
-    /// This entry is another one than was anchored: the chain was written anew by somebody with the key.
-    Rewritten {
-        /// Which.
-        n: u64,
-    },
-    /// The head is not that of the last entry.
-    HeadDiffers {
-        /// What it says is the last.
-        head: u64,
-        /// The last that is there.
-        last: u64,
-    },
-    /// The file breaks off inside an entry.
-    Torn {
-        /// The last that is whole.
-        last: u64,
-    },
-    /// No key that was given is the one of these entries.
-    WrongKey {
-        /// The id of the one that is needed.
-        key: String,
-        /// The first entry it is needed for.
-        n: u64,
-    },
-}
-
-impl Verdict {
-    /// Its name.
-    pub fn word(&self) -> &'static str {
-        match self {
-            Self::Whole => "whole",
-            Self::Empty => "empty",
-            Self::Changed { .. } => "changed",
-            Self::CheckpointChanged { .. } => "checkpoint-changed",
-            Self::Removed { .. } => "removed",
-            Self::Cut { .. } => "cut",
-            Self::Short { .. } => "short",
-            Self::Rewritten { .. } => "rewritten",
-            Self::HeadDiffers { .. } => "head-differs",
-            Self::Torn { .. } => "torn",
-            Self::WrongKey { .. } => "wrong-key",
-        }
-    }
-}
-
-/// The sentence for people: what it is, and what to do.
-impl fmt::Display for Verdict {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        const LOOK: &str = "Somebody with access to the store has changed it: compare with an earlier export or a backup, and find out who could write there.";
-        match self {
-            Self::Whole => write!(f, "whole"),
-            Self::Empty => write!(
-                f,
-                "empty: no audit is kept of it. It needs a key: see stratavored(8), AUDIT."
-            ),
-            Self::Changed { n } => write!(f, "changed: entry {n} is not as it was written. {LOOK}"),
-            Self::CheckpointChanged { n } => write!(
-                f,
-                "checkpoint changed: what stands for the entries up to {n} is not as it was written. {LOOK}"
-            ),
-            Self::Removed { from, to } if from == to => write!(
-                f,
-                "removed: entry {from} is missing, and later ones are there. {LOOK}"
-            ),
-            Self::Removed { from, to } => write!(
-                f,
-                "removed: entries {from} to {to} are missing, and later ones are there. {LOOK}"
-            ),
-            Self::Cut { last, head } => write!(
-                f,
-                "cut: its last entry is {last}, and there were {head}; the newest are missing. {LOOK} A standby that took over without the last transactions looks the same."
-            ),
-            Self::Short { last, anchor } => write!(
-                f,
-                "shorter than its anchor: its last entry is {last}, and entry {anchor} was anchored; the newest are missing. {LOOK} A store put back from a backup looks the same."
-            ),
-            Self::Rewritten { n } => write!(
-                f,
-                "rewritten: entry {n} fits its key and is another one than was anchored. Somebody with the key has written the chain anew from there or before: compare with an earlier export."
-            ),
-            Self::HeadDiffers { head, last } => write!(
-                f,
-                "head differs: the store's head is entry {head}, and the last that is there is {last}. {LOOK}"
-            ),
-            Self::Torn { last } => write!(
-                f,
-                "torn: the file breaks off inside the entry after {last}. It was not written to its end: export it again."
-            ),
-            Self::WrongKey { key, n } => write!(
-                f,
-                "wrong key: entry {n} needs the key {key}, which was not given. Give it: --key FILE; of a key that was replaced, too."
-            ),
-        }
-    }
-}
+use std::collections::{BTreeMap, BTreeSet};
 
 /// A verdict with what it is about.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -181,6 +46,10 @@ pub struct Verifier<'k> {
     anchors: BTreeMap<u64, Mac>,
     /// The first thing that was wrong.
     fault: Option<Verdict>,
+    /// The first entry whose key is missing.
+    unknown: Option<Verdict>,
+    /// What the chain tells of its own past.
+    told: Option<Verdict>,
     first: u64,
     entries: u64,
     last: u64,
@@ -189,12 +58,18 @@ pub struct Verifier<'k> {
     mac: Mac,
     /// The id of the key that is in force.
     key: Option<String>,
+    /// Those that were, and were replaced: nothing is begun with them again.
+    replaced: BTreeSet<String>,
+    /// What stands for the oldest entries was signed with this one, which was not in force yet so far.
+    signed_with: Option<(String, u64)>,
     compared: u64,
     unsigned: Vec<u64>,
 }
 
 /// So many replaced keys are told.
 const UNSIGNED_MAX: usize = 16;
+/// And so many are remembered.
+const REPLACED_MAX: usize = 1_024;
 
 impl<'k> Verifier<'k> {
     /// For the chain of this host, with what is known of it. Anchors of other hosts are left out.
@@ -211,12 +86,16 @@ impl<'k> Verifier<'k> {
             head: head.cloned(),
             anchors: BTreeMap::new(),
             fault: None,
+            unknown: None,
+            told: None,
             first: 0,
             entries: 0,
             last: 0,
             before: Some(Mac::NONE),
             mac: Mac::NONE,
             key: None,
+            replaced: BTreeSet::new(),
+            signed_with: None,
             compared: 0,
             unsigned: Vec::new(),
         };
@@ -236,7 +115,24 @@ impl<'k> Verifier<'k> {
     }
 
     fn fails(&mut self, verdict: Verdict) {
-        self.fault.get_or_insert(verdict);
+        let which = match verdict {
+            Verdict::WrongKey { .. } => &mut self.unknown,
+            _ => &mut self.fault,
+        };
+        which.get_or_insert(verdict);
+    }
+
+    /// From here on this key is in force.
+    fn key_is(&mut self, id: &str) {
+        if self.signed_with.as_ref().is_some_and(|(key, _)| key == id) {
+            self.signed_with = None;
+        }
+        if let Some(former) = self.key.replace(id.to_owned())
+            && former != id
+            && self.replaced.len() < REPLACED_MAX
+        {
+            self.replaced.insert(former);
+        }
     }
 
     fn key(&self, id: &str) -> Option<&'k Key> {
@@ -256,9 +152,12 @@ impl<'k> Verifier<'k> {
         (self.last, self.mac) = (n, checkpoint.mac);
         self.before = Some(checkpoint.mac);
         self.key = Some(checkpoint.next_key.clone());
+        // It was signed with the key of its time, which is that of an entry that is still there.
+        self.signed_with =
+            Some((checkpoint.key.clone(), n)).filter(|(key, _)| *key != checkpoint.next_key);
         self.compare(n, &checkpoint.mac);
         // What was removed since can't be compared any more.
-        self.anchors = self.anchors.split_off(&(n + 1));
+        self.anchors = self.anchors.split_off(&n.saturating_add(1));
     }
 
     /// With an anchor of this entry.
@@ -274,9 +173,10 @@ impl<'k> Verifier<'k> {
     /// The next entry.
     pub fn feed(&mut self, entry: &Entry) {
         let n = entry.n;
-        if n > self.last + 1 {
+        let next = self.last.saturating_add(1);
+        if n > next {
             self.fails(Verdict::Removed {
-                from: self.last + 1,
+                from: next,
                 to: n - 1,
             });
             self.before = None;
@@ -293,7 +193,7 @@ impl<'k> Verifier<'k> {
         if let Some(before) = self.before {
             self.check(entry, &before, &says);
         } else if let Said::Begun(key) | Said::Rotated(key) = &says {
-            self.key = Some(key.clone());
+            self.key_is(key);
         }
         self.last = self.last.max(n);
         (self.before, self.mac) = (Some(entry.mac), entry.mac);
@@ -318,25 +218,33 @@ impl<'k> Verifier<'k> {
             (Some(key), _) if under.as_deref() == Some(key.id()) => {
                 self.compare(n, &entry.mac);
                 match says {
+                    // Who has a key that was replaced could have begun anew with it.
+                    Said::Begun(key) if self.replaced.contains(key) => {
+                        self.fails(Verdict::Changed { n });
+                    }
                     Said::Begun(_) if n > 1 && self.unsigned.len() < UNSIGNED_MAX => {
                         self.unsigned.push(n);
                     }
-                    Said::Differed(expected, found) if expected > found => {
-                        self.fails(Verdict::Cut {
-                            last: *found,
-                            head: *expected,
-                        });
+                    Said::Differed(expected, found) => {
+                        let verdict = match expected > found {
+                            true => Verdict::Cut {
+                                last: *found,
+                                head: *expected,
+                            },
+                            false => Verdict::Changed { n: n - 1 },
+                        };
+                        self.told.get_or_insert(verdict);
                     }
-                    Said::Differed(..) => self.fails(Verdict::Changed { n: n - 1 }),
                     _ => {}
                 }
             }
             (Some(key), _) => {
                 // The entry that named another key was not as it was written.
-                if let Some(Verdict::WrongKey { n, .. }) = self.fault {
-                    self.fault = Some(Verdict::Changed { n });
-                }
-                self.fails(Verdict::Changed { n });
+                let first = match self.unknown.take() {
+                    Some(Verdict::WrongKey { n, .. }) => n,
+                    _ => n,
+                };
+                self.fails(Verdict::Changed { n: first });
                 self.key = Some(key.id().to_owned());
             }
             (None, Some(_)) => self.fails(Verdict::Changed { n }),
@@ -347,13 +255,13 @@ impl<'k> Verifier<'k> {
             }),
         }
         if let Said::Begun(key) | Said::Rotated(key) = says {
-            self.key = Some(key.clone());
+            self.key_is(key);
         }
     }
 
-    /// What is wrong with what was seen so far.
+    /// What is wrong with what was seen so far, or can't be known without another key.
     pub fn fault(&self) -> Option<&Verdict> {
-        self.fault.as_ref()
+        self.fault.as_ref().or(self.unknown.as_ref())
     }
 
     /// The end of what was seen so far.
@@ -373,7 +281,7 @@ impl<'k> Verifier<'k> {
 
     /// The next entry can't be understood.
     pub fn unreadable(&mut self) {
-        let n = self.last + 1;
+        let n = self.last.saturating_add(1);
         self.fails(Verdict::Changed { n });
         self.before = None;
     }
@@ -391,19 +299,27 @@ impl<'k> Verifier<'k> {
             }
             Some(_) => {}
         }
-        let later = self.anchors.split_off(&(last + 1));
+        let later = self.anchors.split_off(&last.saturating_add(1));
         if let Some((anchor, _)) = later.last_key_value() {
             self.fails(Verdict::Short {
                 last,
                 anchor: *anchor,
             });
         }
+        // Its key may have been in what is missing.
+        if let Some((_, n)) = self.signed_with.take() {
+            self.fails(Verdict::CheckpointChanged { n });
+        }
         if last == 0 {
             self.fails(Verdict::Empty);
         }
         Report {
             host: self.host,
-            verdict: self.fault.unwrap_or(Verdict::Whole),
+            verdict: self
+                .fault
+                .or(self.unknown)
+                .or(self.told)
+                .unwrap_or(Verdict::Whole),
             entries: self.entries,
             first: self.first,
             last,

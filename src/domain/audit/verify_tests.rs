@@ -201,6 +201,69 @@ fn a_head_that_was_put_back_under_a_running_daemon_stays_known() {
 }
 
 #[test]
+fn nothing_hides_what_is_wrong_later() {
+    // Entries were lost, which the chain tells, and long after that one is changed.
+    let mut chain = Chain::of(4, &[]);
+    let expected = Head {
+        n: 6,
+        ..chain.head.clone()
+    };
+    let told = Note::head_differed(HOST, &expected, &chain.head, Timestamp(50));
+    for next in [told, note(6), note(7), note(8)] {
+        let entry = chain.head.append(&chain.keys[0], HOST, next);
+        chain.entries.push(entry);
+    }
+    assert_eq!(chain.verdict(), Verdict::Cut { last: 4, head: 6 });
+    chain.entries[6].at = Timestamp(1);
+    assert_eq!(chain.verdict(), Verdict::Changed { n: 7 });
+
+    // A former key is not given, and something is missing.
+    let mut chain = Chain::of(12, &[5]);
+    let current = &chain.keys.clone()[1..];
+    let needs = Verdict::WrongKey {
+        key: key(0).id().to_owned(),
+        n: 1,
+    };
+    assert_eq!(chain.with(current, &[]).verdict, needs);
+    chain.entries.truncate(10);
+    let cut = Verdict::Cut { last: 10, head: 12 };
+    assert_eq!(chain.with(current, &[]).verdict, cut);
+    chain.entries.remove(7);
+    let removed = Verdict::Removed { from: 8, to: 8 };
+    assert_eq!(chain.with(current, &[]).verdict, removed);
+}
+
+/// Who has a key that was replaced can neither go on with it nor sign for what came before.
+#[test]
+fn a_key_that_was_replaced_signs_no_more() {
+    let whole = Chain::of(12, &[5]);
+    let former = &whole.keys[0];
+    let mut forged = whole.clone();
+    forged.entries.truncate(7);
+    forged.head = Head {
+        n: 7,
+        mac: forged.entries[6].mac,
+        key: whole.keys[1].id().to_owned(),
+    };
+    let begun = Note::begun(HOST, former, Some(whole.keys[1].id()), Timestamp(3));
+    for next in [begun, note(9)] {
+        let entry = forged.head.append(former, HOST, next);
+        forged.entries.push(entry);
+    }
+    assert_eq!(forged.verdict(), Verdict::Changed { n: 8 });
+
+    let mut forged = whole.clone().pruned(7);
+    let passed = Head {
+        n: 7,
+        mac: whole.entries[6].mac,
+        key: whole.keys[1].id().to_owned(),
+    };
+    assert_eq!(forged.verdict(), Verdict::Whole);
+    forged.checkpoint = Some(Checkpoint::new(former, HOST, &passed));
+    assert_eq!(forged.verdict(), Verdict::CheckpointChanged { n: 7 });
+}
+
+#[test]
 fn a_checkpoint_is_not_for_everybody_to_make() {
     let chain = Chain::of(9, &[]).pruned(4);
     let mut forged = chain.clone();

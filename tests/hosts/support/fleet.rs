@@ -28,6 +28,8 @@ pub struct FleetPlan {
     pub root: Root,
     /// What is installed on a host, by number; those that are not there get the programs of this checkout.
     pub payloads: Vec<PathBuf>,
+    /// The schema is that of a release whose last migration was this one.
+    pub schema: u32,
     /// How far each host's clock (as our programs see it) is ahead, in seconds; by number, else 0.
     pub clocks: Vec<i64>,
     /// They reach Postgres by PgBouncer.
@@ -53,6 +55,7 @@ impl Default for FleetPlan {
             agent_config: String::new(),
             root: Root::Machine,
             payloads: Vec::new(),
+            schema: u32::MAX,
             clocks: Vec::new(),
             pooled: false,
             proxied: false,
@@ -95,7 +98,7 @@ impl Fleet {
         let postgres = Postgres::start(&network);
         postgres.database(DATABASE);
         if !plan.plain {
-            postgres.migrate(DATABASE);
+            postgres.migrate(DATABASE, ..=plan.schema);
         }
         if plan.pooled {
             postgres.start_pooler();

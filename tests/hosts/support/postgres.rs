@@ -5,6 +5,7 @@
 //! is what daemons log in as.
 
 use std::net::Ipv4Addr;
+use std::ops::RangeBounds;
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::{Arc, Mutex};
@@ -260,9 +261,10 @@ impl Postgres {
         );
     }
 
-    /// Brings the schema of a database up to date as its owner does it: daemons of `stratavore` may not.
+    /// Brings the schema of a database up to date as its owner does it: daemons of `stratavore` may not. These
+    /// migrations alone.
     #[track_caller]
-    pub fn migrate(&self, database: &str) {
+    pub fn migrate(&self, database: &str, these: impl RangeBounds<u32>) {
         let mut files: Vec<PathBuf> =
             std::fs::read_dir(super::project().join("migrations/postgres"))
                 .expect("migrations/postgres")
@@ -272,9 +274,12 @@ impl Postgres {
         files.sort();
         let mut script = String::new();
         for file in &files {
-            script += &std::fs::read_to_string(file).expect("a migration");
             let name = file.file_name().unwrap().to_string_lossy();
             let version: u32 = name[..4].parse().expect("its number");
+            if !these.contains(&version) {
+                continue;
+            }
+            script += &std::fs::read_to_string(file).expect("a migration");
             script += &format!("\nUPDATE meta SET value = '{version}' WHERE key = 'schema';\n");
         }
         let words = [

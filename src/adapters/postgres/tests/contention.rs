@@ -214,7 +214,7 @@ async fn what_another_host_is_just_removing_is_passed_over() {
         store.prune(at(99_000_000), 100).await.unwrap(),
         Pruned {
             runners: 8,
-            events: 0
+            ..Pruned::default()
         }
     );
     let removed = store

@@ -7,6 +7,7 @@ mod cuts;
 mod failover;
 mod migrate;
 mod outages;
+mod races;
 mod schema;
 mod storm;
 mod tls;

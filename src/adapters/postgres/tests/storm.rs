@@ -7,19 +7,33 @@ use crate::ports::Admitted;
 use proptest::test_runner::{Config, TestRunner};
 use std::collections::BTreeSet;
 
-async fn two() -> [Arc<PostgresStore>; 2] {
+pub(super) async fn two() -> [Arc<PostgresStore>; 2] {
     let options = tokio::task::spawn_blocking(|| Cluster::shared().database())
         .await
         .unwrap();
     two_on(options).await
 }
 
-async fn two_on(options: PostgresOptions) -> [Arc<PostgresStore>; 2] {
+pub(super) async fn two_on(options: PostgresOptions) -> [Arc<PostgresStore>; 2] {
     let (a, b) = tokio::join!(
         PostgresStore::open(options.clone(), 3),
         PostgresStore::open(options, 3)
     );
     [a, b].map(|store| Arc::new(store.unwrap()))
+}
+
+/// Where this is the server's default isolation.
+pub(super) async fn two_with(isolation: &'static str) -> [Arc<PostgresStore>; 2] {
+    let options = tokio::task::spawn_blocking(move || {
+        let options = Cluster::shared().database();
+        let set = format!(
+            "ALTER DATABASE {} SET default_transaction_isolation = '{isolation}'",
+            options.database
+        );
+        Cluster::shared().sql("postgres", &set);
+        options
+    });
+    two_on(options.await.unwrap()).await
 }
 
 /// 32 callers of two daemons on hosts of their own, 8 launches each, for 100 slots.
@@ -82,16 +96,7 @@ async fn two_daemons_never_pass_a_cap() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn whatever_the_servers_default_isolation_is() {
     for isolation in ["repeatable read", "serializable"] {
-        let options = tokio::task::spawn_blocking(move || {
-            let options = Cluster::shared().database();
-            let set = format!(
-                "ALTER DATABASE {} SET default_transaction_isolation = '{isolation}'",
-                options.database
-            );
-            Cluster::shared().sql("postgres", &set);
-            options
-        });
-        storm(&two_on(options.await.unwrap()).await).await;
+        storm(&two_with(isolation).await).await;
     }
 }
 

@@ -328,6 +328,32 @@ async fn lists_do_not_walk_over_history() {
     }
 }
 
+/// What the relay asks for grows neither with the backlog nor with what is parked.
+#[tokio::test]
+async fn the_outbox_is_never_read_whole() {
+    let (folder, store) = empty().await;
+    let mut on = by_hand(&folder).await;
+    for query in crate::adapters::sql::outbox::STATEMENTS {
+        let sql = format!("EXPLAIN QUERY PLAN {query}");
+        let plan: Vec<(i64, i64, i64, String)> = sqlx::query_as(sqlx::AssertSqlSafe(sql))
+            .fetch_all(&mut on)
+            .await
+            .unwrap();
+        for (.., step) in plan {
+            // Hosts are few, and so are the rows of a page, which is sorted at the end.
+            let page = query.starts_with("SELECT e.position");
+            let few = ["h", "g", "q", "json_each", "CONSTANT ROW", "(subquery"];
+            let few = few
+                .iter()
+                .any(|few| step.starts_with(&format!("SCAN {few}")));
+            let few = few || (page && step == "SCAN o");
+            assert!(!step.starts_with("SCAN") || few, "{query}: {step}");
+            assert!(page || !step.contains("TEMP B-TREE"), "{query}: {step}");
+        }
+    }
+    drop(store);
+}
+
 /// Rows that nobody can read.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_damaged_row_costs_only_those_it_is_about() {

@@ -1,17 +1,18 @@
 //! What the bus tells, and polkit by it.
 
-use super::super::facts::{Bus, Call, Caller, Daemon, Polkit};
+use super::super::facts::{Bus, Call, Caller, Daemon, Outbox, Polkit};
 use super::{ANSWER, files, systemctl};
 use crate::api::auth::ACTIONS;
-use crate::api::proxy::ManagerProxy;
+use crate::api::proxy::{Given, ManagerProxy};
 use crate::cli::bus::{connect, is_user};
+use crate::cli::client::{number, text};
 use std::collections::{BTreeMap, HashMap};
 use std::future::Future;
 use std::path::PathBuf;
 use std::time::Duration;
-use zbus::Connection;
 use zbus::fdo::{DBusProxy, RequestNameFlags};
 use zbus::proxy::{CacheProperties, MethodFlags};
+use zbus::{Connection, Variant};
 use zbus_polkit::policykit1::{AuthorityProxy, CheckAuthorizationFlags, Subject};
 
 const NAME: &str = "org.stratavore1";
@@ -130,7 +131,25 @@ async fn daemon(connection: &Connection) -> zbus::Result<Daemon> {
         version: manager.version().await?,
         store: manager.store().await?,
         live: manager.live_runners().await?,
+        // An earlier stratavored does not tell it.
+        notifications: manager.notifications().await.unwrap_or_default(),
+        outbox: outbox(&manager).await,
     })
+}
+
+/// An older daemon tells nothing of it.
+async fn outbox(manager: &ManagerProxy<'_>) -> Outbox {
+    let told = manager.describe_outbox(&Given::new()).await;
+    let told = told.unwrap_or_default();
+    let count = |key: &str| number(&told, key).unwrap_or_default();
+    Outbox {
+        broker: text(&told, "broker").to_owned(),
+        why: text(&told, "why").to_owned(),
+        blocked: matches!(told.get("blocked").map(|v| &**v), Some(Variant::Bool(true))),
+        pending: count("pending"),
+        parked: count("parked"),
+        refused: count("refused"),
+    }
 }
 
 /// Takes the name and gives it back.

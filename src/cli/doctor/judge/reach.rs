@@ -45,6 +45,8 @@ pub(super) fn bus(facts: &Facts) -> Vec<Finding> {
         );
     }
     out.push(daemon(facts));
+    out.extend(notifications(facts));
+    out.extend(broker(facts));
     if !facts.user {
         out.extend(limits(bus));
     }
@@ -86,6 +88,45 @@ fn policy(bus: &Bus) -> Finding {
     }
 }
 
+/// The broker, where one is configured.
+fn broker(facts: &Facts) -> Option<Finding> {
+    const CHECK: &str = "broker";
+    let outbox = &facts.bus.daemon.as_ref()?.outbox;
+    let waiting = match outbox.pending {
+        0 => "no event waits".to_owned(),
+        1 => "1 event waits".to_owned(),
+        n => format!("{n} events wait"),
+    };
+    let why = outbox.why.trim_end_matches('.');
+    Some(match outbox.broker.as_str() {
+        "" | "unconfigured" => return None,
+        _ if outbox.blocked => Finding::warning(
+            CHECK,
+            format!("The broker takes no events for now ({why}); {waiting}."),
+        )
+        .mend("rabbitmq-diagnostics alarms"),
+        "down" => Finding::warning(
+            CHECK,
+            format!("The broker is not reached ({why}); {waiting}. Nothing is lost."),
+        )
+        .mend("journalctl -u stratavored -n 50"),
+        _ if outbox.refused > 0 => Finding::warning(
+            CHECK,
+            format!("The broker refuses events: a queue that is bound for them is full; {waiting}. Read it empty, or raise its limit."),
+        )
+        .mend("rabbitmqctl list_queues name messages"),
+        _ if outbox.parked > 0 => Finding::warning(
+            CHECK,
+            format!(
+                "{} of this host's events are parked: no queue is bound for them at the broker's exchange. Bind one, then try them again.",
+                outbox.parked
+            ),
+        )
+        .mend("stratavorectl outbox retry"),
+        _ => Finding::ok(CHECK, format!("The broker takes events; {waiting}.")),
+    })
+}
+
 fn daemon(facts: &Facts) -> Finding {
     const CHECK: &str = "daemon";
     match (&facts.bus.daemon, &facts.bus.call) {
@@ -105,6 +146,26 @@ fn daemon(facts: &Facts) -> Finding {
         (None, Call::Denied(_)) => Finding::note(CHECK, "Whether stratavored answers can't be seen while the bus lets no call through."),
         (None, Call::Failed(why)) => Finding::problem(CHECK, format!("stratavored does not answer properly: {}.", why.trim_end_matches('.'))).mend("systemctl restart stratavored"),
         (None, _) => Finding::problem(CHECK, "stratavored does not tell its state.").mend("systemctl restart stratavored"),
+    }
+}
+
+/// Where there are none, nothing is said.
+fn notifications(facts: &Facts) -> Option<Finding> {
+    const CHECK: &str = "notifications";
+    let user = if facts.user { "--user " } else { "" };
+    match facts.bus.daemon.as_ref()?.notifications.as_str() {
+        "ok" => Some(Finding::ok(
+            CHECK,
+            "No notification rule has failed at its last try.",
+        )),
+        "failing" => Some(
+            Finding::warning(
+                CHECK,
+                "A webhook does not take the messages of a notification rule; all else works.",
+            )
+            .mend(format!("stratavorectl {user}notify list")),
+        ),
+        _ => None,
     }
 }
 

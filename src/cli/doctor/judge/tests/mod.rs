@@ -77,6 +77,8 @@ fn healthy() -> Facts {
                 version: "1.2.3".to_owned(),
                 store: "ok".to_owned(),
                 live: 3,
+                notifications: "ok".to_owned(),
+                ..Daemon::default()
             }),
             ..Bus::default()
         },

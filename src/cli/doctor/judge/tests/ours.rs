@@ -121,11 +121,23 @@ fn bus_and_daemon() {
         f.bus.daemon = None;
         f.bus.may_own = Some(Ok(()));
     });
+    says(
+        Warning,
+        "notifications",
+        &["stratavorectl notify list"],
+        |f| {
+            if let Some(daemon) = &mut f.bus.daemon {
+                daemon.notifications = "failing".to_owned();
+            }
+        },
+    );
     let daemon = |version: &str, store: &str| {
         Some(Daemon {
             version: version.to_owned(),
             store: store.to_owned(),
             live: 0,
+            notifications: String::new(),
+            ..Daemon::default()
         })
     };
     says(
@@ -140,6 +152,31 @@ fn bus_and_daemon() {
     says(Warning, "daemon", &["degraded"], |f| {
         f.bus.daemon = daemon("1.2.3", "degraded")
     });
+    let broker = |broker: &str, blocked: bool, parked: u64| Outbox {
+        broker: broker.to_owned(),
+        why: "a reason".to_owned(),
+        blocked,
+        pending: 2,
+        parked,
+        refused: 0,
+    };
+    for (told, parts) in [
+        (
+            broker("down", false, 0),
+            &["is not reached (a reason)", "2 events wait"][..],
+        ),
+        (broker("down", true, 0), &["takes no events", "a reason"]),
+        (
+            broker("ok", false, 7),
+            &["7 of this host's events", "outbox retry"],
+        ),
+    ] {
+        says(Warning, "broker", parts, |f| {
+            if let Some(daemon) = &mut f.bus.daemon {
+                daemon.outbox = told.clone();
+            }
+        });
+    }
     says(
         Warning,
         "bus limits",

@@ -1,0 +1,402 @@
+//! The rows that are still to be published.
+//!
+//! They are written by the schema, in the transaction of their events. They are read on the readers'
+//! connections. In Postgres they are removed over one of those too, so that nobody's launch waits for it;
+//! SQLite has but one who writes, and there it shares a transaction with whatever else is written.
+
+use super::fail::Fail;
+use super::link::{Link, Row, Value};
+use super::{Base, SqlStore, Work, row};
+use crate::domain::relay::{Settlement, Why};
+use crate::domain::{ProjectName, Timestamp, kinds};
+use crate::ports::{Backlog, LetGo, Outbox, Outgoing, Rows, StoreError};
+use async_trait::async_trait;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// The most rows of one page, and of one transaction that changes some.
+const PAGE_MAX: u32 = 1_000;
+
+macro_rules! page {
+    ($which:literal, $held:literal) => {
+        concat!(
+            "SELECT e.position, e.at, e.type, e.project, e.subject, e.seq, e.actor, e.data, o.source, o.epoch, o.parked,
+                    (SELECT max(p.seq) FROM outbox p WHERE p.subject = o.subject AND p.seq < o.seq),
+                    (SELECT count(*) FROM (SELECT 1 FROM outbox p ", $held, " WHERE p.subject = o.subject AND p.seq < o.seq
+                                              AND p.parked = 'unroutable' LIMIT 1) AS q),
+                    (SELECT m.value FROM meta m WHERE m.key = 'store-id')
+               FROM (SELECT subject, seq, position, source, epoch, parked FROM outbox
+                      WHERE host = $1 AND position > $2 AND parked ",
+            $which,
+            " ORDER BY position LIMIT $3) AS o
+               JOIN events e ON e.position = o.position
+              ORDER BY o.position"
+        )
+    };
+}
+
+/// Parked rows, with what they belong to, and whether something unroutable is before them.
+macro_rules! parked {
+    ($held:literal) => {
+        concat!(
+            "SELECT o.position, o.parked, (SELECT e.project FROM events e WHERE e.position = o.position),
+                    (SELECT count(*) FROM (SELECT 1 FROM outbox p ",
+            $held,
+            " WHERE p.subject = o.subject AND p.seq < o.seq AND p.parked = 'unroutable' LIMIT 1) AS q)
+               FROM outbox o WHERE o.host = $1 AND o.position > $2 AND o.parked IS NOT NULL
+              ORDER BY o.position LIMIT $3"
+        )
+    };
+}
+
+/// Hosts that were given up and have such rows; those whose epoch is 0 are former ids of the only host. The rows
+/// of `''` are nobody's.
+macro_rules! given_up {
+    ($which:literal) => {
+        concat!(
+            "SELECT g.host FROM (SELECT h.host FROM hosts h
+                  WHERE h.host <> $1 AND (h.standing IN ('lost', 'left') OR h.epoch = 0)
+                  UNION ALL SELECT '') AS g
+              WHERE EXISTS (SELECT 1 FROM outbox o WHERE o.host = g.host AND o.parked ",
+            $which,
+            ") LIMIT 1"
+        )
+    };
+}
+
+/// Gives rows of one host to another one. A host may have come back meanwhile.
+macro_rules! hand_over {
+    ($which:literal, $locks:literal) => {
+        concat!(
+            "UPDATE outbox SET host = $1 WHERE (subject, seq) IN (
+                 SELECT o.subject, o.seq FROM outbox o
+                  WHERE o.host = $2 AND o.parked ",
+            $which,
+            " AND ($1 = '' OR $2 = '' OR EXISTS (SELECT 1 FROM hosts h
+                        WHERE h.host = $2 AND (h.standing IN ('lost', 'left') OR h.epoch = 0)))
+                  ORDER BY o.position LIMIT $3",
+            $locks,
+            ")"
+        )
+    };
+}
+
+fn hand_over(on: &Link, parked: bool) -> &'static str {
+    match parked {
+        false => on.pick(
+            hand_over!("IS NULL", ""),
+            hand_over!("IS NULL", " FOR UPDATE SKIP LOCKED"),
+        ),
+        true => on.pick(
+            hand_over!("IS NOT NULL", ""),
+            hand_over!("IS NOT NULL", " FOR UPDATE SKIP LOCKED"),
+        ),
+    }
+}
+
+/// What is asked of SQLite here, for the test that nothing is looked for by reading whole tables.
+#[cfg(test)]
+pub(in crate::adapters) const STATEMENTS: [&str; 8] = [
+    page!("IS NULL", "INDEXED BY outbox_unroutable"),
+    page!("IS NOT NULL", "INDEXED BY outbox_unroutable"),
+    parked!("INDEXED BY outbox_unroutable"),
+    given_up!("IS NULL"),
+    given_up!("IS NOT NULL"),
+    hand_over!("IS NULL", ""),
+    hand_over!("IS NOT NULL", ""),
+    "DELETE FROM outbox WHERE host = $1 AND parked IS NULL AND position IN (SELECT value FROM json_each($2))",
+];
+
+/// One that can't be read (damaged, or of a later release) holds up what follows it in its subject, and nothing else.
+fn readable(found: &Row) -> Option<Outgoing> {
+    /// Of the last one that was told of.
+    static TOLD: AtomicU64 = AtomicU64::new(0);
+    match outgoing(found) {
+        Ok(row) => Some(row),
+        Err(error) => {
+            let position = found.count(0).unwrap_or_default();
+            if TOLD.swap(position, Ordering::Relaxed) != position {
+                tracing::warn!(
+                    message_id = kinds::STORE_FAULT.id,
+                    "Event {position} can't be read, and is not published, nor are later ones of its subject: {error:?}"
+                );
+            }
+            None
+        }
+    }
+}
+
+fn outgoing(found: &Row) -> Result<Outgoing, Fail> {
+    let parked = found.maybe_text(10)?;
+    Ok(Outgoing {
+        event: row::event(found)?,
+        store: found.text(13)?.to_owned(),
+        source: found.text(8)?.to_owned(),
+        epoch: found.count(9)?,
+        parked: parked.map(|why| Why::parse(why).unwrap_or(Why::Unroutable)),
+        behind: found.maybe_int(11)?.map(i64::unsigned_abs),
+        behind_unroutable: found.int(12)? > 0,
+    })
+}
+
+/// One change of the table by itself. Each is of a bounded number of rows.
+#[derive(Debug)]
+enum Order {
+    Settle(String, Settlement),
+    /// From this host to that one.
+    HandOver(String, String, u32),
+    /// Of this host, behind this position.
+    Unpark(String, u64, u32, Which),
+}
+
+/// Which parked rows are to be tried again.
+#[derive(Debug, Clone)]
+enum Which {
+    All,
+    Of(String),
+    /// Those that follow nothing.
+    Free,
+}
+
+impl Order {
+    async fn carry_out(&self, on: &mut Link) -> Result<LetGo, Fail> {
+        let rows = match self {
+            Self::Settle(host, settlement) => settle(on, host, settlement).await?,
+            Self::HandOver(from, to, limit) => {
+                let mut rows = 0;
+                for parked in [false, true] {
+                    let left = u64::from(*limit).saturating_sub(rows);
+                    let values = vec![to.as_str().into(), from.as_str().into(), left.into()];
+                    rows += on.run(hand_over(on, parked), values).await?;
+                }
+                rows
+            }
+            Self::Unpark(host, after, limit, which) => {
+                return unpark(on, host, *after, *limit, which).await;
+            }
+        };
+        Ok(LetGo { rows, last: None })
+    }
+}
+
+async fn unpark(
+    on: &mut Link,
+    host: &str,
+    after: u64,
+    limit: u32,
+    which: &Which,
+) -> Result<LetGo, Fail> {
+    let sql = on.pick(parked!("INDEXED BY outbox_unroutable"), parked!(""));
+    let values = vec![host.into(), after.into(), limit.into()];
+    let found = on.rows(sql, values).await?;
+    let (mut positions, mut last) = (Vec::new(), None);
+    for row in &found {
+        let position = row.count(0)?;
+        last = Some(position);
+        let wanted = match which {
+            Which::All => true,
+            Which::Of(project) => row.maybe_text(2)? == Some(project),
+            Which::Free => row.maybe_text(1)? == Some(Why::Follows.as_str()) && row.int(3)? == 0,
+        };
+        if wanted {
+            positions.push(position);
+        }
+    }
+    if found.len() < limit as usize {
+        last = None;
+    }
+    let mut rows = 0;
+    if !positions.is_empty() {
+        rows = on
+            .run(
+                on.pick(
+                    "UPDATE outbox SET parked = NULL WHERE host = $1 AND parked IS NOT NULL
+                        AND position IN (SELECT value FROM json_each($2))",
+                    "UPDATE outbox SET parked = NULL WHERE host = $1 AND parked IS NOT NULL
+                        AND position = ANY (ARRAY(SELECT json_array_elements_text($2::JSON)::BIGINT))",
+                ),
+                vec![host.into(), Value::json(&positions)?],
+            )
+            .await?;
+    }
+    Ok(LetGo { rows, last })
+}
+
+async fn settle(on: &mut Link, host: &str, settlement: &Settlement) -> Result<u64, Fail> {
+    let mut rows = 0;
+    if !settlement.done.is_empty() {
+        rows += on.run(
+            on.pick(
+                "DELETE FROM outbox WHERE host = $1 AND parked IS NULL AND position IN (SELECT value FROM json_each($2))",
+                "DELETE FROM outbox WHERE host = $1 AND parked IS NULL
+                    AND position = ANY (ARRAY(SELECT json_array_elements_text($2::JSON)::BIGINT))",
+            ),
+            vec![host.into(), Value::json(&settlement.done)?],
+        )
+        .await?;
+    }
+    for why in [Why::Unroutable, Why::Follows] {
+        let of = settlement.parked.iter().filter(|(_, of)| *of == why);
+        let positions: Vec<u64> = of.map(|(position, _)| *position).collect();
+        if positions.is_empty() {
+            continue;
+        }
+        rows += on
+            .run(
+                on.pick(
+                    "UPDATE outbox SET parked = $3 WHERE host = $1 AND parked IS NULL
+                        AND position IN (SELECT value FROM json_each($2))",
+                    "UPDATE outbox SET parked = $3 WHERE host = $1 AND parked IS NULL
+                        AND position = ANY (ARRAY(SELECT json_array_elements_text($2::JSON)::BIGINT))",
+                ),
+                vec![host.into(), Value::json(&positions)?, why.as_str().into()],
+            )
+            .await?;
+    }
+    Ok(rows)
+}
+
+#[async_trait]
+impl Work for Order {
+    type Done = LetGo;
+
+    fn of_any_epoch(&self) -> bool {
+        // What is confirmed is confirmed, whoever owns the rows by now.
+        true
+    }
+
+    async fn run(&mut self, on: &mut Link) -> Result<LetGo, Fail> {
+        self.carry_out(on).await
+    }
+}
+
+#[expect(private_bounds, reason = "there are two bases, and both are here")]
+impl<B: Base> SqlStore<B> {
+    /// As in all that writes: what is looked up by a key is not looked for by reading whole tables.
+    async fn look_up<T: Send + 'static>(
+        &self,
+        question: impl AsyncFnOnce(&mut Link) -> Result<T, Fail>,
+    ) -> Result<T, StoreError> {
+        if self.base.limit().is_none() {
+            return self.read(question).await;
+        }
+        let look = self.readers.change(self.base.begin_alone(), question);
+        look.await.map_err(|fail| fail.told(&*self.base))
+    }
+
+    /// In a transaction that nobody else's launch is in.
+    async fn aside(&self, order: Order) -> Result<LetGo, StoreError> {
+        if self.base.limit().is_none() {
+            return self.write(order).await;
+        }
+        let begin = self.base.begin_alone();
+        self.readers
+            .change(begin, async |on| order.carry_out(on).await)
+            .await
+            .map_err(|fail| fail.told(&*self.base))
+    }
+}
+
+#[async_trait]
+impl<B: Base> Outbox for SqlStore<B> {
+    fn publish(&self, wanted: bool) {
+        self.publishes.store(wanted, Ordering::Release);
+    }
+
+    async fn written(&self) {
+        self.wrote.notified().await;
+    }
+
+    async fn page(
+        &self,
+        host: &str,
+        rows: Rows,
+        after: u64,
+        limit: u32,
+    ) -> Result<Vec<Outgoing>, StoreError> {
+        let values = vec![host.into(), after.into(), limit.min(PAGE_MAX).into()];
+        let question = async |on: &mut Link| {
+            let sql = match rows {
+                Rows::Pending => on.pick(
+                    page!("IS NULL", "INDEXED BY outbox_unroutable"),
+                    page!("IS NULL", ""),
+                ),
+                Rows::Parked => on.pick(
+                    page!("IS NOT NULL", "INDEXED BY outbox_unroutable"),
+                    page!("IS NOT NULL", ""),
+                ),
+            };
+            let rows = on.rows(sql, values).await?;
+            Ok(rows.iter().filter_map(readable).collect())
+        };
+        self.look_up(question).await
+    }
+
+    async fn settle(&self, host: &str, settlement: &Settlement) -> Result<u64, StoreError> {
+        let order = Order::Settle(host.to_owned(), settlement.clone());
+        Ok(self.aside(order).await?.rows)
+    }
+
+    async fn let_go(
+        &self,
+        host: &str,
+        all: bool,
+        after: u64,
+        limit: u32,
+    ) -> Result<LetGo, StoreError> {
+        let which = if all { Which::All } else { Which::Free };
+        let limit = limit.min(PAGE_MAX);
+        self.aside(Order::Unpark(host.to_owned(), after, limit, which))
+            .await
+    }
+
+    async fn leave(&self, host: &str, limit: u32) -> Result<u64, StoreError> {
+        let order = Order::HandOver(host.to_owned(), String::new(), limit.min(PAGE_MAX));
+        Ok(self.aside(order).await?.rows)
+    }
+
+    async fn adopt(&self, host: &str, limit: u32) -> Result<u64, StoreError> {
+        let question = async |on: &mut Link| {
+            for sql in [given_up!("IS NULL"), given_up!("IS NOT NULL")] {
+                if let Some(found) = on.maybe(sql, vec![host.into()]).await? {
+                    return Ok(Some(found.text(0)?.to_owned()));
+                }
+            }
+            Ok(None)
+        };
+        let Some(from) = self.look_up(question).await? else {
+            return Ok(0);
+        };
+        let order = Order::HandOver(from, host.to_owned(), limit.min(PAGE_MAX));
+        Ok(self.aside(order).await?.rows)
+    }
+
+    async fn backlog(&self, host: &str) -> Result<Backlog, StoreError> {
+        let values = vec![host.into()];
+        let sql = "
+            SELECT (SELECT count(*) FROM outbox WHERE host = $1 AND parked IS NULL),
+                   (SELECT count(*) FROM outbox WHERE host = $1 AND parked IS NOT NULL),
+                   (SELECT e.at FROM events e
+                     WHERE e.position = (SELECT min(position) FROM outbox WHERE host = $1 AND parked IS NULL))";
+        let found = self.read(async |on| on.one(sql, values).await).await?;
+        let read = || -> Result<Backlog, Fail> {
+            Ok(Backlog {
+                pending: found.count(0)?,
+                parked: found.count(1)?,
+                oldest: found.maybe_int(2)?.map(|at| Timestamp(at.unsigned_abs())),
+            })
+        };
+        read().map_err(|fail| fail.told(&*self.base))
+    }
+
+    async fn retry(&self, host: &str, project: Option<&ProjectName>) -> Result<u64, StoreError> {
+        let which = project.map_or(Which::All, |project| Which::Of(project.to_string()));
+        let (mut rows, mut after) = (0, Some(0));
+        while let Some(position) = after {
+            let order = Order::Unpark(host.to_owned(), position, PAGE_MAX, which.clone());
+            let done = self.aside(order).await?;
+            rows += done.rows;
+            after = done.last;
+        }
+        Ok(rows)
+    }
+}

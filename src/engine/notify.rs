@@ -1,0 +1,364 @@
+//! Notifications: what happens on this host is posted to those whom the configuration names.
+//!
+//! It is best effort and in nobody's way. One task decides which events make messages and waits for
+//! nothing; each rule has a bounded queue and a task that posts what is in it, one after the other,
+//! with a bounded number of tries. What is lost by that is counted. Each host tells of its own events,
+//! so a fleet tells of each once; over a restart nothing is remembered but the store's events.
+
+use super::{Engine, Happening, Shared, now};
+use crate::domain::event::Event;
+use crate::domain::notify::{Address, Format, Message, Rule, Told, signature, test_event};
+use crate::domain::secret::Secret;
+use crate::domain::{Error, ErrorKind, Timestamp, kinds};
+use crate::metrics::NotificationResult;
+use crate::ports::{Courier, Letter, Undelivered};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use tokio::sync::broadcast::Receiver;
+use tokio::sync::broadcast::error::RecvError;
+use tokio::sync::{Semaphore, mpsc};
+use tokio::time::Instant;
+
+/// Messages of one rule that may wait for their turn.
+const QUEUE_MAX: usize = 64;
+/// How long after a failed try the next one comes, up to a quarter more; after the last of them a message is given up.
+const PAUSES: [Duration; 4] = [
+    Duration::from_secs(1),
+    Duration::from_secs(5),
+    Duration::from_secs(30),
+    Duration::from_secs(120),
+];
+/// With nothing to say the task looks again after so long.
+const IDLE: Duration = Duration::from_secs(3_600);
+
+/// A rule with all that is needed to obey it.
+#[derive(Debug, Clone)]
+pub struct Subscriber {
+    /// The rule's name.
+    pub name: String,
+    /// What it wants to know.
+    pub rule: Rule,
+    /// How it is told.
+    pub format: Format,
+    /// Where; or why that is not known.
+    pub to: Result<Address, String>,
+    /// What messages are signed with.
+    pub secret: Option<Secret>,
+}
+
+/// How a rule fares.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Fares {
+    /// Messages that arrived since the start.
+    pub sent: u64,
+    /// Messages that were given up.
+    pub failed: u64,
+    /// Events and messages that were dropped because too many waited.
+    pub dropped: u64,
+    /// Messages that wait, the one under way included.
+    pub waiting: u64,
+    /// When one arrived last.
+    pub last_sent: Option<Timestamp>,
+    /// When a try failed last, and why.
+    pub last_failure: Option<(Timestamp, String)>,
+    /// Whether the last try failed.
+    pub failing: bool,
+}
+
+/// A rule, its queue, and what came of it.
+#[derive(Debug)]
+struct Post {
+    to: Subscriber,
+    host: String,
+    queue: mpsc::Sender<Message>,
+    fares: Mutex<Fares>,
+    /// One test at a time.
+    test: Semaphore,
+    courier: Arc<dyn Courier>,
+    shared: std::sync::Weak<Shared>,
+}
+
+/// All rules.
+#[derive(Debug, Default)]
+pub(super) struct Desk {
+    posts: std::sync::OnceLock<Vec<Arc<Post>>>,
+}
+
+impl Desk {
+    fn posts(&self) -> &[Arc<Post>] {
+        self.posts.get().map_or(&[], Vec::as_slice)
+    }
+}
+
+impl Engine {
+    /// Has these told from now on what they want to know. To be called once.
+    pub fn notify(&self, subscribers: Vec<Subscriber>, courier: &Arc<dyn Courier>) {
+        let happenings = self.subscribe();
+        let mut posts = Vec::new();
+        for to in subscribers {
+            self.metrics().notifications(&to.name);
+            let (queue, waiting) = mpsc::channel(QUEUE_MAX);
+            let post = Arc::new(Post {
+                host: self.0.settings.host_name.clone(),
+                queue,
+                fares: Mutex::default(),
+                test: Semaphore::new(1),
+                courier: Arc::clone(courier),
+                shared: Arc::downgrade(&self.0),
+                to,
+            });
+            match &post.to.to {
+                Ok(_) => drop(tokio::spawn(deliver(Arc::clone(&post), waiting))),
+                Err(why) => post.failed(why),
+            }
+            posts.push(post);
+        }
+        if self.0.notify.posts.set(posts.clone()).is_ok() && !posts.is_empty() {
+            tokio::spawn(follow(posts, happenings));
+        }
+    }
+
+    /// All rules by name, and how they fare.
+    pub fn notifications(&self) -> Vec<(Subscriber, Fares)> {
+        let posts = self.0.notify.posts().iter();
+        posts
+            .map(|post| (post.to.clone(), post.fares().clone()))
+            .collect()
+    }
+
+    /// The rules whose last try failed.
+    pub fn notifications_failing(&self) -> Vec<String> {
+        let posts = self.0.notify.posts().iter();
+        posts
+            .filter(|post| post.fares().failing)
+            .map(|post| post.to.name.clone())
+            .collect()
+    }
+
+    /// Posts a test message by this rule at once, with one try. Returns why it did not arrive, if so.
+    pub async fn test_notification(&self, name: &str) -> Result<Result<(), String>, Error> {
+        let posts = self.0.notify.posts();
+        let Some(post) = posts.iter().find(|post| post.to.name == name) else {
+            let name = crate::domain::name::shown(name);
+            let message = match posts.is_empty() {
+                true => format!(
+                    "There is no notification rule {name}, and no other one: stratavored.toml has no [notify.rules.…]."
+                ),
+                false => {
+                    let names: Vec<_> = posts.iter().map(|post| post.to.name.as_str()).collect();
+                    format!(
+                        "There is no notification rule {name}; there are {}.",
+                        names.join(", ")
+                    )
+                }
+            };
+            return Err(Error::invalid(message));
+        };
+        let Ok(_turn) = post.test.try_acquire() else {
+            let message = format!("A test of rule {name} is under way; try again when it is done.");
+            return Err(Error::new(ErrorKind::LimitsExceeded, message));
+        };
+        let message = Message {
+            event: test_event(&self.0.settings.host, now()),
+            more: 0,
+            kept_back: 0,
+        };
+        Ok(match post.attempt(&message, &id()).await {
+            Ok(()) => {
+                post.sent();
+                Ok(())
+            }
+            Err(error) => {
+                post.failed(error.why());
+                Err(error.why().to_owned())
+            }
+        })
+    }
+}
+
+/// The same for all tries of one message.
+fn id() -> String {
+    uuid::Uuid::now_v7().to_string()
+}
+
+impl Post {
+    fn fares(&self) -> MutexGuard<'_, Fares> {
+        self.fares.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn count(&self, result: NotificationResult, by: u64) {
+        if let Some(shared) = self.shared.upgrade() {
+            shared.metrics.notified(&self.to.name, result, by);
+        }
+    }
+
+    /// Takes a message for later, if there is room.
+    fn enqueue(&self, message: Message) {
+        self.fares().waiting += 1;
+        if self.queue.try_send(message).is_err() {
+            self.fares().waiting -= 1;
+            self.dropped(1);
+        }
+    }
+
+    /// So many were never told.
+    fn dropped(&self, count: u64) {
+        let before = {
+            let mut fares = self.fares();
+            fares.dropped += count;
+            fares.dropped - count
+        };
+        self.count(NotificationResult::Dropped, count);
+        if before == 0 {
+            tracing::warn!(
+                message_id = kinds::NOTIFY_FAILED.id,
+                notify_rule = self.to.name,
+                "More is to be told by notification rule {} than its receiver takes: messages are dropped, and counted",
+                self.to.name
+            );
+        }
+    }
+
+    async fn attempt(&self, message: &Message, id: &str) -> Result<(), Undelivered> {
+        let to = self.to.to.clone().map_err(Undelivered::Never)?;
+        let posting = message.posting(self.to.format, &self.host);
+        let seconds = now().0 / 1_000_000;
+        let mut headers = posting.headers;
+        headers.push(("Content-Type", posting.content_type.to_owned()));
+        headers.push(("Stratavore-Message", id.to_owned()));
+        headers.push(("Stratavore-Timestamp", seconds.to_string()));
+        if let Some(secret) = &self.to.secret {
+            let signature = signature(secret, seconds, &posting.body);
+            headers.push(("Stratavore-Signature", signature));
+        }
+        let letter = Letter {
+            to,
+            headers,
+            body: posting.body,
+        };
+        self.courier.post(&letter).await
+    }
+
+    fn sent(&self) {
+        let was_failing = {
+            let mut fares = self.fares();
+            fares.sent += 1;
+            fares.last_sent = Some(now());
+            std::mem::take(&mut fares.failing)
+        };
+        self.count(NotificationResult::Sent, 1);
+        if was_failing {
+            tracing::info!(
+                message_id = kinds::NOTIFY_BACK.id,
+                notify_rule = self.to.name,
+                "Messages of notification rule {} arrive again",
+                self.to.name
+            );
+        }
+    }
+
+    /// A try has failed; the journal tells that of the first one.
+    fn failed(&self, why: &str) {
+        let was_failing = {
+            let mut fares = self.fares();
+            fares.last_failure = Some((now(), why.to_owned()));
+            std::mem::replace(&mut fares.failing, true)
+        };
+        if !was_failing {
+            tracing::warn!(
+                message_id = kinds::NOTIFY_FAILED.id,
+                notify_rule = self.to.name,
+                "Messages of notification rule {} do not arrive: {why}",
+                self.to.name
+            );
+        }
+    }
+
+    fn given_up(&self, message: &Message, why: &str) {
+        self.fares().failed += 1;
+        self.count(NotificationResult::Failed, 1);
+        tracing::warn!(
+            message_id = kinds::NOTIFY_FAILED.id,
+            notify_rule = self.to.name,
+            "A message of notification rule {} is given up ({why}): {}",
+            self.to.name,
+            message.title(&self.host)
+        );
+    }
+}
+
+/// Decides which events make messages, for as long as the engine lives.
+async fn follow(posts: Vec<Arc<Post>>, mut happenings: Receiver<Arc<Happening>>) {
+    let begun = Instant::now();
+    let clock = || u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX);
+    let mut posts: Vec<(Arc<Post>, Told)> = posts
+        .into_iter()
+        .filter(|post| post.to.to.is_ok())
+        .map(|post| (post, Told::default()))
+        .collect();
+    loop {
+        let due = posts.iter().filter_map(|(_, told)| told.due()).min();
+        let wait = due.map_or(IDLE, |at| Duration::from_micros(at.saturating_sub(clock())));
+        tokio::select! {
+            happening = happenings.recv() => match happening.as_deref() {
+                Ok(Happening { event: Some(event), .. }) => {
+                    posts.iter_mut().for_each(|(post, told)| tell(post, told, event, clock()));
+                }
+                Ok(_) => {}
+                Err(RecvError::Lagged(missed)) => {
+                    posts.iter().for_each(|(post, _)| post.dropped(*missed));
+                }
+                Err(RecvError::Closed) => return,
+            },
+            () = tokio::time::sleep(wait) => {
+                for (post, told) in &mut posts {
+                    let overdue = told.overdue(&post.to.rule, clock());
+                    overdue.into_iter().for_each(|message| post.enqueue(message));
+                }
+            }
+        }
+    }
+}
+
+fn tell(post: &Post, told: &mut Told, event: &Event, at: u64) {
+    let rule = &post.to.rule;
+    if rule.wants(event)
+        && let Some(message) = told.event(rule, event, at)
+    {
+        post.enqueue(message);
+    }
+}
+
+/// Posts what waits, one after the other, in order.
+async fn deliver(post: Arc<Post>, mut waiting: mpsc::Receiver<Message>) {
+    while let Some(message) = waiting.recv().await {
+        let id = id();
+        let mut pauses = PAUSES.iter();
+        loop {
+            match post.attempt(&message, &id).await {
+                Ok(()) => {
+                    post.sent();
+                    break;
+                }
+                Err(error) => {
+                    post.failed(error.why());
+                    match (pauses.next(), error) {
+                        (Some(pause), Undelivered::Later(_)) => {
+                            tokio::time::sleep(pause.mul_f64(1.0 + share())).await;
+                        }
+                        (_, error) => {
+                            post.given_up(&message, error.why());
+                            break;
+                        }
+                    }
+                }
+            }
+        }
+        post.fares().waiting -= 1;
+    }
+}
+
+/// From 0 to 0.25: hosts that failed together do not try again together.
+fn share() -> f64 {
+    (uuid::Uuid::now_v7().as_u128() % 1_000) as f64 / 4_000.0
+}

@@ -1,0 +1,15 @@
+//! The relay with real stores and a real RabbitMQ, in one process.
+//!
+//! After each scenario a consumer that keeps the last number per subject has seen what is in the database,
+//! in order per subject, and nothing but one batch per fault twice.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod consumer;
+mod faults;
+mod fleet;
+mod postgres;
+mod proxy;
+mod rabbit;
+mod routing;
+mod tls;
+mod world;

@@ -1,0 +1,189 @@
+//! Notifications while their receivers do what they like.
+
+use super::*;
+use std::sync::Mutex;
+use stratavore::domain::notify::{Address, Format, Pattern, Rule};
+use stratavore::domain::secret::Secret;
+use stratavore::engine::{Fares, Subscriber};
+use stratavore::ports::{Courier, Letter, Undelivered};
+use tokio::sync::Semaphore;
+
+/// A receiver that takes letters while it is let, and answers what it is told to.
+#[derive(Debug)]
+struct Receiver {
+    turns: Semaphore,
+    answer: Mutex<Result<(), Undelivered>>,
+    letters: Mutex<Vec<Letter>>,
+}
+
+impl Receiver {
+    fn new(turns: usize) -> Arc<Self> {
+        Arc::new(Self {
+            turns: Semaphore::new(turns),
+            answer: Mutex::new(Ok(())),
+            letters: Mutex::default(),
+        })
+    }
+
+    fn answers(&self, answer: Result<(), Undelivered>) {
+        *self.answer.lock().unwrap() = answer;
+    }
+
+    fn letters(&self) -> Vec<Letter> {
+        self.letters.lock().unwrap().clone()
+    }
+}
+
+#[async_trait::async_trait]
+impl Courier for Receiver {
+    async fn post(&self, letter: &Letter) -> Result<(), Undelivered> {
+        self.turns.acquire().await.unwrap().forget();
+        self.letters.lock().unwrap().push(letter.clone());
+        self.answer.lock().unwrap().clone()
+    }
+}
+
+fn rule(name: &str, types: &[&str]) -> Subscriber {
+    Subscriber {
+        name: name.to_owned(),
+        rule: Rule {
+            types: types.iter().map(|t| Pattern::parse(t).unwrap()).collect(),
+            ..Rule::default()
+        },
+        format: Format::Json,
+        to: Address::parse("https://hooks.example/hunter2"),
+        secret: Some(Secret::new("0123456789abcdef".to_owned())),
+    }
+}
+
+async fn engine(world: &World, rules: Vec<Subscriber>, receiver: &Arc<Receiver>) -> Engine {
+    let store = store().await;
+    let (host, notices) = world.connect();
+    let engine = Engine::start(settings(), store, host, drawer(), notices);
+    let courier: Arc<dyn Courier> = receiver.clone();
+    engine.notify(rules, &courier);
+    adopted(&engine).await;
+    engine
+}
+
+/// Launches one and has it exit with 1.
+async fn fail_one(engine: &Engine, world: &World) {
+    let launched = engine.launch(request(None), alice()).await.unwrap();
+    let id = launched.runner.id;
+    world.exit(id, 1);
+    while engine.live_runner(id).is_some() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+fn fares(engine: &Engine, name: &str) -> Fares {
+    let all = engine.notifications();
+    all.into_iter().find(|(s, _)| s.name == name).unwrap().1
+}
+
+fn header<'a>(letter: &'a Letter, name: &str) -> &'a str {
+    let found = letter.headers.iter().find(|(n, _)| *n == name);
+    found.map_or("", |(_, value)| value)
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_takes_nothing_holds_up_nobody() {
+    let (world, stuck) = (World::lucky(), Receiver::new(0));
+    let mut all = rule("all", &["*"]);
+    (all.rule.repeat, all.rule.per_hour) = (1, 3_600);
+    let engine = engine(&world, vec![all], &stuck).await;
+    for _ in 0..200 {
+        fail_one(&engine, &world).await;
+    }
+    // All were launched and have ended; what waits is bounded, and the rest is counted.
+    let told = fares(&engine, "all");
+    assert_eq!((told.sent, told.failed), (0, 0));
+    assert!((64..=65).contains(&told.waiting), "{told:?}");
+    // Each runner has at least three events.
+    assert!(told.dropped >= 600 - 65, "{told:?}");
+    assert!(engine.test_notification("none").await.is_err());
+    // Let go, it takes what waited.
+    stuck.turns.add_permits(10_000);
+    while fares(&engine, "all").waiting > 0 {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    assert_eq!(fares(&engine, "all").sent, told.waiting);
+    assert_eq!(stuck.letters().len() as u64, told.waiting);
+}
+
+#[tokio::test(start_paused = true)]
+async fn failures_are_tried_again_told_and_then_over() {
+    let (world, receiver) = (World::lucky(), Receiver::new(10_000));
+    let engine = engine(&world, vec![rule("ops", &["runner.ended"])], &receiver).await;
+    receiver.answers(Err(Undelivered::Later("it answers 500".to_owned())));
+    fail_one(&engine, &world).await;
+    tokio::time::sleep(Duration::from_secs(30)).await;
+    assert_eq!(engine.notifications_failing(), ["ops"]);
+    tokio::time::sleep(Duration::from_secs(300)).await;
+    let tried = receiver.letters();
+    assert_eq!(tried.len(), 5);
+    let ids: BTreeSet<_> = tried
+        .iter()
+        .map(|l| header(l, "Stratavore-Message"))
+        .collect();
+    assert_eq!(ids.len(), 1);
+    for letter in &tried {
+        assert!(header(letter, "Stratavore-Signature").starts_with("v1="));
+        assert!(!format!("{letter:?}").contains("hunter2"));
+    }
+    let told = fares(&engine, "ops");
+    assert_eq!((told.sent, told.failed, told.waiting), (0, 1, 0));
+    assert_eq!(told.last_failure.unwrap().1, "it answers 500");
+    // The next one is another message; refused for good, it is tried once.
+    receiver.answers(Err(Undelivered::Never("it answers 404".to_owned())));
+    fail_one(&engine, &world).await;
+    tokio::time::sleep(Duration::from_secs(700)).await;
+    assert_eq!(receiver.letters().len(), 6);
+    // A test says what is wrong at once, and one that arrives ends the trouble.
+    let tested = engine.test_notification("ops").await.unwrap();
+    assert_eq!(tested.unwrap_err(), "it answers 404");
+    receiver.answers(Ok(()));
+    assert_eq!(engine.test_notification("ops").await.unwrap(), Ok(()));
+    assert!(engine.notifications_failing().is_empty());
+    let metrics = engine.metrics().gather();
+    let family = metrics
+        .iter()
+        .find(|f| f.name() == "stratavore_notifications_total");
+    let counts: Vec<_> = family
+        .unwrap()
+        .get_metric()
+        .iter()
+        .map(|m| m.get_counter().get_value())
+        .collect();
+    // dropped, failed, sent
+    assert_eq!(counts, [0.0, 2.0, 1.0]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn like_events_make_one_message_and_then_their_number() {
+    let (world, receiver) = (World::lucky(), Receiver::new(10_000));
+    let lost = Subscriber {
+        to: Err("there is no address".to_owned()),
+        ..rule("lost", &["*"])
+    };
+    let engine = engine(
+        &world,
+        vec![rule("ops", &["runner.ended"]), lost],
+        &receiver,
+    )
+    .await;
+    for _ in 0..25 {
+        fail_one(&engine, &world).await;
+    }
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!(receiver.letters().len(), 1);
+    tokio::time::sleep(Duration::from_secs(600)).await;
+    let letters = receiver.letters();
+    assert_eq!(letters.len(), 2);
+    let second: serde_json::Value = serde_json::from_str(&letters[1].body).unwrap();
+    assert_eq!(second["more"], 23);
+    assert_eq!(second["event"]["type"], "org.stratavore.runner.ended");
+    // A rule without an address says so, and takes part in nothing.
+    assert_eq!(engine.notifications_failing(), ["lost"]);
+    assert_eq!(fares(&engine, "lost").waiting, 0);
+}
