@@ -14,10 +14,10 @@ libpam-systemd:/etc/pam.d  dbus-user-session:/usr/lib/systemd/user/dbus.socket
 iproute2:ip  e2fsprogs:mke2fs  util-linux:unshare  mount:losetup  procps:ps  perl-base:perl
 sqlite3:sqlite3  bsdutils:script  less:less  python3:python3  make:make  gcc:gcc  libc6-dev:/usr/include/stdio.h  postgresql:pg_config  postgresql-client:psql
 "
-bench=$demo
-test="$demo
+bench="$demo rabbitmq-server:rabbitmqctl"
+test="$bench
 mmdebstrap:mmdebstrap  user-mode-linux:linux.uml  debian-archive-keyring:/usr/share/keyrings
-prometheus:promtool  man-db:man  zsh:zsh  rabbitmq-server:rabbitmqctl  nix-bin:nix
+prometheus:promtool  man-db:man  zsh:zsh  nix-bin:nix
 pgbouncer:pgbouncer  faketime:faketime  openssl:openssl
 "
 

@@ -18,7 +18,7 @@ use zbus::{Connection, OwnedObjectPath, Variant, proxy};
 /// The project of everything launched here, and its runners' user.
 pub(crate) const PROJECT: &str = "bench";
 pub(crate) const USER: &str = "alice";
-const CALLERS: usize = 8;
+pub(crate) const CALLERS: usize = 8;
 
 pub(crate) async fn measure(size: Size, table: &mut Table) -> Res<()> {
     let bare = Arc::new(Bare::connect().await?);
@@ -127,7 +127,7 @@ pub(crate) async fn launch(
 }
 
 /// Waits until nothing is live.
-async fn ended(on: &ManagerProxy<'_>) -> Res<()> {
+pub(crate) async fn ended(on: &ManagerProxy<'_>) -> Res<()> {
     for _ in 0..6_000 {
         if on.live_runners().await? == 0 {
             return Ok(());
@@ -193,7 +193,7 @@ pub(crate) async fn create_project(on: &ManagerProxy<'_>) -> Res<()> {
 }
 
 /// Launches per second of all these callers, each with one under way, and how many there were.
-async fn rate(turn: Duration, callers: &[ManagerProxy<'static>]) -> Res<(f64, u64)> {
+pub(crate) async fn rate(turn: Duration, callers: &[ManagerProxy<'static>]) -> Res<(f64, u64)> {
     let begun = Instant::now();
     let each = callers.iter().map(|caller| async move {
         let mut done = 0;
@@ -207,7 +207,7 @@ async fn rate(turn: Duration, callers: &[ManagerProxy<'static>]) -> Res<(f64, u6
     Ok((done as f64 / begun.elapsed().as_secs_f64(), done))
 }
 
-async fn services(verb: &str) -> Res<()> {
+pub(crate) async fn services(verb: &str) -> Res<()> {
     let units = [
         "stratavored.service",
         "stratavore-agent.service",

@@ -5,8 +5,10 @@
 //! standard error, the same as JSON to standard output. `--short` measures less of everything and
 //! fails where a figure is several times worse than its goal.
 
+mod broker;
 mod launch;
 mod live;
+mod outbox;
 mod postgres;
 mod server;
 mod store;
@@ -32,6 +34,9 @@ struct Size {
     /// Ended runners in a long history, and live ones beside them.
     ended: u64,
     live_rows: u64,
+    /// Events in the outbox when a relay begins, and events one by one.
+    events: u64,
+    trickle: usize,
     /// How many live runners memory is looked at with.
     live: &'static [usize],
     /// For how long they are watched doing nothing.
@@ -45,6 +50,8 @@ const FULL: Size = Size {
     calls: 2_000,
     ended: 1_000_000,
     live_rows: 10_000,
+    events: 100_000,
+    trickle: 500,
     live: &[0, 100, 1_000],
     idle: Duration::from_secs(30),
 };
@@ -56,6 +63,8 @@ const SHORT: Size = Size {
     calls: 500,
     ended: 10_000,
     live_rows: 500,
+    events: 5_000,
+    trickle: 50,
     live: &[0, 100],
     idle: Duration::from_secs(8),
 };
@@ -77,6 +86,9 @@ async fn main() -> ExitCode {
         // Of its own accord only in the full run: beside 64 clients on few cores the short one says nothing.
         if wanted("postgres") && !(short && only.is_empty()) {
             postgres::measure(size, &mut table).await?;
+        }
+        if wanted("outbox") {
+            outbox::measure(size, &mut table).await?;
         }
         if wanted("launch") {
             launch::measure(size, &mut table).await?;

@@ -88,7 +88,7 @@ pub(crate) async fn measure(size: Size, table: &mut Table) -> Res<()> {
 }
 
 /// So many in all.
-fn batches(all: u64) -> impl Iterator<Item = u64> {
+pub(crate) fn batches(all: u64) -> impl Iterator<Item = u64> {
     (0..all.div_ceil(BATCH)).map(move |n| BATCH.min(all - n * BATCH))
 }
 
@@ -163,7 +163,7 @@ async fn admit_one(store: &Arc<dyn Store>, project: usize, host: usize) -> Res<R
     }
 }
 
-async fn admit(store: &Arc<dyn Store>, count: u64) -> Res<Vec<RunnerId>> {
+pub(crate) async fn admit(store: &Arc<dyn Store>, count: u64) -> Res<Vec<RunnerId>> {
     try_join_all((0..count).map(|_| admit_one(store, 0, 0))).await
 }
 
