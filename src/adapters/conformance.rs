@@ -6,6 +6,7 @@ pub(crate) mod admission;
 pub(crate) mod audit;
 pub(crate) mod away;
 pub(crate) mod budgets;
+pub(crate) mod churn;
 pub(crate) mod damage;
 pub(crate) mod holds;
 pub(crate) mod hosts;

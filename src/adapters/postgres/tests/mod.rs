@@ -5,6 +5,7 @@ mod cluster;
 mod contention;
 mod cuts;
 mod failover;
+mod growth;
 mod migrate;
 mod outages;
 mod races;

@@ -1,18 +1,11 @@
 //! A long time in a short one: file and memory stay where they are, however many runners have
 //! come and gone. `STRATAVORE_LIVES=1000000` makes it as long as one likes.
 
-use super::conformance::{
-    admit, apply, at, end, events, id, launch, live, placement, project, requested, step,
-};
+use super::conformance::churn::{self, AT_ONCE, KEPT};
+use super::conformance::{at, events, id, live};
 use super::*;
-use crate::domain::runner::Step;
 use proptest::test_runner::{Config, TestRunner};
 use std::time::Instant;
-
-/// Lives that are going on at a time.
-const AT_ONCE: u64 = 100;
-/// Lives that are kept.
-const KEPT: u64 = 2_000;
 
 /// Private memory of this process in KiB.
 fn memory() -> u64 {
@@ -51,26 +44,11 @@ async fn file_and_memory_stay_flat() {
 async fn many_lives() {
     let lives: u64 = std::env::var("STRATAVORE_LIVES").map_or(16_000, |n| n.parse().unwrap());
     let (folder, store) = empty().await;
-    let store = Arc::new(store);
-    project(&*store, "p", conformance::capped(AT_ONCE as u32)).await;
+    churn::begin(&store).await;
     let begun = Instant::now();
     let mut seen = Vec::new();
     for from in (0..lives).step_by(AT_ONCE as usize) {
-        let one = |n: u64| {
-            let store = store.clone();
-            async move {
-                let mut new = requested(launch(n, "p"), 1000, &n.to_string(), "d");
-                new.spec
-                    .labels
-                    .insert("batch".to_owned(), (n % 7).to_string());
-                admit(&*store, new).await;
-                apply(&*store, step(n, Step::Run(placement()), n * 1_000 + 1)).await;
-                apply(&*store, step(n, end(), n * 1_000 + 2)).await;
-            }
-        };
-        futures_util::future::join_all((from..from + AT_ONCE).map(one)).await;
-        let before = at((from + AT_ONCE).saturating_sub(KEPT) * 1_000);
-        while store.prune(before, 500).await.unwrap() != crate::ports::Pruned::default() {}
+        churn::lives(&store, from).await;
         if from % (lives / 20).next_multiple_of(AT_ONCE) == 0 {
             seen.push((memory(), size(&folder)));
         }
@@ -79,13 +57,11 @@ async fn many_lives() {
         "{lives} lives in {:.1} s; (memory, file) in KiB: {seen:?}",
         begun.elapsed().as_secs_f64()
     );
-    // What a third of the way has cost is what the whole way costs.
-    let (third, last) = (seen.len() / 3, seen[seen.len() - 1]);
-    let most = |of: fn(&(u64, u64)) -> u64| seen[..=third].iter().map(of).max().unwrap();
-    assert!(last.0 < most(|s| s.0) + 4_096, "memory grows: {seen:?}");
-    assert!(last.1 < most(|s| s.1) * 5 / 4, "the file grows: {seen:?}");
-    assert_eq!(live(&*store, "p").await, 0);
-    assert!(events(&*store).await.len() as u64 <= 3 * (KEPT + AT_ONCE));
+    let of = |of: fn(&(u64, u64)) -> u64| seen.iter().map(of).collect::<Vec<_>>();
+    churn::assert_flat("memory", &of(|s| s.0), |third| third + 4_096);
+    churn::assert_flat("the file", &of(|s| s.1), |third| third * 5 / 4);
+    assert_eq!(live(&store, "p").await, 0);
+    assert!(events(&store).await.len() as u64 <= 3 * (KEPT + AT_ONCE));
     // And when all is over, the space goes back.
     let far = at(lives * 1_000_000);
     let full = size(&folder);
