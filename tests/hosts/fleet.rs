@@ -38,13 +38,39 @@ fn cap(fleet: &Fleet, runners: usize) {
     fleet.sites[0].ctl("root", &set).ok();
 }
 
-/// Every launch reserves a hundred tokens of it, and there are enough.
-fn budget(fleet: &Fleet) {
+/// Launches of a project that a budget lets live at a time: each reserves a hundred tokens.
+const AFFORDED: usize = 5;
+const OVERDRAWN: (&str, &str) = (
+    "what is used and reserved of a budget is within its limit",
+    "SELECT scope, used, reserved FROM budgets WHERE scope = 'project:p' AND used + reserved > max_tokens",
+);
+
+/// A budget that is never reached counts whatever is reported; one that counts nothing of it is always nearly reserved,
+/// and denies what the cap would let through.
+fn budgets(fleet: &Fleet) -> Watch {
+    cap(fleet, AFFORDED + 1);
     fleet
         .sql()
         .run("UPDATE projects SET default_tokens = 100 WHERE name = 'p'");
-    let set = "budget set --scope fleet --period none --limit 1G --on-exhausted freeze";
-    fleet.sites[0].ctl("root", set).ok();
+    let limit = AFFORDED * 100 + 99;
+    for set in [
+        "--scope fleet --limit 1G --on-exhausted freeze".to_owned(),
+        format!("--scope project:p --limit {limit} --count cache-write"),
+    ] {
+        let set = format!("budget set --period none {set}");
+        fleet.sites[0].ctl("root", &set).ok();
+    }
+    Watch::start_with(fleet, &[("p", AFFORDED)], &[OVERDRAWN])
+}
+
+/// Over the whole history no more were admitted than the budget affords, and so many were.
+fn replayed(fleet: &Fleet) {
+    let most = fleet.sql().number(
+        "SELECT max(live) FROM (
+            SELECT sum(CASE WHEN type LIKE '%runner.starting' THEN 1 ELSE -1 END) OVER (ORDER BY position) AS live
+              FROM events e WHERE project = 'p' AND (type LIKE '%runner.starting' OR type LIKE '%runner.ended')) AS q",
+    );
+    assert_eq!(most, AFFORDED as i64, "{}", fleet.complaints());
 }
 
 fn five_of_sixty_four(fleet: &Fleet) {
@@ -204,9 +230,7 @@ fn a_postgres_with_a_full_disk_or_that_hangs() {
 #[test]
 fn daemons_agents_and_shims_die_under_load() {
     let mut fleet = Fleet::boot("f-kill");
-    cap(&fleet, 6);
-    budget(&fleet);
-    let watch = Watch::start(&fleet, &[("p", 6)]);
+    let watch = budgets(&fleet);
     fleet.start_load(3, "p");
     let mut chaos = Chaos::new(&[Blow::Daemon, Blow::Agent, Blow::Shim, Blow::Daemon]);
     for _ in 0..12 {
@@ -214,7 +238,9 @@ fn daemons_agents_and_shims_die_under_load() {
     }
     fleet.wait_up();
     goes_on(&fleet, &chaos.story());
-    ended_well(&mut fleet, watch);
+    let codes = ended_well(&mut fleet, watch);
+    assert!(codes.contains_key(&3), "nothing was denied: {codes:?}");
+    replayed(&fleet);
 }
 
 /// Away from its store for a while: what runs goes on, what ends is told later, once; nothing new is launched there.
@@ -369,9 +395,7 @@ fn another_postgres_takes_over() {
 #[test]
 fn twenty_rounds_of_everything() {
     let mut fleet = Fleet::boot("f-chaos");
-    cap(&fleet, 6);
-    budget(&fleet);
-    let watch = Watch::start(&fleet, &[("p", 6)]);
+    let watch = budgets(&fleet);
     fleet.start_load(3, "p");
     let mut chaos = Chaos::new(&Blow::ALL);
     for _ in 0..20 {
@@ -379,5 +403,7 @@ fn twenty_rounds_of_everything() {
     }
     fleet.wait_up();
     goes_on(&fleet, &chaos.story());
-    ended_well(&mut fleet, watch);
+    let codes = ended_well(&mut fleet, watch);
+    assert!(codes.contains_key(&3), "nothing was denied: {codes:?}");
+    replayed(&fleet);
 }

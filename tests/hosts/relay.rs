@@ -157,3 +157,69 @@ fn the_daemon_is_killed_at_each_step_of_the_drain() {
     seen(&site, &rabbit, "all", before, points.len() * 500);
     rabbit.kill();
 }
+
+fn pending(site: &Site) -> u64 {
+    let rows = site.sql("SELECT count(*) AS n FROM outbox WHERE parked IS NULL");
+    rows[0]["n"].as_u64().unwrap()
+}
+
+/// What `outbox show` says of the broker.
+fn broker(site: &Site) -> String {
+    let shown = site.ctl("root", "outbox show -o json").ok().out();
+    let shown: serde_json::Value = serde_json::from_str(&shown).unwrap();
+    shown["broker"].as_str().unwrap().to_owned()
+}
+
+/// For as long as it likes: launches go on, what runs outlives our restarts, stops are quick, and all arrives afterwards,
+/// also what was left while no broker was configured.
+#[test]
+fn a_broker_that_is_away() {
+    let rabbit = Rabbit::new("", "");
+    queue(&rabbit, "all");
+    let (site, before) = site("relay-away", &rabbit);
+    work(&site);
+    drained(&site);
+    rabbit.stop();
+    wait_until("that is seen", SOON, || broker(&site) == "down");
+    let lives = site.run("-- sleep infinity");
+    for _ in 0..4 {
+        work(&site);
+    }
+    let kept = pending(&site);
+    assert!(kept >= 4 * 7 * 3, "{kept} wait");
+    let restarted = site.root("systemctl restart stratavored").ok();
+    assert!(restarted.took < SOON, "{restarted}");
+    site.wait_up();
+    work(&site);
+    assert!(site.scopes().contains(&lives));
+    assert!(pending(&site) > kept);
+
+    // No broker at all: what waits is nobody's, and what happens is not published.
+    let file = "/etc/stratavore/stratavored.toml";
+    site.root(&format!(
+        "sed -i 's/^amqp_urls/#&/' {file} && systemctl restart stratavored"
+    ))
+    .ok();
+    site.wait_up();
+    wait_until("they are left", SOON, || {
+        site.sql("SELECT count(*) AS n FROM outbox WHERE host <> ''")[0]["n"] == 0
+    });
+    let left = pending(&site);
+    assert!(left > kept, "{left} are left of {kept}");
+    assert_eq!(broker(&site), "unconfigured");
+
+    // It is back, and so is its name in the configuration.
+    site.root(&format!(
+        "sed -i 's/^#amqp_urls/amqp_urls/' {file} && systemctl restart stratavored"
+    ))
+    .ok();
+    site.wait_up();
+    assert!(pending(&site) >= left);
+    rabbit.start();
+    drained(&site);
+    site.ctl("alice", &format!("stop {lives}")).ok();
+    drained(&site);
+    site.check();
+    seen(&site, &rabbit, "all", before, 500);
+    rabbit.kill();
+}
