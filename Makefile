@@ -1,5 +1,6 @@
 # make demo, make test: the two commands of README. make install DESTDIR=… PREFIX=/usr for packagers.
 # make uninstall (with the same words) takes away again what that put there.
+# make deb: a package for Debian, of what make install installs.
 # make install-user, make uninstall-user: for yourself alone, without root.
 PREFIX ?= /usr
 DESTDIR ?=
@@ -16,7 +17,7 @@ units = stratavored.service stratavore-agent.service stratavore-agent.socket str
 # Shipped units, the catalog and the manual name programs below /usr.
 unit = sed 's|/usr/bin/stratavore|$(PREFIX)/bin/stratavore|g; s|/usr/libexec/stratavore|$(PREFIX)/libexec/stratavore|g'
 
-.PHONY: build install uninstall programs install-user uninstall-user demo test bench release clean
+.PHONY: build install uninstall programs deb install-user uninstall-user demo test bench release clean
 
 build:
 	$(CARGO) build --release --locked
@@ -51,7 +52,8 @@ install: programs
 # Leaves what runners and people have written: the store, the configuration, the accounts.
 uninstall:
 	@[ -n "$(DESTDIR)" ] || [ -z "$$(systemctl list-units --plain --no-legend 'stratavore-*.scope')" ] || \
-	  { echo "Runners live; stop them first: stratavorectl stop --all" >&2; exit 1; }
+	  { echo "Runners live on this host; stop them first:"; systemctl list-units --plain --no-legend 'stratavore-*.scope' | \
+	  sed -n 's/^stratavore-\([^ ]*\)\.scope .*/    stratavorectl stop \1/p'; exit 1; } >&2
 	@[ -n "$(DESTDIR)" ] || systemctl disable --quiet --now stratavored.service stratavore-agent.socket stratavore-agent.service stratavore.slice
 	@work=$$(mktemp -d) && trap 'rm -rf "$$work"' EXIT && mkdir "$$work/built" && \
 	  (cd "$$work/built" && touch stratavored stratavorectl stratavore-agent stratavore-shim) && \
@@ -61,6 +63,10 @@ uninstall:
 	@[ -n "$(DESTDIR)" ] || ! mountpoint -q /run/credentials/stratavore || umount -l /run/credentials/stratavore || true
 	@[ -n "$(DESTDIR)" ] || { systemctl daemon-reload && systemctl reload dbus && journalctl --update-catalog; }
 	@echo "Gone, but for /var/lib/stratavore, /etc/stratavore and the accounts."
+
+# target/deb/stratavore_VERSION_ARCHITECTURE.deb
+deb: $(if $(filter target/release,$(BUILT)),build)
+	@BUILT="$(BUILT)" CARGO="$(CARGO)" .ci/deb
 
 # For yourself alone, on your own systemd and session bus, without root.
 mine = $${XDG_DATA_HOME:-$$HOME/.local/share}

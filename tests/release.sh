@@ -33,6 +33,10 @@ refused "tells nothing" 98.7.6
 sed -i '0,/^## /s//## Unreleased\n\n- A new thing.\n\n## /' CHANGELOG.md
 refused "not committed" 98.7.6
 git commit --quiet -am "A new thing"
+# A package of what is between two releases comes between them.
+between=$(.ci/deb --version)
+[[ $between =~ ^$(<VERSION)\+git[0-9]{14}\.[0-9a-f]{12}$ ]] && dpkg --compare-versions "$between" gt "$(<VERSION)" &&
+    dpkg --compare-versions "$between" lt 98.7.6 || fail "the package's version: $between"
 git tag v98.7.6
 refused "tag v98.7.6 already" 98.7.6
 git tag -d v98.7.6 >/dev/null
@@ -49,6 +53,7 @@ grep -q '^## 98.7.6 (20' CHANGELOG.md && ! grep -q Unreleased CHANGELOG.md || fa
 [ "$(git cat-file -t v98.7.6)" = tag ] && git cat-file tag v98.7.6 | grep -q '^- A new thing' || fail "$(git show v98.7.6)"
 [ "$(cargo metadata --offline --locked --format-version 1 --filter-platform "$(rustc -vV | sed -n "s/^host: //p")" | grep -o '"version":"98.7.6"' | head -n 1)" ] ||
     fail "cargo does not see the version"
+[ "$(.ci/deb --version)" = 98.7.6 ] || fail "the package's version: $(.ci/deb --version)"
 archive=$PWD/target/stratavore-98.7.6.tar.gz
 git archive --format=tar --prefix=stratavore-98.7.6/ v98.7.6 | gzip -n -9 | cmp - "$archive" || fail "the archive is another each time"
 
@@ -61,6 +66,9 @@ mkdir "$work/unpacked"
 tar -xf "$archive" -C "$work/unpacked"
 cd "$work/unpacked/stratavore-98.7.6"
 [ ! -e .git ] && [ "$(told)" = "$expect" ] || fail "from the archive: $(told) instead of $expect"
+[ "$(.ci/deb --version)" = 98.7.6 ] || fail "the package's version from the archive: $(.ci/deb --version)"
+sed -i '0,/^## /s//## Unreleased\n\n- A new thing.\n\n## /' CHANGELOG.md
+[[ $(.ci/deb --version) == 98.7.6+git*.$(cut -c1-12 .commit) ]] || fail "the package's version between releases: $(.ci/deb --version)"
 handed=$(STRATAVORE_COMMIT=0123abc SOURCE_DATE_EPOCH=86400 told)
 [ "$handed" = "98.7.6 (0123abc 1970-01-02)" ] || fail "handed in: $handed"
 # As nixpkgs' stdenv sets it where nobody hands in a date.

@@ -17,6 +17,7 @@ mod budget;
 mod config;
 mod crash;
 mod credentials;
+mod deb;
 mod doctor;
 mod endings;
 mod fence;

@@ -3,6 +3,7 @@
 //! Stand-ins, since a test host is no workplace: `make build` and `make install` were done outside (what they install is
 //! laid over the host), `claude`, `make`, `git` and `less` are scripts that do a little, and what goes on for ever (`-f`) is ended.
 
+use crate::deb::packages;
 use crate::fixture::SOON;
 use crate::support::{Bus, Host, Root, project, wait_for};
 use std::time::Duration;
@@ -47,8 +48,8 @@ fn installation_and_tour_work_as_they_are_written() {
         host.sh("mkdir -p /etc/stratavore && printf '[limits]\\nunenforced = \"warn\"\\n' >/etc/stratavore/stratavored.toml").ok();
     }
 
-    // The other block, for oneself without root, is a test of its own (user.rs).
-    let mut lines = typed(&readme, "Installation").remove(0);
+    // The package is the test below; for oneself without root: user.rs.
+    let mut lines = typed(&readme, "Installation").remove(1);
     assert!(
         lines.len() >= 5 && lines[0] == "make build" && lines[1].starts_with("sudo make install"),
         "{lines:?}"
@@ -121,4 +122,27 @@ fn installation_and_tour_work_as_they_are_written() {
         .sh("systemctl list-units --plain --no-legend 'stratavore-*.scope'")
         .ok();
     assert_eq!(gone.out(), "", "stop leaves nothing");
+}
+
+#[test]
+fn the_package_is_installed_as_it_is_written() {
+    let readme = std::fs::read_to_string(project().join("README.md")).unwrap();
+    let host = Host::builder("readme-deb")
+        .root(Root::Trixie)
+        .bind(packages().join("1"), "/srv/target/deb")
+        .file("/etc/sudoers.d/alice", "alice ALL=(ALL) NOPASSWD: ALL\n")
+        .boot();
+    let lines = typed(&readme, "Installation").remove(0);
+    assert_eq!(
+        (lines.len(), lines[0].as_str()),
+        (3, "make deb"),
+        "{lines:?}"
+    );
+    for line in &lines[1..] {
+        let typed = host.command(["bash", "-c", line]).user("alice");
+        typed.dir("/srv").limit(Duration::from_secs(240)).run().ok();
+    }
+    host.sh("stratavorectl project create web").ok();
+    host.sh_as("alice", "stratavorectl run --wait web -- true")
+        .ok();
 }
