@@ -55,7 +55,7 @@ macro_rules! suite {
             audit: [all_that_is_done_is_written_down, keys_follow_each_other, old_entries_make_room,
                 without_a_key_there_is_none, a_storm_is_one_chain, acts_that_are_no_events];
             outbox: [rows_are_written_with_their_events_and_settled, what_follows_nothing_is_let_go, parked_ones_are_tried_again_by_project,
-                what_a_host_leaves_is_taken_over, what_is_parked_goes_with_its_age, what_is_held_hides_nothing_from_pruning];
+                what_a_host_leaves_is_taken_over, what_a_lost_host_had_is_left, what_is_parked_goes_with_its_age, what_is_held_hides_nothing_from_pruning];
             tampering: [each_verdict, a_head_put_back_stays_known, tampering_stops_no_work];
             listing: [filters, pages, prefixes_are_not_patterns, events_by_filter, live_of_a_host];
         );

@@ -13,6 +13,8 @@ use std::time::Duration;
 const LEFT: u32 = 500;
 /// Before the store is asked again that did not answer.
 const AGAIN: Duration = Duration::from_secs(30);
+/// How often hosts are looked for that were given up meanwhile.
+const LOOK: Duration = Duration::from_secs(600);
 
 /// Where the broker is, and who we are there; `None` = none is configured.
 fn options(config: &Config, host_name: &str) -> Result<Option<BrokerOptions>, String> {
@@ -54,25 +56,33 @@ fn sound(options: &BrokerOptions) -> Result<(), String> {
 }
 
 /// Leaves what was still to be published to whoever has a broker: another host of the fleet, or this one when it
-/// has one again.
+/// has one again. So it does with what hosts had that are given up: without a broker nobody else sees to it, and
+/// what is somebody's is never removed.
 async fn leave(outbox: Arc<dyn Outbox>, host_id: String) {
     let mut count = 0;
     loop {
-        match outbox.leave(&host_id, LEFT).await {
-            Ok(0) => break,
-            Ok(rows) => count += rows,
+        let pause = match outbox.leave(&host_id, LEFT).await {
+            Ok(0) => {
+                let count = std::mem::take(&mut count);
+                if count > 0 {
+                    tracing::warn!(
+                        message_id = kinds::EVENTS_LEFT.id,
+                        count,
+                        "Events are left that were to be published, and no broker is configured any more"
+                    );
+                }
+                LOOK
+            }
+            Ok(rows) => {
+                count += rows;
+                continue;
+            }
             Err(error) => {
                 tracing::debug!(%error, "Events that were to be published stay as they are for now");
-                tokio::time::sleep(AGAIN).await;
+                AGAIN
             }
-        }
-    }
-    if count > 0 {
-        tracing::warn!(
-            message_id = kinds::EVENTS_LEFT.id,
-            count,
-            "Events are left that were to be published, and no broker is configured any more"
-        );
+        };
+        tokio::time::sleep(pause).await;
     }
 }
 

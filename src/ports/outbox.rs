@@ -83,9 +83,11 @@ pub trait Outbox: Send + Sync + std::fmt::Debug {
         after: u64,
         limit: u32,
     ) -> Result<LetGo, StoreError>;
-    /// Leaves this host's rows to whoever has a broker, at most so many; how many there were.
+    /// Leaves this host's rows, and then those of hosts that were given up, to whoever has a broker, at most so many;
+    /// how many there were.
     async fn leave(&self, host: &str, limit: u32) -> Result<u64, StoreError>;
     /// Takes over rows of hosts that were given up, and those that are nobody's, at most so many; how many there were.
+    /// A host that was given up itself takes over nothing.
     async fn adopt(&self, host: &str, limit: u32) -> Result<u64, StoreError>;
     /// How much there is.
     async fn backlog(&self, host: &str) -> Result<Backlog, StoreError>;

@@ -10,6 +10,10 @@ use std::sync::Arc;
 const MINUTE: u64 = 60_000_000;
 
 async fn join(store: &impl Store, host: &str) {
+    join_for(store, host, MINUTE).await;
+}
+
+async fn join_for(store: &impl Store, host: &str, ttl: u64) {
     let about = Registration {
         host: host.to_owned(),
         name: host.to_owned(),
@@ -20,7 +24,7 @@ async fn join(store: &impl Store, host: &str) {
         advertise: String::new(),
     };
     let beat = Beat {
-        ttl: MINUTE,
+        ttl,
         fenced_after: None,
         load: Load::default(),
     };
@@ -164,6 +168,8 @@ pub(crate) async fn what_a_host_leaves_is_taken_over(store: Arc<impl Store + Out
     while store.leave("h1", 3).await.unwrap() > 0 {}
     assert!(rows(&*store, "h1", Rows::Pending).await.is_empty());
     assert!(rows(&*store, "h1", Rows::Parked).await.is_empty());
+    assert_eq!(store.adopt("h9", 100).await.unwrap(), 0, "nobody knows it");
+    join(&*store, "h9").await;
     let mut adopted = 0;
     loop {
         match store.adopt("h9", 2).await.unwrap() {
@@ -179,6 +185,26 @@ pub(crate) async fn what_a_host_leaves_is_taken_over(store: Arc<impl Store + Out
         "who wrote it stays"
     );
     assert_eq!(numbers(&rows(&*store, "h9", Rows::Parked).await), [1, 2]);
+}
+
+/// Who has no broker leaves also what hosts had that were given up, and what of them is alive keeps its own.
+pub(crate) async fn what_a_lost_host_had_is_left(store: Arc<impl Store + Outbox>) {
+    with_events(&*store, 4).await;
+    park(&*store, "h1", 1).await;
+    store.publish(false);
+    join(&*store, "h2").await;
+    assert_eq!(store.leave("h2", 100).await.unwrap(), 0, "it is alive");
+    let page = rows(&*store, "h1", Rows::Pending).await;
+    assert_eq!(numbers(&page), [2, 3, 4]);
+    join_for(&*store, "h1", 1).await;
+    store.forget("h1", alice()).await.unwrap();
+    while store.leave("h2", 3).await.unwrap() > 0 {}
+    assert!(rows(&*store, "h1", Rows::Pending).await.is_empty());
+    assert!(rows(&*store, "h1", Rows::Parked).await.is_empty());
+    assert_eq!(numbers(&rows(&*store, "", Rows::Pending).await), [2, 3, 4]);
+    assert_eq!(store.adopt("h1", 100).await.unwrap(), 0, "given up itself");
+    let pruned = store.prune(at(5), 100).await.unwrap();
+    assert!(pruned.unpublished >= 4, "{pruned:?}");
 }
 
 pub(crate) async fn what_is_parked_goes_with_its_age(store: Arc<impl Store + Outbox>) {

@@ -48,14 +48,14 @@ macro_rules! parked {
     };
 }
 
-/// Hosts that were given up and have such rows; those whose epoch is 0 are former ids of the only host. The rows
-/// of `''` are nobody's.
+/// Hosts that were given up and have such rows; those whose epoch is 0 are former ids of the only host.
 macro_rules! given_up {
-    ($which:literal) => {
+    ($which:literal, $nobody:literal) => {
         concat!(
             "SELECT g.host FROM (SELECT h.host FROM hosts h
-                  WHERE h.host <> $1 AND (h.standing IN ('lost', 'left') OR h.epoch = 0)
-                  UNION ALL SELECT '') AS g
+                  WHERE h.host <> $1 AND (h.standing IN ('lost', 'left') OR h.epoch = 0)",
+            $nobody,
+            ") AS g
               WHERE EXISTS (SELECT 1 FROM outbox o WHERE o.host = g.host AND o.parked ",
             $which,
             ") LIMIT 1"
@@ -63,7 +63,15 @@ macro_rules! given_up {
     };
 }
 
-/// Gives rows of one host to another one. A host may have come back meanwhile.
+/// The rows of `''` are nobody's.
+macro_rules! nobodys {
+    ($which:literal) => {
+        given_up!($which, " UNION ALL SELECT ''")
+    };
+}
+
+/// Gives rows of one host to another one, as $4 wants it. A host may have come back meanwhile, and who is given up
+/// itself takes over nothing.
 macro_rules! hand_over {
     ($which:literal, $locks:literal) => {
         concat!(
@@ -71,8 +79,10 @@ macro_rules! hand_over {
                  SELECT o.subject, o.seq FROM outbox o
                   WHERE o.host = $2 AND o.parked ",
             $which,
-            " AND ($1 = '' OR $2 = '' OR EXISTS (SELECT 1 FROM hosts h
+            " AND ($2 IN ('', $4) OR EXISTS (SELECT 1 FROM hosts h
                         WHERE h.host = $2 AND (h.standing IN ('lost', 'left') OR h.epoch = 0)))
+                    AND ($1 = '' OR EXISTS (SELECT 1 FROM hosts a
+                        WHERE a.host = $1 AND a.standing IN ('up', 'unreachable') AND a.epoch > 0))
                   ORDER BY o.position LIMIT $3",
             $locks,
             ")"
@@ -95,12 +105,14 @@ fn hand_over(on: &Link, parked: bool) -> &'static str {
 
 /// What is asked of SQLite here, for the test that nothing is looked for by reading whole tables.
 #[cfg(test)]
-pub(in crate::adapters) const STATEMENTS: [&str; 8] = [
+pub(in crate::adapters) const STATEMENTS: [&str; 10] = [
     page!("IS NULL", "INDEXED BY outbox_unroutable"),
     page!("IS NOT NULL", "INDEXED BY outbox_unroutable"),
     parked!("INDEXED BY outbox_unroutable"),
-    given_up!("IS NULL"),
-    given_up!("IS NOT NULL"),
+    given_up!("IS NULL", ""),
+    given_up!("IS NOT NULL", ""),
+    nobodys!("IS NULL"),
+    nobodys!("IS NOT NULL"),
     hand_over!("IS NULL", ""),
     hand_over!("IS NOT NULL", ""),
     "DELETE FROM outbox WHERE host = $1 AND parked IS NULL AND position IN (SELECT value FROM json_each($2))",
@@ -142,8 +154,13 @@ fn outgoing(found: &Row) -> Result<Outgoing, Fail> {
 #[derive(Debug)]
 enum Order {
     Settle(String, Settlement),
-    /// From this host to that one.
-    HandOver(String, String, u32),
+    /// From this host to that one, as this one of them or a third one wants it.
+    HandOver {
+        from: String,
+        to: String,
+        by: String,
+        limit: u32,
+    },
     /// Of this host, behind this position.
     Unpark(String, u64, u32, Which),
 }
@@ -161,11 +178,17 @@ impl Order {
     async fn carry_out(&self, on: &mut Link) -> Result<LetGo, Fail> {
         let rows = match self {
             Self::Settle(host, settlement) => settle(on, host, settlement).await?,
-            Self::HandOver(from, to, limit) => {
+            Self::HandOver {
+                from,
+                to,
+                by,
+                limit,
+            } => {
                 let mut rows = 0;
                 for parked in [false, true] {
                     let left = u64::from(*limit).saturating_sub(rows);
-                    let values = vec![to.as_str().into(), from.as_str().into(), left.into()];
+                    let [to, from, by] = [to, from, by].map(|host| host.as_str().into());
+                    let values = vec![to, from, left.into(), by];
                     rows += on.run(hand_over(on, parked), values).await?;
                 }
                 rows
@@ -283,6 +306,39 @@ impl<B: Base> SqlStore<B> {
         look.await.map_err(|fail| fail.told(&*self.base))
     }
 
+    /// The first host that one of these questions finds.
+    async fn first_of(
+        &self,
+        questions: [&'static str; 2],
+        host: &str,
+    ) -> Result<Option<String>, StoreError> {
+        let question = async |on: &mut Link| {
+            for sql in questions {
+                if let Some(found) = on.maybe(sql, vec![host.into()]).await? {
+                    return Ok(Some(found.text(0)?.to_owned()));
+                }
+            }
+            Ok(None)
+        };
+        self.look_up(question).await
+    }
+
+    async fn hand_over(
+        &self,
+        from: &str,
+        to: &str,
+        by: &str,
+        limit: u32,
+    ) -> Result<u64, StoreError> {
+        let order = Order::HandOver {
+            from: from.to_owned(),
+            to: to.to_owned(),
+            by: by.to_owned(),
+            limit: limit.min(PAGE_MAX),
+        };
+        Ok(self.aside(order).await?.rows)
+    }
+
     /// In a transaction that nobody else's launch is in.
     async fn aside(&self, order: Order) -> Result<LetGo, StoreError> {
         if self.base.limit().is_none() {
@@ -350,24 +406,23 @@ impl<B: Base> Outbox for SqlStore<B> {
     }
 
     async fn leave(&self, host: &str, limit: u32) -> Result<u64, StoreError> {
-        let order = Order::HandOver(host.to_owned(), String::new(), limit.min(PAGE_MAX));
-        Ok(self.aside(order).await?.rows)
+        let own = self.hand_over(host, "", host, limit).await?;
+        if own > 0 {
+            return Ok(own);
+        }
+        let others = [given_up!("IS NULL", ""), given_up!("IS NOT NULL", "")];
+        match self.first_of(others, host).await? {
+            Some(from) => self.hand_over(&from, "", host, limit).await,
+            None => Ok(0),
+        }
     }
 
     async fn adopt(&self, host: &str, limit: u32) -> Result<u64, StoreError> {
-        let question = async |on: &mut Link| {
-            for sql in [given_up!("IS NULL"), given_up!("IS NOT NULL")] {
-                if let Some(found) = on.maybe(sql, vec![host.into()]).await? {
-                    return Ok(Some(found.text(0)?.to_owned()));
-                }
-            }
-            Ok(None)
-        };
-        let Some(from) = self.look_up(question).await? else {
-            return Ok(0);
-        };
-        let order = Order::HandOver(from, host.to_owned(), limit.min(PAGE_MAX));
-        Ok(self.aside(order).await?.rows)
+        let others = [nobodys!("IS NULL"), nobodys!("IS NOT NULL")];
+        match self.first_of(others, host).await? {
+            Some(from) => self.hand_over(&from, host, host, limit).await,
+            None => Ok(0),
+        }
     }
 
     async fn backlog(&self, host: &str) -> Result<Backlog, StoreError> {
