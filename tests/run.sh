@@ -29,6 +29,8 @@ step unit within 1200 $cargo test $with --lib --bins --quiet
 step parts within 1200 $cargo test $with --quiet --test rules --test shim --test api --test engine --test docs
 step broker within 900 $cargo test $with --quiet --test broker
 step release tests/release.sh
+nix_parts() { $cargo build $with --quiet && tests/nix/run.sh; }
+step nix nix_parts
 step hosts within 2700 tests/hosts/run.sh
 # Not how fast it is, but that it is not several times slower than it should be beside the same machine's ceilings.
 bench() { $cargo build $with --workspace --quiet && STRATAVORE_BENCH_BUILT=target/debug benches/run.sh --short; }

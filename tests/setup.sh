@@ -18,7 +18,7 @@ bench="$demo rabbitmq-server:rabbitmqctl"
 test="$bench
 mmdebstrap:mmdebstrap  user-mode-linux:linux.uml  debian-archive-keyring:/usr/share/keyrings
 prometheus:promtool  man-db:man  zsh:zsh  nix-bin:nix
-pgbouncer:pgbouncer  faketime:faketime  openssl:openssl
+pgbouncer:pgbouncer  faketime:faketime  openssl:openssl  duktape:duk
 "
 
 case $want in
