@@ -7,6 +7,7 @@
 mod consumer;
 mod faults;
 mod fleet;
+mod nixos;
 mod postgres;
 mod proxy;
 mod rabbit;

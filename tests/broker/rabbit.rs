@@ -34,6 +34,10 @@ fn unprivileged(program: &str) -> Command {
         "RabbitMQ is needed ({} is not there): tests/setup.sh test installs it",
         path.display()
     );
+    as_rabbitmq(&path)
+}
+
+fn as_rabbitmq(path: &Path) -> Command {
     if !rustix::process::geteuid().is_root() {
         return Command::new(path);
     }
@@ -189,6 +193,28 @@ impl Rabbit {
         let output = command.output().unwrap();
         let said = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "{words:?}: {said}");
+    }
+
+    /// Runs a shell script as the broker's user, with rabbitmqctl on its path and this credential.
+    pub(crate) fn script(&self, text: &str, words: &[&str], password: &str) {
+        let credentials = self.folder.join(uuid::Uuid::now_v7().to_string());
+        std::fs::create_dir(&credentials).unwrap();
+        std::fs::write(credentials.join("password"), password).unwrap();
+        let mut command = as_rabbitmq(Path::new("/bin/sh"));
+        let path = format!("{PROGRAMS}:/usr/bin:/bin");
+        command
+            .args(["-c", text, "script"])
+            .args(words)
+            .envs(self.environment.iter().map(|(k, v)| (k, v)))
+            .env("PATH", path)
+            .env("CREDENTIALS_DIRECTORY", &credentials)
+            .stdin(Stdio::null());
+        let output = command.output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{words:?}: {said}");
+        assert!(
+            !said.contains(password) && !String::from_utf8_lossy(&output.stdout).contains(password)
+        );
     }
 
     pub(crate) fn server(&self) -> Server {

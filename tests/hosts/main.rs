@@ -36,6 +36,7 @@ mod logfile;
 mod logs;
 mod metrics;
 mod migrate;
+mod nixos;
 mod notify;
 mod peers;
 mod people;
