@@ -33,7 +33,12 @@ async fn within<T>(
 pub(super) async fn bus(caller: &Caller, daemon_runs: bool) -> (Bus, Option<Polkit>) {
     let mut bus = Bus {
         policies: files::installed(
-            &["/usr/share/dbus-1/system.d", "/etc/dbus-1/system.d"],
+            &[
+                "/usr/share/dbus-1/system.d",
+                "/etc/dbus-1/system.d",
+                // NixOS: by way of services.dbus.packages, of which the system's path is one.
+                "/run/current-system/sw/share/dbus-1/system.d",
+            ],
             "org.stratavore1.conf",
         )
         .unwrap_or_default(),
@@ -180,6 +185,7 @@ async fn polkit(connection: &Connection) -> Option<Polkit> {
         "/usr/share/polkit-1/rules.d",
         "/etc/polkit-1/rules.d",
         "/usr/local/share/polkit-1/rules.d",
+        "/run/current-system/sw/share/polkit-1/rules.d",
     ];
     let mut polkit = Polkit {
         actions: known
