@@ -30,8 +30,8 @@ let
     lib.attrNames credentials
   );
 
-  # There is no user:password@ in a URL that is right.
-  hasPassword = url: builtins.match "[a-z]+://[^/]*:[^/]*@.*" url != null;
+  # There is no user:password@ in a URL that is right, and a password may have any character.
+  hasPassword = url: builtins.match "[a-z]+://.*:.*@.*" url != null;
   isHere = url: builtins.match "(sqlite:.*)|([a-z]+://([^/@]*@)?(localhost|127\\.[0-9.]+|\\[::1]|%2F[^/,]*)([:/].*)?)" url != null;
   # What is about other hosts, or may be.
   away =

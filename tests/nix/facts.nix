@@ -70,8 +70,8 @@ let
     "blank or a backslash" = stratavore { credentials.store-password = "/x\\"; };
     "without its key" = stratavore { credentials.store-cert = "/x"; };
     "which has replaced it" = stratavore { credentials.audit-key-previous = "/x"; };
-    "settings.store.url has a password" = stratavore { settings.store.url = "postgres://u:hush@127.0.0.1/d"; };
-    "settings.events.amqp_urls has a password" = stratavore { settings.events.amqp_urls = [ "amqp://u:hush@127.0.0.1" ]; };
+    "settings.store.url has a password" = stratavore { settings.store.url = "postgres://u:hush/@127.0.0.1/d"; };
+    "settings.events.amqp_urls has a password" = stratavore { settings.events.amqp_urls = [ "amqp://u:/hush@127.0.0.1" ]; };
     "PostgreSQL the store, but" = stratavore {
       store.createLocally = true;
       settings.store.url = "postgres://db1.example.org/d";
