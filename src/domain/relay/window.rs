@@ -46,6 +46,8 @@ pub struct Window<T> {
     parked: usize,
     /// What was settled since the page under way was asked for: it may still be on it.
     settled: HashSet<u64>,
+    /// The last number of each subject that was confirmed among it.
+    confirmed: HashMap<Arc<str>, u64>,
 }
 
 impl<T> Window<T> {
@@ -63,6 +65,7 @@ impl<T> Window<T> {
             done: 0,
             parked: 0,
             settled: HashSet::new(),
+            confirmed: HashMap::new(),
         }
     }
 
@@ -84,6 +87,7 @@ impl<T> Window<T> {
     /// A page of rows is asked for now.
     pub fn asking(&mut self) {
         self.settled.clear();
+        self.confirmed.clear();
     }
 
     /// Offers a row of that page.
@@ -92,10 +96,14 @@ impl<T> Window<T> {
             return Offer::Known;
         }
         let line = self.subjects.get(row.subject.as_str());
-        let in_hand = |seq| line.is_some_and(|line| line.contains_key(&seq));
+        // The page may tell of one that was there when it was asked for, and was settled since.
+        let confirmed = self.confirmed.get(row.subject.as_str()).copied();
+        let is_known = |seq| {
+            line.is_some_and(|line| line.contains_key(&seq)) || confirmed.is_some_and(|c| c >= seq)
+        };
         let follows = row.behind_unroutable && self.park;
         if self.full.contains_key(row.project.as_str())
-            || (!follows && row.behind.is_some_and(|seq| !in_hand(seq)))
+            || (!follows && row.behind.is_some_and(|seq| !is_known(seq)))
         {
             return Offer::Waits;
         }
@@ -329,7 +337,14 @@ impl<T> Window<T> {
                 continue;
             };
             match entry.state {
-                State::Done => self.done -= 1,
+                State::Done => {
+                    self.done -= 1;
+                    let last = self
+                        .confirmed
+                        .entry(Arc::clone(&entry.subject))
+                        .or_default();
+                    *last = entry.seq.max(*last);
+                }
                 State::Parked(_) => self.parked -= 1,
                 State::Queued | State::UnderWay => {}
             }

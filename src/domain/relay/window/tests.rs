@@ -187,3 +187,27 @@ fn what_is_parked_already_is_counted_once() {
     window.settled(&window.settlement());
     assert_eq!((window.parked(), window.is_empty()), (0, true));
 }
+
+/// Else it would wait for the next pass, which after a long backlog is far away.
+#[test]
+fn what_follows_one_that_was_settled_while_the_page_was_read_goes_at_once() {
+    let mut window = Window::new(LIMITS, true);
+    let row = |seq: u64, behind| Row {
+        position: seq,
+        subject: "runner/r".to_owned(),
+        project: "p".to_owned(),
+        seq,
+        behind,
+        behind_unroutable: false,
+    };
+    window.asking();
+    assert_eq!(window.offer(row(1, None), ()), Offer::Taken);
+    assert_eq!(window.take().map(|(at, _)| at), Some(1));
+    window.outcome(1, Outcome::Confirmed);
+    window.asking();
+    window.settled(&window.settlement());
+    assert_eq!(window.offer(row(2, Some(1)), ()), Offer::Taken);
+    assert_eq!(window.take().map(|(at, _)| at), Some(2));
+    // What is not settled is waited for.
+    assert_eq!(window.offer(row(4, Some(3)), ()), Offer::Waits);
+}
