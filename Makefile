@@ -20,7 +20,7 @@ unit = sed 's|/usr/bin/stratavore|$(PREFIX)/bin/stratavore|g; s|/usr/libexec/str
 .PHONY: build install uninstall programs deb install-user uninstall-user demo test bench release clean
 
 build:
-	$(CARGO) build --release --locked
+	@CARGO="$(CARGO)" .ci/build
 
 programs:
 	$(INSTALL) 755 $(BUILT)/stratavored $(bin)/stratavored
@@ -102,7 +102,7 @@ uninstall-user:
 
 demo:
 	@tests/setup.sh demo
-	@$(CARGO) build --release --locked --quiet
+	@CARGO="$(CARGO)" .ci/build --quiet
 	@tests/demo.sh
 
 test:
@@ -111,10 +111,10 @@ test:
 # What it costs, beside what it could cost at best; also as target/bench.json.
 bench:
 	@tests/setup.sh bench
-	@$(CARGO) build --release --locked --quiet --workspace
+	@CARGO="$(CARGO)" .ci/build --quiet --workspace
 	@benches/run.sh
 
-# Version, changelog, commit, tag and source archive; nothing is pushed.
+# Version, changelog, commit, tag, source archive and bill of materials; nothing is pushed.
 release:
 	@.ci/release "$(VERSION)"
 

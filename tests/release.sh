@@ -57,6 +57,11 @@ grep -q '^## 98.7.6 (20' CHANGELOG.md && ! grep -q Unreleased CHANGELOG.md || fa
 archive=$PWD/target/stratavore-98.7.6.tar.gz
 git archive --format=tar --prefix=stratavore-98.7.6/ v98.7.6 | gzip -n -9 | cmp - "$archive" || fail "the archive is another each time"
 
+# The bill of materials is this release's, and the same each time.
+bill=$PWD/target/stratavore-98.7.6.cdx.json
+grep -q '"bom-ref": "pkg:cargo/stratavore@98.7.6"' "$bill" && grep -q '"name": "tokio"' "$bill" || fail "$bill: $(head -n 40 "$bill")"
+.ci/sbom | cmp - "$bill" || fail "the bill of materials is another each time"
+
 # What cargo would run.
 rustc --edition 2024 -o "$work/build" build.rs
 told() { "$work/build" | sed -n 's/^cargo::rustc-env=STRATAVORE_VERSION_TEXT=//p'; }

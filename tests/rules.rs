@@ -248,6 +248,16 @@ fn unsafe_lives_in_one_small_module_of_the_shim() {
     }
 }
 
+/// How many times `unsafe` is written there. One more wants a reason, and README says the number.
+#[test]
+fn unsafe_is_counted() {
+    let here = code(Path::new("src/shim/sys.rs"));
+    let count = here.matches("unsafe ").count();
+    let readme = fs::read_to_string("README.md").unwrap();
+    let said = format!("`unsafe` is written {count} times, all in `src/shim/sys.rs`");
+    assert!(readme.contains(&said), "README is to say: {said}");
+}
+
 #[test]
 fn files_hold_one_thing() {
     for path in sources(Path::new("src")) {
