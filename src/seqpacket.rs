@@ -18,6 +18,8 @@ use std::os::unix::fs::FileExt;
 
 /// Most descriptors beside one packet.
 pub const FDS_MAX: usize = 8;
+/// Most that the kernel lets a packet have (SCM_MAX_FD).
+const FDS_SENT: usize = 253;
 
 /// One packet with the descriptors beside it.
 #[derive(Debug)]
@@ -26,6 +28,8 @@ pub struct Packet {
     pub bytes: Vec<u8>,
     /// What came with it, close-on-exec.
     pub fds: Vec<OwnedFd>,
+    /// It was larger than allowed or had too many descriptors: what is here is a part of it.
+    pub cut: bool,
 }
 
 /// A socket to be bound or connected, close-on-exec, blocking.
@@ -68,13 +72,30 @@ pub fn send(socket: impl AsFd, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io::Resu
 /// Receives one packet; `None` = the other side has closed. A packet that is larger than
 /// allowed or carries too many descriptors is an error, and its descriptors are closed.
 pub fn recv(socket: impl AsFd) -> io::Result<Option<Packet>> {
+    match recv_any(socket)? {
+        Some(packet) if packet.cut => Err(too_much()),
+        packet => Ok(packet),
+    }
+}
+
+/// What is wrong with a packet that was [cut](Packet::cut).
+pub fn too_much() -> io::Error {
+    io::Error::new(
+        io::ErrorKind::InvalidData,
+        format!("a packet larger than {PACKET_MAX} bytes or with more than {FDS_MAX} descriptors"),
+    )
+}
+
+/// As [`recv`], but a packet that is too large comes as it is, with every descriptor: for those who don't close what
+/// others send. (What there is no room for the kernel closes, in the receiver's time.)
+pub fn recv_any(socket: impl AsFd) -> io::Result<Option<Packet>> {
     // Its size first: a buffer for the largest, made and filled with zeros for each small packet, costs more.
     let mut bytes = match peek(&socket) {
         Ok(size) => vec![0; size.clamp(1, PACKET_MAX + 1)],
         Err(Errno::CONNRESET | Errno::PIPE) => return Ok(None),
         Err(errno) => return Err(errno.into()),
     };
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FDS_MAX))];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FDS_SENT))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let got = rustix::io::retry_on_intr(|| {
         recvmsg(
@@ -99,16 +120,9 @@ pub fn recv(socket: impl AsFd) -> io::Result<Option<Packet>> {
         return Ok(None);
     }
     let cut = ReturnFlags::TRUNC | ReturnFlags::CTRUNC;
-    if got.flags.intersects(cut) || got.bytes > PACKET_MAX {
-        return Err(io::Error::new(
-            io::ErrorKind::InvalidData,
-            format!(
-                "a packet larger than {PACKET_MAX} bytes or with more than {FDS_MAX} descriptors"
-            ),
-        ));
-    }
+    let cut = got.flags.intersects(cut) || got.bytes > PACKET_MAX || fds.len() > FDS_MAX;
     bytes.truncate(got.bytes);
-    Ok(Some(Packet { bytes, fds }))
+    Ok(Some(Packet { bytes, fds, cut }))
 }
 
 /// The size of the next packet, which stays where it is; 0 = the other side has closed.
@@ -137,14 +151,21 @@ pub fn sealed_memfd(name: &str, bytes: &[u8]) -> io::Result<OwnedFd> {
     Ok(fd)
 }
 
+/// Whether it is a memory file that nobody can change any more.
+pub fn is_sealed(fd: impl AsFd) -> bool {
+    let needed = SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE;
+    fcntl_get_seals(fd).is_ok_and(|seals| seals.contains(needed))
+}
+
+/// What is said of one that is not.
+pub const NOT_SEALED: &str = "the payload is not a sealed memfd";
+
 /// The bytes of a memfd made by [`sealed_memfd`]. Anything that could change under our hands or
 /// is larger than [`PAYLOAD_MAX`] is refused.
 pub fn read_sealed(fd: OwnedFd) -> io::Result<Vec<u8>> {
     let refuse = |why| Err(io::Error::new(io::ErrorKind::InvalidData, why));
-    let needed = SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE;
-    match fcntl_get_seals(&fd) {
-        Ok(seals) if seals.contains(needed) => {}
-        _ => return refuse("the payload is not a sealed memfd"),
+    if !is_sealed(&fd) {
+        return refuse(NOT_SEALED);
     }
     let size = usize::try_from(fstat(&fd)?.st_size).unwrap_or(usize::MAX);
     if size > PAYLOAD_MAX {

@@ -1,15 +1,22 @@
 //! Descriptors of callers. What closing one does is up to its file system, which may be the caller's own (FUSE) or a
-//! server's that is away, so they are never closed on the agent's one thread.
+//! server's that is away, or to its peer (a socket that lingers), so they are never closed on the agent's one thread:
+//! whatever comes with a packet is in here before anybody has looked at the packet.
 
 use super::log;
 use super::policy::refusal;
 use crate::domain::kinds;
+use crate::seqpacket::{NOT_SEALED, is_sealed};
 use crate::wire::{Passed, Refusal, RefusalCode};
+use std::mem::ManuallyDrop;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use tokio::net::UnixStream;
 
 /// Closings that may hang; with as many, no descriptor is taken any more.
 const HANGING_MAX: usize = 64;
+/// Closings under way with which no thread is started for one more; its descriptors stay open. Only who means to
+/// comes so far: then the connection they came over is of the daemon's user, and the agent shall go on.
+const CLOSING_MAX: usize = 256;
 /// A closing thread's stack.
 const STACK: usize = 64 << 10;
 
@@ -24,8 +31,33 @@ impl Foreign {
         Self(fds)
     }
 
+    /// A connection. Packets that nobody has read go with it, and so do their descriptors.
+    pub(super) fn connection(socket: UnixStream) -> Self {
+        Self(socket.into_std().map(OwnedFd::from).into_iter().collect())
+    }
+
+    /// Takes them out, for one who knows what they are.
+    pub(super) fn take(&mut self) -> Vec<OwnedFd> {
+        std::mem::take(&mut self.0)
+    }
+
     pub(super) fn as_slice(&self) -> &[OwnedFd] {
         &self.0
+    }
+
+    /// Takes out the first, which is to be a launch's payload: a memory file, which is closed at once like any other
+    /// memory.
+    pub(super) fn payload(&mut self) -> Result<OwnedFd, Refusal> {
+        let malformed = |why: &str| Err(refusal(RefusalCode::Unsupported, why));
+        if self.0.is_empty() {
+            return malformed("A launch comes with one descriptor, its payload.");
+        }
+        let first = self.0.remove(0);
+        if !is_sealed(&first) {
+            drop(Self(vec![first]));
+            return malformed(NOT_SEALED);
+        }
+        Ok(first)
     }
 
     /// Whether so many closings hang that there must not be more.
@@ -40,9 +72,16 @@ impl Drop for Foreign {
         if fds.is_empty() {
             return;
         }
-        CLOSING.fetch_add(1, Ordering::Relaxed);
+        // What a thread that was not started would have closed is not closed here either.
+        let fds = ManuallyDrop::new(fds);
+        if CLOSING.fetch_add(1, Ordering::Relaxed) >= CLOSING_MAX {
+            CLOSING.fetch_sub(1, Ordering::Relaxed);
+            return stay_open(&format_args!(
+                "{CLOSING_MAX} closings hang, which is the most"
+            ));
+        }
         let close = move || {
-            drop(fds);
+            drop(ManuallyDrop::into_inner(fds));
             CLOSING.fetch_sub(1, Ordering::Relaxed);
         };
         let thread = std::thread::Builder::new()
@@ -50,12 +89,16 @@ impl Drop for Foreign {
             .stack_size(STACK);
         if let Err(e) = thread.spawn(close) {
             CLOSING.fetch_sub(1, Ordering::Relaxed);
-            log::warning(
-                kinds::PEER_TROUBLE,
-                format_args!("No thread closes a caller's descriptors: {e}"),
-            );
+            stay_open(&e);
         }
     }
+}
+
+fn stay_open(why: &dyn std::fmt::Display) {
+    log::warning(
+        kinds::PEER_TROUBLE,
+        format_args!("A caller's descriptors stay open, as no thread can close them: {why}"),
+    );
 }
 
 /// Each of the three at most once, and a descriptor for each.

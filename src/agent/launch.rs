@@ -36,12 +36,11 @@ impl Agent {
         self: &Arc<Self>,
         owner: u64,
         launch: Launch,
-        fds: Vec<OwnedFd>,
+        fds: Foreign,
     ) -> Result<Answer, Refusal> {
         point("agent.launch-received");
-        let mut fds = fds;
-        let payload = (!fds.is_empty()).then(|| fds.remove(0));
-        let streams = Foreign::new(fds);
+        let mut streams = fds;
+        let payload = streams.payload();
         policy::check_launch(&launch)?;
         if let Some(placed) = &launch.placed {
             placed::check_host(&self.config(), placed)?;
@@ -65,7 +64,7 @@ impl Agent {
             if runner.given_up.load(Ordering::Relaxed) {
                 return Err(failed(format!("The launch of {} was given up.", launch.id)));
             }
-            let payload = read_payload(payload)?;
+            let payload = read_payload(payload?)?;
             policy::check_payload(&payload)?;
             placed::check_payload(&launch, &payload)?;
             if !payload.inputs.credentials.is_empty()
@@ -401,10 +400,8 @@ impl Agent {
     }
 }
 
-fn read_payload(fd: Option<OwnedFd>) -> Result<Payload, Refusal> {
+fn read_payload(fd: OwnedFd) -> Result<Payload, Refusal> {
     let malformed = |why: String| refusal(RefusalCode::Unsupported, why);
-    let fd =
-        fd.ok_or_else(|| malformed("A launch comes with one descriptor, its payload.".to_owned()))?;
     let bytes = read_sealed(fd).map_err(|e| malformed(e.to_string()))?;
     // Not the parser's words: they could quote a secret.
     serde_json::from_slice(&bytes)

@@ -133,28 +133,27 @@ impl Agent {
         id: RunnerId,
         caller: u32,
         request: LogsRequest,
-        fds: Vec<OwnedFd>,
+        mut fds: Foreign,
     ) -> Result<Answer, Refusal> {
-        let unsupported = |why: String| refusal(RefusalCode::Unsupported, why);
-        let Ok([sink]) = <[OwnedFd; 1]>::try_from(fds) else {
-            return Err(unsupported(
-                "It comes with one descriptor, a pipe.".to_owned(),
-            ));
+        let unsupported = |why: &str| refusal(RefusalCode::Unsupported, why);
+        let [sink] = fds.as_slice() else {
+            return Err(unsupported("It comes with one descriptor, a pipe."));
         };
         // Whatever else it were, root would write to it.
-        let pipe = fcntl_getpipe_size(&sink).is_ok();
-        let writes = fcntl_getfl(&sink)
+        let pipe = fcntl_getpipe_size(sink).is_ok();
+        let writes = fcntl_getfl(sink)
             .is_ok_and(|flags| flags.contains(OFlags::WRONLY) && !flags.contains(OFlags::NONBLOCK));
-        if !pipe || !writes {
-            drop(Foreign::new(vec![sink]));
-            return Err(unsupported(
-                "Its descriptor is no pipe to be written to.".to_owned(),
-            ));
-        }
+        let sink = match pipe && writes {
+            true => fds.take().pop(),
+            false => None,
+        };
+        let Some(sink) = sink else {
+            return Err(unsupported("Its descriptor is no pipe to be written to."));
+        };
         // Tells when its reader has gone. It is not made non-blocking: journalctl writes to it.
         let watched = sink.try_clone().and_then(Sender::from_owned_fd_unchecked);
         let watched =
-            watched.map_err(|e| unsupported(format!("Its descriptor is no pipe: {e}.")))?;
+            watched.map_err(|e| unsupported(&format!("Its descriptor is no pipe: {e}.")))?;
         let slot = Slot::take(self, caller)?;
         let Some((slot, sink)) = self.read_log_file(id, &request, slot, sink).await? else {
             return Ok(Answer::Done);

@@ -1,10 +1,12 @@
 //! The agent's socket: connections, their bounds, and the orders that come over them.
 
+use super::foreign::Foreign;
 use super::hub::{Agent, Phase, lock};
 use super::log;
 use super::policy::refusal;
 use crate::domain::RunnerId;
 use crate::domain::kinds;
+use crate::domain::name::shown;
 use crate::seqpacket;
 use crate::wire::{
     Answer, FromAgent, Hello, KNOWS, Order, PACKET_MAX, Refusal, RefusalCode, Reply, Request,
@@ -123,20 +125,26 @@ pub(super) async fn serve(
                     kinds::PEER_REFUSED,
                     format_args!("uid {uid} tried to connect; it may not."),
                 );
+                drop(Foreign::connection(socket));
                 continue;
             }
-            Err(_) => continue,
+            Err(_) => {
+                drop(Foreign::connection(socket));
+                continue;
+            }
         }
         let Ok(permit) = room.clone().try_acquire_owned() else {
             log::warning(
                 kinds::PEER_TROUBLE,
                 format_args!("More than {CONNECTIONS} connections; one more is closed."),
             );
+            drop(Foreign::connection(socket));
             continue;
         };
         let agent = agent.clone();
         tokio::spawn(async move {
             connection(&agent, number, &socket).await;
+            drop(Foreign::connection(socket));
             drop(permit);
         });
     }
@@ -176,7 +184,7 @@ async fn read(
     let room = Arc::new(Semaphore::new(ORDERS));
     let snapshot = Arc::new(tokio::sync::Mutex::new(None));
     loop {
-        let receive = socket.async_io(Interest::READABLE, || seqpacket::recv(socket));
+        let receive = socket.async_io(Interest::READABLE, || seqpacket::recv_any(socket));
         let packet = if outbox.greeted.load(Ordering::Relaxed) {
             receive.await?
         } else {
@@ -185,6 +193,10 @@ async fn read(
                 .map_err(|_| io::Error::other("no greeting"))??
         };
         let Some(packet) = packet else { return Ok(()) };
+        let fds = Foreign::new(packet.fds);
+        if packet.cut {
+            return Err(seqpacket::too_much());
+        }
         let request = match decode::<Request>(&packet.bytes) {
             Ok(request) => request,
             Err(e) => {
@@ -214,7 +226,7 @@ async fn read(
         };
         let (agent, outbox, snapshot) = (agent.clone(), outbox.clone(), snapshot.clone());
         tokio::spawn(async move {
-            let result = obey(&agent, number, request.order, packet.fds, &snapshot).await;
+            let result = obey(&agent, number, request.order, fds, &snapshot).await;
             outbox.send(&FromAgent::Reply(Reply {
                 seq: request.seq,
                 result: result.map_err(bounded),
@@ -242,7 +254,7 @@ async fn obey(
     agent: &Arc<Agent>,
     number: u64,
     order: Order,
-    fds: Vec<OwnedFd>,
+    fds: Foreign,
     snapshot: &tokio::sync::Mutex<Option<BTreeSet<RunnerId>>>,
 ) -> Result<Answer, Refusal> {
     match order {
@@ -306,7 +318,8 @@ async fn greet(agent: &Arc<Agent>, number: u64, hello: &Hello) -> Result<Answer,
         kinds::PEER_CONNECTED,
         format_args!(
             "Connection {number}: {} (messages version {})",
-            hello.program, hello.v
+            shown(&hello.program),
+            hello.v
         ),
     );
     let waiting: Vec<_> = agent

@@ -15,6 +15,7 @@ use super::{log, serve};
 use crate::domain::kinds::{self, Kind};
 use crate::places::Places;
 use crate::telemetry::{self, Telemetry};
+use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustix::thread::{CapabilitySet, CapabilitySets};
 use sd_notify::NotifyState;
@@ -273,6 +274,9 @@ fn find(args: Args, config: Config) -> Result<Prepared, String> {
         credentials,
     };
     if uid == 0 {
+        // Environments of runners pass through its memory; no core dump shows them. With --user the uid's other
+        // processes could look at it all the same, and the shims, which set this for themselves, are its runners' parents.
+        let _ = set_dumpable_behavior(DumpableBehavior::NotDumpable);
         drop_capabilities().map_err(|e| format!("Capabilities can't be given up: {e}."))?;
     }
     Ok(prepared)

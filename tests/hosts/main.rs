@@ -25,6 +25,7 @@ mod fixture;
 mod fleet;
 mod harness;
 mod holds;
+mod hostile;
 mod hosts;
 mod input;
 mod journal;
