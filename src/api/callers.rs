@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use zbus::Connection;
 use zbus::fdo::DBusProxy;
 use zbus::message::Header;
@@ -14,7 +14,10 @@ use zbus::names::BusName;
 /// Calls of one connection that may be under way at a time.
 pub const CALLS_MAX: usize = 256;
 /// Calls of one user that may be, over however many connections.
-pub(super) const USER_CALLS_MAX: usize = 1_024;
+pub const USER_CALLS_MAX: usize = 1_024;
+/// Calls of one user that are worked on at a time; more of them wait for each other and for nobody else. It is less than the
+/// launches there may be under way, so that one user alone never has them all.
+pub const USER_AT_WORK_MAX: usize = 48;
 /// Descriptors that a call may bring: those of `run --pipe`.
 const DESCRIPTORS_MAX: u32 = 3;
 /// Callers whose uid is remembered.
@@ -35,6 +38,7 @@ pub(super) struct Callers {
     look_ups: Semaphore,
     uids: Mutex<HashMap<String, u32>>,
     calls: Calls,
+    at_work: Mutex<HashMap<u32, Arc<Semaphore>>>,
 }
 
 /// How many are under way, by whom.
@@ -46,9 +50,16 @@ enum Who {
     User(u32),
 }
 
+/// One call that is worked on; dropping it ends it.
+#[derive(Debug)]
+pub(super) struct Place {
+    _counted: [Slot; 2],
+    _turn: Option<OwnedSemaphorePermit>,
+}
+
 /// One call under way; dropping it ends it.
 #[derive(Debug)]
-pub(super) struct Slot {
+struct Slot {
     who: Who,
     calls: Calls,
 }
@@ -72,11 +83,12 @@ impl Callers {
             look_ups: Semaphore::new(LOOK_UPS_AT_ONCE),
             uids: Mutex::default(),
             calls: Arc::default(),
+            at_work: Mutex::default(),
         })
     }
 
-    /// Counts a call in for its connection and its user, or refuses it.
-    pub(super) async fn enter(&self, header: &Header<'_>) -> Result<(u32, [Slot; 2]), Error> {
+    /// Counts a call in for its connection and its user, or refuses it; then it waits for its turn among its user's.
+    pub(super) async fn enter(&self, header: &Header<'_>) -> Result<(u32, Place), Error> {
         // First what needs no answer of the bus.
         if header.unix_fds().is_some_and(|fds| fds > DESCRIPTORS_MAX) {
             let message = format!("A call brings at most {DESCRIPTORS_MAX} descriptors.");
@@ -86,7 +98,23 @@ impl Callers {
         let connection = self.count(sender, CALLS_MAX, "connection")?;
         let uid = self.uid(header).await?;
         let user = self.count(Who::User(uid), USER_CALLS_MAX, "user")?;
-        Ok((uid, [connection, user]))
+        let own = self.line(uid);
+        let place = Place {
+            _counted: [connection, user],
+            _turn: own.acquire_owned().await.ok(),
+        };
+        Ok((uid, place))
+    }
+
+    /// Where the calls of this user wait for each other.
+    fn line(&self, uid: u32) -> Arc<Semaphore> {
+        let mut lines = self.at_work.lock().unwrap_or_else(PoisonError::into_inner);
+        // Who waits or works has a copy.
+        lines.retain(|_, line| Arc::strong_count(line) > 1);
+        let line = lines
+            .entry(uid)
+            .or_insert_with(|| Arc::new(Semaphore::new(USER_AT_WORK_MAX)));
+        Arc::clone(line)
     }
 
     fn count(&self, who: Who, most: usize, what: &str) -> Result<Slot, Error> {

@@ -2,7 +2,7 @@
 
 use super::audit::Refusals;
 use super::auth::{self, Decision, Details, Verb, decide};
-use super::callers::{Callers, Process, Slot};
+use super::callers::{Callers, Place, Process};
 use super::convert::{self, Dict};
 use super::errors::Result;
 use super::options;
@@ -62,7 +62,7 @@ struct Inner {
 pub(super) struct Call<'m> {
     pub(super) header: &'m Header<'m>,
     pub(super) uid: u32,
-    _slots: [Slot; 2],
+    _place: Place,
 }
 
 impl Core {
@@ -150,11 +150,11 @@ impl Core {
 
     /// Counts a call in and finds out whose it is.
     pub(super) async fn enter<'m>(&self, header: &'m Header<'m>) -> Result<Call<'m>> {
-        let (uid, slots) = self.0.callers.enter(header).await?;
+        let (uid, place) = self.0.callers.enter(header).await?;
         Ok(Call {
             header,
             uid,
-            _slots: slots,
+            _place: place,
         })
     }
 

@@ -41,7 +41,8 @@ mod usage;
 mod users;
 pub mod values;
 
-pub use callers::CALLS_MAX;
+pub use callers::{CALLS_MAX, USER_AT_WORK_MAX, USER_CALLS_MAX};
+pub use values::PAGE_MAX;
 
 use crate::engine::Engine;
 use std::time::Duration;

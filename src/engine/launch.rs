@@ -63,8 +63,13 @@ impl Engine {
         let began = tokio::time::Instant::now();
         let project = request.spec.project.clone();
         let came_to = |result| shared.metrics.launch(project.as_str(), result);
-        if let Err(error) = self.ready() {
+        if let Err(error) = shared.ready() {
             came_to(LaunchResult::Unavailable);
+            let _ = reply.send(Err(error));
+            return;
+        }
+        if let Err(error) = shared.check_share(&request.spec) {
+            came_to(LaunchResult::Refused);
             let _ = reply.send(Err(error));
             return;
         }
@@ -83,7 +88,7 @@ impl Engine {
             let _ = reply.send(Err(closing()));
             return;
         }
-        if let Err(error) = self.ready() {
+        if let Err(error) = shared.ready() {
             came_to(LaunchResult::Unavailable);
             let _ = reply.send(Err(error));
             return;
@@ -265,10 +270,6 @@ impl Engine {
         lane.has_begun(recheck);
         drop(permit);
         lane.run().await;
-    }
-
-    fn ready(&self) -> Result<(), Error> {
-        self.0.ready()
     }
 }
 

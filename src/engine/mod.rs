@@ -31,6 +31,7 @@ mod projects;
 mod queries;
 mod queue;
 pub mod relay;
+mod share;
 mod standing;
 mod turn;
 mod upkeep;
@@ -44,6 +45,7 @@ pub use launch::Launched;
 pub use lease::Membership;
 pub use notify::{Fares, Subscriber};
 pub(crate) use placing::not_through_the_store;
+pub use share::USER_RUNNERS_MAX;
 
 use crate::domain::event::Event;
 use crate::domain::inputs::Inputs;

@@ -51,7 +51,8 @@ const ENDING: [i32; 5] = [1, 2, 3, 9, 15];
 #[derive(Debug)]
 pub(super) struct Waiting {
     pub(super) drawer: Arc<dyn Drawer>,
-    ids: Mutex<BTreeSet<RunnerId>>,
+    /// With the user each is to run as.
+    ids: Mutex<BTreeMap<RunnerId, u32>>,
     /// Held by whoever gives a turn here, or takes somebody out of the queue.
     turn: tokio::sync::Mutex<()>,
     changed: Notify,
@@ -76,7 +77,7 @@ impl Waiting {
         }
     }
 
-    pub(super) fn ids(&self) -> MutexGuard<'_, BTreeSet<RunnerId>> {
+    pub(super) fn ids(&self) -> MutexGuard<'_, BTreeMap<RunnerId, u32>> {
         self.ids.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -167,7 +168,8 @@ pub(super) async fn open(
     if shared.settings.sole_host {
         end_strangers(shared).await.map_err(|e| e.to_string())?;
     }
-    queue.ids().extend(ids.intersection(&kept));
+    let waiting = queued.iter().filter(|r| kept.contains(&r.id));
+    queue.ids().extend(waiting.map(|r| (r.id, r.spec.uid)));
     queue.opened.store(true, Ordering::SeqCst);
     queue.look();
     Ok(kept)
@@ -275,8 +277,8 @@ async fn compare(shared: &Arc<Shared>) -> Result<(), StoreError> {
     let queue = &shared.queue;
     let before = queue.ids().clone();
     let queued = shared.store.queued(&shared.settings.host).await?;
-    let queued: BTreeSet<RunnerId> = queued.iter().map(|r| r.id).collect();
-    for id in before.difference(&queued) {
+    let queued: BTreeMap<RunnerId, u32> = queued.iter().map(|r| (r.id, r.spec.uid)).collect();
+    for id in before.keys().filter(|id| !queued.contains_key(*id)) {
         match shared.store.runner(*id).await? {
             Some(runner) if runner.state() == State::Starting => {
                 let changes = shared.project_changes.load(Ordering::SeqCst);
@@ -301,13 +303,13 @@ impl Shared {
     /// A launch waits from now on; `late` = its caller was told that nothing came of it.
     pub(super) async fn has_queued(self: &Arc<Self>, runner: Runner, event: Event, late: bool) {
         let id = runner.id;
-        self.queue.ids().insert(id);
+        self.queue.ids().insert(id, runner.spec.uid);
         self.publish(Some(event), Some(Arc::new(runner)), None);
         if late {
             // Should this fail, it ends when its turn comes: nothing is kept of it any more.
             self.queue.throw_away(id).await;
             let _turn = self.queue.turn.lock().await;
-            if self.queue.ids().contains(&id) {
+            if self.queue.ids().contains_key(&id) {
                 let _ = leave(self, id, failed(LATE), Actor::host()).await;
             }
         }

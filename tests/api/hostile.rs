@@ -98,8 +98,14 @@ async fn bad_input_gets_its_named_error_and_leaves_nothing() {
     assert_eq!(name, INVALID);
     let (name, _) = refusal(manager.kill("x", 65, &none()).await);
     assert_eq!(name, INVALID);
-    let (name, _) = refusal(manager.list_runners(&given([("limit", 0u32.into())])).await);
-    assert_eq!(name, INVALID);
+    for limit in [0, api::PAGE_MAX + 1] {
+        let (name, _) = refusal(
+            manager
+                .list_runners(&given([("limit", limit.into())]))
+                .await,
+        );
+        assert_eq!(name, INVALID);
+    }
 
     assert_eq!(
         manager.list_events(0, 0, &none()).await.unwrap().len(),

@@ -1,11 +1,12 @@
 //! What polkit is asked, and what becomes of its answers: a polkit of the test's own, and
 //! callers that are not root.
 
-use super::bus::{World, given, none};
+use super::bus::{World, given, none, refusal};
 use std::collections::HashMap;
 use std::process::Command;
 use std::sync::{Arc, Mutex};
-use stratavore::api::Bus;
+use std::time::Duration;
+use stratavore::api::{self, Bus};
 use stratavore::domain::event::Actor;
 use zbus::{Connection, OwnedVariant, interface};
 
@@ -253,6 +254,54 @@ async fn reading_shows_the_public_part_and_lists_ask_nobody() {
     )
     .await
     .unwrap();
+}
+
+/// A thousand launches of one user that the store does not answer, over several connections: what is more than a user
+/// may have is refused at once, and the next one's launch is through before any of them.
+#[tokio::test(flavor = "multi_thread")]
+async fn one_user_does_not_hold_up_the_others() {
+    const CONNECTIONS: usize = 5;
+    if !rustix::process::getuid().is_root() {
+        // There are not two users to be had.
+        return;
+    }
+    let site = Site::new().await;
+    site.runner().await;
+    site.answer(true, false);
+    // The bus has said whose every connection is.
+    let mut managers = Vec::new();
+    for _ in 0..CONNECTIONS {
+        let manager = site.world.manager().await;
+        manager.list_projects().await.unwrap();
+        managers.push(manager);
+    }
+    let held = Duration::from_secs(60);
+    site.world.store.slow(held);
+    let begun = std::time::Instant::now();
+    let mut theirs = tokio::task::JoinSet::new();
+    for manager in &managers {
+        for _ in 0..api::CALLS_MAX {
+            let manager = manager.clone();
+            theirs.spawn(async move { manager.launch("p", &["x"], &none()).await.map(drop) });
+        }
+    }
+    for _ in 0..CONNECTIONS * api::CALLS_MAX - api::USER_CALLS_MAX {
+        let (name, message) = refusal(theirs.join_next().await.unwrap().unwrap());
+        assert_eq!(name, "org.stratavore1.Error.LimitsExceeded", "{message}");
+        assert!(message.contains("This user has 1024 calls"), "{message}");
+    }
+    site.world.store.slow(Duration::ZERO);
+    for method in [
+        ("Launch", vec!["sasa{sv}", "p", "1", "x", "0"]),
+        ("ListRunners", vec!["a{sv}", "0"]),
+    ] {
+        let (done, text) = site.call(&[], method.0, &method.1).await;
+        assert!(done, "{method:?}: {text}");
+    }
+    assert!(
+        theirs.try_join_next().is_none() && begun.elapsed() < held,
+        "all of the first user's still wait"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

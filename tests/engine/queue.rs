@@ -11,7 +11,7 @@ use stratavore::domain::hold::HoldScope;
 use stratavore::domain::project::{ProjectChange, ProjectSettings};
 use stratavore::domain::spec::Setenv;
 use stratavore::domain::{Cause, ErrorKind, RunnerId, State, Timestamp};
-use stratavore::engine::{Engine, LaunchRequest};
+use stratavore::engine::{Engine, LaunchRequest, USER_RUNNERS_MAX};
 use stratavore::ports::{NewRunner, Queue, Store};
 
 fn waits(project: &str, priority: i32) -> LaunchRequest {
@@ -24,6 +24,46 @@ fn waits(project: &str, priority: i32) -> LaunchRequest {
     }];
     request.queue = true;
     request
+}
+
+/// Live ones and those that wait count together, of each user for itself.
+#[tokio::test(start_paused = true)]
+async fn one_user_has_only_so_many_runners() {
+    let site = Site::new(USER_RUNNERS_MAX as u32 / 2).await;
+    let change = ProjectChange {
+        max_queued: Some(Some(USER_RUNNERS_MAX as u32)),
+        ..ProjectChange::default()
+    };
+    let set = site
+        .store
+        .set_project("p".parse().unwrap(), change, Actor::host(), Timestamp(2));
+    set.await.unwrap();
+    for _ in 0..USER_RUNNERS_MAX {
+        site.engine.launch(waits("p", 0), alice()).await.unwrap();
+    }
+    assert_eq!(site.engine.live_count(), USER_RUNNERS_MAX / 2);
+    let refused = site
+        .engine
+        .launch(waits("q", 0), alice())
+        .await
+        .unwrap_err();
+    assert_eq!(refused.kind, ErrorKind::QuotaExceeded);
+    assert!(
+        refused.message.contains("4096 is the most of one user"),
+        "{}",
+        refused.message
+    );
+    let mut bobs = waits("q", 0);
+    (bobs.spec.uid, bobs.spec.user) = (1001, "bob".to_owned());
+    site.engine.launch(bobs, alice()).await.unwrap();
+    // A daemon that has just started knows who waits, too.
+    let site = site.again().await;
+    let refused = site
+        .engine
+        .launch(waits("q", 0), alice())
+        .await
+        .unwrap_err();
+    assert_eq!(refused.kind, ErrorKind::QuotaExceeded);
 }
 
 struct Site {
