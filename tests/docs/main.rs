@@ -7,6 +7,7 @@ mod files;
 mod interface;
 mod program;
 mod roff;
+mod security;
 mod source;
 #[allow(dead_code)]
 #[path = "../../src/bin/stratavored.rs"]
@@ -30,6 +31,7 @@ fn pages() -> Vec<(&'static str, String)> {
         ("agent.toml.5", files::agent_toml()),
         ("org.stratavore1.5", interface::bus()),
         ("stratavore-events.7", files::events()),
+        ("stratavore-security.7", security::page()),
     ]
 }
 

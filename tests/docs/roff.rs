@@ -84,7 +84,9 @@ fn escape(line: &str) -> String {
         .replace('-', "\\-")
         .replace('`', "\\(ga")
         .replace('^', "\\(ha")
-        .replace('~', "\\(ti");
+        .replace('~', "\\(ti")
+        // Where the name of a test may go on in the next line.
+        .replace("::", "::\\:");
     match line.starts_with(['.', '\'']) {
         true => format!("\\&{line}"),
         false => line,
