@@ -4,6 +4,7 @@
 mod cluster;
 mod contention;
 mod cuts;
+mod decisions;
 mod failover;
 mod growth;
 mod migrate;

@@ -1,0 +1,186 @@
+//! Two daemons decide at the same moment about what only one of them may have: each lock, row and rule
+//! that puts decisions in order is here the only one that can.
+//!
+//! Chance does not have to bring them together. Both are held up where they write runners; by then
+//! whoever was not made to wait for the other has decided, and did not see the other's decision.
+
+use super::conformance::{alice, capped, launch, project};
+use super::storm::{two, two_with};
+use super::*;
+use crate::domain::budget::{Budget, Counts, OnExhausted, Scope};
+use crate::domain::period::Period;
+use crate::domain::{ErrorKind, Timestamp};
+use crate::ports::{Admitted, Hosts, NewRunner, Policies};
+use std::collections::BTreeSet;
+
+const ISOLATIONS: [&str; 3] = ["read committed", "repeatable read", "serializable"];
+
+async fn link(store: &PostgresStore) -> Link {
+    let latest = connect::Latest::default();
+    let session = connect::connect(&store.base.options, &latest).await;
+    session.map(Link::Postgres).unwrap()
+}
+
+/// How many wait for somebody else.
+async fn waiting(eye: &mut Link) -> u64 {
+    let sql = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
+    eye.one(sql, vec![]).await.unwrap().count(0).unwrap()
+}
+
+/// Who is connected.
+async fn connected(eye: &mut Link) -> BTreeSet<i64> {
+    let sql = "SELECT CAST(pid AS BIGINT) FROM pg_stat_activity WHERE datname = current_database()";
+    let rows = eye.rows(sql, vec![]).await.unwrap();
+    rows.iter().map(|row| row.int(0).unwrap()).collect()
+}
+
+/// What each daemon is told, when both ask at once. It is told by the transaction that decided: none was lost, as
+/// are those that find out when they write, and with them whatever else was in them.
+async fn at_once(
+    stores: &[Arc<PostgresStore>; 2],
+    news: [NewRunner; 2],
+) -> [Result<Admitted, StoreError>; 2] {
+    let (mut gate, mut eye) = (link(&stores[0]).await, link(&stores[0]).await);
+    // Reading goes on.
+    let hold = "BEGIN ISOLATION LEVEL READ COMMITTED; LOCK TABLE runners IN SHARE MODE";
+    gate.say(hold).await.unwrap();
+    let before = connected(&mut eye).await;
+    let [a, b] = news;
+    let ask = |n: usize, new| {
+        let store = Arc::clone(&stores[n]);
+        tokio::spawn(async move { store.admit(new).await })
+    };
+    let (a, b) = (ask(0, a), ask(1, b));
+    let begun = std::time::Instant::now();
+    while waiting(&mut eye).await < 2 {
+        assert!(begun.elapsed() < Duration::from_secs(3), "nobody waits");
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    gate.say("COMMIT").await.unwrap();
+    let told = [a.await.unwrap(), b.await.unwrap()];
+    let after = connected(&mut eye).await;
+    assert!(before.is_subset(&after), "a connection was lost: {told:?}");
+    told
+}
+
+/// One of both has it, and the other is told in words which limit keeps it from that.
+fn one_has_it(what: &str, told: [Result<Admitted, StoreError>; 2]) {
+    let mut refused = Vec::new();
+    for told in told {
+        match told {
+            Ok(Admitted::New { .. }) => {}
+            Ok(Admitted::Denied { error, .. }) | Err(StoreError::Refused(error)) => {
+                refused.push(error.kind);
+            }
+            other => panic!("{what}: {other:?}"),
+        }
+    }
+    let kind = match what {
+        "budget" => ErrorKind::BudgetExceeded,
+        "session" => ErrorKind::Conflict,
+        _ => ErrorKind::QuotaExceeded,
+    };
+    assert_eq!(refused, [kind], "{what}");
+}
+
+/// A launch of each daemon, in its own project, on its own host.
+fn each(n: u64) -> [NewRunner; 2] {
+    [0, 1].map(|daemon| {
+        let mut new = launch(n + daemon, ["p", "q"][daemon as usize]);
+        new.host = format!("h{daemon}");
+        new
+    })
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn one_place_for_two() {
+    for isolation in ISOLATIONS {
+        let stores = two_with(isolation).await;
+        project(&*stores[0], "p", capped(4)).await;
+        for project_of in ["q", "r"] {
+            project(&*stores[0], project_of, ProjectSettings::default()).await;
+        }
+
+        let mut news = each(10);
+        news.iter_mut().for_each(|new| {
+            new.host = "h".to_owned();
+            new.host_max = Some(1);
+        });
+        one_has_it("host", at_once(&stores, news).await);
+
+        let mut news = each(20);
+        news.iter_mut()
+            .for_each(|new| new.spec.session = Some("s".to_owned()));
+        one_has_it("session", at_once(&stores, news).await);
+
+        // One more each time.
+        let (mut p, mut live) = (0, 2);
+        for runner in [10, 11, 20, 21] {
+            let row = stores[0].runner(launch(runner, "p").id).await.unwrap();
+            p += u32::from(row.is_some_and(|r| r.spec.project.as_str() == "p"));
+        }
+        while p < 3 {
+            p += 1;
+            live += 1;
+            stores[0]
+                .admit(launch(u64::from(29 + p), "p"))
+                .await
+                .unwrap();
+        }
+        let mut news = each(40);
+        news[1].spec.project = news[0].spec.project.clone();
+        one_has_it("project", at_once(&stores, news).await);
+
+        stores[0]
+            .set_fleet_max(Some(live + 2), alice())
+            .await
+            .unwrap();
+        let mut news = each(50);
+        news[0].spec.project = "r".parse().unwrap();
+        one_has_it("fleet", at_once(&stores, news).await);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn one_budget_for_two() {
+    let stores = two().await;
+    for project_of in ["p", "q"] {
+        project(&*stores[0], project_of, ProjectSettings::default()).await;
+    }
+    let budget = Budget {
+        scope: Scope::Fleet,
+        period: Period::None,
+        limit: 100,
+        timezone: "UTC".to_owned(),
+        on_exhausted: OnExhausted::Deny,
+        counts: Counts::default(),
+        created_at: Timestamp(1),
+    };
+    stores[0].set_budget(budget, alice()).await.unwrap();
+    let mut news = each(10);
+    news.iter_mut().for_each(|new| new.spec.tokens = Some(60));
+    one_has_it("budget", at_once(&stores, news).await);
+    let state = &stores[0].budgets().await.unwrap()[0];
+    assert_eq!((state.used, state.reserved), (0, 60));
+}
+
+/// Those who come at the same time and wait are not more than may wait.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn one_place_in_the_queue_for_two() {
+    let stores = two().await;
+    let settings = ProjectSettings {
+        max_queued: Some(1),
+        ..capped(0)
+    };
+    project(&*stores[0], "p", settings).await;
+    let mut news = each(10);
+    for new in &mut news {
+        new.spec.project = "p".parse().unwrap();
+        new.queue = true;
+    }
+    let told = at_once(&stores, news).await;
+    let queued = |told: &&Result<Admitted, StoreError>| matches!(told, Ok(Admitted::Queued { .. }));
+    assert_eq!(told.iter().filter(queued).count(), 1, "{told:?}");
+    let full = |told: &&Result<Admitted, StoreError>| matches!(told, Ok(Admitted::Denied { error, .. }) if error.kind == ErrorKind::QueueFull);
+    assert_eq!(told.iter().filter(full).count(), 1, "{told:?}");
+}
