@@ -15,6 +15,8 @@ pub mod error;
 pub mod event;
 pub mod exit;
 pub mod fence;
+#[cfg(test)]
+mod fleet_model;
 pub mod hold;
 pub mod host;
 pub mod id;

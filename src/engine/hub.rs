@@ -198,9 +198,10 @@ async fn compare(
     let mut world = shared.host.inventory().await.map_err(|e| e.to_string())?;
     shared.read(|live| {
         // Whose launch was begun again meanwhile is not as the look shows it.
-        rows.retain(|id, _| {
-            let entry = live.get(id);
-            entry.is_none_or(|e| !e.launching && begun.get(id).is_none_or(|n| *n == e.launches))
+        rows.retain(|id, _| match live.get(id) {
+            Some(e) => !e.launching && begun.get(id).is_none_or(|n| *n == e.launches),
+            // A lane that has closed since the rows were read has written its ending.
+            None => !begun.contains_key(id),
         });
         world
             .runners
