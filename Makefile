@@ -39,6 +39,7 @@ install: programs
 	$(INSTALL) 644 systemd/dbus/org.stratavore1.service $(share)/dbus-1/system-services/org.stratavore1.service
 	$(INSTALL) 644 systemd/dbus/org.stratavore1.user.service $(share)/dbus-1/services/org.stratavore1.service
 	for x in systemd/dbus/interfaces/*.xml; do $(INSTALL) 644 $$x $(share)/dbus-1/interfaces/$${x##*/} || exit 1; done
+	for s in systemd/schemas/*.json; do $(INSTALL) 644 $$s $(share)/stratavore/schemas/$${s##*/} || exit 1; done
 	$(INSTALL) 644 systemd/rabbitmq/consumer.json $(share)/stratavore/rabbitmq-consumer.json
 	$(INSTALL) 644 systemd/dbus/org.stratavore1.policy $(share)/polkit-1/actions/org.stratavore1.policy
 	$(INSTALL) 644 systemd/completions/stratavorectl.bash $(share)/bash-completion/completions/stratavorectl
@@ -59,7 +60,7 @@ uninstall:
 	  (cd "$$work/built" && touch stratavored stratavorectl stratavore-agent stratavore-shim) && \
 	  $(MAKE) --no-print-directory --silent install BUILT="$$work/built" DESTDIR="$$work/root" && \
 	  (cd "$$work/root" && find . -type f) | while read -r file; do rm -f "$(DESTDIR)/$$file"; done
-	@rmdir "$(libexec)" "$(share)/stratavore" 2>/dev/null || true
+	@rmdir "$(libexec)" "$(share)/stratavore/schemas" "$(share)/stratavore" 2>/dev/null || true
 	@[ -n "$(DESTDIR)" ] || ! mountpoint -q /run/credentials/stratavore || umount -l /run/credentials/stratavore || true
 	@[ -n "$(DESTDIR)" ] || { systemctl daemon-reload && systemctl reload dbus && journalctl --update-catalog; }
 	@echo "Gone, but for /var/lib/stratavore, /etc/stratavore and the accounts."

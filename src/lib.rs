@@ -24,6 +24,10 @@
 //!
 //! `tests/rules.rs` keeps the imports one-way.
 
+// What tests share with those of tests/ names the crate.
+#[cfg(test)]
+extern crate self as stratavore;
+
 pub mod adapters;
 pub mod agent;
 pub mod api;

@@ -18,7 +18,10 @@ pub(crate) mod orders;
 pub(crate) mod outbox;
 pub(crate) mod projects;
 pub(crate) mod queue;
+#[path = "../../tests/schema/mod.rs"]
+pub(crate) mod schema;
 pub(crate) mod tampering;
+pub(crate) mod told;
 
 use crate::domain::admission::Gate;
 use crate::domain::event::{Actor, Event};
@@ -57,6 +60,7 @@ macro_rules! suite {
             outbox: [rows_are_written_with_their_events_and_settled, what_follows_nothing_is_let_go, parked_ones_are_tried_again_by_project,
                 what_a_host_leaves_is_taken_over, what_a_lost_host_had_is_left, what_is_parked_goes_with_its_age, what_is_held_hides_nothing_from_pruning];
             tampering: [each_verdict, a_head_put_back_stays_known, tampering_stops_no_work];
+            told: [every_type];
             listing: [filters, pages, prefixes_are_not_patterns, events_by_filter, live_of_a_host];
         );
     };
@@ -65,7 +69,9 @@ macro_rules! suite {
             $(#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
             async fn $case() {
                 let (_guard, store) = $open().await;
-                $crate::adapters::conformance::$group::$case(std::sync::Arc::new(store)).await;
+                let store = std::sync::Arc::new(store);
+                $crate::adapters::conformance::$group::$case(store.clone()).await;
+                $crate::adapters::conformance::as_told(&*store).await;
             })*
         })*
     };
@@ -251,9 +257,19 @@ pub(crate) async fn events(store: &impl Store) -> Vec<Event> {
             .await
             .unwrap();
         if page.is_empty() {
+            all.iter().for_each(schema::event);
             return all;
         }
         all.extend(page);
+    }
+}
+
+/// What a case has left: each event is as its schema says.
+pub(crate) async fn as_told(store: &impl Store) {
+    match store.events(EventFilter::default()).await {
+        Ok(_) => drop(events(store).await),
+        // The case has closed it.
+        Err(error) => assert!(store.check().await.is_err(), "{error:?}"),
     }
 }
 

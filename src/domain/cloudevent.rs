@@ -7,6 +7,8 @@ use std::fmt::Write as _;
 
 /// The content type of the body.
 pub const CONTENT_TYPE: &str = "application/cloudevents+json";
+/// The content type of the data in it.
+pub const DATA_CONTENT_TYPE: &str = "application/json";
 /// What stands before [`super::event::EventType::short`] in `type`.
 pub const TYPE_PREFIX: &str = "org.stratavore.";
 
@@ -44,7 +46,7 @@ impl Message {
             "type": kind,
             "subject": draft.subject,
             "time": rfc3339(draft.at),
-            "datacontenttype": "application/json",
+            "datacontenttype": DATA_CONTENT_TYPE,
             "dataschema": schema_id(draft.kind.short()),
             "runnerseq": draft.seq,
             "hostepoch": epoch,

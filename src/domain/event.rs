@@ -1,5 +1,7 @@
 //! Events: one per state change, written in the same transaction as the change.
 
+pub mod schema;
+
 use super::runner::{Runner, State, Step};
 use super::signal;
 use super::time::Timestamp;
@@ -30,122 +32,88 @@ impl Actor {
     }
 }
 
-/// The types of events this release writes: `org.stratavore.<kind>.<what>`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum EventType {
-    /// A launch waits for its turn. Data has the `gate` that is shut.
-    RunnerQueued,
+/// Types with what they are about, which the manual and the schemas tell as well.
+macro_rules! types {
+    ($($(#[doc = $about:literal])+ $name:ident = $short:literal,)+) => {
+        /// The types of events this release writes: `org.stratavore.<kind>.<what>`. What their data holds: [`schema`].
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+        pub enum EventType {
+            $($(#[doc = $about])+ $name,)+
+        }
+
+        impl EventType {
+            /// All of them.
+            pub const ALL: [Self; [$($short),+].len()] = [$(Self::$name),+];
+
+            /// `runner.ended`, …: the type without `org.stratavore.`.
+            pub fn short(self) -> &'static str {
+                match self {
+                    $(Self::$name => $short,)+
+                }
+            }
+
+            /// What has happened.
+            pub fn about(self) -> &'static str {
+                match self {
+                    $(Self::$name => concat!($($about),+).trim_start(),)+
+                }
+            }
+        }
+    };
+}
+
+types! {
+    /// A launch waits for its turn.
+    RunnerQueued = "runner.queued",
     /// A launch was admitted; nothing runs yet.
-    RunnerStarting,
-    /// The scope of a runner is up, its limits are held, and its command is released. Data has `unit`,
-    /// `invocation_id`, and `warnings` about limits that are not held.
-    RunnerRunning,
+    RunnerStarting = "runner.starting",
+    /// The scope of a runner is up, its limits are held, and its command is released.
+    RunnerRunning = "runner.running",
     /// A runner was frozen: all its processes stand still.
-    RunnerFrozen,
+    RunnerFrozen = "runner.frozen",
     /// A frozen runner goes on.
-    RunnerThawed,
+    RunnerThawed = "runner.thawed",
     /// A runner was asked to stop.
-    RunnerStopping,
-    /// A runner is over, with all its processes. Data has `exit` and `usage`.
-    RunnerEnded,
-    /// A project was made. Data has its `settings`.
-    ProjectCreated,
-    /// The settings of a project were changed. Data has all of them as they are now.
-    ProjectChanged,
+    RunnerStopping = "runner.stopping",
+    /// A runner is over, with all its processes.
+    RunnerEnded = "runner.ended",
+    /// A project was made.
+    ProjectCreated = "project.created",
+    /// The settings of a project were changed.
+    ProjectChanged = "project.changed",
     /// A project was removed.
-    ProjectRemoved,
-    /// A budget's use has reached a share of its limit for the first time in this period. Data has `percent`, `limit`,
-    /// `used`, `period_start`.
-    BudgetThreshold,
-    /// A budget was used up; its policy is in force. Data as of `budget.threshold`, and `on_exhausted`.
-    BudgetExceeded,
-    /// A hold was set. Data has `scope`, `until`, `freeze`, `reason`.
-    HoldSet,
-    /// A hold was released or has ended by itself. Data has `scope`.
-    HoldReleased,
+    ProjectRemoved = "project.removed",
+    /// A budget's use has reached a share of its limit for the first time in this period.
+    BudgetThreshold = "budget.threshold",
+    /// A budget was used up; its policy is in force.
+    BudgetExceeded = "budget.exceeded",
+    /// A hold was set.
+    HoldSet = "hold.set",
+    /// A hold was released or has ended by itself.
+    HoldReleased = "hold.released",
     /// A host has joined the fleet, or joined again.
-    HostJoined,
+    HostJoined = "host.joined",
     /// The lease of a host has run out: what it holds stays charged.
-    HostUnreachable,
+    HostUnreachable = "host.unreachable",
     /// Nothing of a host runs any more: what it held was given back.
-    HostLost,
+    HostLost = "host.lost",
     /// A host that was away renews its lease again.
-    HostReturned,
+    HostReturned = "host.returned",
     /// An operator has said that a host does not come back.
-    HostLeft,
-    /// Nothing new starts on a host from now on. Data has `reason`, and `drain_until` if what runs there is stopped then.
-    HostCordoned,
+    HostLeft = "host.left",
+    /// Nothing new starts on a host from now on.
+    HostCordoned = "host.cordoned",
     /// A host takes new runners again.
-    HostUncordoned,
-    /// The cap of the whole fleet was set or lifted. Data has `max_runners`.
-    FleetChanged,
-    /// A launch was refused by a quota. Data has `gate`, `limit`, `used`, `reserved`, `requested`, of a budget `budget` and `note`, and `count`,
-    /// the refusals that this event stands for.
-    AdmissionDenied,
-    /// The end of a host's audit chain, told now and then so that nobody can cut it off unseen. Data has `n` and `mac` of its
-    /// last entry, `witnessed`: those of other hosts, and `shrunk`: hosts whose chains are not what they were.
-    AuditAnchored,
+    HostUncordoned = "host.uncordoned",
+    /// The cap of the whole fleet was set or lifted.
+    FleetChanged = "fleet.changed",
+    /// A launch was refused by a quota, a budget or a hold.
+    AdmissionDenied = "admission.denied",
+    /// The end of a host's audit chain, told now and then so that nobody can cut it off unseen.
+    AuditAnchored = "audit.anchored",
 }
 
 impl EventType {
-    /// All of them.
-    pub const ALL: [Self; 24] = [
-        Self::RunnerQueued,
-        Self::RunnerStarting,
-        Self::RunnerRunning,
-        Self::RunnerFrozen,
-        Self::RunnerThawed,
-        Self::RunnerStopping,
-        Self::RunnerEnded,
-        Self::ProjectCreated,
-        Self::ProjectChanged,
-        Self::ProjectRemoved,
-        Self::BudgetThreshold,
-        Self::BudgetExceeded,
-        Self::HoldSet,
-        Self::HoldReleased,
-        Self::HostJoined,
-        Self::HostUnreachable,
-        Self::HostLost,
-        Self::HostReturned,
-        Self::HostLeft,
-        Self::HostCordoned,
-        Self::HostUncordoned,
-        Self::FleetChanged,
-        Self::AdmissionDenied,
-        Self::AuditAnchored,
-    ];
-
-    /// `runner.ended`, …: the type without `org.stratavore.`.
-    pub fn short(self) -> &'static str {
-        match self {
-            Self::RunnerQueued => "runner.queued",
-            Self::RunnerStarting => "runner.starting",
-            Self::RunnerRunning => "runner.running",
-            Self::RunnerFrozen => "runner.frozen",
-            Self::RunnerThawed => "runner.thawed",
-            Self::RunnerStopping => "runner.stopping",
-            Self::RunnerEnded => "runner.ended",
-            Self::ProjectCreated => "project.created",
-            Self::ProjectChanged => "project.changed",
-            Self::ProjectRemoved => "project.removed",
-            Self::BudgetThreshold => "budget.threshold",
-            Self::BudgetExceeded => "budget.exceeded",
-            Self::HoldSet => "hold.set",
-            Self::HoldReleased => "hold.released",
-            Self::HostJoined => "host.joined",
-            Self::HostUnreachable => "host.unreachable",
-            Self::HostLost => "host.lost",
-            Self::HostReturned => "host.returned",
-            Self::HostLeft => "host.left",
-            Self::HostCordoned => "host.cordoned",
-            Self::HostUncordoned => "host.uncordoned",
-            Self::FleetChanged => "fleet.changed",
-            Self::AdmissionDenied => "admission.denied",
-            Self::AuditAnchored => "audit.anchored",
-        }
-    }
-
     /// The type whose [`Self::short`] is `text`.
     pub fn parse(text: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|t| t.short() == text)

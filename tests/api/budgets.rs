@@ -283,13 +283,13 @@ async fn reports_freeze_and_a_higher_limit_thaws() {
     let list = ok(&world, &["budget", "list"]).await;
     assert!(list.contains("(100%)"), "{list}");
     let told = ok(&world, &["events", "--type=budget.threshold", "-o=jsonl"]).await;
-    let told: Vec<_> = told
-        .lines()
-        .map(|l| json(l)["data"]["percent"].clone())
+    let told: Vec<_> = crate::fakes::schema::lines(&told)
+        .iter()
+        .map(|e| e["data"]["percent"].clone())
         .collect();
     assert_eq!(told, [50, 80, 100]);
     let exceeded = ok(&world, &["events", "--type=budget.exceeded", "-o=jsonl"]).await;
-    assert_eq!(exceeded.lines().count(), 1);
+    assert_eq!(crate::fakes::schema::lines(&exceeded).len(), 1);
 
     ok(&world, &set("--limit=2k")).await;
     for id in [&a, &b] {

@@ -198,6 +198,8 @@ async fn a_day_with_the_tool() {
     let events = ok(&world, &["events"]).await;
     assert_eq!(events.lines().count(), 7, "{events}");
     let after = json(&ok(&world, &["events", "--after", "5", "-o", "json"]).await);
+    let shown = ok(&world, &["events", "-o", "jsonl"]).await;
+    assert_eq!(crate::fakes::schema::lines(&shown).len(), 7);
     assert_eq!(after[0]["seq"], 6);
     assert_eq!(after.as_array().unwrap().len(), 2);
 

@@ -165,6 +165,7 @@ impl Log {
                 .as_str()
                 .to_owned();
             assert_eq!(event["id"], id.as_str());
+            crate::schema::message(&event);
             let key = event["type"]
                 .as_str()
                 .unwrap()

@@ -12,5 +12,7 @@ mod postgres;
 mod proxy;
 mod rabbit;
 mod routing;
+#[path = "../schema/mod.rs"]
+mod schema;
 mod tls;
 mod world;

@@ -265,6 +265,7 @@ impl World {
             };
             let page = self.store.events(filter).await.unwrap();
             if page.is_empty() {
+                all.iter().for_each(crate::schema::event);
                 return all;
             }
             all.extend(page);

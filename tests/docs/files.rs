@@ -4,6 +4,7 @@ use super::roff::Page;
 use super::{source, texts};
 use stratavore::config::{CREDENTIALS, Config, KEYS, NOTIFY_CREDENTIALS, RULE_KEYS};
 use stratavore::domain::event::EventType;
+use stratavore::domain::event::schema::{self, Member, Of, Presence};
 use stratavore::places::Places;
 
 pub fn stratavored_toml() -> String {
@@ -139,25 +140,80 @@ pub fn events() -> String {
         page.item(name, meaning);
     }
     page.heading("TYPES");
-    let kinds = source::documented("src/domain/event.rs", "pub enum EventType {");
-    assert_eq!(
-        kinds.len(),
-        EventType::ALL.len(),
-        "EventType::ALL lacks a type"
-    );
-    for kind in EventType::ALL {
-        let (_, about) = kinds
-            .iter()
-            .find(|(name, _)| *name == format!("{kind:?}"))
-            .unwrap();
-        page.item(&format!("org.stratavore.{}", kind.short()), about);
-    }
+    page.text(texts::EVENT_TYPES);
+    catalogue(&mut page);
     page.heading("PUBLISHED BY RABBITMQ");
     page.text(texts::EVENTS_BROKER);
+    page.heading("MESSAGES");
+    page.text(texts::EVENTS_MESSAGE);
+    for (name, meaning) in rows(&schema::attributes()) {
+        page.item(&name, &meaning);
+    }
+    page.heading("CONSUMERS");
+    page.text(texts::EVENTS_CONSUMERS);
     page.see(&[
         ("stratavorectl", 1),
         ("stratavored.toml", 5),
         ("org.stratavore1", 5),
         ("stratavored", 8),
     ])
+}
+
+/// The types by what they are about, with the members of their data: first those that all of a kind have.
+fn catalogue(page: &mut Page) {
+    let kind = |of: EventType| of.short().split('.').next().unwrap();
+    for types in EventType::ALL.chunk_by(|a, b| kind(*a) == kind(*b)) {
+        page.part(&format!("org.stratavore.{}.*", kind(types[0])));
+        let all: Vec<Vec<Member>> = types.iter().map(|of| schema::members(*of)).collect();
+        let shared = |m: &&Member| types.len() > 1 && all.iter().all(|of| of.contains(m));
+        let common: Vec<Member> = all[0].iter().filter(shared).cloned().collect();
+        if !common.is_empty() {
+            page.text("Data of all of them:");
+            page.list(&rows(&common));
+        }
+        for (of, members) in types.iter().zip(&all) {
+            let own: Vec<Member> = members
+                .iter()
+                .filter(|m| !common.contains(m))
+                .cloned()
+                .collect();
+            page.item(&format!("org.stratavore.{}", of.short()), of.about());
+            page.list(&rows(&own));
+        }
+    }
+}
+
+/// Name and meaning of each member, and of those within it.
+fn rows(members: &[Member]) -> Vec<(String, String)> {
+    let mut out = Vec::new();
+    for member in members {
+        let null = match member.presence {
+            Presence::Always => "",
+            Presence::OrNull => ", or null",
+            Presence::Sometimes => ", may be absent",
+        };
+        let (what, below) = match &member.of {
+            Of::Text | Of::Like(_) | Of::Exactly(_) | Of::Id | Of::Hex(_) | Of::Words(_) => {
+                ("text", None)
+            }
+            Of::Flag => ("true or false", None),
+            Of::Number(_) => ("number", None),
+            Of::List(of) => match &**of {
+                Of::Object(members) => ("objects", Some(("[].", members))),
+                _ => ("texts", None),
+            },
+            Of::Object(members) => ("object", Some((".", members))),
+        };
+        out.push((
+            member.name.to_owned(),
+            format!("({what}{null}) {}", member.meaning()),
+        ));
+        if let Some((dot, members)) = below {
+            let within = rows(members).into_iter();
+            out.extend(
+                within.map(|(name, meaning)| (format!("{}{dot}{name}", member.name), meaning)),
+            );
+        }
+    }
+    out
 }

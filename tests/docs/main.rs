@@ -7,6 +7,7 @@ mod files;
 mod interface;
 mod program;
 mod roff;
+mod schemas;
 mod security;
 mod source;
 #[allow(dead_code)]

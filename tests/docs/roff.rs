@@ -54,6 +54,18 @@ impl Page {
         }
     }
 
+    /// Items within the last one.
+    pub fn list(&mut self, items: &[(String, String)]) {
+        if items.is_empty() {
+            return;
+        }
+        self.0.push_str(".RS\n");
+        for (what, meaning) in items {
+            self.item(what, meaning);
+        }
+        self.0.push_str(".RE\n");
+    }
+
     /// Text as it is.
     pub fn example(&mut self, text: &str) {
         self.0.push_str(".PP\n.RS 4\n.nf\n");

@@ -262,7 +262,7 @@ Where events.amqp_urls of stratavored.toml(5) names a RabbitMQ, they are publish
 stratavorectl events lists them, with -f as they happen, with -o jsonl as one JSON object a line; programs call
 ListEvents of org.stratavore1.Manager with the position of the last event they have seen, and wait for a signal.
 
-No event tells a command, a folder, an environment or the value of a label.";
+No event tells a command, a folder, an environment or the value of a label, but for the label that a hold is about.";
 
 pub const EVENTS_BROKER: &str = "\
 Each host publishes the events that it has written, from its outbox in the store: a row for each event, written in the
@@ -273,9 +273,7 @@ broker was configured are not published. A host that was given up by its fleet i
 They go to the durable topic exchange events.exchange with the routing key PROJECT.HOST.KIND.WHAT, HOST being the host's
 id; \"_\" stands for no project, and a \".\", \"*\", \"#\", \"%\" or blank in a word is percent-encoded. So *.*.runner.ended is
 every ending, and web.# is all of the project web. Messages are persistent and mandatory; content-type is
-application/cloudevents+json, message_id the event's id, and the body a CloudEvent 1.0 in structured JSON: specversion,
-id, source (/hosts/ID), type, subject, time, datacontenttype, dataschema (urn:stratavore:event:, the type without
-org.stratavore., and :1), data, and the extensions runnerseq, hostepoch and storeid.
+application/cloudevents+json, message_id the event's id, and the body a CloudEvent 1.0 in structured JSON; see MESSAGES.
 
 Delivered at least once, in order per subject: an event is not published before its predecessor of the same subject is
 confirmed. After a fault (a connection that was cut, a daemon that was killed) up to 500 events come once more, with the
@@ -297,11 +295,24 @@ other queues that are bound for them get those again: while somebody reads the f
 queues of more than about 180 projects are full at once, the rest waits, too.
 
 Where events.amqp_urls is taken out again, what was still to be published goes to another host of the fleet that has a broker, or
-waits until this one has one again, for store.retention at most.
+waits until this one has one again, for store.retention at most.";
 
+pub const EVENTS_CONSUMERS: &str = "\
 /usr/share/stratavore/rabbitmq-consumer.json is an example set-up for a consumer, with a quorum queue that loses
 nothing and a dead-letter queue for what the consumer refuses: rabbitmqctl import_definitions FILE. The user of
 events.amqp_urls needs the right to write to the exchange, and to configure it where it is not there yet.";
+
+pub const EVENT_TYPES: &str = "\
+What data holds, by type. Numbers are whole and not negative; of a member within another one the names are joined by a full
+stop. What may be null is left out on the bus and by stratavorectl events.
+
+A later release may add types, members, and words where one of some is said; what is told here keeps its meaning and is not
+taken away. So ignore what you do not know. An event that an earlier release has written may lack a member of this one.";
+
+pub const EVENTS_MESSAGE: &str = "\
+The members of the body besides data, which holds actor (as above) as well. In /usr/share/stratavore/schemas is a JSON Schema
+(draft 2020-12) of the whole, cloudevent.json, and one of the data of each type, as runner.ended.json; their $id is what
+dataschema names. They let through what a later release may add.";
 
 pub const EVENT_FIELDS: Meanings = &[
     (
@@ -310,7 +321,10 @@ pub const EVENT_FIELDS: Meanings = &[
     ),
     ("type", "One of those below."),
     ("project", "The project concerned."),
-    ("subject", "What it is about: runner/ID or project/NAME."),
+    (
+        "subject",
+        "What it is about: runner/ID, project/NAME, host/ID and so on.",
+    ),
     (
         "runnerseq",
         "1, 2, 3 and so on for each subject: whoever keeps the last one sees each event once, and notices a gap.",
@@ -321,12 +335,9 @@ pub const EVENT_FIELDS: Meanings = &[
     ),
     (
         "actor",
-        "Who did it: uid and user. Without both it is the host itself, as when a runner ends.",
+        "Who did it: uid, user, and the id of the host where it was asked. Without uid and user it is the host itself, as when a runner ends.",
     ),
-    (
-        "data",
-        "The particulars. Of a runner: runner, project, host, name, uid, user, state, old_state.",
-    ),
+    ("data", "The particulars, by type; see below."),
 ];
 
 pub const BUS: &str = "\

@@ -124,6 +124,12 @@ async fn settled(world: &World, store: &FakeStore) {
         let alive = world.alive();
         let same = live.len() == alive.len() && live.iter().all(|id| alive.contains(id));
         if same && world.left().iter().all(|id| live.contains(id)) {
+            // Reading them checks them.
+            let all = stratavore::ports::EventFilter {
+                limit: u32::MAX,
+                ..Default::default()
+            };
+            assert!(!store.events(all).await.unwrap().is_empty());
             return;
         }
         tokio::time::sleep(Duration::from_millis(200)).await;

@@ -406,6 +406,7 @@ impl Host for Agent {
             state.shims.insert(order.id, Shim::Gated);
             state.deadlines.push(order.fence);
             Ok(Placement {
+                invocation_id: order.id.to_string().replace('-', ""),
                 boot_id: "b".to_owned(),
                 ..Placement::default()
             })

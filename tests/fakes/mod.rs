@@ -4,6 +4,8 @@
 mod drawer;
 mod host;
 mod machine;
+#[path = "../schema/mod.rs"]
+pub mod schema;
 mod store;
 
 pub use drawer::FakeDrawer;

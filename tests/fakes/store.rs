@@ -239,7 +239,9 @@ impl Store for FakeStore {
     }
 
     async fn events(&self, filter: EventFilter) -> Result<Vec<Event>, StoreError> {
-        inside!(self, => s.events(filter))
+        let events = inside!(self, => s.events(filter))?;
+        events.iter().for_each(super::schema::event);
+        Ok(events)
     }
 
     async fn expired(&self, retention: u64) -> Result<Timestamp, StoreError> {

@@ -369,6 +369,8 @@ fn who_sees_why_a_launch_failed() {
             out.out().contains("launch-failed") && !out.out().contains("visible-only"),
             "{user}: {out}"
         );
+        let events: Vec<serde_json::Value> = serde_json::from_str(&out.out()).unwrap();
+        events.iter().for_each(crate::schema::shown);
     }
     site.check();
 }

@@ -123,10 +123,9 @@ fn a_budget_from_the_first_token_to_the_last() {
     let told = |kind: &str| {
         let list = format!("events -o jsonl --after 0 --type budget.{kind}");
         let lines = site.ctl("root", &list).ok().out();
-        let data = lines
-            .lines()
-            .map(|l| serde_json::from_str::<Value>(l).unwrap());
-        data.map(|e| e["data"]["percent"].as_u64().unwrap_or_default())
+        let events = crate::schema::lines(&lines).into_iter();
+        events
+            .map(|e| e["data"]["percent"].as_u64().unwrap_or_default())
             .collect::<Vec<_>>()
     };
     assert_eq!(
@@ -252,10 +251,8 @@ fn a_new_period_lets_go_on() {
         .ctl("root", "events -o jsonl --after 0 --type budget.threshold")
         .ok()
         .out();
-    let told = told
-        .lines()
-        .map(|l| serde_json::from_str::<Value>(l).unwrap()["data"]["percent"].as_u64());
-    let told: Vec<_> = told.collect();
+    let told = crate::schema::lines(&told).into_iter();
+    let told: Vec<_> = told.map(|e| e["data"]["percent"].as_u64()).collect();
     assert_eq!(told, [50, 80, 100, 50].map(Some));
     assert!(!frozen(&site, &id));
     site.clear();

@@ -33,6 +33,11 @@ pub const HISTORY: [(&str, &str); 5] = [
     ),
 ];
 
+/// All events, as [`crate::schema::row`] takes them. Those that the frozen releases have written are as those of this one:
+/// only of a denial the first one wrote less (no `reserved`), and it has to refuse nobody in these tests.
+pub const EVENTS: &str =
+    "SELECT position, at, type, project, subject, seq, actor, data FROM events ORDER BY position";
+
 /// What breaks “a budget's reservations are what its live runners hold”; `json` makes JSON of a column.
 pub fn reservations(json: impl Fn(&str) -> String) -> (&'static str, String) {
     let (counts, tokens) = (json("b.counts"), json("r.tokens"));
@@ -327,6 +332,7 @@ impl Site {
                 self.log()
             );
         }
+        self.sql(EVENTS).iter().for_each(crate::schema::row);
     }
 
     /// Whether kernel, systemd and disk tell of these live runners and of no others.

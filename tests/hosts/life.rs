@@ -164,10 +164,8 @@ fn events_follow_without_loss_or_repetition() {
     site.kill9("stratavored");
     site.run("-- true");
     let all = site.ctl("root", "events -o jsonl --after 0").ok().out();
-    let positions: Vec<u64> = all
-        .lines()
-        .filter_map(|l| serde_json::from_str::<serde_json::Value>(l).ok()?["seq"].as_u64())
-        .collect();
+    let shown = crate::schema::lines(&all);
+    let positions: Vec<u64> = shown.iter().filter_map(|e| e["seq"].as_u64()).collect();
     assert!(
         positions.len() > 60 && positions.windows(2).all(|w| w[0] < w[1]),
         "{positions:?}"

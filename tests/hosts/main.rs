@@ -51,4 +51,6 @@ mod relay;
 mod releases;
 mod restart;
 mod scale;
+#[path = "../schema/mod.rs"]
+mod schema;
 mod user;

@@ -10,9 +10,7 @@ const DATABASE: &str = "second";
 /// What `events` tells, without the events of hosts: a host that joins is one.
 fn events(site: &Site) -> Vec<Value> {
     let out = site.ctl("root", "events -o jsonl --after 0").ok().out();
-    let all = out
-        .lines()
-        .map(|l| serde_json::from_str::<Value>(l).unwrap());
+    let all = crate::schema::lines(&out).into_iter();
     all.filter(|e| !e["subject"].as_str().unwrap().starts_with("host/"))
         .collect()
 }

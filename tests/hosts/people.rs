@@ -387,14 +387,11 @@ fn events_and_usage() {
             .ctl("alice", &format!("events -o jsonl {arguments}"))
             .ok()
             .out();
-        let kind = |line: &str| {
-            let event: serde_json::Value = serde_json::from_str(line).unwrap();
-            event["type"]
-                .as_str()
-                .unwrap()
-                .replace("org.stratavore.", "")
+        let kind = |event: &serde_json::Value| {
+            let kind = event["type"].as_str().unwrap();
+            kind.replace("org.stratavore.", "")
         };
-        out.lines().map(kind).collect()
+        crate::schema::lines(&out).iter().map(kind).collect()
     };
     let life = ["runner.starting", "runner.running", "runner.ended"];
     assert_eq!(of(&format!("--runner {}", &id[..13])), life);

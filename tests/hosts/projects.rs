@@ -22,12 +22,9 @@ fn a_cap_is_exact_when_a_hundred_come_at_once() {
         "{refused}"
     );
     // The denial is an event; a raised cap lets the next one in, a lowered one stops nobody.
-    assert!(
-        site.ctl("root", "events -o jsonl")
-            .ok()
-            .out()
-            .contains("admission.denied")
-    );
+    let events = site.ctl("root", "events -o jsonl").ok().out();
+    assert!(events.contains("admission.denied"), "{events}");
+    crate::schema::lines(&events);
     site.ctl("root", "project set tight --max-runners 8").ok();
     site.ctl("alice", "run tight -- sleep 1000").ok();
     site.ctl("root", "project set tight --max-runners 2").ok();

@@ -6,7 +6,7 @@ use crate::domain::event::EventType;
 use crate::domain::period::Period;
 use std::sync::Arc;
 
-fn budget(scope: &str, period: Period, limit: u64) -> Budget {
+pub(super) fn budget(scope: &str, period: Period, limit: u64) -> Budget {
     Budget {
         scope: scope.parse().unwrap(),
         period,
@@ -18,7 +18,7 @@ fn budget(scope: &str, period: Period, limit: u64) -> Budget {
     }
 }
 
-fn tokens(input: u64, output: u64) -> Tokens {
+pub(super) fn tokens(input: u64, output: u64) -> Tokens {
     Tokens {
         input,
         output,

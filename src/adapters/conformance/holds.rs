@@ -16,7 +16,7 @@ fn scope(text: &str) -> HoldScope {
     text.parse().unwrap()
 }
 
-fn hold(scope_text: &str) -> Hold {
+pub(super) fn hold(scope_text: &str) -> Hold {
     Hold {
         scope: scope(scope_text),
         until: None,

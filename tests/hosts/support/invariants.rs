@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::sql::Sql;
 use super::{Fleet, wait_for};
-use crate::fixture::{HISTORY, SOON, populated};
+use crate::fixture::{EVENTS, HISTORY, SOON, populated};
 
 /// How often a [`Watch`] looks.
 const EVERY: Duration = Duration::from_millis(100);
@@ -246,6 +246,7 @@ impl Fleet {
                 self.logs()
             );
         }
+        sql.rows(EVENTS).iter().for_each(crate::schema::row);
         self.check_runs();
     }
 

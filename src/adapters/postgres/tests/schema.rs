@@ -301,7 +301,8 @@ async fn positions_never_go_backwards() {
     project(&store, "p", ProjectSettings::default()).await;
     let far = i64::from(u32::MAX) << 20;
     let put = "INSERT INTO events (position, at, type, project, subject, seq, actor, data)
-               VALUES ($1, 1, 'project.changed', 'p', 'project/p', 2, '{\"uid\":null,\"user\":null}', '{}')";
+               VALUES ($1, 1, 'project.changed', 'p', 'project/p', 2, '{\"uid\":null,\"user\":null}',
+                       '{\"project\":\"p\",\"settings\":{\"limits\":{}}}')";
     store
         .read(async |on| on.run(put, vec![far.into()]).await)
         .await
