@@ -1,12 +1,32 @@
 //! Who lets us in, and who does not: passwords, virtual hosts, certificates; several servers in turn.
 
+use super::consumer::{self, Log};
 use super::rabbit::Rabbit;
 use super::world::shared;
 use std::path::Path;
 use std::process::Command;
 use stratavore::adapters::rabbitmq::{BrokerOptions, RabbitMq};
+use stratavore::domain::Timestamp;
+use stratavore::domain::cloudevent::Message;
+use stratavore::domain::event::{Actor, Draft, Event, EventType};
+use stratavore::domain::relay::Outcome;
 use stratavore::domain::secret::Secret;
-use stratavore::ports::Broker;
+use stratavore::ports::{Broker, Told};
+
+fn lifted() -> Event {
+    Event {
+        position: 7,
+        draft: Draft {
+            kind: EventType::FleetChanged,
+            project: String::new(),
+            subject: "fleet/all".to_owned(),
+            seq: 1,
+            at: Timestamp(1),
+            actor: Actor::host(),
+            data: serde_json::json!({ "max_runners": null }),
+        },
+    }
+}
 
 async fn refused(options: BrokerOptions) -> String {
     let shown = format!("{options:?}");
@@ -65,7 +85,19 @@ async fn refusals_say_why_and_the_next_server_is_tried() {
     let mut maker = good.clone();
     maker.exchange = "x.lowly".to_owned();
     RabbitMq::new(maker).connect().await.unwrap().close().await;
-    RabbitMq::new(writer).connect().await.unwrap().close().await;
+    // What it writes arrives.
+    let channel = consumer::channel(rabbit).await;
+    consumer::bind(&channel, "x.lowly", "q.lowly", &["#"]).await;
+    let mut link = RabbitMq::new(writer).connect().await.unwrap();
+    let message = Message::new(&lifted(), "s", "h", 1);
+    link.publish(message.clone()).unwrap();
+    let told = link.news().await.unwrap();
+    assert_eq!(told, Told::Settled(vec![(7, Outcome::Confirmed)]));
+    link.close().await;
+    let mut log = Log::default();
+    log.read(&channel, "q.lowly", 1).await;
+    let ids: Vec<_> = log.all.iter().map(|e| e["id"].clone()).collect();
+    assert_eq!(ids, [message.id]);
     closed.servers.extend(good.servers);
     RabbitMq::new(closed).connect().await.unwrap().close().await;
 }
