@@ -20,7 +20,7 @@ fn sizes(cluster: &Cluster, database: &str) -> BTreeMap<String, u64> {
 /// The clean-up of the server comes by as much more often as time goes faster here.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn tables_and_indexes_stay_flat() {
-    let lives: u64 = std::env::var("STRATAVORE_LIVES").map_or(8_000, |n| n.parse().unwrap());
+    let lives: u64 = std::env::var("STRATAVORE_LIVES").map_or(12_000, |n| n.parse().unwrap());
     let cluster = tokio::task::spawn_blocking(|| {
         Cluster::new(&[
             "autovacuum_naptime = 1s",
@@ -51,8 +51,8 @@ async fn tables_and_indexes_stay_flat() {
         assert!(seen.contains_key(table), "{table}: {seen:?}");
     }
     for (name, seen) in &seen {
-        // One page more is no growth.
-        churn::assert_flat(name, seen, |third| third * 3 / 2 + 64);
+        // Some pages more are no growth; what is never given back would be twice as much.
+        churn::assert_flat(name, seen, |half| half * 4 / 3 + 64);
     }
     store.close().await;
 }

@@ -58,8 +58,8 @@ async fn many_lives() {
         begun.elapsed().as_secs_f64()
     );
     let of = |of: fn(&(u64, u64)) -> u64| seen.iter().map(of).collect::<Vec<_>>();
-    churn::assert_flat("memory", &of(|s| s.0), |third| third + 4_096);
-    churn::assert_flat("the file", &of(|s| s.1), |third| third * 5 / 4);
+    churn::assert_flat("memory", &of(|s| s.0), |half| half + 4_096);
+    churn::assert_flat("the file", &of(|s| s.1), |half| half * 5 / 4);
     assert_eq!(live(&store, "p").await, 0);
     assert!(events(&store).await.len() as u64 <= 3 * (KEPT + AT_ONCE));
     // And when all is over, the space goes back.
