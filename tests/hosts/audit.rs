@@ -204,10 +204,7 @@ fn a_daemon_that_is_killed_leaves_a_whole_chain() {
     site.run("-- true");
     for point in ["store.before-commit", "store.after-commit"] {
         for _ in 0..3 {
-            site.root(&format!(
-                "printf {point} >/run/stratavore-crash/at && chmod 666 /run/stratavore-crash/at"
-            ))
-            .ok();
+            site.crash_at(point);
             site.sh_as("alice", "timeout 60 stratavorectl run p -- true; true");
             wait_until(point, SOON, || {
                 !site.host.path("/run/stratavore-crash/at").exists()

@@ -271,10 +271,7 @@ fn what_a_report_leads_to_survives_the_daemon() {
         set(&site, &format!("--limit 1k --on-exhausted {policy}"));
         default_tokens(&site, 400);
         let id = site.run("-- sleep 1000");
-        site.root(&format!(
-            "printf %s {point} > /run/stratavore-crash/at && chmod 666 /run/stratavore-crash/at"
-        ))
-        .ok();
+        site.crash_at(point);
         // Who reports may never hear of it.
         site.ctl(
             "root",

@@ -60,10 +60,7 @@ fn each_point(of: &str) {
     assert!(points.len() > 1, "no crash points of {of} in the source");
     for (round, point) in points.iter().enumerate() {
         let round = format!("{of}{round}");
-        site.root(&format!(
-            "printf %s {point} > /run/stratavore-crash/at && chmod 666 /run/stratavore-crash/at"
-        ))
-        .ok();
+        site.crash_at(point);
         scenario(&site, &round);
         if site.host.path("/run/stratavore-crash/at").exists() {
             // A point of adoption is reached when something starts again.

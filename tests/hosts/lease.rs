@@ -375,7 +375,7 @@ fn the_daemon_dies_while_it_joins_and_arms() {
 /// Has the next program that comes by that point die there, and does something that leads to it.
 #[track_caller]
 fn crash_at(site: &Site, point: &str, script: &str) {
-    arm_crash(site, point);
+    site.crash_at(point);
     site.root(script);
     wait_for(&format!("{point} is reached"), SOON, || {
         match site.host.path(AT).exists() {
@@ -387,12 +387,6 @@ fn crash_at(site: &Site, point: &str, script: &str) {
 
 /// Where a program looks for the point it is to die at.
 const AT: &str = "/run/stratavore-crash/at";
-
-#[track_caller]
-fn arm_crash(site: &Site, point: &str) {
-    site.root(&format!("printf %s {point} > {AT} && chmod 666 {AT}"))
-        .ok();
-}
 
 /// Hosts' clocks are an hour apart: the database's counts, for leases as for all else.
 #[test]
@@ -443,7 +437,7 @@ fn the_daemon_dies_with_an_order_or_a_hold_in_its_hands() {
     let (asks, does) = (&fleet.sites[0], &fleet.sites[1]);
     for point in ["fleet.order-taken", "fleet.order-done"] {
         let runner = does.run(&format!("-- {ONCE} 1000"));
-        arm_crash(does, point);
+        does.crash_at(point);
         // Whoever asks is told that nobody knows what came of it.
         asks.ctl("alice", &format!("stop {runner}")).code(1);
         assert!(!does.host.path(AT).exists(), "{point} is reached");
@@ -458,7 +452,7 @@ fn the_daemon_dies_with_an_order_or_a_hold_in_its_hands() {
         assert_eq!(does.cause(&runner), "stopped", "{point}");
     }
     let held = does.run(&format!("--label key=shared -- {ONCE} 1000"));
-    arm_crash(does, "policy.freeze");
+    does.crash_at("policy.freeze");
     asks.ctl("root", "hold set --label key=shared --freeze")
         .ok();
     let state = |wanted: &str| {

@@ -198,8 +198,8 @@ fn the_limit_holds_at_every_moment() {
     );
     assert!(looks > 10 && most <= MAX, "{most}");
     let grown = private.iter().max().unwrap().saturating_sub(before);
-    // A debug build's stack is deeper and its pages are touched one by one: 72 to 80 KB seen.
-    assert!(grown < 96, "KB more of its shim's own memory: {grown}");
+    // A debug build's stack is deeper and its pages are touched one by one: 36 to 108 KB seen. Half the file would be 128.
+    assert!(grown < 128, "KB more of its shim's own memory: {grown}");
     site.ended(&id);
     let kept = log(&site, &id);
     let lines = counts_up_to(&kept, 1_500_000);
@@ -363,7 +363,7 @@ fn kills_lose_nothing_that_was_written() {
         let id = site
             .run("--log-file-max=4K -- sh -c 'echo first; read line </tmp/turn; exec seq 1000000'");
         wait_until("it has begun", SOON, || log(&site, &id) == "first");
-        site.root(&format!("printf shim.log-{point} > /run/stratavore-crash/at && chmod 666 /run/stratavore-crash/at")).ok();
+        site.crash_at(format_args!("shim.log-{point}"));
         site.sh_as("alice", "echo > /tmp/turn").ok();
         assert_eq!(site.cause(&id), "supervisor-lost");
         let kept = log(&site, &id);

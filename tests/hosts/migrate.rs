@@ -75,10 +75,7 @@ fn an_embedded_store_becomes_the_fleets_under_live_runners() {
     // Killed before it counts, nothing has happened; killed after, all has.
     let mut sql = fleet.postgres.sql(DATABASE);
     for (point, rows) in [("migrate.copied", 0), ("migrate.committed", 4)] {
-        site.root(&format!(
-            "printf {point} >/run/stratavore-crash/at && chmod 666 /run/stratavore-crash/at"
-        ))
-        .ok();
+        site.crash_at(point);
         let cut_off = migrate().code(1).err();
         assert!(cut_off.contains("do it again"), "{cut_off}");
         assert!(!site.host.path("/run/stratavore-crash/at").exists());

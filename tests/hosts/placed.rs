@@ -350,9 +350,7 @@ struct Round<'a> {
 impl<'a> Round<'a> {
     /// The first host asks; `killed` is where the point is reached.
     fn new(fleet: &'a Fleet, killed: &Site, point: &'a str, target: &str) -> Self {
-        let at = "/run/stratavore-crash/at";
-        let set = format!("printf %s {point} > {at} && chmod 666 {at}");
-        killed.root(&set).ok();
+        killed.crash_at(point);
         let command = format!(
             "run --via store --on {target} --request-id {point} --label round={point} p -- sh -c 'echo $STRATAVORE_RUNNER_ID >> /srv/ran'"
         );
@@ -364,7 +362,7 @@ impl<'a> Round<'a> {
             told,
         };
         wait_for(&format!("{point} is reached"), SOON, || {
-            match killed.host.path(at).exists() {
+            match killed.host.path("/run/stratavore-crash/at").exists() {
                 true => Err(format!("{}\n{}", round.told, killed.log())),
                 false => Ok(()),
             }

@@ -212,11 +212,7 @@ fn the_daemon_is_killed_at_each_point_of_a_turn() {
         .ok();
     site.ctl("root", "project set p --max-runners 1").ok();
     for point in all {
-        let arm = || {
-            let at = "/run/stratavore-crash/at";
-            site.root(&format!("printf %s {point} > {at} && chmod 666 {at}"))
-                .ok();
-        };
+        let arm = || site.crash_at(point);
         let first = site.run("-- sleep 1000");
         if EARLY.contains(&point) {
             arm();

@@ -141,10 +141,7 @@ fn the_daemon_is_killed_at_each_step_of_the_drain() {
     let points = points("relay");
     assert!(points.len() >= 4, "{points:?}");
     for point in &points {
-        site.root(&format!(
-            "printf %s {point} > /run/stratavore-crash/at && chmod 666 /run/stratavore-crash/at"
-        ))
-        .ok();
+        site.crash_at(point);
         work(&site);
         wait_until(&format!("{point} is reached"), SOON, || {
             !site.host.path("/run/stratavore-crash/at").exists()
