@@ -1,5 +1,5 @@
 //! What comes with the programs: licences, duplicates, sources, the oldest compiler, and the bill of materials. The rules
-//! stand in `deny.toml`, where cargo-deny reads them, too; here they are kept without it and without the network.
+//! stand in `deny.toml`, where cargo-deny reads them, too; here they are kept without it.
 
 #![allow(clippy::expect_used, clippy::unwrap_used)]
 
@@ -36,7 +36,7 @@ fn targets() -> Vec<String> {
 fn crates(target: &str) -> Vec<Value> {
     let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
     let told = Command::new(cargo)
-        .args(["metadata", "--locked", "--offline", "--all-features"])
+        .args(["metadata", "--locked", "--all-features"])
         .args(["--format-version=1", "--filter-platform", target])
         .output()
         .unwrap();
