@@ -4,10 +4,16 @@
 //! in order per subject, and nothing but one batch per fault twice.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+// Where the files that are shared look for it.
+use stratavore::adapters;
+
 mod consumer;
 mod faults;
 mod fleet;
 mod nixos;
+// That of the store's own tests.
+#[allow(dead_code)]
+#[path = "../../src/adapters/postgres/tests/cluster.rs"]
 mod postgres;
 mod proxy;
 mod rabbit;

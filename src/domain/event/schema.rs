@@ -108,34 +108,27 @@ pub enum Form {
     Shown,
 }
 
-fn always(name: &'static str, of: Of, about: &'static str) -> Member {
-    let presence = Presence::Always;
-    Member {
-        name,
-        of,
-        about,
-        presence,
+impl Member {
+    fn new(name: &'static str, of: Of, about: &'static str, presence: Presence) -> Self {
+        Self {
+            name,
+            of,
+            about,
+            presence,
+        }
     }
+}
+
+fn always(name: &'static str, of: Of, about: &'static str) -> Member {
+    Member::new(name, of, about, Presence::Always)
 }
 
 fn or_null(name: &'static str, of: Of, about: &'static str) -> Member {
-    let presence = Presence::OrNull;
-    Member {
-        name,
-        of,
-        about,
-        presence,
-    }
+    Member::new(name, of, about, Presence::OrNull)
 }
 
 fn sometimes(name: &'static str, of: Of, about: &'static str) -> Member {
-    let presence = Presence::Sometimes;
-    Member {
-        name,
-        of,
-        about,
-        presence,
-    }
+    Member::new(name, of, about, Presence::Sometimes)
 }
 
 /// The schema of the data of events of this type; its id is what they name as `dataschema`.

@@ -1,7 +1,8 @@
 //! A Postgres of the tests' own: in a folder of its own, on a socket of its own, as a user without
 //! rights. Whatever becomes of the test, it is stopped and removed.
 
-use super::super::{PostgresOptions, ServerAddress, TlsMode};
+use crate::adapters::postgres::{PostgresOptions, ServerAddress, TlsMode};
+use crate::adapters::sql::Keep;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
@@ -288,6 +289,6 @@ pub(super) fn options(folder: &Path, database: &str) -> PostgresOptions {
         tls_ca: None,
         tls_certificate: None,
         connect_timeout: Duration::from_secs(3),
-        keep: crate::adapters::sql::Keep::default(),
+        keep: Keep::default(),
     }
 }
