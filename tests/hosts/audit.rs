@@ -1,5 +1,6 @@
 //! The audit chain on real hosts: kept with a key by credential, told apart under real tampering, whole after kills.
 
+use crate::doctor::said;
 use crate::fixture::{SOON, Site};
 use crate::support::{Fleet, FleetPlan, wait_for, wait_until};
 use serde_json::Value;
@@ -270,6 +271,22 @@ fn hosts_of_a_fleet_keep_chains_of_their_own() {
         (&"changed".into(), &2.into())
     );
     assert_eq!(verdict(two, "")["verdict"], "whole");
+    let doctor = |site: &Site, user: &str| {
+        let found = said(site, user, "audit").unwrap();
+        (found["level"].clone(), found["message"].to_string())
+    };
+    let (level, message) = doctor(one, "root");
+    assert!(
+        level == "problem" && message.contains("does not verify: changed: entry 2 "),
+        "{message}"
+    );
+    // Who may not look is not told of it, and no refusal is written down.
+    let last = verdict(two, "")["last"].clone();
+    for (user, part) in [("root", "kept, and whole"), ("alice", "root may ask")] {
+        let (level, message) = doctor(two, user);
+        assert!(level == "ok" && message.contains(part), "{message}");
+    }
+    assert_eq!(verdict(two, "")["last"], last);
 
     // What one host has done is also known by what the other has seen of it.
     let seen = format!(

@@ -6,7 +6,7 @@ use crate::support::wait_for;
 use serde_json::Value;
 
 /// What `doctor` says about one check; the worst if it says several things.
-fn said(site: &Site, user: &str, check: &str) -> Option<Value> {
+pub fn said(site: &Site, user: &str, check: &str) -> Option<Value> {
     let out = site.ctl(user, "doctor -o json");
     let all: Vec<Value> = serde_json::from_str(&out.out()).unwrap_or_else(|e| panic!("{e}: {out}"));
     let wrong = all

@@ -130,6 +130,25 @@ pub(super) struct Daemon {
     pub(super) notifications: String,
     /// What it says of its broker.
     pub(super) outbox: Outbox,
+    pub(super) audit: Audit,
+}
+
+/// What it says of its audit.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) enum Audit {
+    /// An earlier release keeps none.
+    #[default]
+    Untold,
+    /// There is no key.
+    Unconfigured,
+    /// It is kept; whether it is whole was not asked, as the caller may not.
+    Kept,
+    /// It is kept; there was no answer in time.
+    Long,
+    /// It was looked at: the verdict, in a word and in a sentence.
+    Seen { verdict: String, message: String },
+    /// It could not be looked at.
+    Failed(String),
 }
 
 /// What waits for the broker.
@@ -143,6 +162,8 @@ pub(super) struct Outbox {
     pub(super) pending: u64,
     pub(super) parked: u64,
     pub(super) refused: u64,
+    /// How long ago the oldest that waits has happened, in µs.
+    pub(super) age: u64,
 }
 
 #[derive(Debug, Clone, Default)]

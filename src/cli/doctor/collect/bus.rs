@@ -1,6 +1,6 @@
 //! What the bus tells, and polkit by it.
 
-use super::super::facts::{Bus, Call, Caller, Daemon, Outbox, Polkit};
+use super::super::facts::{Audit, Bus, Call, Caller, Daemon, Outbox, Polkit};
 use super::{ANSWER, files, systemctl};
 use crate::api::auth::ACTIONS;
 use crate::api::proxy::{Given, ManagerProxy};
@@ -9,7 +9,7 @@ use crate::cli::client::{number, text};
 use std::collections::{BTreeMap, HashMap};
 use std::future::Future;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use zbus::fdo::{DBusProxy, RequestNameFlags};
 use zbus::proxy::{CacheProperties, MethodFlags};
 use zbus::{Connection, Variant};
@@ -83,6 +83,15 @@ pub(super) async fn bus(caller: &Caller, daemon_runs: bool) -> (Bus, Option<Polk
         true => None,
         false => polkit(&connection).await,
     };
+    // Who may not look is not refused, which would be written down.
+    let granted = |p: &Polkit| p.granted.iter().any(|a| a == "org.stratavore1.read-audit");
+    let may = is_user() || caller.is_root() || polkit.as_ref().is_some_and(granted);
+    if let Some(daemon) = &mut bus.daemon
+        && daemon.audit == Audit::Kept
+        && may
+    {
+        daemon.audit = audit(&connection).await;
+    }
     (bus, polkit)
 }
 
@@ -139,7 +148,31 @@ async fn daemon(connection: &Connection) -> zbus::Result<Daemon> {
         // An earlier stratavored does not tell it.
         notifications: manager.notifications().await.unwrap_or_default(),
         outbox: outbox(&manager).await,
+        audit: match manager.audit().await.unwrap_or_default().as_str() {
+            "ok" => Audit::Kept,
+            "unconfigured" => Audit::Unconfigured,
+            _ => Audit::Untold,
+        },
     })
+}
+
+/// Looks at the whole of this host's audit.
+async fn audit(connection: &Connection) -> Audit {
+    let told = async {
+        let manager = ManagerProxy::builder(connection)
+            .cache_properties(CacheProperties::No)
+            .build()
+            .await?;
+        manager.verify_audit("", &Given::new()).await
+    };
+    match tokio::time::timeout(ANSWER, told).await {
+        Err(_) => Audit::Long,
+        Ok(Err(error)) => Audit::Failed(error.to_string()),
+        Ok(Ok(report)) => Audit::Seen {
+            verdict: text(&report, "verdict").to_owned(),
+            message: text(&report, "message").to_owned(),
+        },
+    }
 }
 
 /// An older daemon tells nothing of it.
@@ -154,7 +187,15 @@ async fn outbox(manager: &ManagerProxy<'_>) -> Outbox {
         pending: count("pending"),
         parked: count("parked"),
         refused: count("refused"),
+        age: number(&told, "oldest").map_or(0, age),
     }
+}
+
+/// How long ago this moment was, in µs since 1970.
+fn age(moment: u64) -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    let now = now.map_or(0, |now| u64::try_from(now.as_micros()).unwrap_or(u64::MAX));
+    now.saturating_sub(moment)
 }
 
 /// Takes the name and gives it back.

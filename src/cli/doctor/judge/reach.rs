@@ -1,9 +1,10 @@
 //! The bus, our name on it, and polkit.
 
 use super::super::Finding;
-use super::super::facts::{Bus, Call, Facts};
+use super::super::facts::{Audit, Bus, Call, Facts};
 use super::and;
 use crate::api::auth::ACTIONS;
+use crate::domain::units::show_span;
 
 /// Every command that waits holds a connection, and so does every other program of the user.
 const CONNECTIONS_MIN: u64 = 128;
@@ -47,6 +48,7 @@ pub(super) fn bus(facts: &Facts) -> Vec<Finding> {
     out.push(daemon(facts));
     out.extend(notifications(facts));
     out.extend(broker(facts));
+    out.extend(audit(facts));
     if !facts.user {
         out.extend(limits(bus));
     }
@@ -94,8 +96,8 @@ fn broker(facts: &Facts) -> Option<Finding> {
     let outbox = &facts.bus.daemon.as_ref()?.outbox;
     let waiting = match outbox.pending {
         0 => "no event waits".to_owned(),
-        1 => "1 event waits".to_owned(),
-        n => format!("{n} events wait"),
+        1 => format!("1 event waits, for {}", show_span(outbox.age)),
+        n => format!("{n} events wait, the oldest for {}", show_span(outbox.age)),
     };
     let why = outbox.why.trim_end_matches('.');
     Some(match outbox.broker.as_str() {
@@ -124,6 +126,49 @@ fn broker(facts: &Facts) -> Option<Finding> {
         )
         .mend("stratavorectl outbox retry"),
         _ => Finding::ok(CHECK, format!("The broker takes events; {waiting}.")),
+    })
+}
+
+/// This host's audit, where one can be kept.
+fn audit(facts: &Facts) -> Option<Finding> {
+    const CHECK: &str = "audit";
+    let user = if facts.user { "--user " } else { "" };
+    let verify = format!("stratavorectl {user}audit verify");
+    Some(match &facts.bus.daemon.as_ref()?.audit {
+        Audit::Untold => return None,
+        Audit::Unconfigured => Finding::ok(
+            CHECK,
+            "No audit is kept, as there is no key. stratavored(8) tells how to have one.",
+        ),
+        Audit::Kept => Finding::ok(
+            CHECK,
+            "An audit is kept; whether it is whole, root may ask.",
+        ),
+        Audit::Long => Finding::note(
+            CHECK,
+            format!(
+                "An audit is kept; looking at all of it takes longer than this. To wait for it: {verify}"
+            ),
+        ),
+        Audit::Seen { verdict, .. } if verdict == "whole" => {
+            Finding::ok(CHECK, "The audit is kept, and whole.")
+        }
+        Audit::Seen { message, .. } => Finding::problem(
+            CHECK,
+            format!(
+                "The audit does not verify: {}. Export it before anything is changed.",
+                message.trim_end_matches('.')
+            ),
+        )
+        .mend(verify),
+        Audit::Failed(why) => Finding::warning(
+            CHECK,
+            format!(
+                "The audit can't be looked at: {}.",
+                why.trim_end_matches('.')
+            ),
+        )
+        .mend(verify),
     })
 }
 

@@ -159,11 +159,15 @@ fn bus_and_daemon() {
         pending: 2,
         parked,
         refused: 0,
+        age: 7_500_000_000,
     };
     for (told, parts) in [
         (
             broker("down", false, 0),
-            &["is not reached (a reason)", "2 events wait"][..],
+            &[
+                "is not reached (a reason)",
+                "2 events wait, the oldest for 2h 5min.",
+            ][..],
         ),
         (broker("down", true, 0), &["takes no events", "a reason"]),
         (
@@ -176,6 +180,25 @@ fn bus_and_daemon() {
                 daemon.outbox = told.clone();
             }
         });
+    }
+    let audit = |audit: Audit| {
+        move |f: &mut Facts| {
+            if let Some(daemon) = &mut f.bus.daemon {
+                daemon.audit = audit.clone();
+            }
+        }
+    };
+    let seen = |verdict: &str| Audit::Seen {
+        verdict: verdict.to_owned(),
+        message: "Entry 7 was changed.".to_owned(),
+    };
+    let parts = ["Entry 7 was changed", "audit verify"];
+    says(Problem, "audit", &parts, audit(seen("changed")));
+    let failed = Audit::Failed("it is away".to_owned());
+    says(Warning, "audit", &["it is away"], audit(failed));
+    says(Note, "audit", &["audit verify"], audit(Audit::Long));
+    for fine in [seen("whole"), Audit::Kept, Audit::Unconfigured] {
+        assert_eq!(broken(audit(fine)), []);
     }
     says(
         Warning,
