@@ -23,11 +23,6 @@ use std::path::{Path, PathBuf};
 /// Anchors that are compared with; more are left out, the oldest first.
 const ANCHORS_MAX: usize = 10_000;
 
-/// What needs no daemon is done without one.
-pub(super) fn is_offline(args: &Audit) -> bool {
-    matches!(args, Audit::Verify(Verify { file: Some(_), .. }))
-}
-
 /// What is wrong with it shows before anything is connected to.
 pub(super) fn check(host: Option<&Remote>, args: &Audit) -> Result<()> {
     match args {
@@ -43,36 +38,34 @@ pub(super) fn check(host: Option<&Remote>, args: &Audit) -> Result<()> {
     }
 }
 
-/// With a file and its key alone.
-pub(super) fn offline(global: &Global, args: &Audit) -> Result<u8> {
-    let Audit::Verify(Verify {
-        file: Some(file),
-        key,
-        anchor,
-        ..
-    }) = args
-    else {
-        return Ok(0);
+/// Does it; with a file and its key alone without a daemon.
+pub(super) async fn audit(global: &Global, args: &Audit) -> Result<u8> {
+    let args = match args {
+        Audit::Export(args) => return export(global, args).await,
+        Audit::Verify(args) => args,
     };
-    let opened = File::open(file).map_err(|e| unreadable(file, &e))?;
-    let report = look(opened, &keys(key)?, &anchors(anchor)?)
-        .map_err(|f| Failure::new(f.status, format!("{}: {}", file.display(), f.message)))?;
-    told(global, &report_json(&report))
-}
-
-/// With the daemon.
-pub(super) async fn audit(client: &Client, global: &Global, args: &Audit) -> Result<u8> {
-    match args {
-        Audit::Export(args) => export(client, args).await,
-        Audit::Verify(args) => verify(client, global, args).await,
+    let (keys, anchors) = (keys(&args.key)?, anchors(&args.anchor)?);
+    match &args.file {
+        Some(file) => {
+            let opened = File::open(file).map_err(|e| unreadable(file, &e))?;
+            let report = look(opened, &keys, &anchors).map_err(|f| {
+                Failure::new(f.status, format!("{}: {}", file.display(), f.message))
+            })?;
+            told(global, &report_json(&report))
+        }
+        None => verify(global, args, keys, anchors).await,
     }
 }
 
-async fn verify(client: &Client, global: &Global, args: &Verify) -> Result<u8> {
+async fn verify(
+    global: &Global,
+    args: &Verify,
+    keys: Vec<Key>,
+    anchors: Vec<Anchor>,
+) -> Result<u8> {
+    let client = &Client::connect(global).await?;
     let host = args.of.as_deref().unwrap_or_default();
-    let anchors = anchors(&args.anchor)?;
-    if !args.key.is_empty() {
-        let keys = keys(&args.key)?;
+    if !keys.is_empty() {
         let audit = exported(client, host).await?;
         let looked = tokio::task::spawn_blocking(move || look(audit.into(), &keys, &anchors));
         let report = looked
@@ -98,7 +91,7 @@ async fn verify(client: &Client, global: &Global, args: &Verify) -> Result<u8> {
     told(global, &report_of(&report))
 }
 
-async fn export(client: &Client, args: &Export) -> Result<u8> {
+async fn export(global: &Global, args: &Export) -> Result<u8> {
     let host = args.of.as_deref().unwrap_or_default();
     let mut to: Box<dyn Write + Send> = match &args.file {
         None if std::io::stdout().is_terminal() => {
@@ -116,7 +109,10 @@ async fn export(client: &Client, args: &Export) -> Result<u8> {
             })?)
         }
     };
-    let audit = exported(client, host).await;
+    let audit = match Client::connect(global).await {
+        Ok(client) => exported(&client, host).await,
+        Err(failure) => Err(failure),
+    };
     if audit.is_err() {
         args.file.iter().for_each(|file| {
             let _ = std::fs::remove_file(file);

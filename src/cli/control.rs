@@ -136,6 +136,8 @@ pub(super) fn check(which: &Many) -> Result<()> {
             "Give either runners (ids or names), or --project, --label or --all.",
         ));
     }
+    let project = which.choice.project.as_deref();
+    project.map_or(Ok(()), super::check_project)?;
     labels(&which.choice.label).map(drop)
 }
 

@@ -10,6 +10,10 @@ use super::text::{clean, cut};
 use super::{Global, json};
 use crate::api::proxy::{Dict, Given};
 use crate::domain::RunnerId;
+use crate::domain::cloudevent::TYPE_PREFIX;
+use crate::domain::event::EventType;
+use crate::domain::name::shown;
+use crate::domain::nearest::nearest;
 use futures_util::StreamExt;
 use std::time::Duration;
 use tokio::sync::mpsc;
@@ -105,8 +109,16 @@ pub(super) async fn events(client: &Client, global: &Global, args: &Events) -> R
     Ok(0)
 }
 
-/// What is asked for, before anything is connected to.
-pub(super) fn check(args: &Events) -> Result<()> {
+/// What is asked for, before anything is connected to. A host elsewhere may be of a later release, with more types.
+pub(super) fn check(args: &Events, far: bool) -> Result<()> {
+    args.project
+        .iter()
+        .try_for_each(|p| super::check_project(p))?;
+    if let Some(kind) = &args.r#type
+        && !far
+    {
+        check_type(kind)?;
+    }
     match args.lines {
         Some(n) if n == 0 || n > LAST_MAX => Err(Failure::new(
             USAGE,
@@ -114,6 +126,22 @@ pub(super) fn check(args: &Events) -> Result<()> {
         )),
         _ => Ok(()),
     }
+}
+
+fn check_type(text: &str) -> Result<()> {
+    let short = text.strip_prefix(TYPE_PREFIX).unwrap_or(text);
+    if EventType::parse(short).is_some() {
+        return Ok(());
+    }
+    let known = EventType::ALL.map(EventType::short);
+    let near = nearest(short, known.into_iter());
+    let near = near.map_or_else(String::new, |near| format!(" Did you mean {near}?"));
+    let message = format!(
+        "“{}” is not a type of event; there are {}.{near}",
+        shown(text),
+        known.join(", ")
+    );
+    Err(Failure::new(USAGE, message))
 }
 
 async fn filter(client: &Client, args: &Events) -> Result<Given<'static>> {

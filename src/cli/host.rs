@@ -55,6 +55,14 @@ pub(super) fn check(args: &Host) -> Result<()> {
     }
 }
 
+/// The same of `fleet`.
+pub(super) fn check_fleet(args: &Fleet) -> Result<()> {
+    match args {
+        Fleet::Set(set) => super::check_cap("--max-runners", &set.max_runners),
+        Fleet::Show => Ok(()),
+    }
+}
+
 fn deadline(args: &Drain) -> Result<u64> {
     let Some(text) = &args.deadline else {
         return Ok(0);

@@ -124,6 +124,7 @@ fn nothing(args: &List) -> String {
 pub(super) fn filter(args: &List) -> Result<Given<'static>> {
     let mut filter = Given::new();
     if let Some(project) = &args.project {
+        super::check_project(project)?;
         filter.insert("project", project.clone().into());
     }
     if let Some(host) = &args.on {

@@ -92,10 +92,9 @@ async fn obey(cli: &Cli) -> Result<u8> {
         return store::store(global, verb).await;
     }
     check(cli)?;
-    if let Verb::Audit(args) = &cli.verb
-        && audit::is_offline(args)
-    {
-        return audit::offline(global, args);
+    // It reads its files before it connects, each once: one may be a pipe.
+    if let Verb::Audit(args) = &cli.verb {
+        return audit::audit(global, args).await;
     }
     if let Verb::Run(run) = &cli.verb
         && let Some(on) = &run.on
@@ -123,14 +122,13 @@ async fn obey(cli: &Cli) -> Result<u8> {
         Verb::Budget(args) => budget::budget(&client, global, args).await,
         Verb::Usage(args) => report::usage(&client, global, args).await,
         Verb::Hold(args) => hold::hold(&client, global, args).await,
-        Verb::Audit(args) => audit::audit(&client, global, args).await,
         Verb::Notify(args) => notify::notify(&client, global, args).await,
         Verb::Host(args) => host::host(&client, global, args).await,
         Verb::Fleet(args) => host::fleet(&client, global, args).await,
         Verb::Outbox(args) => outbox::outbox(&client, global, args).await,
         Verb::Top(args) => top::top(&client, global, args).await,
         Verb::Reconcile(args) => reconcile::reconcile(&client, global, args).await,
-        Verb::Completions(_) | Verb::Store(_) => Ok(0),
+        Verb::Completions(_) | Verb::Store(_) | Verb::Audit(_) => Ok(0),
         Verb::Status => status::status(&client, global).await,
         Verb::Doctor => doctor::doctor(global).await,
     }
@@ -144,6 +142,7 @@ fn check(cli: &Cli) -> Result<()> {
             if args.pipe {
                 Remote::no_descriptors(host, "run --pipe …")?;
             }
+            check_project(&args.project)?;
             run::place::check(args)?;
             run::options(args, host.is_some() || args.on.is_some()).map(drop)
         }
@@ -153,13 +152,20 @@ fn check(cli: &Cli) -> Result<()> {
         Verb::Kill(args) => control::signal(args).and_then(|_| control::check(&args.which)),
         Verb::Freeze(args) | Verb::Thaw(args) => control::check(args),
         Verb::Set(args) => control::limits(args).map(drop),
-        Verb::Events(args) => events::check(args),
+        Verb::Why(args) => args.project.iter().try_for_each(|p| check_project(p)),
+        Verb::Events(args) => events::check(args, host.is_some()),
+        Verb::Project(args) => project::check(args),
         Verb::Budget(args) => budget::check(args),
         Verb::Usage(args) => report::check(args, host.is_some()),
         Verb::Hold(args) => hold::check(args),
         Verb::Host(args) => host::check(args),
+        Verb::Fleet(args) => host::check_fleet(args),
+        Verb::Outbox(args) => outbox::check(args),
         Verb::Audit(args) => audit::check(host, args),
-        Verb::Top(args) => top::check(&cli.global, args).map(drop),
+        Verb::Top(args) => {
+            args.project.iter().try_for_each(|p| check_project(p))?;
+            top::check(&cli.global, args).map(drop)
+        }
         _ => Ok(()),
     }
 }
@@ -175,6 +181,27 @@ fn check_limit(key: &str, value: &str) -> Result<()> {
     let mut limits = crate::domain::Limits::default();
     let set = limits.set(key, crate::domain::limits::Value::Text(value));
     set.map_err(|error| Failure::new(USAGE, error.message))
+}
+
+/// What no project can be called is wrong usage.
+fn check_project(name: &str) -> Result<()> {
+    let parsed = name.parse::<crate::domain::ProjectName>();
+    parsed
+        .map(drop)
+        .map_err(|error| Failure::new(USAGE, error.message))
+}
+
+/// A number, or infinity; how large it may be the daemon says.
+fn check_cap(flag: &str, text: &str) -> Result<()> {
+    let word = text.trim();
+    match word == "infinity" || word.parse::<u64>().is_ok() {
+        true => Ok(()),
+        false => {
+            let shown = crate::domain::name::shown(text);
+            let message = format!("{flag}: “{shown}” is neither a number nor infinity.");
+            Err(Failure::new(USAGE, message))
+        }
+    }
 }
 
 /// `KEY=VALUE` words as `a{ss}`.

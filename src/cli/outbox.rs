@@ -42,6 +42,17 @@ pub struct Retry {
     pub project: Option<String>,
 }
 
+/// What is wrong with it shows before anything is connected to.
+pub(super) fn check(args: &Outbox) -> Result<()> {
+    match args {
+        Outbox::Retry(args) => args
+            .project
+            .iter()
+            .try_for_each(|p| super::check_project(p)),
+        Outbox::Show(_) => Ok(()),
+    }
+}
+
 /// Does it.
 pub(super) async fn outbox(client: &Client, global: &Global, args: &Outbox) -> Result<u8> {
     match args {

@@ -22,14 +22,7 @@ pub(super) async fn project(client: &Client, global: &Global, args: &Project) ->
             let _path: OwnedObjectPath = client.call("CreateProject", &body).await?;
         }
         Project::Set(settings) => {
-            let given = given(settings);
-            if given.is_empty() {
-                return Err(Failure::new(
-                    USAGE,
-                    "No setting is given, such as --max-runners=10 or --memory-max=infinity.",
-                ));
-            }
-            let body = (settings.name.as_str(), &given);
+            let body = (settings.name.as_str(), &given(settings));
             if let Err(failure) = client.call::<_, ()>("SetProject", &body).await {
                 return Err(client.suggest(failure, &settings.name).await);
             }
@@ -52,19 +45,52 @@ pub(super) async fn project(client: &Client, global: &Global, args: &Project) ->
     Ok(0)
 }
 
+/// What is wrong with it shows before anything is connected to.
+pub(super) fn check(args: &Project) -> Result<()> {
+    match args {
+        Project::Create(settings) => check_settings(settings),
+        Project::Set(settings) => {
+            check_settings(settings)?;
+            match given(settings).is_empty() {
+                true => Err(Failure::new(
+                    USAGE,
+                    "No setting is given, such as --max-runners=10 or --memory-max=infinity.",
+                )),
+                false => Ok(()),
+            }
+        }
+        Project::Show { name } => super::check_project(name),
+        Project::Remove { name } => name.iter().try_for_each(|name| super::check_project(name)),
+        Project::List => Ok(()),
+    }
+}
+
+fn check_settings(settings: &ProjectSettings) -> Result<()> {
+    super::check_project(&settings.name)?;
+    for (key, number) in numbers(settings) {
+        super::check_cap(&format!("--{key}"), number)?;
+    }
+    let mut limits = settings.limits.given();
+    limits.try_for_each(|(key, value)| super::check_limit(key, value))
+}
+
+fn numbers(settings: &ProjectSettings) -> impl Iterator<Item = (&'static str, &String)> {
+    [
+        ("max-runners", &settings.max_runners),
+        ("max-queued", &settings.max_queued),
+        ("default-tokens", &settings.default_tokens),
+    ]
+    .into_iter()
+    .filter_map(|(key, number)| Some((key, number.as_ref()?)))
+}
+
 fn given(settings: &ProjectSettings) -> Given<'static> {
     let mut out = Given::new();
     if let Some(text) = &settings.description {
         out.insert("description", text.clone().into());
     }
-    for (key, value) in [
-        ("max-runners", &settings.max_runners),
-        ("max-queued", &settings.max_queued),
-        ("default-tokens", &settings.default_tokens),
-    ] {
-        if let Some(number) = value {
-            out.insert(key, number.clone().into());
-        }
+    for (key, number) in numbers(settings) {
+        out.insert(key, number.clone().into());
     }
     for (key, value) in settings.limits.given() {
         out.insert(key, value.to_owned().into());

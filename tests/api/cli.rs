@@ -284,6 +284,68 @@ async fn statuses_and_sentences() {
     refused(&world, &["run", "--wait", "p", "--", "x"], 125, "systemctl").await;
 }
 
+/// There is no bus here at all: who would connect first gets another sentence, and status 1.
+#[test]
+fn wrong_words_are_told_before_anything_is_connected_to() {
+    let said = |arguments: &[&str]| {
+        let output = Command::new(env!("CARGO_BIN_EXE_stratavorectl"))
+            .args(arguments)
+            .env("DBUS_SYSTEM_BUS_ADDRESS", "unix:path=/nonexistent/bus")
+            .stdin(Stdio::null())
+            .output()
+            .unwrap();
+        let err = String::from_utf8(output.stderr).unwrap();
+        (output.status.code().unwrap(), err)
+    };
+    let bus = said(&["list"]);
+    assert!(bus.0 == 1 && bus.1.contains("bus"), "{bus:?}");
+    for (arguments, words) in [
+        (&["outbox", "retry", "--project=a b"][..], "“a b”"),
+        (&["events", "--type=runner.endd"], "Did you mean runner.ended?"),
+        (&["events", "--project=A"], "“A”"),
+        (&["list", "--project=A"], "“A”"),
+        (&["top", "--project=A"], "“A”"),
+        (&["why", "--project=A"], "“A”"),
+        (&["stop", "--project=A"], "“A”"),
+        (&["freeze", "--label=novalue"], "KEY=VALUE"),
+        (&["run", "A", "--", "true"], "“A”"),
+        (&["hold", "set", "--project=A"], "“A”"),
+        (&["project", "create", "A"], "“A”"),
+        (&["project", "create", "a", "--max-runners=lots"], "--max-runners: “lots”"),
+        (&["project", "create", "a", "--memory-max=lots"], "lots"),
+        (&["project", "set", "a"], "No setting"),
+        (&["project", "set", "a", "--default-tokens=-1"], "--default-tokens: “-1”"),
+        (&["project", "show", "A"], "“A”"),
+        (&["project", "remove", "a", "A"], "“A”"),
+        (&["fleet", "set", "--max-runners=lots"], "--max-runners: “lots”"),
+        (&["audit", "verify", "no-export"], "--key"),
+    ] {
+        let (status, err) = said(arguments);
+        assert!(
+            status == 2 && err.contains(words),
+            "{arguments:?}: {status}, {words} in {err}"
+        );
+    }
+    for arguments in [
+        &["audit", "verify", "--anchor=/nonexistent/anchors"][..],
+        &["audit", "verify", "--key=/nonexistent/key"],
+        &["audit", "export", "/nonexistent/export"],
+    ] {
+        let (status, err) = said(arguments);
+        assert!(
+            status == 1 && err.contains("/nonexistent/") && !err.contains("bus"),
+            "{arguments:?}: {err}"
+        );
+    }
+    // Of a host elsewhere nobody here knows which types it has.
+    let (_, err) = said(&["-H", "nowhere.invalid", "events", "--type=runner.endd"]);
+    assert!(!err.contains("is not a type"), "{err}");
+    // What could not be exported leaves no file.
+    let file = std::env::temp_dir().join(format!("no-export-{}", std::process::id()));
+    let (status, err) = said(&["audit", "export", file.to_str().unwrap()]);
+    assert!(status == 1 && err.contains("bus") && !file.exists(), "{err}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn run_and_wait_is_the_commands_own_status() {
     let world = World::new().await;
