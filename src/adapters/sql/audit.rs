@@ -5,10 +5,10 @@ use super::apply::record;
 use super::chain::Keeper;
 use super::fail::Fail;
 use super::link::{Link, Row, Value};
-use super::{Base, SqlStore, Work};
+use super::{Base, SqlStore, Work, acts};
 use crate::domain::Timestamp;
 use crate::domain::audit::verify::{Report, Verifier};
-use crate::domain::audit::{Act, Anchor, Checkpoint, Entry, Head, Key, Mac, Note};
+use crate::domain::audit::{Act, Anchor, Checkpoint, Entry, Head, Key, Mac};
 use crate::domain::event::{Actor, Draft, EventType};
 use crate::ports::{Anchored, Audit, Chain, EventFilter, StoreError};
 use async_trait::async_trait;
@@ -107,10 +107,7 @@ impl<B: Base> Audit for SqlStore<B> {
     }
 
     async fn note(&self, acts: Vec<Act>) -> Result<(), StoreError> {
-        match self.kept.keeper() {
-            Some(_) if !acts.is_empty() => self.write(Acts(acts)).await,
-            _ => Ok(()),
-        }
+        acts::note(self, acts).await
     }
 
     async fn chain(&self, host: &str) -> Result<Option<Chain>, StoreError> {
@@ -234,20 +231,6 @@ impl<B: Base> SqlStore<B> {
             }
         }
         Ok(anchors)
-    }
-}
-
-/// What is no event.
-#[derive(Debug)]
-struct Acts(Vec<Act>);
-
-#[async_trait]
-impl Work for Acts {
-    type Done = ();
-
-    async fn run(&mut self, on: &mut Link) -> Result<(), Fail> {
-        self.0.iter().for_each(|act| on.note(|| Note::of_act(act)));
-        Ok(())
     }
 }
 

@@ -36,6 +36,8 @@ pub(super) struct Kept {
     keeper: RwLock<Option<Arc<Keeper>>>,
     /// The end as it was committed last, and whose.
     head: Mutex<Option<(String, Head)>>,
+    /// Whether something was to be written down and no answer came; and the end before.
+    doubt: Mutex<Option<u64>>,
 }
 
 impl Kept {
@@ -52,6 +54,14 @@ impl Kept {
 
     fn committed(&self) -> std::sync::MutexGuard<'_, Option<(String, Head)>> {
         self.head.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn doubted(&self) -> Option<u64> {
+        *self.doubt.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn doubt(&self, since: Option<u64>) {
+        *self.doubt.lock().unwrap_or_else(PoisonError::into_inner) = since;
     }
 
     /// The end as it was committed last.

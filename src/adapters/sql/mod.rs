@@ -20,6 +20,7 @@
 //! `CAST(x AS BIGINT)`, an alias on every subquery, `TRUE` and not `1`; numbers are BIGINT. Where they
 //! differ, [`Link::pick`].
 
+mod acts;
 mod admit;
 mod apply;
 mod audit;

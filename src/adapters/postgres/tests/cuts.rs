@@ -1,14 +1,16 @@
 //! A wire that is cut without a word: silence, and the answer to a COMMIT that never comes.
 
+use super::conformance::audit::{HOST, key, texts, verify};
 use super::conformance::{
     admit, alice, apply, at, end, id, launch, live, placement, project, step, unavailable,
 };
 use super::outages::{BOUND, sound, until_it_works};
 use super::*;
 use crate::domain::State;
+use crate::domain::audit::Act;
 use crate::domain::hold::{Hold, HoldScope};
 use crate::domain::runner::Step;
-use crate::ports::{Admitted, Policies, Queue};
+use crate::ports::{Admitted, Audit, Policies, Queue};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -207,6 +209,76 @@ async fn a_commit_whose_answer_is_lost() {
     apply(&*store, step(1, end(), 6_000)).await;
     late.await.unwrap();
     assert_eq!(live(&*store, "p").await, 0);
+}
+
+/// The chain of such a store is whole, and tells everything once.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_commit_whose_answer_is_lost_is_once_in_the_audit() {
+    let (wire, store) = behind_a_wire().await;
+    store.keep_audit(HOST.to_owned(), vec![key(0)]);
+    admit(&store, launch(1, "p")).await;
+    let act = |n: u64| Act {
+        at: at(n),
+        kind: "act.kill",
+        project: "p".to_owned(),
+        subject: format!("runner/{}", id(1)),
+        actor: alice(),
+        result: "ok".to_owned(),
+        data: serde_json::json!({ "signal": n }),
+    };
+    store.note(vec![act(1)]).await.unwrap();
+    let before = store.kept().unwrap();
+    let lose = || *wire.deaf_after.lock().unwrap() = Some(b"COMMIT\0");
+    let mend = || {
+        *wire.deaf_after.lock().unwrap() = None;
+        wire.cut.store(false, Ordering::SeqCst);
+    };
+    // What is no event is asked for again, as it was and with more.
+    lose();
+    unavailable(store.note(vec![act(2), act(3)]).await);
+    mend();
+    until_it_works(async || store.note(vec![act(2), act(3), act(4)]).await).await;
+    // The same words at another time are another act.
+    store.note(vec![act(5), act(5)]).await.unwrap();
+    lose();
+    unavailable(store.apply(step(1, Step::Run(placement()), 5_000)).await);
+    mend();
+    until_it_works(async || store.apply(step(1, Step::Run(placement()), 5_000)).await).await;
+    lose();
+    unavailable(store.admit(launch(2, "p")).await);
+    mend();
+    until_it_works(async || store.check().await).await;
+    apply(&store, step(1, end(), 6_000)).await;
+
+    let report = verify(&store, &[before]).await;
+    assert!(report.is_whole(), "{report:?}");
+    let told: Vec<_> = texts(&store)
+        .await
+        .iter()
+        .map(|t| {
+            let what = match t["data"]["signal"].as_u64() {
+                Some(n) => format!("{n}"),
+                None => t["subject"].as_str().unwrap().to_owned(),
+            };
+            format!("{} {what}", t["kind"].as_str().unwrap())
+        })
+        .collect();
+    let of = |kind: &str, n| format!("{kind} runner/{}", id(n));
+    let expected = [
+        "audit.begun audit/h1".to_owned(),
+        of("runner.starting", 1),
+        "act.kill 1".to_owned(),
+        "act.kill 2".to_owned(),
+        "act.kill 3".to_owned(),
+        "act.kill 4".to_owned(),
+        "act.kill 5".to_owned(),
+        "act.kill 5".to_owned(),
+        of("runner.running", 1),
+        of("runner.starting", 2),
+        of("runner.ended", 2),
+        of("runner.ended", 1),
+    ];
+    assert_eq!(told, expected);
 }
 
 fn stopped() -> Hold {

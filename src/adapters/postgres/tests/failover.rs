@@ -1,9 +1,20 @@
 //! A standby takes over, and had not heard of everything; the old primary comes back as if nothing had been.
 
+use super::conformance::audit::{HOST, all, key, verify};
 use super::conformance::{admit, events, id, launch, project};
 use super::outages::until_it_works;
 use super::*;
-use crate::ports::EventFilter;
+use crate::domain::audit::verify::Verdict;
+use crate::ports::{Audit, EventFilter};
+use std::collections::BTreeSet;
+
+/// So many entries, none of them twice.
+async fn entries(store: &PostgresStore) -> usize {
+    let all = all(store, HOST).await;
+    let texts: BTreeSet<_> = all.iter().map(|e| (e.at, &e.entry)).collect();
+    assert_eq!(texts.len(), all.len(), "{all:#?}");
+    all.len()
+}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_standby_takes_over_and_the_old_primary_comes_back() {
@@ -16,6 +27,7 @@ async fn a_standby_takes_over_and_the_old_primary_comes_back() {
     .unwrap();
     let options = primary.options("fleet");
     let first = PostgresStore::open(options.clone(), 3).await.unwrap();
+    first.keep_audit(HOST.to_owned(), vec![key(0)]);
     project(&first, "p", ProjectSettings::default()).await;
     admit(&first, launch(0, "p")).await;
     let standby = {
@@ -31,6 +43,7 @@ async fn a_standby_takes_over_and_the_old_primary_comes_back() {
         ..options
     };
     let store = PostgresStore::open(both, 3).await.unwrap();
+    store.keep_audit(HOST.to_owned(), vec![key(0)]);
     // The standby never hears of these, and readers have seen them.
     for n in 1..40 {
         admit(&store, launch(n, "p")).await;
@@ -74,10 +87,67 @@ async fn a_standby_takes_over_and_the_old_primary_comes_back() {
     admit(&store, launch(60, "p")).await;
     assert!(store.runner(id(50)).await.unwrap().is_some());
     let count = "SELECT count(*) FROM runners";
-    let counts = tokio::task::spawn_blocking(move || {
-        [primary.sql("fleet", count), standby.sql("fleet", count)]
-    });
+    let both = [Arc::clone(&primary), Arc::clone(&standby)];
+    let counts =
+        tokio::task::spawn_blocking(move || both.map(|cluster| cluster.sql("fleet", count)));
     assert_eq!(counts.await.unwrap(), ["40", "5"]);
+    // What was lost is told by the chain itself, and the rest is there once: three entries of before, what the chain says of
+    // its end, and four launches.
+    assert_eq!(entries(&store).await, 8);
+    let lost = Verdict::Cut { last: 3, head: 42 };
+    assert_eq!(verify(&store, &[]).await.verdict, lost);
+}
+
+/// One that has heard of everything, and a primary that is killed in the middle of it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn the_audit_goes_on_where_the_standby_has_it_all() {
+    let (primary, standby) = tokio::task::spawn_blocking(|| {
+        let primary = Cluster::new(&[]);
+        primary.sql("postgres", "CREATE DATABASE fleet");
+        let standby = primary.standby();
+        standby.start();
+        (Arc::new(primary), Arc::new(standby))
+    })
+    .await
+    .unwrap();
+    let options = primary.options("fleet");
+    let both = PostgresOptions {
+        servers: [&primary, &standby]
+            .map(|cluster| cluster.options("fleet").servers[0].clone())
+            .to_vec(),
+        ..options
+    };
+    let store = PostgresStore::open(both, 3).await.unwrap();
+    store.keep_audit(HOST.to_owned(), vec![key(0)]);
+    project(&store, "p", ProjectSettings::default()).await;
+    for n in 0..20 {
+        admit(&store, launch(n, "p")).await;
+    }
+    let before = store.kept().unwrap();
+    let _standby = tokio::task::spawn_blocking(move || {
+        let end = primary.sql("fleet", "SELECT pg_current_wal_flush_lsn()");
+        let heard = format!("SELECT pg_last_wal_replay_lsn() >= '{end}'");
+        let begun = std::time::Instant::now();
+        while standby.sql("fleet", &heard) != "t" {
+            assert!(
+                begun.elapsed() < Duration::from_secs(30),
+                "{end} is not heard of"
+            );
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        primary.kill();
+        standby.promote();
+        standby
+    })
+    .await
+    .unwrap();
+    until_it_works(async || store.check().await).await;
+    for n in 20..30 {
+        admit(&store, launch(n, "p")).await;
+    }
+    let report = verify(&store, &[before]).await;
+    assert!(report.is_whole() && report.last == 32, "{report:?}");
+    assert_eq!(entries(&store).await, 32);
 }
 
 /// The writer has a new connection: those for reading may be on a server that was the right one before.
