@@ -163,6 +163,7 @@ pub async fn run(config: Config, start: Start, log: Telemetry) -> Result<(), Fat
         current: config,
         engine: engine.clone(),
         host,
+        host_id: host_id.clone(),
     };
     let bus = match start.user {
         false => api::Bus::System,

@@ -11,6 +11,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use stratavore::adapters::sqlite::SqliteStore;
+use stratavore::domain::audit::Key;
 use stratavore::domain::event::Actor;
 use stratavore::domain::exit::{Cause, Exit, Usage};
 use stratavore::domain::runner::{Change, Step};
@@ -52,6 +53,7 @@ pub(crate) async fn measure(size: Size, table: &mut Table) -> Res<()> {
         Goal::AtLeast(1.0),
     );
     plain.close().await?;
+    audited(size, folder, &short, table).await?;
 
     let long = open(&folder.join("long.db")).await?;
     let begun = Instant::now();
@@ -84,6 +86,35 @@ pub(crate) async fn measure(size: Size, table: &mut Table) -> Res<()> {
     short.close().await;
     long.close().await;
     std::fs::remove_dir_all(folder)?;
+    Ok(())
+}
+
+/// The same store with an audit chain, in turns with the one without.
+async fn audited(
+    size: Size,
+    folder: &Path,
+    without: &Arc<dyn Store>,
+    table: &mut Table,
+) -> Res<()> {
+    let audited = Arc::new(SqliteStore::open(&folder.join("audited.db"), 2).await?);
+    let key = Key::new(&(0..32).collect::<Vec<u8>>()).map_err(|e| e.message)?;
+    audited.keep_audit("host-0".to_owned(), vec![key]);
+    let with: Arc<dyn Store> = audited;
+    create_projects(&with, 1).await?;
+    for callers in [1, 64] {
+        let mut rounds = Vec::new();
+        for _ in 0..size.rounds {
+            let (plain, ids) = admissions(without, size.turn, callers, 0..1).await?;
+            end(without, ids).await?;
+            let (kept, ids) = admissions(&with, size.turn, callers, 0..1).await?;
+            end(&with, ids).await?;
+            rounds.push((kept.rate, plain.rate));
+        }
+        let s = if callers == 1 { "" } else { "s" };
+        let what = format!("admissions, {callers} caller{s}, an audit kept; none");
+        table.between_ours(what, "1/s", &rounds, Goal::None);
+    }
+    with.close().await;
     Ok(())
 }
 
@@ -151,6 +182,7 @@ fn runner(n: usize, host: usize) -> Res<NewRunner> {
             uid: Some(1000),
             user: Some("alice".to_owned()),
             host: None,
+            unit: None,
         },
         at: now(),
     })

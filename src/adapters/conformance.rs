@@ -46,7 +46,7 @@ macro_rules! suite {
             budgets: [set_change_remove, reports_are_totals, thresholds_are_told_once, racing_reports,
                 an_ending_that_makes_room_is_told, who_waits_uses_nothing, what_never_fits_holds_up_nobody];
             holds: [set_list_release, one_for_each_scope, they_end_by_themselves, there_are_only_so_many, who_froze_it_is_kept];
-            orders: [orders_are_taken_once_and_answered, orders_are_taken_as_they_were_asked, an_order_nobody_takes_is_withdrawn,
+            orders: [one_that_expires_is_in_the_audit, orders_are_taken_once_and_answered, orders_are_taken_as_they_were_asked, an_order_nobody_takes_is_withdrawn,
                 nobody_takes_all_places, a_launch_is_begun_once, a_launch_that_was_taken_and_not_begun];
             hosts: [joining_and_coming_back, a_cloned_machine_id, a_living_machine_is_not_taken_over, leases, an_epoch_that_is_over, who_is_away_and_who_is_lost,
                 forgetting, who_is_back_is_told, many_are_given_back, cordons, cordon_and_cap_refuse, the_whole_fleet, the_only_host];
@@ -103,6 +103,7 @@ pub(crate) fn alice() -> Actor {
         uid: Some(1000),
         user: Some("alice".to_owned()),
         host: None,
+        unit: None,
     }
 }
 

@@ -4,15 +4,22 @@ use super::postgres::{PostgresOptions, PostgresStore};
 use super::sql::copy::copy;
 use super::sql::{Base, link::Link};
 use super::sqlite::SqliteStore;
+use crate::domain::audit::Key;
 use crate::ports::StoreError;
 use std::path::Path;
 
 /// Copies the embedded store `file` into the fleet's, which must be empty. Done again after it
-/// succeeded, it says so and changes nothing. Answers with a sentence about what was copied.
-pub async fn migrate(file: &Path, options: PostgresOptions) -> Result<String, StoreError> {
+/// succeeded, it says so and changes nothing. The audit of `host` tells it, if there are keys. Answers with a
+/// sentence about what was copied.
+pub async fn migrate(
+    file: &Path,
+    options: PostgresOptions,
+    host: String,
+    keys: Vec<Key>,
+) -> Result<String, StoreError> {
     let mut from = SqliteStore::alone(file).await?;
     let (base, mut to) = PostgresStore::ready(options).await?;
-    let copied = copy(&mut from, &mut to).await;
+    let copied = copy(&mut from, &mut to, (host, keys)).await;
     if copied.is_err() {
         let _ = to.say("ROLLBACK").await;
     }

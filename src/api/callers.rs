@@ -1,5 +1,7 @@
 //! Callers: whose connection a message came from, and how much of us each of them may take up.
 
+use super::units::Units;
+use crate::domain::event::Unit;
 use crate::domain::{Error, ErrorKind};
 use std::collections::HashMap;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -21,7 +23,7 @@ pub const USER_AT_WORK_MAX: usize = 48;
 /// Descriptors that a call may bring: those of `run --pipe`.
 const DESCRIPTORS_MAX: u32 = 3;
 /// Callers whose uid is remembered.
-const CACHE_MAX: usize = 4_096;
+pub(super) const CACHE_MAX: usize = 4_096;
 /// Look-ups under way: with [polkit's](super::polkit) questions fewer than the 128 dbus-daemon allows a connection.
 const LOOK_UPS_AT_ONCE: usize = 32;
 /// The bus answers at once, or something is very wrong.
@@ -37,6 +39,7 @@ pub(super) struct Callers {
     bus: DBusProxy<'static>,
     look_ups: Semaphore,
     uids: Mutex<HashMap<String, u32>>,
+    units: Units,
     calls: Calls,
     at_work: Mutex<HashMap<u32, Arc<Semaphore>>>,
 }
@@ -82,6 +85,7 @@ impl Callers {
             bus: DBusProxy::new(lookups).await?,
             look_ups: Semaphore::new(LOOK_UPS_AT_ONCE),
             uids: Mutex::default(),
+            units: Units::new(lookups).await?,
             calls: Arc::default(),
             at_work: Mutex::default(),
         })
@@ -179,9 +183,21 @@ impl Callers {
         Ok(Process { pid, handle })
     }
 
+    /// The unit a message came from: of the process that opened the connection, when it was asked for first.
+    pub(super) async fn unit(&self, header: &Header<'_>) -> Option<Unit> {
+        let sender = sender(header).ok()?;
+        if let Some(known) = self.units.known(sender) {
+            return known;
+        }
+        let process = self.process(header).await.ok()?;
+        let _turn = self.look_ups.acquire().await;
+        self.units.find(sender, &process).await
+    }
+
     /// A connection is gone. Its name is never given out again.
     pub(super) fn gone(&self, unique_name: &str) {
         self.lock().remove(unique_name);
+        self.units.gone(unique_name);
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<String, u32>> {
@@ -194,7 +210,7 @@ impl Callers {
 pub(super) struct Process {
     pub(super) pid: u32,
     /// Names this process for ever; buses of a few years ago do not give it.
-    handle: Option<OwnedFd>,
+    pub(super) handle: Option<OwnedFd>,
 }
 
 impl Process {

@@ -225,6 +225,11 @@ impl Core {
             uid: Some(call.uid),
             user: self.0.users.name(call.uid).await,
             host: Some(self.0.identity.host_id.clone()),
+            // Nobody else wants to know, and it is two questions more.
+            unit: match self.0.engine.keeps_audit() {
+                true => self.0.callers.unit(call.header).await,
+                false => None,
+            },
         }
     }
 

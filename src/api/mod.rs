@@ -5,7 +5,7 @@
 //! | `manager`, `runner`, `project` | the interfaces: argument names, documentation, nothing else |
 //! | `core`, `lists`, `audit`, `budgets`, `holds`, `hosts`, `outbox`, `output`, `places`, `projects`, `usage` | what their methods do: parse, authorise, ask the engine |
 //! | `options`, `values` | `a{sv}` arguments, pure |
-//! | `auth`, `polkit`, `callers`, `users` | who may do what, and who it is |
+//! | `auth`, `polkit`, `callers`, `units`, `users` | who may do what, and who it is |
 //! | `convert`, `errors` | domain values and errors as they travel |
 //! | `signals`, `tree` | the one task that emits signals and keeps the objects |
 //! | `proxy` | the client's side, generated |
@@ -37,6 +37,7 @@ pub mod proxy;
 mod runner;
 mod signals;
 mod tree;
+mod units;
 mod usage;
 mod users;
 pub mod values;

@@ -7,8 +7,10 @@ use super::options;
 use super::values::{Options, bare, in_order, scalar, text, unknown, wrong};
 use crate::domain::limits::Value;
 use crate::domain::{Error, ProjectName, kinds};
+use crate::engine::Noted;
 use crate::engine::relay::{BrokerState, Relay};
 use crate::ports::Rows;
+use serde_json::json;
 use zbus::Variant;
 
 /// Rows of a page if nothing is said, and at most.
@@ -106,12 +108,17 @@ impl Core {
                 _ => return Err(unknown(key, &["project"]).into()),
             }
         }
-        let user = self
-            .manager_of(&call, &self.identity().host_name)
-            .await?
-            .user;
-        let count = self.relay()?.retry(project).await;
+        let actor = self.manager_of(&call, &self.identity().host_name).await?;
+        let count = self.relay()?.retry(project.clone()).await;
         let count = count?;
+        let user = actor.user.clone();
+        let noted = Noted {
+            project: project.map_or_else(String::new, |project| project.to_string()),
+            subject: format!("host/{}", self.identity().host_id),
+            result: "ok".to_owned(),
+            data: json!({ "events": count }),
+        };
+        self.engine().note("act.retry-outbox", noted, actor);
         tracing::info!(
             message_id = kinds::HOST_CHANGED.id,
             uid = call.uid,

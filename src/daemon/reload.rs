@@ -2,9 +2,11 @@
 
 use crate::adapters::agent_client::AgentClient;
 use crate::config::{Config, compare};
+use crate::domain::event::Actor;
 use crate::domain::kinds;
-use crate::engine::{Engine, Terms};
+use crate::engine::{Engine, Noted, Terms};
 use crate::places::Places;
+use serde_json::{Value, json};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -20,6 +22,8 @@ pub(super) struct Reloader {
     pub(super) current: Config,
     pub(super) engine: Engine,
     pub(super) host: Arc<AgentClient>,
+    /// The id of this host.
+    pub(super) host_id: String,
 }
 
 impl Reloader {
@@ -33,6 +37,7 @@ impl Reloader {
                     message_id = kinds::CONFIGURATION_ERROR.id,
                     "The configuration is wrong and was not taken over: {error}"
                 );
+                self.note("failed", json!({}));
                 return Some(format!("the configuration was not taken over: {error}"));
             }
         };
@@ -44,11 +49,26 @@ impl Reloader {
         });
         self.host.set_unenforced(new.unenforced);
         self.current = new;
+        self.note(
+            "ok",
+            json!({ "taken": change.taken, "restart": change.restart }),
+        );
         tracing::info!(
             message_id = kinds::CONFIGURATION_READ.id,
             "Configuration read again; {}",
             change.sentence()
         );
         change.restart_note()
+    }
+
+    /// A signal does not tell who has asked systemd for it. Names of keys alone: a mistake is told by the journal.
+    fn note(&self, result: &str, data: Value) {
+        let noted = Noted {
+            project: String::new(),
+            subject: format!("host/{}", self.host_id),
+            result: result.to_owned(),
+            data,
+        };
+        self.engine.note("act.reload", noted, Actor::host());
     }
 }

@@ -55,7 +55,9 @@ pub async fn migrate(config: &Config, file: &Path) -> Result<String, String> {
                 .to_owned(),
         );
     };
-    match crate::adapters::migrate::migrate(file, options(config, url)?).await {
+    let host = super::host_id().map_err(|error| error.to_string())?;
+    let keys = AuditKeys::read(&config.audit_key)?.0;
+    match crate::adapters::migrate::migrate(file, options(config, url)?, host, keys).await {
         Ok(done) => Ok(format!(
             "{done}\nStart the daemon: systemctl start stratavored. Keep {} until you have seen that all is there.",
             file.display()

@@ -190,14 +190,25 @@ struct Text<'a> {
 struct Who<'a> {
     host: Option<&'a str>,
     uid: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    unit: Option<&'a str>,
+    /// In its place where it is not sure.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    unit_by_pid: Option<&'a str>,
     user: Option<&'a str>,
 }
 
 impl<'a> From<&'a Actor> for Who<'a> {
     fn from(actor: &'a Actor) -> Self {
+        let unit = |sure| {
+            let unit = actor.unit.as_ref().filter(|unit| unit.sure == sure);
+            unit.map(|unit| unit.name.as_str())
+        };
         Self {
             host: actor.host.as_deref(),
             uid: actor.uid,
+            unit: unit(true),
+            unit_by_pid: unit(false),
             user: actor.user.as_deref(),
         }
     }
@@ -387,6 +398,7 @@ fn fitting(key: &Key, host: &str, n: u64, at: Timestamp, text: &str, before: &Ma
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+    use crate::domain::event::Unit;
 
     #[test]
     fn keys_are_long_and_never_shown() {
@@ -417,22 +429,38 @@ mod tests {
 
     #[test]
     fn texts_are_canonical() {
-        let act = Act {
-            at: Timestamp(7),
-            kind: "act.kill",
-            project: "p".to_owned(),
-            subject: "runner/1".to_owned(),
-            actor: Actor {
-                uid: Some(1000),
-                user: Some("alice".to_owned()),
-                host: None,
-            },
-            result: "ok".to_owned(),
-            data: json!({ "signal": "SIGKILL", "again": [1, { "b": 1, "a": 2 }] }),
+        let of = |unit: Option<(&str, bool)>| {
+            let unit = unit.map(|(name, sure)| Unit {
+                name: name.to_owned(),
+                sure,
+            });
+            let note = Note::of_act(&Act {
+                at: Timestamp(7),
+                kind: "act.kill",
+                project: "p".to_owned(),
+                subject: "runner/1".to_owned(),
+                actor: Actor {
+                    uid: Some(1000),
+                    user: Some("alice".to_owned()),
+                    host: None,
+                    unit,
+                },
+                result: "ok".to_owned(),
+                data: json!({ "signal": "SIGKILL", "again": [1, { "b": 1, "a": 2 }] }),
+            });
+            let sorted: Value = serde_json::from_str(&note.text).unwrap();
+            assert_eq!(serde_json::to_string(&sorted).unwrap(), note.text);
+            sorted["actor"].clone()
         };
-        let note = Note::of_act(&act);
-        let sorted: Value = serde_json::from_str(&note.text).unwrap();
-        assert_eq!(serde_json::to_string(&sorted).unwrap(), note.text);
+        // As every release has written it.
+        let nobody = json!({ "host": null, "uid": 1000, "user": "alice" });
+        assert_eq!(of(None), nobody);
+        let sure = of(Some(("a.service", true)));
+        assert_eq!(sure["unit"], "a.service");
+        assert_eq!(sure["unit_by_pid"], Value::Null);
+        let unsure = of(Some(("a.service", false)));
+        assert_eq!(unsure["unit"], Value::Null);
+        assert_eq!(unsure["unit_by_pid"], "a.service");
     }
 
     #[test]

@@ -19,6 +19,9 @@ pub struct Actor {
     /// host itself, or written by a release that did not know.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub host: Option<String>,
+    /// The systemd unit of the caller. It is for the audit alone: events do not tell it.
+    #[serde(skip)]
+    pub unit: Option<Unit>,
 }
 
 impl Actor {
@@ -28,8 +31,19 @@ impl Actor {
             uid: None,
             user: None,
             host: None,
+            unit: None,
         }
     }
+}
+
+/// The systemd unit that a caller is a process of.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Unit {
+    /// Its name: `session-2.scope`, `user@1000.service`, ….
+    pub name: String,
+    /// Whether it is surely the caller's. If not, the bus gave a number alone for its process, which may be another
+    /// one's by now.
+    pub sure: bool,
 }
 
 /// Types with what they are about, which the manual and the schemas tell as well.

@@ -199,7 +199,7 @@ mod tests {
             uid in 0u32..3, user in "[ab]", host in "[hi]", asker in 0u32..3, name in "[ab]", from in "[hi]", runs_as in "[ab]"
         ) {
             let placed = Placed { host: host.clone(), name: host.clone(), uid: Some(uid), user: Some(user.clone()) };
-            let actor = Actor { uid: Some(asker), user: Some(name.clone()), host: Some(from.clone()) };
+            let actor = Actor { uid: Some(asker), user: Some(name.clone()), host: Some(from.clone()), unit: None };
             let same = uid == asker && user == name && host == from && runs_as == user;
             prop_assert_eq!(placed.is_own(&actor, &runs_as), same);
             let nobody = Actor { uid: None, ..actor };

@@ -267,6 +267,7 @@ mod tests {
             uid: Some(0),
             user: Some("root".to_owned()),
             host: None,
+            unit: None,
         };
         let cordon = |drain_until| Cordon {
             reason: String::new(),

@@ -243,6 +243,7 @@ mod tests {
                 uid: Some(7),
                 user: Some("alice".to_owned()),
                 host: Some(asker.to_owned()),
+                unit: None,
             },
             right: Right::Own,
             from: from.to_owned(),

@@ -51,6 +51,7 @@ fn alice() -> Actor {
         uid: Some(1000),
         user: Some("alice".to_owned()),
         host: None,
+        unit: None,
     }
 }
 

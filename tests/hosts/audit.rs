@@ -1,8 +1,8 @@
 //! The audit chain on real hosts: kept with a key by credential, told apart under real tampering, whole after kills.
 
 use crate::doctor::said;
-use crate::fixture::{SOON, Site};
-use crate::support::{Fleet, FleetPlan, wait_for, wait_until};
+use crate::fixture::{Plan, SOON, Site};
+use crate::support::{Fleet, FleetPlan, Root, wait_for, wait_until};
 use serde_json::Value;
 use std::time::Duration;
 
@@ -196,6 +196,102 @@ fn what_is_done_is_in_the_audit_and_tampering_shows() {
     .ok();
     site.wait_up();
     assert_eq!(verdict(&site, "")["verdict"], "wrong-key");
+}
+
+/// The unit of who asked: surely where the bus names processes by descriptors, by their number elsewhere.
+fn by_a_unit(name: &'static str, root: Root, key: &str) {
+    let site = Site::with(Plan {
+        name,
+        root,
+        ..Plan::default()
+    });
+    keep(&site);
+    site.root("systemd-run -q --unit=deploy-1 --pipe --wait stratavorectl project create by-unit")
+        .ok();
+    let created = wait_entry(&site, "the project", |e| {
+        e["kind"] == "project.created" && e["project"] == "by-unit"
+    });
+    let actor = &created["actor"];
+    assert_eq!(
+        (&actor["user"], &actor[key]),
+        (&"root".into(), &"deploy-1.service".into())
+    );
+    let others: Vec<_> = ["unit", "unit_by_pid"]
+        .into_iter()
+        .filter(|k| *k != key)
+        .collect();
+    assert_eq!(actor[others[0]], Value::Null, "{created}");
+    // Who is refused, too; and what the host does itself is nobody's.
+    site.root("systemd-run -q --uid=bob --unit=curious --pipe --wait stratavorectl audit verify");
+    let refused = wait_entry(&site, "the refusal", |e| e["kind"] == "act.refused");
+    assert_eq!(refused["actor"][key], "curious.service");
+    let id = site.run("-- true");
+    site.ended(&id);
+    let ended = wait_entry(&site, "its end", |e| e["kind"] == "runner.ended");
+    assert_eq!(
+        (&ended["actor"]["uid"], &ended["actor"][key]),
+        (&Value::Null, &Value::Null)
+    );
+    // It is in no event.
+    let events = site.ctl("root", "events -o json").ok().out();
+    assert!(!events.contains("deploy-1"), "{events}");
+    assert_eq!(verdict(&site, "")["verdict"], "whole");
+}
+
+#[test]
+fn the_callers_unit_by_its_number_on_252() {
+    by_a_unit("audit-unit", Root::Machine, "unit_by_pid");
+}
+
+#[test]
+fn the_callers_unit_on_257() {
+    // The kernel gives the bus its descriptors of processes from 6.5 on.
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+    let mut parts = release
+        .split(['.', '-'])
+        .map(|part| part.parse::<u32>().unwrap_or(0));
+    let surely = (parts.next(), parts.next()) >= (Some(6), Some(5));
+    by_a_unit(
+        "audit-unit-257",
+        Root::Trixie,
+        if surely { "unit" } else { "unit_by_pid" },
+    );
+}
+
+#[test]
+fn a_reload_is_in_the_audit() {
+    let site = Site::boot("audit-reload");
+    keep(&site);
+    let reloads = || -> Vec<Value> {
+        let all = entries(&site);
+        all.into_iter()
+            .filter(|e| e["kind"] == "act.reload")
+            .collect()
+    };
+    site.root("install -d /etc/stratavore/stratavored.toml.d; printf '[host]\nmax_runners = 77\n[metrics]\nadvertise = \"a:1\"\n' >/etc/stratavore/stratavored.toml.d/90-test.toml; systemctl reload stratavored")
+        .ok();
+    let first = wait_for("the reload", SOON, || {
+        reloads().first().cloned().ok_or_else(|| "none".to_owned())
+    });
+    assert_eq!(first["result"], "ok");
+    assert_eq!(
+        first["data"]["taken"],
+        serde_json::json!(["host.max_runners"])
+    );
+    assert_eq!(
+        first["data"]["restart"],
+        serde_json::json!(["metrics.advertise"])
+    );
+    assert_eq!(first["subject"], format!("host/{}", site.host_id()));
+    // Past the check that systemctl makes: what is wrong changes nothing, and that is told.
+    site.root("printf 'max_runners = hunter2' >/etc/stratavore/stratavored.toml.d/90-test.toml; systemctl kill -s HUP stratavored")
+        .ok();
+    let second = wait_for("the other one", SOON, || {
+        reloads().get(1).cloned().ok_or_else(|| "one".to_owned())
+    });
+    assert_eq!(second["result"], "failed");
+    assert!(!second.to_string().contains("hunter2"), "{second}");
+    assert_eq!(verdict(&site, "")["verdict"], "whole");
 }
 
 #[test]

@@ -318,6 +318,7 @@ fn forget(fleet: &Fleet, id: &str) {
             uid: Some(0),
             user: Some("root".to_owned()),
             host: None,
+            unit: None,
         };
         store.forget(id, root).await.unwrap();
         stratavore::ports::Store::close(&store).await;

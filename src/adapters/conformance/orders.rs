@@ -1,12 +1,16 @@
 //! Orders between hosts: nobody gets one twice, and none is carried out late.
 
+#![expect(private_bounds, reason = "the audit is kept by the stores of SQL")]
+
+use super::audit::{HOST, by_hand, key, texts, verify};
 use super::{alice, capped, id, launch, project};
-use crate::domain::event::Actor;
+use crate::adapters::sql::{Base, SqlStore};
+use crate::domain::event::{Actor, Unit};
 use crate::domain::order::{Order, Outcome, Progress, Right, Verb};
 use crate::domain::placed::Placing;
 use crate::domain::spec::Setenv;
 use crate::domain::{Error, ErrorKind, Timestamp};
-use crate::ports::{Admitted, NewRunner, Store, StoreError};
+use crate::ports::{Admitted, NewRunner, Orders, Store, StoreError};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
@@ -88,6 +92,99 @@ pub(crate) async fn an_order_nobody_takes_is_withdrawn(store: Arc<impl Store + '
     assert!(outcome.into_result().is_err());
 }
 
+/// Whoever finds it out writes it down, once; and who asked, from which unit, whichever host that is.
+pub(crate) async fn one_that_expires_is_in_the_audit<B: Base>(store: Arc<SqlStore<B>>) {
+    let store = &*store;
+    store.keep_audit(HOST.to_owned(), vec![key(0)]);
+    let asked = |n| {
+        let mut order = order(n, "h2");
+        order.actor.unit = Some(Unit {
+            name: format!("unit-{n}.service"),
+            sure: n > 1,
+        });
+        order
+    };
+    for n in 1..5 {
+        store.order(asked(n)).await.unwrap();
+    }
+    // As a row of an earlier release has it.
+    let row = |set: &str, n| format!("UPDATE orders SET {set} WHERE id = '{}'", id(n));
+    let old = "actor = '{\"uid\":7,\"user\":\"bob\",\"from\":1}', expires_at = 1";
+    for sql in [
+        row("expires_at = 1", 1),
+        row(old, 2),
+        row("taken_at = 1, asked_at = 1", 3),
+    ] {
+        by_hand(store, &sql).await;
+    }
+    // By the one who asked, by the one who was asked, and by anybody after a day.
+    assert!(matches!(
+        store.outcome(&id(1).to_string()).await.unwrap(),
+        Progress::Over(_)
+    ));
+    let taken = store.take_orders("h2").await.unwrap();
+    assert_eq!(
+        taken.iter().map(|o| o.id.clone()).collect::<Vec<_>>(),
+        [id(4).to_string()]
+    );
+    assert_eq!(taken[0].actor, asked(4).actor, "with its unit");
+    store.order(order(5, "h3")).await.unwrap();
+    // Nobody writes it down again.
+    store.outcome(&id(1).to_string()).await.unwrap();
+    store.outcome(&id(2).to_string()).await.unwrap();
+    assert!(store.take_orders("h2").await.unwrap().is_empty());
+    store.order(order(6, "h3")).await.unwrap();
+
+    let told = texts(store).await;
+    let told: Vec<_> = told
+        .iter()
+        .filter(|t| t["kind"] == "order.expired")
+        .collect();
+    let short: Vec<_> = told
+        .iter()
+        .map(|t| {
+            let (data, actor) = (&t["data"], &t["actor"]);
+            let text = |v: &serde_json::Value| v.as_str().unwrap_or_default().to_owned();
+            assert_eq!(
+                (&t["result"], &data["verb"]),
+                (&"expired".into(), &"stop".into())
+            );
+            assert_eq!(
+                (text(&data["from"]), text(&data["to"])),
+                ("h1".into(), "h2".into())
+            );
+            (
+                text(&data["why"]),
+                text(&actor["user"]),
+                text(&actor["unit"]),
+                text(&actor["unit_by_pid"]),
+            )
+        })
+        .collect();
+    let row = |why: &str, user: &str, sure: &str, by_pid: &str| {
+        (
+            why.to_owned(),
+            user.to_owned(),
+            sure.to_owned(),
+            by_pid.to_owned(),
+        )
+    };
+    assert_eq!(
+        short,
+        [
+            row("not taken in time", "alice", "", "unit-1.service"),
+            row("not taken in time", "bob", "", ""),
+            row(
+                "what came of it was not told within a day",
+                "alice",
+                "unit-3.service",
+                ""
+            ),
+        ]
+    );
+    assert!(verify(store, &[]).await.is_whole());
+}
+
 /// A launch asked for on h1, of the `n`th runner on h2.
 fn placed(n: u64) -> Order {
     let new = launch(n, "p");
@@ -109,9 +206,19 @@ fn placed(n: u64) -> Order {
 
 /// There are only so many at a time, and one user can't take all places.
 pub(crate) async fn nobody_takes_all_places(store: Arc<impl Store + 'static>) {
+    // From whichever unit: it is one user.
     let of = |uid: u32, n: u32| {
+        let unit = match n % 3 {
+            0 => None,
+            rest => Some(Unit {
+                name: format!("session-{n}.scope"),
+                sure: rest > 1,
+            }),
+        };
         let actor = Actor {
             uid: Some(uid),
+            host: Some("h1".to_owned()),
+            unit,
             ..alice()
         };
         Order {

@@ -5,11 +5,17 @@
 //! it was. The schema's rules are about steps of a life and not about a whole one, so they are
 //! switched off inside the transaction, and what was written is compared with what was read instead.
 
+use super::chain::{Chain, Kept};
+use super::clock;
 use super::fail::Fail;
 use super::link::{Link, Value};
 use crate::crash;
+use crate::domain::audit::{Act, Key, Note};
+use crate::domain::event::Actor;
 use crate::domain::{Error, ErrorKind};
-use std::collections::BTreeSet;
+use serde_json::json;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 /// Tables that are about the store itself.
 const OWN: [&str; 3] = ["meta", "writers", "_sqlx_migrations"];
@@ -47,8 +53,13 @@ struct Table {
 }
 
 /// Copies all of `from` (SQLite) into `to` (Postgres), which must have the same schema and nothing
-/// in it. Neither may be in a transaction; an error leaves `to` in one that must not be committed.
-pub(in crate::adapters) async fn copy(from: &mut Link, to: &mut Link) -> Result<Copied, Fail> {
+/// in it. Neither may be in a transaction; an error leaves `to` in one that must not be committed. The
+/// audit of this host, with these keys, goes on in the same transaction.
+pub(in crate::adapters) async fn copy(
+    from: &mut Link,
+    to: &mut Link,
+    (host, keys): (String, Vec<Key>),
+) -> Result<Copied, Fail> {
     from.say("BEGIN").await.map_err(|e| source(e.into()))?;
     to.say(BEGIN).await?;
     let tables = in_order(tables(from).await.map_err(source)?)?;
@@ -85,7 +96,7 @@ pub(in crate::adapters) async fn copy(from: &mut Link, to: &mut Link) -> Result<
         raise_positions(to).await?;
         to.run(
             "INSERT INTO meta (key, value) VALUES ($1, $2)",
-            vec![MARK.into(), store.into()],
+            vec![MARK.into(), store.as_str().into()],
         )
         .await?;
     }
@@ -106,12 +117,42 @@ pub(in crate::adapters) async fn copy(from: &mut Link, to: &mut Link) -> Result<
         // The lease of an embedded store's host is without end; in the fleet it has yet to join.
         let sql = "UPDATE hosts SET standing = 'unreachable', renewed_at = 0, lease_until = 0, fenced_after = NULL";
         to.run(sql, vec![]).await?;
+        write_down(to, host, keys, &store, &copied).await?;
     }
     crash::point("migrate.copied");
     to.say("COMMIT").await?;
     crash::point("migrate.committed");
     let _ = from.say("ROLLBACK").await;
     Ok(copied)
+}
+
+/// The chain that was copied tells that it was. Who has asked systemd for it is not known here.
+async fn write_down(
+    to: &mut Link,
+    host: String,
+    keys: Vec<Key>,
+    store: &str,
+    copied: &Copied,
+) -> Result<(), Fail> {
+    let kept = Arc::new(Kept::default());
+    kept.begin(host.clone(), keys);
+    let mut chain = Chain::new(kept);
+    let at = clock::now(to).await?;
+    to.collect_notes(chain.is_kept());
+    to.note(|| {
+        let rows = copied.tables.iter().filter(|(_, rows)| *rows > 0);
+        let rows: BTreeMap<_, _> = rows.cloned().collect();
+        Note::of_act(&Act {
+            at,
+            kind: "act.migrate-store",
+            project: String::new(),
+            subject: format!("host/{host}"),
+            actor: Actor::host(),
+            result: "ok".to_owned(),
+            data: json!({ "from": store, "rows": rows }),
+        })
+    });
+    chain.append(to).await
 }
 
 /// What failed was the embedded store.

@@ -29,6 +29,7 @@ mod chain;
 mod clock;
 pub(in crate::adapters) mod copy;
 mod denials;
+mod expired;
 pub(in crate::adapters) mod fail;
 mod fleet;
 mod gone;

@@ -1,10 +1,9 @@
 //! Orders between hosts: put down, taken once and in time or never, answered. A launch is begun in the
 //! transaction that writes its runner ([`open`], [`begin`]), or withdrawn: its row decides which.
 
-use super::clock;
 use super::fail::Fail;
 use super::link::{Link, Row, Value};
-use super::{Base, SqlStore, Work};
+use super::{Base, SqlStore, Work, clock, expired};
 use crate::domain::order::{ANSWERED, Order, Outcome, Progress, Verb, WAITS};
 use crate::domain::spec::Setenv;
 use crate::domain::{Error, ErrorKind, RunnerId, Timestamp};
@@ -27,6 +26,11 @@ const IS_LAUNCH: &str = "substr(verb, 1, 9) = '{\"launch\"'";
 /// What stays of a launch when nobody takes it any more.
 const EMPTIED: &str = "{\"launch\":null}";
 
+/// Why one expired, for the audit.
+const UNTAKEN: &str = "not taken in time";
+const UNBEGUN: &str = "taken, and not begun in time";
+const UNTOLD: &str = "what came of it was not told within a day";
+
 #[derive(Debug)]
 struct Put(Order);
 
@@ -43,14 +47,14 @@ impl Work for Put {
             true => (format!(" AND {IS_LAUNCH}"), LAUNCHES_MAX),
             false => (String::new(), WAITING_MAX),
         };
-        let actor = Value::json(&order.actor)?;
+        let same = expired::same_asker(&order.actor)?;
         let waiting = on
             .one(
                 format!(
-                    "SELECT count(*), count(CASE WHEN actor = $3 THEN 1 END) FROM orders
+                    "SELECT count(*), count(CASE WHEN substr(actor, 1, length($3)) = $3 THEN 1 END) FROM orders
                       WHERE target = $1 AND taken_at = 0 AND outcome IS NULL AND expires_at > $2{only}"
                 ),
-                vec![order.target.as_str().into(), now.into(), actor.clone()],
+                vec![order.target.as_str().into(), now.into(), same.into()],
             )
             .await?;
         if launch && waiting.count(1)? >= OWN_LAUNCHES_MAX {
@@ -82,7 +86,7 @@ impl Work for Put {
                 order.target.as_str().into(),
                 order.runner.into(),
                 Value::json(&order.verb)?,
-                actor,
+                expired::asker(&order.actor)?,
                 order.right.as_str().into(),
                 order.from.as_str().into(),
                 now.into(),
@@ -99,6 +103,13 @@ impl Work for Put {
 /// or was asked.
 pub(super) async fn tidy(on: &mut Link, now: Timestamp) -> Result<(), Fail> {
     let old = now.minus_usec(KEPT);
+    // Nobody was told what came of these: who asked is gone, and who was asked has not come back.
+    let sql = format!(
+        "DELETE FROM orders WHERE asked_at < $1 AND outcome IS NULL AND begun_at = 0 RETURNING {}",
+        expired::COLUMNS
+    );
+    let untold = on.rows(sql, vec![old.into()]).await?;
+    expired::note(on, &untold, UNTOLD, now)?;
     on.run("DELETE FROM orders WHERE asked_at < $1", vec![old.into()])
         .await?;
     on.run(
@@ -143,11 +154,14 @@ impl Work for Take {
         .await?;
         // Whoever asked is gone, or withdraws them now: nobody need look at them again.
         let late = Outcome::of(Err(withdrawn()));
-        on.run(
-            "UPDATE orders SET outcome = $3 WHERE target = $1 AND taken_at = 0 AND outcome IS NULL AND expires_at <= $2",
-            vec![self.0.as_str().into(), now.into(), Value::json(&late)?],
-        )
-        .await?;
+        let sql = format!(
+            "UPDATE orders SET outcome = $3 WHERE target = $1 AND taken_at = 0 AND outcome IS NULL AND expires_at <= $2
+             RETURNING {}",
+            expired::COLUMNS
+        );
+        let values = vec![self.0.as_str().into(), now.into(), Value::json(&late)?];
+        let untaken = on.rows(sql, values).await?;
+        expired::note(on, &untaken, UNTAKEN, now)?;
         let mut orders = Vec::with_capacity(rows.len());
         for row in &rows {
             match order(row) {
@@ -198,27 +212,26 @@ impl Work for Withdraw {
     type Done = Progress;
 
     async fn run(&mut self, on: &mut Link) -> Result<Progress, Fail> {
-        let (open, error) = match self.taken {
-            false => ("taken_at = 0".to_owned(), withdrawn()),
+        let (open, error, why) = match self.taken {
+            false => ("taken_at = 0".to_owned(), withdrawn(), UNTAKEN),
             true => (
                 IS_LAUNCH.to_owned(),
                 unavailable(
                     "took the launch and has not begun it; it is withdrawn, nothing runs and nothing will",
                 ),
+                UNBEGUN,
             ),
         };
-        on.run(
-            format!(
-                "UPDATE orders SET outcome = $2, setenv = NULL,
-                        verb = CASE WHEN {IS_LAUNCH} THEN '{EMPTIED}' ELSE verb END
-                  WHERE id = $1 AND begun_at = 0 AND outcome IS NULL AND {open}"
-            ),
-            vec![
-                self.id.as_str().into(),
-                Value::json(&Outcome::of(Err(error)))?,
-            ],
-        )
-        .await?;
+        let sql = format!(
+            "UPDATE orders SET outcome = $2, setenv = NULL,
+                    verb = CASE WHEN {IS_LAUNCH} THEN '{EMPTIED}' ELSE verb END
+              WHERE id = $1 AND begun_at = 0 AND outcome IS NULL AND {open} RETURNING {}",
+            expired::COLUMNS
+        );
+        let outcome = Value::json(&Outcome::of(Err(error)))?;
+        let withdrawn = on.rows(sql, vec![self.id.as_str().into(), outcome]).await?;
+        let now = clock::now(on).await?;
+        expired::note(on, &withdrawn, why, now)?;
         Ok(look(on, &self.id).await?.progress())
     }
 }
@@ -284,7 +297,7 @@ fn order(row: &Row) -> Result<Order, Fail> {
         target: row.text(1)?.to_owned(),
         runner: parsed::<RunnerId>(row.text(2)?)?,
         verb: row.json(3, "order")?,
-        actor: row.json(4, "actor")?,
+        actor: expired::asked(row, 4)?,
         right: crate::domain::order::Right::parse(right)
             .ok_or_else(|| Fail::Broken(format!("an order has the unknown right {right}")))?,
         from: row.text(6)?.to_owned(),

@@ -1,19 +1,25 @@
 //! From the embedded store to the fleet's: everything is there as it was, and goes on.
 
 use super::*;
-use crate::adapters::migrate::migrate;
 use crate::adapters::sqlite::SqliteStore;
 use crate::domain::runner::Step;
 use crate::domain::{ErrorKind, Runner, State};
-use crate::ports::{Admitted, EventFilter, RunnerFilter};
+use crate::ports::{Admitted, Audit, EventFilter, RunnerFilter, StoreError};
 use conformance::{
     admit, apply, at, capped, end, events, id, launch, live, name, placement, project, refused,
     requested, step,
 };
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Runners of the embedded store.
 const MANY: u64 = 450;
+
+/// By a host that keeps an audit.
+async fn migrate(file: &Path, options: PostgresOptions) -> Result<String, StoreError> {
+    let host = conformance::audit::HOST.to_owned();
+    let keys = vec![conformance::audit::key(0)];
+    crate::adapters::migrate::migrate(file, options, host, keys).await
+}
 
 struct Folder(PathBuf);
 
@@ -176,6 +182,39 @@ async fn everything_is_there_as_it_was_and_goes_on() {
         3,
         "a project made again goes on counting"
     );
+    fleet.close().await;
+}
+
+/// The chain goes on in the new store: it tells of the move once, and is whole by the key and by an anchor of before.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_audit_tells_of_the_move() {
+    let folder = folder();
+    let file = folder.0.join("s.db");
+    let embedded = SqliteStore::open(&file, 2).await.unwrap();
+    conformance::audit::filled(&embedded, 3).await;
+    let before = embedded.kept().unwrap();
+    embedded.close().await;
+    drop(embedded);
+    let options = database().await;
+    migrate(&file, options.clone()).await.unwrap();
+    let again = migrate(&file, options.clone()).await.unwrap();
+    assert!(again.contains("nothing was changed"), "{again}");
+    let fleet = PostgresStore::open(options, 2).await.unwrap();
+    fleet.keep_audit(
+        conformance::audit::HOST.to_owned(),
+        vec![conformance::audit::key(0)],
+    );
+    let told = conformance::audit::texts(&fleet).await;
+    assert_eq!(told.len() as u64, before.n + 1);
+    let moved = told.last().unwrap();
+    assert_eq!(
+        (&moved["kind"], &moved["result"]),
+        (&"act.migrate-store".into(), &"ok".into())
+    );
+    assert_eq!(moved["data"]["rows"]["runners"], 3);
+    admit(&fleet, launch(9, "p")).await;
+    let report = conformance::audit::verify(&fleet, &[before]).await;
+    assert!(report.is_whole() && report.anchors > 0, "{report:?}");
     fleet.close().await;
 }
 
