@@ -205,7 +205,7 @@ impl Config {
     /// Refuses values that are right by themselves and wrong together. The error is said of the
     /// place where one of them was given last.
     fn check(&self, file: &Path) -> Result<(), ConfigError> {
-        if let Some((key, message)) = notify::lacking(&self.notify) {
+        if let Some((key, message)) = notify::wrong(&self.notify) {
             return Err(self.wrong(file, [&key, &key], message));
         }
         let fleet = &self.fleet;

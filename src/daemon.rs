@@ -35,6 +35,8 @@ use tokio::time::Instant;
 const LAST_LAUNCHES: Duration = Duration::from_secs(10);
 /// How long it waits for the broker to confirm what is there.
 const LAST_EVENTS: Duration = Duration::from_secs(3);
+/// And for receivers of notifications to take what waits.
+const LAST_MESSAGES: Duration = Duration::from_secs(5);
 /// A hub or bus that has not come round for so long is wedged.
 const WEDGED: Duration = Duration::from_secs(20);
 /// Between two looks at bus and engine.
@@ -224,15 +226,18 @@ pub async fn run(config: Config, start: Start, log: Telemetry) -> Result<(), Fat
     tracing::info!(message_id = kinds::STOPPING.id, "Stopping; runners go on");
     // Refuse calls, finish transactions, publish what is there, close the store.
     engine.shutdown(LAST_LAUNCHES).await;
-    if let Some(relay) = engine.relay() {
-        let whole = relay.flush(LAST_EVENTS).await;
-        if !whole {
+    let publish = async {
+        let Some(relay) = engine.relay() else {
+            return;
+        };
+        if !relay.flush(LAST_EVENTS).await {
             tracing::info!(
                 message_id = kinds::EVENTS_LEFT.id,
                 "Events are left to be published after the next start"
             );
         }
-    }
+    };
+    tokio::join!(publish, engine.end_notifications(LAST_MESSAGES));
     store.close().await;
     outcome
 }

@@ -1,5 +1,5 @@
 //! Posts letters to webhooks by HTTP/1.1: one connection for each, everything bounded in time and size,
-//! redirects not followed. An answer's status is all that is read of it with attention.
+//! redirects not followed. An answer's status is all that is read of it with attention, and decides alone.
 
 use crate::domain::notify::Address;
 use crate::ports::{Courier, Letter, Undelivered};
@@ -13,7 +13,7 @@ use hyper_util::rt::TokioIo;
 use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::pin::{Pin, pin};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
@@ -44,6 +44,8 @@ pub struct Webhooks {
     lookups: Arc<Semaphore>,
     /// Whose certificates are good; `None` = those whom the system trusts, as they are then.
     authorities: Option<RootCertStore>,
+    /// How long one try may take.
+    try_max: Duration,
 }
 
 impl Default for Webhooks {
@@ -51,6 +53,7 @@ impl Default for Webhooks {
         Self {
             lookups: Arc::new(Semaphore::new(LOOKUPS_MAX)),
             authorities: None,
+            try_max: TRY_MAX,
         }
     }
 }
@@ -58,9 +61,14 @@ impl Default for Webhooks {
 #[async_trait]
 impl Courier for Webhooks {
     async fn post(&self, letter: &Letter) -> Result<(), Undelivered> {
-        match timeout(TRY_MAX, self.attempt(letter)).await {
+        let heard = OnceLock::new();
+        match timeout(self.try_max, self.attempt(letter, &heard)).await {
             Ok(done) => done,
-            Err(_) => later(format!("no answer within {} s", TRY_MAX.as_secs())),
+            // The receiver has it, or has refused it, whatever became of the rest of its answer.
+            Err(_) => heard.get().copied().map_or_else(
+                || later(format!("no answer within {} s", self.try_max.as_secs())),
+                judge,
+            ),
         }
     }
 }
@@ -70,10 +78,15 @@ fn later<T>(why: impl Into<String>) -> Result<T, Undelivered> {
 }
 
 impl Webhooks {
-    async fn attempt(&self, letter: &Letter) -> Result<(), Undelivered> {
+    /// `heard` is the status from the moment on when it is there.
+    async fn attempt(
+        &self,
+        letter: &Letter,
+        heard: &OnceLock<StatusCode>,
+    ) -> Result<(), Undelivered> {
         let stream = self.connect(&letter.to).await?;
         if !letter.to.is_https() {
-            return exchange(stream, letter).await;
+            return exchange(stream, letter, heard).await;
         }
         let tls = self.tls().await?;
         let Ok(name) = ServerName::try_from(letter.to.host().to_owned()) else {
@@ -81,7 +94,7 @@ impl Webhooks {
             return Err(Undelivered::Never(why.to_owned()));
         };
         match tls.connect(name, stream).await {
-            Ok(stream) => exchange(stream, letter).await,
+            Ok(stream) => exchange(stream, letter, heard).await,
             Err(error) => later(format!("no encrypted connection ({error})")),
         }
     }
@@ -179,7 +192,11 @@ fn request(letter: &Letter) -> Option<Request<String>> {
 }
 
 /// One request, one answer.
-async fn exchange<S>(stream: S, letter: &Letter) -> Result<(), Undelivered>
+async fn exchange<S>(
+    stream: S,
+    letter: &Letter,
+    heard: &OnceLock<StatusCode>,
+) -> Result<(), Undelivered>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
@@ -199,6 +216,7 @@ where
         let answer = sender.send_request(request).await;
         let answer = answer.or_else(|error| later(format!("no answer of HTTP ({error})")))?;
         let status = answer.status();
+        let _ = heard.set(status);
         let _ = timeout(BODY_TIME, drain(answer.into_body())).await;
         judge(status)
     });

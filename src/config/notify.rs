@@ -31,6 +31,8 @@ pub struct Notify {
     pub format: Format,
     /// The rest.
     pub rule: Rule,
+    /// Whether `percent` was given.
+    pub percent_given: bool,
 }
 
 impl Default for Notify {
@@ -39,6 +41,7 @@ impl Default for Notify {
             url: None,
             format: Format::Json,
             rule: Rule::default(),
+            percent_given: false,
         }
     }
 }
@@ -161,7 +164,10 @@ fn set(notify: &mut Notify, key: &str, value: &DeValue<'_>) -> Result<(), String
         "types" => rule.types = words(value, event_types)?,
         "projects" => rule.projects = words(value, Pattern::parse)?,
         "causes" => rule.causes = words(value, cause)?,
-        "percent" => rule.percent = number(value, 1, 100)?.into(),
+        "percent" => {
+            rule.percent = number(value, 1, 100)?.into();
+            notify.percent_given = true;
+        }
         "repeat" => {
             let repeat = span(value, SECOND, WEEK)?;
             rule.repeat = u64::try_from(repeat.as_micros()).unwrap_or(INFINITY);
@@ -228,16 +234,40 @@ fn cause(word: &str) -> Result<Cause, String> {
     })
 }
 
-/// The first rule that lacks what each needs.
-pub(super) fn lacking(rules: &BTreeMap<String, Notify>) -> Option<(String, String)> {
-    let (name, _) = rules
-        .iter()
-        .find(|(_, notify)| notify.rule.types.is_empty())?;
-    let key = format!("{RULES}.{name}");
-    let message = format!(
-        "{key}: there is no types, so it would tell nothing: say of which events, such as types = [\"runner.ended\"]."
-    );
-    Some((key, message))
+/// The first rule that lacks what each needs, or has a key that would do nothing.
+pub(super) fn wrong(rules: &BTreeMap<String, Notify>) -> Option<(String, String)> {
+    rules.iter().find_map(|(name, notify)| {
+        let key = format!("{RULES}.{name}");
+        let why = useless(notify)?;
+        Some((key.clone(), format!("{key}: {why}")))
+    })
+}
+
+fn useless(notify: &Notify) -> Option<String> {
+    let rule = &notify.rule;
+    let wants = |kind: &EventType| rule.types.iter().any(|t| t.matches(kind.short()));
+    let of_one = |key: &str, kind: EventType| {
+        let short = kind.short();
+        format!(
+            "{key} is about {short} alone, and types has none of that: take {key} out, or add \"{short}\" to types."
+        )
+    };
+    if rule.types.is_empty() {
+        let why = "there is no types, so it would tell nothing: say of which events, such as types = [\"runner.ended\"].";
+        return Some(why.to_owned());
+    }
+    if !rule.causes.is_empty() && !wants(&EventType::RunnerEnded) {
+        return Some(of_one("causes", EventType::RunnerEnded));
+    }
+    if notify.percent_given && !wants(&EventType::BudgetThreshold) {
+        return Some(of_one("percent", EventType::BudgetThreshold));
+    }
+    let of_projects = |kind: &EventType| kind.may_have_project() && wants(kind);
+    if !rule.projects.is_empty() && !EventType::ALL.iter().any(of_projects) {
+        let why = "projects leaves nothing to tell, as what types names belongs to no project: take projects out, or add other types.";
+        return Some(why.to_owned());
+    }
+    None
 }
 
 /// As an inline table; of addresses nothing secret.

@@ -109,6 +109,18 @@ fn errors_name_file_line_and_key() {
             "f.toml:2: notify.rules: ops.types: no event has the type “runner.endd”; did you mean runner.ended?",
         ),
         (
+            "[notify.rules.ops]\ntypes = ['budget.*']\ncauses = ['oom-kill']",
+            "f.toml:1: notify.rules.ops: causes is about runner.ended alone, and types has none of that: take causes out",
+        ),
+        (
+            "[notify.rules.ops]\ntypes = ['runner.*']\npercent = 90",
+            "f.toml:1: notify.rules.ops: percent is about budget.threshold alone",
+        ),
+        (
+            "[notify.rules.ops]\ntypes = ['host.*', 'fleet.changed']\nprojects = ['web']",
+            "f.toml:1: notify.rules.ops: projects leaves nothing to tell",
+        ),
+        (
             "[notify.rules.ops]\ntypes = 'runner.ended'",
             "ops.types: give a list of texts",
         ),

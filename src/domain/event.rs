@@ -133,6 +133,12 @@ impl EventType {
         Self::ALL.into_iter().find(|t| t.short() == text)
     }
 
+    /// Whether events of this type may belong to a project. Hosts, the fleet and audits do not.
+    pub fn may_have_project(self) -> bool {
+        let kind = self.short().split('.').next();
+        !matches!(kind, Some("host" | "fleet" | "audit"))
+    }
+
     /// The event of a step of a runner; `None` for a step that changes no state.
     pub fn of_step(step: &Step) -> Option<Self> {
         Some(match step {

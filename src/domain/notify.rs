@@ -217,6 +217,14 @@ impl Told {
         messages
     }
 
+    /// The messages about all that came meanwhile, due or not: there will be no other time. No more of them than the
+    /// rule may make in an hour.
+    pub fn rest(&mut self, rule: &Rule, now: u64) -> Vec<Message> {
+        let all = self.alike.values_mut();
+        all.for_each(|alike| alike.until = alike.until.min(now));
+        self.overdue(rule, now)
+    }
+
     fn tell(
         &mut self,
         rule: &Rule,

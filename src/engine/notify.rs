@@ -3,7 +3,8 @@
 //! It is best effort and in nobody's way. One task decides which events make messages and waits for
 //! nothing; each rule has a bounded queue and a task that posts what is in it, one after the other,
 //! with a bounded number of tries. What is lost by that is counted. Each host tells of its own events,
-//! so a fleet tells of each once; over a restart nothing is remembered but the store's events.
+//! so a fleet tells of each once. At a stop what was only counted is told and what waits is posted, for a
+//! bounded time; over a restart nothing is remembered but the store's events.
 
 use super::{Engine, Happening, Shared, now};
 use crate::domain::event::Event;
@@ -16,7 +17,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::RecvError;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::Instant;
 
 /// Messages of one rule that may wait for their turn.
@@ -28,6 +29,8 @@ const PAUSES: [Duration; 4] = [
     Duration::from_secs(30),
     Duration::from_secs(120),
 ];
+/// At a stop: between two looks whether all is posted.
+const LOOK: Duration = Duration::from_millis(20);
 /// With nothing to say the task looks again after so long.
 const IDLE: Duration = Duration::from_secs(3_600);
 
@@ -82,11 +85,17 @@ struct Post {
 #[derive(Debug, Default)]
 pub(super) struct Desk {
     posts: std::sync::OnceLock<Vec<Arc<Post>>>,
+    /// Asks the task that follows for its last words.
+    last: Mutex<Option<oneshot::Sender<oneshot::Sender<()>>>>,
 }
 
 impl Desk {
     fn posts(&self) -> &[Arc<Post>] {
         self.posts.get().map_or(&[], Vec::as_slice)
+    }
+
+    fn last(&self) -> MutexGuard<'_, Option<oneshot::Sender<oneshot::Sender<()>>>> {
+        self.last.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -114,7 +123,39 @@ impl Engine {
             posts.push(post);
         }
         if self.0.notify.posts.set(posts.clone()).is_ok() && !posts.is_empty() {
-            tokio::spawn(follow(posts, happenings));
+            let (ask, asked) = oneshot::channel();
+            *self.0.notify.last() = Some(ask);
+            tokio::spawn(follow(posts, happenings, asked));
+        }
+    }
+
+    /// The last words, within the given time: what was only counted is told, what waits is posted. What is left then is
+    /// lost, and that is said.
+    pub async fn end_notifications(&self, within: Duration) {
+        let Some(ask) = self.0.notify.last().take() else {
+            return;
+        };
+        let posts = self.0.notify.posts();
+        let all = async {
+            let (done, told) = oneshot::channel();
+            if ask.send(done).is_ok() {
+                let _ = told.await;
+            }
+            while posts.iter().any(|post| post.fares().waiting > 0) {
+                tokio::time::sleep(LOOK).await;
+            }
+        };
+        let _ = tokio::time::timeout(within, all).await;
+        for post in posts {
+            let left = post.fares().waiting;
+            if left > 0 {
+                tracing::warn!(
+                    message_id = kinds::NOTIFY_FAILED.id,
+                    notify_rule = post.to.name,
+                    "Messages of notification rule {} are lost, as the daemon stops: {left}",
+                    post.to.name
+                );
+            }
         }
     }
 
@@ -287,8 +328,12 @@ impl Post {
     }
 }
 
-/// Decides which events make messages, for as long as the engine lives.
-async fn follow(posts: Vec<Arc<Post>>, mut happenings: Receiver<Arc<Happening>>) {
+/// Decides which events make messages, for as long as the engine lives, or until it is asked for its last words.
+async fn follow(
+    posts: Vec<Arc<Post>>,
+    mut happenings: Receiver<Arc<Happening>>,
+    mut asked: oneshot::Receiver<oneshot::Sender<()>>,
+) {
     let begun = Instant::now();
     let clock = || u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX);
     let mut posts: Vec<(Arc<Post>, Told)> = posts
@@ -310,6 +355,23 @@ async fn follow(posts: Vec<Arc<Post>>, mut happenings: Receiver<Arc<Happening>>)
                 }
                 Err(RecvError::Closed) => return,
             },
+            Ok(done) = &mut asked => {
+                while let Ok(happening) = happenings.try_recv() {
+                    if let Some(event) = &happening.event {
+                        posts.iter_mut().for_each(|(post, told)| tell(post, told, event, clock()));
+                    }
+                }
+                for (post, told) in &mut posts {
+                    let rest = told.rest(&post.to.rule, clock());
+                    rest.into_iter().for_each(|message| post.enqueue(message));
+                    match told.untold() {
+                        0 => {}
+                        more => post.dropped(more),
+                    }
+                }
+                let _ = done.send(());
+                return;
+            }
             () = tokio::time::sleep(wait) => {
                 for (post, told) in &mut posts {
                     let overdue = told.overdue(&post.to.rule, clock());

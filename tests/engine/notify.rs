@@ -187,3 +187,36 @@ async fn like_events_make_one_message_and_then_their_number() {
     assert_eq!(engine.notifications_failing(), ["lost"]);
     assert_eq!(fares(&engine, "lost").waiting, 0);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_stop_tells_what_was_only_counted() {
+    let (world, receiver) = (World::lucky(), Receiver::new(10_000));
+    let engine = engine(&world, vec![rule("ops", &["runner.ended"])], &receiver).await;
+    for _ in 0..3 {
+        fail_one(&engine, &world).await;
+    }
+    while fares(&engine, "ops").sent == 0 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert_eq!(receiver.letters().len(), 1, "the others are like it");
+    engine.shutdown(Duration::from_secs(1)).await;
+    engine.end_notifications(Duration::from_secs(5)).await;
+    let letters = receiver.letters();
+    assert_eq!(letters.len(), 2, "{letters:#?}");
+    let last: serde_json::Value = serde_json::from_str(&letters[1].body).unwrap();
+    assert_eq!(last["more"], 1, "{last:#}");
+    // There is nothing more, and nobody to be asked.
+    engine.end_notifications(Duration::from_secs(5)).await;
+    assert_eq!(receiver.letters().len(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stop_waits_for_a_receiver_only_so_long() {
+    let (world, stuck) = (World::lucky(), Receiver::new(0));
+    let engine = engine(&world, vec![rule("ops", &["runner.ended"])], &stuck).await;
+    fail_one(&engine, &world).await;
+    let begun = tokio::time::Instant::now();
+    engine.end_notifications(Duration::from_secs(5)).await;
+    assert_eq!(begun.elapsed().as_secs(), 5);
+    assert_eq!(fares(&engine, "ops").waiting, 1);
+}

@@ -22,6 +22,8 @@ enum Receiver {
     Answers(Vec<u8>),
     /// Takes the connection and the request, and says nothing.
     Hangs,
+    /// Says this and nothing more.
+    Stalls(Vec<u8>),
     /// Answers one byte after the other, without end.
     Trickles,
     /// Answers with a head, or a body, that never ends.
@@ -92,6 +94,10 @@ async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
             let _ = stream.shutdown().await;
         }
         Receiver::Hangs => std::future::pending().await,
+        Receiver::Stalls(begun) => {
+            let _ = stream.write_all(&begun).await;
+            std::future::pending().await
+        }
         Receiver::Trickles => {
             let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nX: ").await;
             while stream.write_all(b"x").await.is_ok() {
@@ -233,6 +239,24 @@ async fn no_answer_is_read_to_an_end_that_it_does_not_have() {
         // What the kernel holds of it comes on top.
         let sent = started.sent.load(Ordering::Relaxed);
         assert!(sent < 16 << 20, "{head}: {sent}");
+    }
+}
+
+/// It was taken, and must not be posted again because its receiver does not come to an end.
+#[tokio::test]
+async fn the_status_decides_although_the_answer_does_not_end_in_time() {
+    for (status, expected) in [("200 OK", Ok(())), ("503 Later", later("it answers 503"))] {
+        // The body is announced and never comes.
+        let head = format!("HTTP/1.1 {status}\r\nContent-Length: 9\r\n\r\n");
+        let started = start(Receiver::Stalls(head.into_bytes()), None).await;
+        let hasty = Webhooks {
+            try_max: BODY_TIME / 2,
+            ..Webhooks::default()
+        };
+        assert_eq!(hasty.post(&letter(&started.address)).await, expected);
+        // In the usual time, too.
+        let said = Webhooks::default().post(&letter(&started.address)).await;
+        assert_eq!(said, expected);
     }
 }
 
