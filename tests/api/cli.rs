@@ -301,7 +301,10 @@ fn wrong_words_are_told_before_anything_is_connected_to() {
     assert!(bus.0 == 1 && bus.1.contains("bus"), "{bus:?}");
     for (arguments, words) in [
         (&["outbox", "retry", "--project=a b"][..], "“a b”"),
-        (&["events", "--type=runner.endd"], "Did you mean runner.ended?"),
+        (
+            &["events", "--type=runner.endd"],
+            "Did you mean runner.ended?",
+        ),
         (&["events", "--project=A"], "“A”"),
         (&["list", "--project=A"], "“A”"),
         (&["top", "--project=A"], "“A”"),
@@ -311,13 +314,22 @@ fn wrong_words_are_told_before_anything_is_connected_to() {
         (&["run", "A", "--", "true"], "“A”"),
         (&["hold", "set", "--project=A"], "“A”"),
         (&["project", "create", "A"], "“A”"),
-        (&["project", "create", "a", "--max-runners=lots"], "--max-runners: “lots”"),
+        (
+            &["project", "create", "a", "--max-runners=lots"],
+            "--max-runners: “lots”",
+        ),
         (&["project", "create", "a", "--memory-max=lots"], "lots"),
         (&["project", "set", "a"], "No setting"),
-        (&["project", "set", "a", "--default-tokens=-1"], "--default-tokens: “-1”"),
+        (
+            &["project", "set", "a", "--default-tokens=-1"],
+            "--default-tokens: “-1”",
+        ),
         (&["project", "show", "A"], "“A”"),
         (&["project", "remove", "a", "A"], "“A”"),
-        (&["fleet", "set", "--max-runners=lots"], "--max-runners: “lots”"),
+        (
+            &["fleet", "set", "--max-runners=lots"],
+            "--max-runners: “lots”",
+        ),
         (&["audit", "verify", "no-export"], "--key"),
     ] {
         let (status, err) = said(arguments);
@@ -343,7 +355,10 @@ fn wrong_words_are_told_before_anything_is_connected_to() {
     // What could not be exported leaves no file.
     let file = std::env::temp_dir().join(format!("no-export-{}", std::process::id()));
     let (status, err) = said(&["audit", "export", file.to_str().unwrap()]);
-    assert!(status == 1 && err.contains("bus") && !file.exists(), "{err}");
+    assert!(
+        status == 1 && err.contains("bus") && !file.exists(),
+        "{err}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

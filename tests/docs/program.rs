@@ -55,6 +55,8 @@ pub fn stratavored() -> String {
     page.heading("AUDIT");
     page.text(texts::AUDIT);
     page.example(texts::AUDIT_KEY);
+    page.text(texts::AUDIT_USER);
+    page.example(texts::AUDIT_USER_EXAMPLE);
     page.text(texts::AUDIT_VERIFY);
     page.example(texts::AUDIT_EXAMPLE);
     page.text(texts::AUDIT_ROTATE);

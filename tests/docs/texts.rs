@@ -74,10 +74,17 @@ Runners do not depend on it: it may be stopped, killed and started again at any 
 
 pub const AUDIT: &str = "\
 Every change of state, denials and every act of an administrator becomes an entry of this host's audit, in the
-transaction of the change: who (uid, name, host), what, on which object, with what result. Each entry carries a MAC
+transaction of the change: who (uid, name, unit, host), what, on which object, with what result. Each entry carries a MAC
 (HMAC-SHA256, with a key of this host) over itself and the entry before, so that none can be changed, removed, added or
-moved unseen. Of a project, a gate and a user one denial a second stands for all, with how many. Acts that change no row (kill, reconcile, an export of the audit, a refusal by polkit) are written down within
-moments; of one user and one right at most one refusal a second, with how many it stands for.
+moved unseen. Of a project, a gate and a user one denial a second stands for all, with how many. Acts that change no row (kill, reconcile, a reload, an export of the audit, a refusal by polkit) are written down within
+moments; of one user and one right at most one refusal a second, with how many it stands for. An order for another host that expires
+(order.expired) is written down by the host that finds it out. store migrate (act.migrate-store) is the first entry in the new store,
+in its transaction.
+
+unit is the systemd unit of the process that opened the caller's connection: session-2.scope, deploy.service; a user's own units are in
+user@UID.service. It is sure: the bus names the process by a descriptor, as dbus 1.16 does on Linux 6.5. An earlier bus or kernel gives
+a number alone, which another process may have by then: what is found by it is called unit_by_pid. A caller that is gone before it was
+looked for has neither. Who asked systemd for a reload or for store migrate is not told to the daemon: both are the host's own.
 
 An audit is kept where there is a key: 32 to 4096 random bytes, the credential audit-key. The shipped unit takes it from
 /etc/credstore; encrypted or from elsewhere it comes by LoadCredentialEncrypted= or LoadCredential= in a drop-in.";
@@ -85,6 +92,17 @@ An audit is kept where there is a key: 32 to 4096 random bytes, the credential a
 pub const AUDIT_KEY: &str = "\
 head -c 32 /dev/urandom | install -D -m 600 /dev/stdin /etc/credstore/stratavore.audit-key
 systemctl restart stratavored";
+
+pub const AUDIT_USER: &str = "\
+With --user the unit takes no key by itself. To have an audit of your own, which tells of mishaps: you have key and store, so nobody need
+believe you by it:";
+
+pub const AUDIT_USER_EXAMPLE: &str = "\
+head -c 32 /dev/urandom | install -D -m 600 /dev/stdin ~/.config/stratavore/audit-key
+printf '[Service]\\nLoadCredential=audit-key:%%E/stratavore/audit-key\\n' |
+    install -D -m 644 /dev/stdin ~/.config/systemd/user/stratavored.service.d/audit.conf
+systemctl --user daemon-reload
+systemctl --user restart stratavored";
 
 pub const AUDIT_VERIFY: &str = "\
 Keep a copy of the key elsewhere: whoever verifies needs it, and without it nobody can. Offline, on any machine:";
@@ -174,12 +192,12 @@ tasks_max = 2000";
 
 pub const NOTIFY: &str = "\
 Each section is a rule: what happens on this host, and it wants to know, is posted to its webhook. It is best effort: a
-message is tried five times within some three minutes, up to 64 of a rule wait, and over a restart of the daemon nothing
-waits. What is lost is counted (notify list, /metrics) and told in the journal, but for what waits when the daemon
-stops; what was told and how much in the last hour is known since its start. Who must see every event reads the event log:
+message is tried five times within some three minutes, up to 64 of a rule wait. When the daemon stops, what was counted is told and
+what waits is posted, for 5 s; what is left then is lost, and so is all that waits when it is killed. What was told, and how much in the last
+hour, is known since its start: an event that is like one of before it makes a message again. What is lost is counted (notify list, /metrics) and told in the journal. Who must see every event reads the event log:
 stratavore-events(7). Each host of a fleet tells what it has done itself, so each event is told once where all have the
 same rules. A receiver does no harm: a try takes at most 10 s, redirects are not followed, and of an answer only the
-status counts.
+status counts, however its body goes on. A key that would do nothing in its rule is refused, as causes without runner.ended in types.
 
 json is an object with host, title, text, more (events like it that made no message), kept_back (others that made none) and
 event (type, project, subject, runnerseq, time, data as in stratavore-events(7); null in a test). Every message has the headers

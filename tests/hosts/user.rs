@@ -518,6 +518,51 @@ fn doctor_of_a_user() {
     site.root("loginctl disable-linger alice").ok();
 }
 
+/// By the commands of stratavored(8). The user has store and key, so it tells of mishaps and of nobody else.
+fn an_audit_of_ones_own(name: &'static str, root: Root) {
+    let site = Site::with(Plan {
+        name,
+        root,
+        ..Plan::default()
+    });
+    let mine = Mine::of(&site);
+    let none = mine.ctl("audit verify").code(1).err();
+    assert!(none.contains("empty"), "{none}");
+    let page = site
+        .root("zcat -f /usr/share/man/man8/stratavored.8*")
+        .out();
+    assert!(page.contains("stratavored.service.d/audit.conf"), "{page}");
+    mine.sh(
+        "head -c 32 /dev/urandom | install -D -m 600 /dev/stdin ~/.config/stratavore/audit-key",
+    )
+    .ok();
+    mine.sh("printf '[Service]\nLoadCredential=audit-key:%%E/stratavore/audit-key\n' | install -D -m 644 /dev/stdin ~/.config/systemd/user/stratavored.service.d/audit.conf")
+        .ok();
+    mine.sh("systemctl --user daemon-reload && systemctl --user restart stratavored")
+        .ok();
+    mine.wait_up();
+    let id = mine.run("true");
+    assert_eq!(mine.exit(&id)["cause"], "success");
+    let report = mine.ctl("-o json audit verify").ok().out();
+    assert!(report.contains("\"whole\""), "{report}");
+    mine.ctl("audit export exported").ok();
+    mine.ctl("audit verify --key ~/.config/stratavore/audit-key exported")
+        .ok();
+    let doctor = mine.ctl("doctor").out();
+    assert!(doctor.contains("The audit is kept, and whole"), "{doctor}");
+    mine.clear();
+}
+
+#[test]
+fn an_audit_of_ones_own_on_252() {
+    an_audit_of_ones_own("user-audit", Root::Machine);
+}
+
+#[test]
+fn an_audit_of_ones_own_on_257() {
+    an_audit_of_ones_own("user-audit-257", Root::Trixie);
+}
+
 /// What runs as somebody else (sudo) takes no signal of the user's, and ends all the same.
 #[test]
 fn set_uid_programs_are_killed() {
