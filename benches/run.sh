@@ -1,6 +1,6 @@
 #!/bin/bash
 # Measures what was built on a disposable host: the table to the terminal, the same to target/bench.json.
-#   benches/run.sh [--short] [PART…]    parts: store postgres outbox launch live; all if none is named (with --short not postgres)
+#   benches/run.sh [--short] [PART…]    parts: store audit postgres outbox launch live; all if none is named (with --short not postgres)
 # --short measures less, takes about a minute and fails where something is several times worse than its goal.
 # STRATAVORE_BENCH_BUILT names the folder with the programs, target/release if it is not set.
 set -eu

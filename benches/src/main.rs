@@ -83,6 +83,9 @@ async fn main() -> ExitCode {
         if wanted("store") {
             store::measure(size, &mut table).await?;
         }
+        if wanted("audit") {
+            store::audit(size, &mut table).await?;
+        }
         // Of its own accord only in the full run: beside 64 clients on few cores the short one says nothing.
         if wanted("postgres") && !(short && only.is_empty()) {
             postgres::measure(size, &mut table).await?;

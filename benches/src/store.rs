@@ -53,7 +53,6 @@ pub(crate) async fn measure(size: Size, table: &mut Table) -> Res<()> {
         Goal::AtLeast(1.0),
     );
     plain.close().await?;
-    audited(size, folder, &short, table).await?;
 
     let long = open(&folder.join("long.db")).await?;
     let begun = Instant::now();
@@ -89,13 +88,11 @@ pub(crate) async fn measure(size: Size, table: &mut Table) -> Res<()> {
     Ok(())
 }
 
-/// The same store with an audit chain, in turns with the one without.
-async fn audited(
-    size: Size,
-    folder: &Path,
-    without: &Arc<dyn Store>,
-    table: &mut Table,
-) -> Res<()> {
+/// What an audit costs: the same store with a chain, in turns with one without.
+pub(crate) async fn audit(size: Size, table: &mut Table) -> Res<()> {
+    let folder = Path::new(FOLDER);
+    std::fs::create_dir_all(folder)?;
+    let without = open(&folder.join("plain-store.db")).await?;
     let audited = Arc::new(SqliteStore::open(&folder.join("audited.db"), 2).await?);
     let key = Key::new(&(0..32).collect::<Vec<u8>>()).map_err(|e| e.message)?;
     audited.keep_audit("host-0".to_owned(), vec![key]);
@@ -104,8 +101,8 @@ async fn audited(
     for callers in [1, 64] {
         let mut rounds = Vec::new();
         for _ in 0..size.rounds {
-            let (plain, ids) = admissions(without, size.turn, callers, 0..1).await?;
-            end(without, ids).await?;
+            let (plain, ids) = admissions(&without, size.turn, callers, 0..1).await?;
+            end(&without, ids).await?;
             let (kept, ids) = admissions(&with, size.turn, callers, 0..1).await?;
             end(&with, ids).await?;
             rounds.push((kept.rate, plain.rate));
@@ -114,7 +111,9 @@ async fn audited(
         let what = format!("admissions, {callers} caller{s}, an audit kept; none");
         table.between_ours(what, "1/s", &rounds, Goal::None);
     }
+    without.close().await;
     with.close().await;
+    std::fs::remove_dir_all(folder)?;
     Ok(())
 }
 

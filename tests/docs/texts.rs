@@ -78,8 +78,8 @@ transaction of the change: who (uid, name, unit, host), what, on which object, w
 (HMAC-SHA256, with a key of this host) over itself and the entry before, so that none can be changed, removed, added or
 moved unseen. Of a project, a gate and a user one denial a second stands for all, with how many. Acts that change no row (kill, reconcile, a reload, an export of the audit, a refusal by polkit) are written down within
 moments; of one user and one right at most one refusal a second, with how many it stands for. An order for another host that expires
-(order.expired) is written down by the host that finds it out. store migrate (act.migrate-store) is the first entry in the new store,
-in its transaction.
+(order.expired) is written down by the host that finds it out. store migrate copies the chain and adds an entry (act.migrate-store), in one
+transaction.
 
 unit is the systemd unit of the process that opened the caller's connection: session-2.scope, deploy.service; a user's own units are in
 user@UID.service. It is sure: the bus names the process by a descriptor, as dbus 1.16 does on Linux 6.5. An earlier bus or kernel gives
