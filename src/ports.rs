@@ -13,7 +13,9 @@ pub use drawer::{Drawer, Kept};
 pub use fleet::{
     Beat, FleetState, Hosts, Orders, Policies, Policy, Pulse, Queue, Reported, Writer,
 };
-pub use outbox::{Backlog, Broker, BrokerError, LetGo, Outbox, Outgoing, Publisher, Rows, Told};
+pub use outbox::{
+    Backlog, Broker, BrokerError, LetGo, Outbox, Outgoing, Page, Publisher, Rows, Told,
+};
 
 use crate::domain::admission::Gate;
 use crate::domain::event::{Actor, Event, EventType};

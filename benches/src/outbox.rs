@@ -60,7 +60,7 @@ pub(crate) async fn measure(size: Size, table: &mut Table) -> Res<()> {
             end(&admitting, ids).await?;
         }
         if messages.is_empty() {
-            let rows = store.page(HOST, Rows::Pending, 0, 500).await?;
+            let rows = store.page(HOST, Rows::Pending, 0, 500).await?.rows;
             messages.extend(
                 rows.iter()
                     .map(|row| Message::new(&row.event, &row.store, &row.source, row.epoch)),

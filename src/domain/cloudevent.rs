@@ -1,8 +1,10 @@
 //! An event as the broker gets it: a CloudEvent 1.0 in structured JSON, its routing key, its id.
 
-use super::event::Event;
+use super::event::{Draft, Event};
 use super::time::Timestamp;
-use serde_json::{Value, json};
+use serde::ser::SerializeMap;
+use serde::{Serialize, Serializer};
+use serde_json::Value;
 use std::fmt::Write as _;
 
 /// The content type of the body.
@@ -29,37 +31,71 @@ pub struct Message {
     pub body: Vec<u8>,
 }
 
+/// The body as it is written; made for each event that is published, so nothing in it is copied first.
+#[derive(Serialize)]
+struct Envelope<'a> {
+    specversion: &'a str,
+    id: &'a str,
+    source: String,
+    #[serde(rename = "type")]
+    kind: &'a str,
+    subject: &'a str,
+    time: String,
+    datacontenttype: &'a str,
+    dataschema: String,
+    runnerseq: u64,
+    hostepoch: u64,
+    storeid: &'a str,
+    data: Data<'a>,
+}
+
+/// The particulars, with who it was among them.
+struct Data<'a>(&'a Draft);
+
+impl Serialize for Data<'_> {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        let Value::Object(fields) = &self.0.data else {
+            return self.0.data.serialize(to);
+        };
+        let fields = fields.iter().filter(|(name, _)| *name != "actor");
+        let mut map = to.serialize_map(None)?;
+        for (name, value) in fields {
+            map.serialize_entry(name, value)?;
+        }
+        map.serialize_entry("actor", &self.0.actor)?;
+        map.end()
+    }
+}
+
 impl Message {
     /// The message about an event that this host has written in this epoch into this store.
     pub fn new(event: &Event, store: &str, source: &str, epoch: u64) -> Self {
         let draft = &event.draft;
         let id = format!("{store}-{}", event.position);
         let kind = format!("{TYPE_PREFIX}{}", draft.kind.short());
-        let mut data = draft.data.clone();
-        if let Value::Object(fields) = &mut data {
-            fields.insert("actor".to_owned(), json!(draft.actor));
-        }
-        let body = json!({
-            "specversion": "1.0",
-            "id": id,
-            "source": format!("/hosts/{source}"),
-            "type": kind,
-            "subject": draft.subject,
-            "time": rfc3339(draft.at),
-            "datacontenttype": DATA_CONTENT_TYPE,
-            "dataschema": schema_id(draft.kind.short()),
-            "runnerseq": draft.seq,
-            "hostepoch": epoch,
-            "storeid": store,
-            "data": data,
-        });
+        let envelope = Envelope {
+            specversion: "1.0",
+            id: &id,
+            source: format!("/hosts/{source}"),
+            kind: &kind,
+            subject: &draft.subject,
+            time: rfc3339(draft.at),
+            datacontenttype: DATA_CONTENT_TYPE,
+            dataschema: schema_id(draft.kind.short()),
+            runnerseq: draft.seq,
+            hostepoch: epoch,
+            storeid: store,
+            data: Data(draft),
+        };
+        // Of text, numbers and maps by text: nothing in it can't be JSON.
+        let body = serde_json::to_vec(&envelope).unwrap_or_default();
         Self {
             position: event.position,
             routing_key: routing_key(&draft.project, source, draft.kind.short()),
             id,
             kind,
             at: draft.at.0 / 1_000_000,
-            body: body.to_string().into_bytes(),
+            body,
         }
     }
 }
@@ -101,8 +137,9 @@ fn rfc3339(at: Timestamp) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::event::{Actor, Draft, EventType};
+    use crate::domain::event::{Actor, EventType};
     use proptest::prelude::*;
+    use serde_json::json;
 
     #[test]
     fn an_event_is_a_cloudevent() {

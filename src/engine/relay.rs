@@ -127,10 +127,20 @@ impl Relay {
         self.0.published.load(Ordering::Relaxed)
     }
 
-    /// A page of this host's rows behind this position.
+    /// So many of this host's rows behind this position; those that can't be read are left out.
     pub async fn rows(&self, rows: Rows, after: u64, limit: u32) -> Result<Vec<Outgoing>, Error> {
-        let page = self.0.outbox.page(&self.0.host, rows, after, limit);
-        page.await.map_err(store_error)
+        let (mut found, mut after) = (Vec::new(), after);
+        loop {
+            let left = limit.saturating_sub(u32::try_from(found.len()).unwrap_or(u32::MAX));
+            let page = self.0.outbox.page(&self.0.host, rows, after, left);
+            let page = page.await.map_err(store_error)?;
+            found.extend(page.rows);
+            match page.last {
+                // Where some can't be read, more follow.
+                Some(last) if page.unreadable > 0 => after = last,
+                _ => return Ok(found),
+            }
+        }
     }
 
     /// Has parked events tried again, all or those of one project; how many there are.

@@ -26,6 +26,17 @@ pub struct Outgoing {
     pub parked: Option<Why>,
 }
 
+/// Rows of the outbox that follow one another.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Page {
+    /// Those that can be read.
+    pub rows: Vec<Outgoing>,
+    /// How many can't: damaged, or of a later release.
+    pub unreadable: usize,
+    /// The position of the last row, whether it can be read or not; `None` = there is none.
+    pub last: Option<u64>,
+}
+
 /// How much there is to do.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Backlog {
@@ -70,7 +81,7 @@ pub trait Outbox: Send + Sync + std::fmt::Debug {
         rows: Rows,
         after: u64,
         limit: u32,
-    ) -> Result<Vec<Outgoing>, StoreError>;
+    ) -> Result<Page, StoreError>;
     /// Removes what was confirmed, and parks what is to be parked. What is not there any more, or another
     /// host's by now, is left alone; how many rows it was.
     async fn settle(&self, host: &str, settlement: &Settlement) -> Result<u64, StoreError>;

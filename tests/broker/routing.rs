@@ -2,6 +2,7 @@
 
 use super::consumer::{self, Log};
 use super::world::{World, on_both, shared, until};
+use sqlx::{ConnectOptions, Connection};
 use std::time::Duration;
 use stratavore::domain::relay::Why;
 use stratavore::engine::relay::LIMITS;
@@ -161,4 +162,48 @@ async fn what_is_not_published_is_not_removed(world: World) {
             .is_some_and(|b| b.pending == 0)
     })
     .await;
+}
+
+/// More than a page of events of a later release, and others behind them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_cant_be_read_holds_up_nothing_else() {
+    let rabbit = shared().await;
+    let (world, file) = World::file().await;
+    let queue = world.queue(rabbit).await;
+    world.project("p").await;
+    world.changes("p", 1_200).await;
+    let (before, readable) = (world.events().await.len(), 300);
+    let options = sqlx::sqlite::SqliteConnectOptions::new().filename(&file);
+    let mut on = options.connect().await.unwrap();
+    sqlx::raw_sql(
+        "DROP TRIGGER event_changed; UPDATE events SET type = 'runner.later' WHERE subject LIKE 'runner/%'",
+    )
+    .execute(&mut on)
+    .await
+    .unwrap();
+    on.close().await.unwrap();
+    let other = world.clone();
+    let relay = world.relay(world.broker(rabbit));
+    other.changes("p", readable).await;
+    until("what can be read is published", || {
+        relay.published() >= readable as u64
+    })
+    .await;
+    let mut log = Log::default();
+    let channel = consumer::channel(rabbit).await;
+    let unreadable = world.backlog().await.pending;
+    assert!(unreadable >= 1_200, "{unreadable}");
+    log.read(&channel, &queue, before - 1_200 + readable).await;
+    let state = relay.state();
+    until("they are not forgotten", || {
+        state
+            .borrow()
+            .backlog
+            .is_some_and(|backlog| backlog.pending == 1_200)
+    })
+    .await;
+    assert!(
+        !relay.flush(Duration::from_secs(10)).await,
+        "something is left"
+    );
 }

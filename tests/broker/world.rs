@@ -68,6 +68,11 @@ pub(crate) fn now() -> Timestamp {
 impl World {
     /// An embedded store.
     pub(crate) async fn sqlite() -> Self {
+        Self::file().await.0
+    }
+
+    /// An embedded store, and its file.
+    pub(crate) async fn file() -> (Self, PathBuf) {
         let folder =
             std::env::temp_dir().join(format!("stratavore-relay-{}", uuid::Uuid::now_v7()));
         std::fs::create_dir(&folder).unwrap();
@@ -75,7 +80,7 @@ impl World {
         let store = SqliteStore::open(&file, 3).await.unwrap();
         let world = Self::of(Arc::new(store), "h1");
         world.join("b1", u64::MAX).await;
-        world
+        (world, file)
     }
 
     /// A fleet's store with one host.

@@ -48,7 +48,7 @@ pub(crate) async fn lives(store: &(impl Store + Outbox), from: u64) {
     let all = (from..from + AT_ONCE).map(|n| one(store, n));
     futures_util::future::join_all(all).await;
     loop {
-        let page = store.page("h1", Rows::Pending, 0, 500).await.unwrap();
+        let page = store.page("h1", Rows::Pending, 0, 500).await.unwrap().rows;
         if page.is_empty() {
             break;
         }

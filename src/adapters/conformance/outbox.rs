@@ -58,7 +58,7 @@ async fn with_events(store: &(impl Store + Outbox), events: u64) {
 
 /// Those of the project, oldest first.
 async fn rows(store: &impl Outbox, host: &str, rows: Rows) -> Vec<Outgoing> {
-    let mut page = store.page(host, rows, 0, 1_000).await.unwrap();
+    let mut page = store.page(host, rows, 0, 1_000).await.unwrap().rows;
     page.retain(|row| row.event.draft.subject == "project/p");
     page
 }

@@ -61,9 +61,11 @@ pub(super) struct Book {
     seated: Vec<Ask>,
 }
 
-/// Whether there are any at all.
+/// What concerns everybody: whether there are any at all, what the clock shows, and under a cap how many live.
 #[derive(Debug, Default)]
 struct Any {
+    now: Option<Timestamp>,
+    live: Option<u32>,
     holds: bool,
     budgets: bool,
     waiting: bool,
@@ -81,30 +83,37 @@ pub(super) async fn lock_cap(on: &mut Link) -> Result<(), Fail> {
     Ok(())
 }
 
-/// `$1` is a JSON list of projects, `$2` one of hosts. The first row is the fleet's: its cap, and
-/// whether there are holds, budgets, and runners that wait.
+/// `$1` is a JSON list of projects, `$2` one of hosts. The first row is the fleet's: its cap,
+/// whether there are holds, budgets, and runners that wait, how many live where there is a cap, and the store's
+/// clock. In one question, since under a cap all hosts wait for whoever asks.
 macro_rules! places {
-    ($projects:literal, $hosts:literal) => {
+    ($clock:literal, $projects:literal, $hosts:literal) => {
         concat!(
             "SELECT 'fleet' AS kind, '' AS key, '' AS name, max_runners,
                     CAST(CASE WHEN EXISTS (SELECT 1 FROM holds) THEN 1 ELSE 0 END AS BIGINT),
                     CAST(CASE WHEN EXISTS (SELECT 1 FROM budgets) THEN 1 ELSE 0 END AS BIGINT),
                     CAST(CASE WHEN EXISTS (SELECT 1 FROM runners WHERE state = 'queued') THEN 1 ELSE 0 END AS BIGINT),
-                    CAST(NULL AS BIGINT), CAST(NULL AS TEXT) FROM fleet
+                    CASE WHEN max_runners IS NOT NULL
+                         THEN (SELECT CAST(coalesce(sum(live), 0) AS BIGINT) FROM projects) END,
+                    CAST(NULL AS TEXT), ", $clock, " FROM fleet
               UNION ALL
-             SELECT 'project', name, '', max_runners, live, queued, max_queued, default_tokens, CAST(NULL AS TEXT)
+             SELECT 'project', name, '', max_runners, live, queued, max_queued, default_tokens, CAST(NULL AS TEXT),
+                    CAST(NULL AS BIGINT)
                FROM projects WHERE name ", $projects,
             " UNION ALL
-             SELECT 'host', host, name, max_runners, live, queued, CAST(NULL AS BIGINT), CAST(NULL AS BIGINT), cordon
+             SELECT 'host', host, name, max_runners, live, queued, CAST(NULL AS BIGINT), CAST(NULL AS BIGINT), cordon,
+                    CAST(NULL AS BIGINT)
                FROM hosts WHERE host ", $hosts
         )
     };
 }
 const PLACES_SQLITE: &str = places!(
+    "CAST(NULL AS BIGINT)",
     "IN (SELECT value FROM json_each($1))",
     "IN (SELECT value FROM json_each($2))"
 );
 const PLACES_POSTGRES: &str = places!(
+    "CAST(extract(epoch FROM clock_timestamp()) * 1000000 AS BIGINT)",
     "= ANY (ARRAY(SELECT json_array_elements_text($1::JSON)))",
     "= ANY (ARRAY(SELECT json_array_elements_text($2::JSON)))"
 );
@@ -190,8 +199,12 @@ impl Book {
     /// Reads what decides about launches of these; whose budgets are written later are locked.
     pub(super) async fn open(on: &mut Link, concern: &Concern, writes: bool) -> Result<Self, Fail> {
         let mut book = Self::default();
-        book.ledger.now = now(on).await?;
         let any = book.places(on, concern).await?;
+        book.ledger.now = match any.now {
+            Some(now) => now,
+            None => now(on).await?,
+        };
+        book.ledger.fleet_live = any.live.unwrap_or_default();
         let mut all = concern.clone();
         if any.waiting {
             // There is one, where the store is shared by several.
@@ -209,10 +222,6 @@ impl Book {
             book.places(on, &others).await?;
             all.projects.append(&mut others.projects);
             all.sessions.append(&mut others.sessions);
-        }
-        if book.ledger.fleet_max.is_some() {
-            let sql = "SELECT CAST(coalesce(sum(live), 0) AS BIGINT) FROM projects";
-            book.ledger.fleet_live = on.one(sql, vec![]).await?.number(0)?;
         }
         if !all.sessions.is_empty() {
             book.sessions(on, &all).await?;
@@ -272,6 +281,8 @@ impl Book {
                     any.holds = row.int(4)? != 0;
                     any.budgets = row.int(5)? != 0;
                     any.waiting = row.int(6)? != 0;
+                    any.live = row.maybe_number(7)?;
+                    any.now = row.maybe_int(9)?.map(|at| Timestamp(at.unsigned_abs()));
                 }
                 "project" => {
                     let account = Account {

@@ -4,14 +4,16 @@
 //! connections. In Postgres they are removed over one of those too, so that nobody's launch waits for it;
 //! SQLite has but one who writes, and there it shares a transaction with whatever else is written.
 
+mod rows;
+
 use super::fail::Fail;
-use super::link::{Link, Row, Value};
-use super::{Base, SqlStore, Work, row};
+use super::link::{Link, Value};
+use super::{Base, SqlStore, Work};
 use crate::domain::relay::{Settlement, Why};
-use crate::domain::{ProjectName, Timestamp, kinds};
-use crate::ports::{Backlog, LetGo, Outbox, Outgoing, Rows, StoreError};
+use crate::domain::{ProjectName, Timestamp};
+use crate::ports::{Backlog, LetGo, Outbox, Page, Rows, StoreError};
 use async_trait::async_trait;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 
 /// The most rows of one page, and of one transaction that changes some.
 const PAGE_MAX: u32 = 1_000;
@@ -117,38 +119,6 @@ pub(in crate::adapters) const STATEMENTS: [&str; 10] = [
     hand_over!("IS NOT NULL", ""),
     "DELETE FROM outbox WHERE host = $1 AND parked IS NULL AND position IN (SELECT value FROM json_each($2))",
 ];
-
-/// One that can't be read (damaged, or of a later release) holds up what follows it in its subject, and nothing else.
-fn readable(found: &Row) -> Option<Outgoing> {
-    /// Of the last one that was told of.
-    static TOLD: AtomicU64 = AtomicU64::new(0);
-    match outgoing(found) {
-        Ok(row) => Some(row),
-        Err(error) => {
-            let position = found.count(0).unwrap_or_default();
-            if TOLD.swap(position, Ordering::Relaxed) != position {
-                tracing::warn!(
-                    message_id = kinds::STORE_FAULT.id,
-                    "Event {position} can't be read, and is not published, nor are later ones of its subject: {error:?}"
-                );
-            }
-            None
-        }
-    }
-}
-
-fn outgoing(found: &Row) -> Result<Outgoing, Fail> {
-    let parked = found.maybe_text(10)?;
-    Ok(Outgoing {
-        event: row::event(found)?,
-        store: found.text(13)?.to_owned(),
-        source: found.text(8)?.to_owned(),
-        epoch: found.count(9)?,
-        parked: parked.map(|why| Why::parse(why).unwrap_or(Why::Unroutable)),
-        behind: found.maybe_int(11)?.map(i64::unsigned_abs),
-        behind_unroutable: found.int(12)? > 0,
-    })
-}
 
 /// One change of the table by itself. Each is of a bounded number of rows.
 #[derive(Debug)]
@@ -368,7 +338,7 @@ impl<B: Base> Outbox for SqlStore<B> {
         rows: Rows,
         after: u64,
         limit: u32,
-    ) -> Result<Vec<Outgoing>, StoreError> {
+    ) -> Result<Page, StoreError> {
         let values = vec![host.into(), after.into(), limit.min(PAGE_MAX).into()];
         let question = async |on: &mut Link| {
             let sql = match rows {
@@ -381,8 +351,7 @@ impl<B: Base> Outbox for SqlStore<B> {
                     page!("IS NOT NULL", ""),
                 ),
             };
-            let rows = on.rows(sql, values).await?;
-            Ok(rows.iter().filter_map(readable).collect())
+            rows::page(&on.rows(sql, values).await?)
         };
         self.look_up(question).await
     }

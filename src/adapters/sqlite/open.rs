@@ -39,6 +39,8 @@ fn common(file: &Path) -> SqliteConnectOptions {
         .filename(file)
         .create_if_missing(false)
         .busy_timeout(BUSY)
+        // A page of rows is handed over at once: each time the buffer is full two threads wait for one another.
+        .row_buffer_size(1_000)
         .pragma("temp_store", "MEMORY")
         .pragma("trusted_schema", "OFF")
         .pragma("cell_size_check", "ON")

@@ -6,6 +6,8 @@ use std::sync::Arc;
 
 /// The most refused events of one project that are kept in hand.
 const REFUSED_KEPT: usize = 4;
+/// Where more projects than these have some, it is one of each.
+const FULL_MANY: usize = 64;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
@@ -69,9 +71,10 @@ impl<T> Window<T> {
         }
     }
 
-    /// How many more rows may be offered.
+    /// How many more rows may be offered. Those that were refused take no room from others: however many
+    /// projects' queues are full, the rest goes on.
     pub fn room(&self) -> usize {
-        self.limits.rows.saturating_sub(self.rows.len())
+        (self.limits.rows + self.refused()).saturating_sub(self.rows.len())
     }
 
     /// Whether nothing is in hand.
@@ -226,8 +229,13 @@ impl<T> Window<T> {
             self.refused.push_back(position);
             return;
         }
+        let most = if self.full.len() < FULL_MANY {
+            REFUSED_KEPT
+        } else {
+            1
+        };
         let kept = self.full.entry(Arc::clone(&project)).or_default();
-        if *kept < REFUSED_KEPT {
+        if *kept < most {
             entry.refused = true;
             *kept += 1;
             self.refused.push_back(position);
@@ -313,10 +321,15 @@ impl<T> Window<T> {
         self.under_way = 0;
     }
 
+    /// How much of it the store has not heard of yet.
+    pub fn unsettled(&self) -> usize {
+        self.done + self.parked
+    }
+
     /// What the store has not heard of yet.
     pub fn settlement(&self) -> Settlement {
         let mut settlement = Settlement::default();
-        if self.done + self.parked == 0 {
+        if self.unsettled() == 0 {
             return settlement;
         }
         for (position, entry) in &self.rows {

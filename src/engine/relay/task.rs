@@ -8,7 +8,9 @@ use crate::crash;
 use crate::domain::backoff::Backoff;
 use crate::domain::cloudevent::Message;
 use crate::domain::relay::{Settlement, Window};
-use crate::ports::{Broker, BrokerError, Outbox, Outgoing, Publisher, Rows, StoreError, Told};
+use crate::ports::{
+    Broker, BrokerError, Outbox, Outgoing, Page, Publisher, Rows, StoreError, Told,
+};
 use chores::Chore;
 use std::future::pending;
 use std::sync::Arc;
@@ -70,7 +72,7 @@ pub(super) struct Task {
     publisher: Option<Box<dyn Publisher>>,
     blocked: bool,
 
-    reading: Job<Result<Vec<Outgoing>, StoreError>>,
+    reading: Job<Result<Page, StoreError>>,
     /// Rows of the page under way, at most.
     asked: usize,
     settling: Job<(Settlement, Result<u64, StoreError>)>,
@@ -223,7 +225,7 @@ impl Task {
     /// Whether a clean stop has nothing to wait for.
     fn is_flushed(&self) -> bool {
         let stuck = self.blocked || (self.publisher.is_none() && self.connecting.is_none());
-        let settled = self.settling.is_none() && self.window.settlement().is_empty();
+        let settled = self.settling.is_none() && self.window.unsettled() == 0;
         let empty = self.at_end && self.reading.is_none() && self.window.is_empty();
         empty || (stuck && settled)
     }
@@ -356,13 +358,13 @@ impl Task {
         if !self.may_settle() {
             return;
         }
-        let settlement = self.window.settlement();
-        if settlement.is_empty() {
+        let unsettled = self.window.unsettled();
+        if unsettled == 0 {
             self.settle_at = None;
             return;
         }
         let at = *self.settle_at.get_or_insert(now + COLLECT);
-        let many = settlement.done.len() + settlement.parked.len() >= COLLECTED;
+        let many = unsettled >= COLLECTED;
         if at > now && !many && self.flush.is_none() && self.retry.is_none() {
             return;
         }
@@ -372,6 +374,7 @@ impl Task {
             return;
         }
         crash::point("relay.confirmed");
+        let settlement = self.window.settlement();
         let (outbox, host) = (Arc::clone(&self.outbox), self.settings.host.clone());
         self.settling = Some(tokio::spawn(async move {
             let answer = outbox.settle(&host, &settlement).await;

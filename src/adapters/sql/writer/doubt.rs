@@ -6,7 +6,6 @@ use crate::domain::event::Actor;
 use crate::domain::exit::{Cause, Exit, Usage};
 use crate::domain::runner::{Change, Step};
 use crate::domain::{RunnerId, Timestamp};
-use std::sync::atomic::Ordering;
 
 /// A transaction of which nobody knows whether it was committed.
 #[derive(Debug)]
@@ -93,7 +92,7 @@ impl Writer {
         match within(limit, steps).await {
             Ok(()) => {
                 self.chain.committed();
-                self.written.store(link.next_position(), Ordering::Release);
+                self.committed(link.next_position());
                 self.link = Some(link);
                 Ok(())
             }

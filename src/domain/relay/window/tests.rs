@@ -145,7 +145,7 @@ fn a_full_queue_holds_up_its_own_project_alone() {
     for position in 1..=4 {
         window.outcome(position, Outcome::Refused);
     }
-    assert_eq!((window.refused(), window.room()), (4, 8));
+    assert_eq!((window.refused(), window.room()), (4, 12));
     assert_eq!(window.offer(row(13, "full"), ()), Offer::Waits);
     assert_eq!(window.offer(row(14, "other"), ()), Offer::Taken);
     assert_eq!(window.take().map(|(at, _)| at), Some(14));
@@ -164,6 +164,40 @@ fn a_full_queue_holds_up_its_own_project_alone() {
     assert_eq!(window.refused(), 0);
     assert_eq!(window.take().map(|(at, _)| at), Some(1));
     assert_eq!(window.offer(row(5, "full"), ()), Offer::Taken);
+}
+
+#[test]
+fn however_many_queues_are_full_the_rest_goes_on() {
+    let limits = Limits {
+        rows: 100,
+        window: 50,
+        batch: 50,
+    };
+    let mut window = Window::new(limits, true);
+    let row = |position: u64, project: String| Row {
+        position,
+        subject: format!("runner/{position}"),
+        project,
+        seq: 1,
+        behind: None,
+        behind_unroutable: false,
+    };
+    for position in 0..4_000 {
+        let full = format!("full-{}", position / 4);
+        window.asking();
+        window.offer(row(position, full), ());
+        while let Some((at, ())) = window.take() {
+            window.outcome(at, Outcome::Refused);
+        }
+    }
+    let kept = window.refused();
+    assert!((1_000..1_000 + 64 * 4).contains(&kept), "{kept}");
+    assert_eq!(window.room(), 100);
+    assert_eq!(
+        window.offer(row(9_999, "other".to_owned()), ()),
+        Offer::Taken
+    );
+    assert_eq!(window.take().map(|(at, ())| at), Some(9_999));
 }
 
 #[test]

@@ -6,7 +6,7 @@ use crate::crash;
 use crate::domain::kinds;
 use crate::domain::relay::{Offer, Outcome, Row, Settlement};
 use crate::engine::relay::BrokerState;
-use crate::ports::{Backlog, BrokerError, Outgoing, Publisher, StoreError, Told};
+use crate::ports::{Backlog, BrokerError, Page, Publisher, StoreError, Told};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -25,6 +25,7 @@ impl Task {
                 if found < (settlement.done.len() + settlement.parked.len()) as u64 {
                     // Another host has taken some over, or an answer was lost.
                     self.window.doubt();
+                    self.tell_refused();
                     self.rescan();
                 }
                 self.note_empty();
@@ -54,21 +55,23 @@ impl Task {
         }
     }
 
-    pub(super) fn read(&mut self, page: Result<Vec<Outgoing>, StoreError>) {
+    pub(super) fn read(&mut self, page: Result<Page, StoreError>) {
+        let stale = std::mem::take(&mut self.stale);
         let page = match page {
             Ok(page) => page,
             Err(error) => return self.store_away(&error),
         };
-        if std::mem::take(&mut self.stale) {
+        if stale {
             // What it says of other rows may not be so any more.
             return;
         }
         crash::point("relay.read");
-        let short = page.len() < self.asked;
+        let short = page.rows.len() + page.unreadable < self.asked;
         self.at_end = short && !self.missed;
-        let (mut taken, mut deferred) = (false, false);
-        for row in page {
-            self.cursor = row.event.position;
+        self.cursor = page.last.unwrap_or(self.cursor);
+        // What can't be read is looked at again, too: something that can may follow it by then.
+        let (mut taken, mut deferred) = (false, page.unreadable > 0);
+        for row in page.rows {
             let draft = &row.event.draft;
             let offered = Row {
                 position: row.event.position,
@@ -183,9 +186,9 @@ impl Task {
                 for (position, outcome) in outcomes {
                     self.window.outcome(position, outcome);
                     match outcome {
-                        Outcome::Confirmed => confirmed += 1,
+                        Outcome::Returned if self.settings.park => {}
+                        Outcome::Confirmed | Outcome::Returned => confirmed += 1,
                         Outcome::Refused => refused += 1,
-                        Outcome::Returned => {}
                     }
                 }
                 self.published.fetch_add(confirmed, Ordering::Relaxed);
@@ -203,12 +206,15 @@ impl Task {
                         self.look_at = Some(Instant::now() + self.look_again.pause(random()));
                     }
                 }
-                let refused = self.window.refused() as u64;
-                self.state.send_if_modified(|state| {
-                    std::mem::replace(&mut state.refused, refused) != refused
-                });
+                self.tell_refused();
             }
         }
+    }
+
+    fn tell_refused(&self) {
+        let refused = self.window.refused() as u64;
+        self.state
+            .send_if_modified(|state| std::mem::replace(&mut state.refused, refused) != refused);
     }
 
     fn say_refused(&mut self, count: usize) {
