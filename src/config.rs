@@ -202,6 +202,13 @@ impl Config {
         fence.transpose()
     }
 
+    /// What is right, and seldom what somebody wants.
+    pub fn doubts(&self) -> Vec<String> {
+        let fence = self.fence().ok().flatten();
+        let hasty = fence.and_then(|fence| fence.doubt());
+        hasty.into_iter().chain(self.events.doubt()).collect()
+    }
+
     /// Refuses values that are right by themselves and wrong together. The error is said of the
     /// place where one of them was given last.
     fn check(&self, file: &Path) -> Result<(), ConfigError> {

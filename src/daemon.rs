@@ -51,6 +51,9 @@ pub enum Fatal {
     /// The bus went away; systemd starts us again and we adopt.
     #[error("the connection to the bus was closed; the daemon starts again and adopts its runners")]
     BusClosed,
+    /// A credential does not fit the configuration; a person has to look.
+    #[error("{0}")]
+    Configuration(String),
     /// The store refuses this daemon for good.
     #[error("store: {0}")]
     Store(String),

@@ -85,8 +85,7 @@ fn main() -> ExitCode {
         }
     };
     if args.check_config.is_some() {
-        let fence = config.fence().ok().flatten();
-        if let Some(doubt) = fence.and_then(|fence| fence.doubt()) {
+        for doubt in config.doubts() {
             eprintln!("{doubt}");
         }
         return ExitCode::SUCCESS;
@@ -129,7 +128,7 @@ fn main() -> ExitCode {
         Err(error) => {
             tracing::error!(message_id = kinds::FAILED.id, %error, "stratavored ends");
             match error {
-                Fatal::Store(_) => ExitCode::from(CONFIG),
+                Fatal::Store(_) | Fatal::Configuration(_) => ExitCode::from(CONFIG),
                 _ => ExitCode::FAILURE,
             }
         }

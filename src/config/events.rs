@@ -3,7 +3,7 @@
 //! An error never shows the URL itself: somebody may have put a password into it.
 
 use super::keys::text;
-use super::store::{decoded, encoded};
+use super::store::{decoded, encoded, is_loopback};
 use std::fmt;
 use std::net::Ipv6Addr;
 use std::str::FromStr;
@@ -67,6 +67,17 @@ impl Default for Events {
             exchange: "stratavore.events".to_owned(),
             unroutable: Unroutable::Park,
         }
+    }
+}
+
+impl Events {
+    /// What is allowed, and seldom what somebody wants.
+    pub fn doubt(&self) -> Option<String> {
+        let open = |url: &&AmqpUrl| !url.tls && !is_loopback(&url.host);
+        let url = self.urls.iter().find(open)?;
+        Some(format!(
+            "events.amqp_urls: {url} is another host, and amqp:// is not encrypted: whoever is on the way there reads the password and the events, and can change them; use amqps://, with the credential amqp-ca where its authority is your own."
+        ))
     }
 }
 
@@ -287,6 +298,35 @@ mod tests {
             assert!(
                 error.contains(part) && !error.contains("ter2"),
                 "{url}: {error}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_goes_over_a_network_unencrypted_is_doubted() {
+        let doubt = |urls: &[&str]| {
+            let urls = urls
+                .iter()
+                .map(|u| u.parse().unwrap_or_else(|e| panic!("{u}: {e}")));
+            let events = Events {
+                urls: urls.collect(),
+                ..Events::default()
+            };
+            events.doubt()
+        };
+        for here in ["amqp://localhost", "amqp://u@127.0.0.2:1/v", "amqp://[::1]"] {
+            assert_eq!(doubt(&[here, "amqps://mq"]), None, "{here}");
+        }
+        for away in [
+            "amqp://mq",
+            "amqp://192.0.2.1",
+            "amqp://localhost.example",
+            "amqp://[2001:db8::1]",
+        ] {
+            let said = doubt(&["amqps://mq", away]).unwrap_or_default();
+            assert!(
+                said.contains("amqps://") && said.contains(&away[7..]),
+                "{away}: {said}"
             );
         }
     }

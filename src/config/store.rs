@@ -91,11 +91,14 @@ impl SslMode {
 impl PostgresHost {
     /// Whether the way there never leaves this machine.
     fn is_local(&self) -> bool {
-        let address: Result<IpAddr, _> = self.name.parse();
-        self.name.starts_with('/')
-            || self.name == "localhost"
-            || address.is_ok_and(|a| a.is_loopback())
+        self.name.starts_with('/') || is_loopback(&self.name)
     }
+}
+
+/// Whether this name or address is the machine's own, and of no network.
+pub(super) fn is_loopback(host: &str) -> bool {
+    let address: Result<IpAddr, _> = host.parse();
+    host == "localhost" || address.is_ok_and(|a| a.is_loopback())
 }
 
 impl PostgresUrl {

@@ -94,7 +94,7 @@ pub(super) fn start(
     host_name: &str,
     outbox: Arc<dyn Outbox>,
 ) -> Result<Option<Relay>, Fatal> {
-    let options = options(config, host_name).map_err(Fatal::Machine)?;
+    let options = options(config, host_name).map_err(Fatal::Configuration)?;
     outbox.publish(options.is_some());
     let Some(options) = options else {
         tokio::spawn(leave(outbox, host_id.to_owned()));

@@ -110,6 +110,45 @@ fn reloads(name: &'static str, root: Root) {
 
 /// The agent can't start with it, and daemon and systemd try again and again: not so often that the journal is flooded,
 /// and it is back as soon as it can.
+/// Credentials are no part of `--check-config`; who starts with wrong ones is not started again for ever.
+#[test]
+fn a_credential_that_does_not_fit_ends_the_daemon() {
+    let site = Site::boot("misfit");
+    let live = site.run("-- sleep 1000");
+    site.root(&format!(
+        "mkdir -p /etc/stratavore && printf '[events]\\namqp_urls = [\"amqp://mq.example\"]\\n' >{FILE}"
+    ))
+    .ok();
+    let doubted = site.root("stratavored --check-config").ok();
+    assert!(doubted.err().contains("amqps://"), "{doubted}");
+    let doctor = site.ctl("root", "doctor -q").code(1).out();
+    assert!(
+        doctor.contains("stratavored.toml: events.amqp_urls: amqp://stratavore@mq.example:5672"),
+        "{doctor}"
+    );
+    let unit = "/run/systemd/system/stratavored.service.d";
+    site.root(&format!("mkdir -p {unit} && echo ca >/etc/stratavore/amqp-ca && printf '[Service]\\nLoadCredential=amqp-ca:/etc/stratavore/amqp-ca\\n' >{unit}/misfit.conf && systemctl daemon-reload"))
+        .ok();
+    site.root("systemctl restart stratavored || true").ok();
+    wait_for("the daemon gives up", SOON, || {
+        let show = "systemctl show -p ActiveState,ExecMainStatus stratavored";
+        let said = site.root(show).ok().out();
+        let over = said.contains("ActiveState=failed") && said.contains("ExecMainStatus=78");
+        over.then_some(()).ok_or(said)
+    });
+    let log = site
+        .root("journalctl --no-pager -b -o cat -u stratavored")
+        .out();
+    assert!(log.contains("amqp-ca"), "{log}");
+    assert!(site.scopes().contains(&live));
+    site.root(&format!(
+        "rm {unit}/misfit.conf && systemctl daemon-reload && systemctl start stratavored"
+    ))
+    .ok();
+    site.wait_up();
+    site.clear();
+}
+
 #[test]
 fn wrong_bounds_flood_nothing() {
     let site = Site::boot("bounds");

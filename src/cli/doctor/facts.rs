@@ -249,8 +249,8 @@ impl Default for Socket {
 /// What a program of ours said when asked to check something.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Told {
-    /// Exit status 0, with standard output.
-    Fine(String),
+    /// Exit status 0, with standard output, and what it doubts on standard error.
+    Fine(String, String),
     /// Another, with standard error.
     Wrong(String),
     /// It was not through in time.

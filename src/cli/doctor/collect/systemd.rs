@@ -192,7 +192,7 @@ fn shims() -> (usize, usize) {
 async fn told(command: &mut Command, limit: Duration) -> Told {
     match ask(command, limit).await {
         Ok(said) => match said.status {
-            Some(0) => Told::Fine(said.out),
+            Some(0) => Told::Fine(said.out, said.err),
             // clap's: it does not know the flag.
             Some(2) => {
                 Told::Unable("the program installed is of a release that can't check it".to_owned())

@@ -33,7 +33,7 @@ pub(super) fn programs(facts: &Facts) -> Vec<Finding> {
     }
     out.push(match &programs.store {
         None => Finding::unseen("store", "the store, which is the daemon's and root's"),
-        Some(Told::Fine(text)) => Finding::ok("store", text.clone()),
+        Some(Told::Fine(text, _)) => Finding::ok("store", text.clone()),
         Some(Told::TooLong) => Finding::note(
             "store",
             "The store is so large that it was not read to its end in time.",
@@ -80,11 +80,18 @@ fn replaced(running: &[(&str, bool)]) -> Finding {
 
 fn config(told: Option<&Told>) -> Finding {
     const CHECK: &str = "stratavored.toml";
+    // Changes nothing before a person has set the file right.
+    const SET_RIGHT: &str = "stratavored --check-config && systemctl restart stratavored";
     match told {
-        Some(Told::Fine(_)) => Finding::ok(CHECK, "The daemon's configuration is right."),
+        Some(Told::Fine(_, doubts)) if !doubts.is_empty() => {
+            let doubts: Vec<&str> = doubts.lines().collect();
+            let doubts = format!("{} When that is set right:", doubts.join(" "));
+            Finding::warning(CHECK, doubts).mend(SET_RIGHT)
+        }
+        Some(Told::Fine(..)) => Finding::ok(CHECK, "The daemon's configuration is right."),
         Some(Told::Wrong(why)) => {
             Finding::problem(CHECK, format!("{why} The daemon will not start with it."))
-                .mend("stratavored --check-config && systemctl restart stratavored")
+                .mend(SET_RIGHT)
         }
         Some(Told::TooLong) => Finding::note(CHECK, "stratavored did not check it in time."),
         Some(Told::Unable(why)) => Finding::note(CHECK, format!("Not looked at: {why}.")),
@@ -100,7 +107,7 @@ fn agent_config(told: Option<&Told>) -> Vec<Finding> {
     // Changes nothing before a person has set the file right.
     const RELOAD: &str = "systemctl reload-or-restart stratavore-agent";
     match told {
-        Some(Told::Fine(text)) => {
+        Some(Told::Fine(text, _)) => {
             let (warnings, said): (Vec<&str>, Vec<&str>) =
                 text.lines().partition(|l| l.starts_with("warning: "));
             match warnings.is_empty() {

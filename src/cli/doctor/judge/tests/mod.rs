@@ -108,9 +108,12 @@ fn healthy() -> Facts {
         programs: Programs {
             running: Some(vec![("stratavored", false), ("stratavore-agent", false)]),
             shims: Some((3, 0)),
-            config: Some(Told::Fine(String::new())),
-            agent_config: Some(Told::Fine("Runners may be alice.".to_owned())),
-            store: Some(Told::Fine("s.db is sound.".to_owned())),
+            config: Some(Told::Fine(String::new(), String::new())),
+            agent_config: Some(Told::Fine(
+                "Runners may be alice.".to_owned(),
+                String::new(),
+            )),
+            store: Some(Told::Fine("s.db is sound.".to_owned(), String::new())),
         },
         records: Some(Records::default()),
         disks: vec![Disk {

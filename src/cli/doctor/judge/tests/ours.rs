@@ -313,6 +313,9 @@ fn programs_and_files() {
     says(Problem, "stratavored.toml", &["f.toml:3"], |f| {
         f.programs.config = Some(Told::Wrong("f.toml:3: unknown key.".to_owned()))
     });
+    says(Warning, "stratavored.toml", &["amqps"], |f| {
+        f.programs.config = Some(Told::Fine(String::new(), "Use amqps://.".to_owned()))
+    });
     let reload = "systemctl reload-or-restart stratavore-agent";
     says(Problem, "agent.toml", &["a.toml:2", reload], |f| {
         f.programs.agent_config = Some(Told::Wrong("a.toml:2: x.".to_owned()))
@@ -320,6 +323,7 @@ fn programs_and_files() {
     says(Warning, "agent.toml", &["nothing can run", reload], |f| {
         f.programs.agent_config = Some(Told::Fine(
             "Runners may be x.\nwarning: so nothing can run.".to_owned(),
+            String::new(),
         ));
     });
     says(Problem, "store", &["damaged"], |f| {
