@@ -35,8 +35,10 @@ const GENERAL: &str = "General options";
     disable_help_subcommand = true,
     after_help = "The first steps: stratavorectl project create web; stratavorectl run web -- sleep 60; stratavorectl list.\n\
                   Each command explains itself: stratavorectl run --help.\n\n\
-                  Exit status: 0 done, 1 failed, 2 usage, 3 refused by a quota, budget or hold, 4 not permitted, 5 no such thing.\n\
-                  “run --wait” and “run --pipe” exit with the command's own status, 128+n for a signal."
+                  Exit status: 0 done, 1 failed, 2 usage, 3 refused by a quota, budget, hold, cordon or a full queue,\n\
+                  4 not permitted, 5 no such thing.\n\
+                  “run --wait” and “run --pipe” exit with the command's own status, 128+n for a signal; 125 if it could not be launched or\n\
+                  nobody knows its status, 126 not executable, 127 not found."
 )]
 pub struct Cli {
     /// What holds for every command.
@@ -239,7 +241,7 @@ pub struct List {
     /// Only of this project
     #[arg(long, add = ArgValueCandidates::new(live::projects))]
     pub project: Option<String>,
-    /// Only in this state: starting, running, frozen, stopping or ended
+    /// Only in this state: queued, starting, running, frozen, stopping or ended
     #[arg(long, add = ArgValueCandidates::new(live::states))]
     pub state: Vec<String>,
     /// Only on this host: its name, its id or the beginning of its id
@@ -289,8 +291,8 @@ pub struct Why {
 /// `logs`.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "It comes from the journal: what a runner prints faster than journald allows (by default 10,000 lines in 30 s, more \
-                  while the disk has room) is not there; journald says how many lines it dropped, see journalctl -u systemd-journald."
+    after_help = "Of a runner with --log-file-max it comes from its file, complete to its size. Else it comes from the journal: what a \
+                  runner prints faster than journald allows (by default 10,000 lines in 30 s, more while the disk has room) is not there; journald says how many lines it dropped, see journalctl -u systemd-journald."
 )]
 pub struct Logs {
     /// Go on printing until it has ended; begins with the last 10 lines

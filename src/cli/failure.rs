@@ -8,7 +8,7 @@ use zbus::DBusError;
 pub const FAILED: u8 = 1;
 /// Wrong usage.
 pub const USAGE: u8 = 2;
-/// Refused by a quota.
+/// Refused by a quota, budget, hold, cordon or a full queue.
 pub const REFUSED: u8 = 3;
 /// Not permitted.
 pub const NOT_PERMITTED: u8 = 4;

@@ -21,7 +21,8 @@ use std::collections::BTreeSet;
 use std::os::fd::AsFd;
 use zbus::{OwnedObjectPath, Variant};
 
-/// What `run --wait` and `run --pipe` exit with when the command was never run: as env(1) and timeout(1) do.
+/// What `run --wait` and `run --pipe` exit with, as env(1) and timeout(1) do: 126 and 127 where the command was not run;
+/// 125 where it was not launched, nobody knows its status, or the answer was lost.
 const NOT_RUN: u8 = 125;
 const NOT_EXECUTABLE: u8 = 126;
 const NOT_FOUND: u8 = 127;

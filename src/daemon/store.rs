@@ -59,7 +59,7 @@ pub async fn migrate(config: &Config, file: &Path) -> Result<String, String> {
     let keys = AuditKeys::read(&config.audit_key)?.0;
     match crate::adapters::migrate::migrate(file, options(config, url)?, host, keys).await {
         Ok(done) => Ok(format!(
-            "{done}\nStart the daemon: systemctl start stratavored. Keep {} until you have seen that all is there.",
+            "{done}\nKeep {} until you have seen that all is there.",
             file.display()
         )),
         Err(StoreError::Refused(error)) => Err(error.message),

@@ -59,7 +59,12 @@ pub fn stratavored_toml() -> String {
     page.text(texts::FLEET_EXAMPLE_ABOUT);
     page.example(texts::FLEET_EXAMPLE);
     page.example(texts::FLEET_DROP_IN);
-    page.see(&[("stratavored", 8), ("agent.toml", 5), ("stratavorectl", 1)])
+    page.see(&[
+        ("stratavored", 8),
+        ("agent.toml", 5),
+        ("stratavorectl", 1),
+        ("stratavore-security", 7),
+    ])
 }
 
 /// What `--print-config` says where nothing is configured.
@@ -121,6 +126,7 @@ pub fn agent_toml() -> String {
     page.see(&[
         ("stratavore-agent", 8),
         ("stratavored.toml", 5),
+        ("stratavore-security", 7),
         ("systemd.resource-control", 5),
     ])
 }

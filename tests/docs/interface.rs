@@ -37,6 +37,7 @@ pub fn bus() -> String {
         ("stratavorectl", 1),
         ("stratavored", 8),
         ("stratavore-events", 7),
+        ("stratavore-security", 7),
         ("busctl", 1),
         ("polkit", 8),
     ])

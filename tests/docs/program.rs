@@ -34,6 +34,7 @@ pub fn stratavorectl() -> String {
         ("stratavored.toml", 5),
         ("org.stratavore1", 5),
         ("stratavore-events", 7),
+        ("stratavore-security", 7),
         ("systemctl", 1),
         ("systemd-run", 1),
         ("journalctl", 1),
@@ -70,7 +71,10 @@ pub fn stratavored() -> String {
         ("stratavorectl", 1),
         ("stratavore-agent", 8),
         ("stratavored.toml", 5),
+        ("agent.toml", 5),
         ("org.stratavore1", 5),
+        ("stratavore-events", 7),
+        ("stratavore-security", 7),
         ("systemd.scope", 5),
     ])
 }
@@ -96,6 +100,7 @@ pub fn agent() -> String {
         ("stratavored", 8),
         ("agent.toml", 5),
         ("stratavorectl", 1),
+        ("stratavore-security", 7),
         ("systemd.resource-control", 5),
     ])
 }
@@ -132,7 +137,14 @@ fn verb_section(page: &mut Page, verb: &Command, name: &str) {
     page.text(&sentence(&about(verb)));
     options(page, verb, |arg| !arg.is_global_set());
     if let Some(after) = verb.get_after_help() {
-        page.text(&after.to_string());
+        // Commands to type are indented.
+        let command = |line: &str| line.starts_with("  ");
+        for part in after.to_string().split("\n\n") {
+            match part.lines().all(command) {
+                true => page.example(&part.lines().map(str::trim).collect::<Vec<_>>().join("\n")),
+                false => page.text(part),
+            }
+        }
     }
 }
 

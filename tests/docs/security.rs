@@ -39,9 +39,10 @@ caller controls is bounded (LIMITS). Can't speak to the agent: its socket is roo
         "A compromised runner",
         "Can do all that its user can do: signal and trace the user's other processes, read the user's credentials of other runners, \
 launch and stop as that user. It can report tokens for itself.",
-        "Can't leave its limits or its scope, become another user, touch its shim (root's; with --user it can), outlive its stop, report for \
+        "Can't leave its limits, move its own processes out of its scope, become another user, touch its shim (root's; with --user it can), outlive its stop, report for \
 others, or change how its ending is told. It inherits nothing of daemon or agent: no descriptor, no variable, no sandbox that would be in \
-its way. Whether a program of the user's may gain privileges (sudo) is for the host to say; Stratavore sets no no_new_privs.",
+its way. What it has others start (its user's systemd, cron, a container daemon, ssh) is no child of it: that is not limited, counted or stopped. \
+Whether a program of the user's may gain privileges (sudo) is for the host to say; Stratavore sets no no_new_privs.",
         &[
             "hosts::launch::a_runner_is_born_clean",
             "hosts::limits::limits_hold_on_a_kernel_with_every_controller",
@@ -53,10 +54,11 @@ its way. Whether a program of the user's may gain privileges (sudo) is for the h
     ),
     (
         "A compromised stratavored",
-        "Can launch as every user that root's agent.toml allows, within its ceilings: it can act as any of them. Can read what \
-runners print, stop and freeze them, and lie to callers, about budgets too. Can read and write its store with its own password, and write \
+        "Can launch as every user that root's agent.toml allows (by default every account with a uid from 1000 to 60000), within its ceilings: \
+it can act as any of them, touch their files and processes, and become root where one of them can without a password (sudo, docker). Set \
+allowed_users to accounts that can't. Can read what runners print, stop and freeze them, and lie to callers, about budgets too. Can read and write its store with its own password, and write \
 the audit anew with its key; what was anchored elsewhere before shows that. Can keep the agent busy.",
-        "Can't become root or a user that agent.toml does not allow, exceed a ceiling, lead the agent to another file, unit or process by any \
+        "Can't itself become root or a user that agent.toml does not allow, exceed a ceiling, lead the agent to another file, unit or process by any \
 text it sends, or stop it from answering by frames, floods, silence or descriptors that can't be closed. It has no capability, no right on \
 systemd, and reaches only this host's addresses unless a drop-in says more.",
         &[
@@ -69,23 +71,29 @@ systemd, and reaches only this host's addresses unless a drop-in says more.",
     ),
     (
         "A peer host of the fleet",
-        "Whoever is root on a host of a fleet, or has its daemon, can do with the shared store what the store's role may: forge orders \
-of users of that host to stop and freeze runners elsewhere, spend quotas and budgets, claim to be another host where all hosts share one role. What it can \
+        "Whoever is root on a host of a fleet, or has its daemon, can do with the shared store what the store's role may: write \
+orders in any name to stop, kill, freeze, thaw and limit every runner of the fleet (a host looks at the actor only of an order that claims to be \
+the owner's; one by the right to control any runner is obeyed as it stands, and its name is then in events and in the target's audit), spend quotas and budgets, claim to be another host where all hosts share one role. What it can \
 have launched elsewhere is what as_users of the agent.toml there says, and by default nothing.",
         "Can't launch where root has not accepted it, or as a user that root has not named, and can't change entries of another host's audit \
 unseen: each host has a key and a chain of its own.",
         &[
             "hosts::placed::only_what_root_there_accepts",
             "hosts::peers::whose_a_runner_of_another_host_is",
+            "hosts::peers::a_row_that_claims_any_right_is_obeyed",
             "hosts::audit::hosts_of_a_fleet_keep_chains_of_their_own",
         ],
     ),
     (
         "The operator of the database",
         "Can read and change every row: commands, folders and labels, not values of -E (but for launches placed through the store, until they are taken). \
-Can take the store away: then nothing is launched, and running work goes on.",
+With --request-id there is a SHA-256 of the launch with these values, without a salt: who knows the rest can try values, so what could be guessed is given by \
+--load-credential. Can do with runners what a peer host can, in any name. Can take the store away: then nothing is launched, and running work goes on.",
         "Can't have anything run on a host that accepts no placed launches, get at credentials, or change the audit unseen without the hosts' keys.",
         &[
+            "hosts::placed::only_what_root_there_accepts",
+            "engine::queue::what_runs_in_the_end_is_what_was_asked_for",
+            "hosts::peers::a_row_that_claims_any_right_is_obeyed",
             "hosts::launch::a_secret_in_the_environment_goes_nowhere_else",
             "hosts::audit::what_is_done_is_in_the_audit_and_tampering_shows",
             "hosts::fleet::postgres_dies_under_load",
@@ -93,7 +101,8 @@ Can take the store away: then nothing is launched, and running work goes on.",
     ),
     (
         "The operator of the broker",
-        "Can read events (no command, folder, variable or label value is in them), keep them back and forge them towards consumers.",
+        "Can read events (no command, folder or variable is in them, no value of a label but for the one that a hold is about, and the \
+reason of a hold or a cordon, which is free text), keep them back and forge them towards consumers.",
         "Can't make a host do anything: nothing is read from the broker.",
         &[
             "hosts::access::who_sees_why_a_launch_failed",
@@ -102,11 +111,14 @@ Can take the store away: then nothing is launched, and running work goes on.",
     ),
     (
         "The network",
-        "Sees that a host talks to its store, broker or webhooks, can cut it off, and can read /metrics where root lets it in: names of projects, numbers.",
-        "Can't read or change what goes to store and broker where TLS is checked (the default beside a Unix socket or loopback; \
-store-ca, amqp-ca), or order anything: no port takes orders. Webhooks are signed.",
+        "Sees that a host talks to its store, broker or webhooks, can cut it off, and, where root lets it in, can read \
+/metrics (names of projects, numbers) and /sd (ids, names, states, addresses and labels of the fleet's hosts that advertise an address).",
+        "Can't read or change what goes to a Postgres elsewhere (TLS with the certificate checked is the default; sslmode in store.url can say less), to a broker \
+with amqps:// or to a webhook with https://, or order anything: no port takes orders. amqp:// and http:// are not encrypted: over them password, \
+events and messages can be read and changed; --check-config and doctor warn of amqp:// to another host. A webhook's messages are signed where notify-NAME-secret is given.",
         &[
             "hosts::harness::three_hosts_and_a_postgres_on_one_network",
+            "postgres::tls::certificates_and_passwords",
             "broker::tls::certificates_are_checked_and_say_who_we_are",
             "hosts::notify::a_failure_is_told_once_and_signed",
         ],
@@ -269,8 +281,10 @@ pub fn page() -> String {
     page.see(&[
         ("stratavored", 8),
         ("stratavore-agent", 8),
+        ("stratavored.toml", 5),
         ("agent.toml", 5),
         ("org.stratavore1", 5),
+        ("stratavore-events", 7),
         ("polkit", 8),
     ])
 }
@@ -287,6 +301,7 @@ fn what_shows_a_claim_is_a_test() {
         };
         let file = match suite {
             "conformance" => root.join(format!("src/adapters/conformance/{module}.rs")),
+            "postgres" => root.join(format!("src/adapters/postgres/tests/{module}.rs")),
             suite => root.join(format!("tests/{suite}/{module}.rs")),
         };
         let text = std::fs::read_to_string(&file)

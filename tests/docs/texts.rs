@@ -10,11 +10,14 @@ A runner is named by its id, a unique prefix of the id, or its name. Options sta
 follows -- is the command.";
 
 pub const CTL_STATUS: &str = "\
-0 done, 1 failed, 2 wrong usage, 3 refused by a quota, 4 not permitted, 5 no such thing. 130 after Ctrl-C.
+0 done, 1 failed, 2 wrong usage, 3 refused by a quota, budget, hold, cordon or a full queue, 4 not permitted, 5 no such
+thing. 130 after Ctrl-C. status exits with 1 while the store is down, doctor if there is a warning or a problem.
 
-run --wait and run --pipe exit with the command's own status, with 128+n if it was killed by signal n, and with 125
-(could not be launched), 126 (not executable) or 127 (not found) if it never ran. status exits with 1 while the store is
-down. doctor exits with 1 if there is a warning or a problem.";
+run --wait and run --pipe exit with the status of the command's main process, with 128+n if it was killed by signal n.
+126: the command is not executable, 127: it was not found; it did not run. 125: it could not be launched (refusals, too: 3 to 5 are
+for run without --wait), nobody knows its status, or the answer was lost. It may have run: look with list --all, or repeat it with
+the same --request-id. The status is the process's, and a command may exit with these numbers itself: who wants the cause
+asks show -o json.";
 
 pub const CTL_ENVIRONMENT: Meanings = &[
     (
@@ -133,8 +136,8 @@ Entries past store.retention are replaced by a checkpoint, made with the key. Th
 stays. Entries that can't be verified, as they are not whole or their key is no longer given, are not removed.";
 
 pub const DAEMON_STATUS: &str = "\
-78 if the configuration is wrong or the store is of a later release: then stratavored.service is not started again by
-itself. --check-config and --check-store exit with 0 or 1.";
+78 if the configuration or a credential of store, broker or audit is wrong, or the store refuses this daemon (it is of a later release, say): then
+stratavored.service is not started again by itself. --check-config and --check-store exit with 0 or 1.";
 
 pub const DAEMON_FILES: Meanings = &[
     (
@@ -280,7 +283,8 @@ Where events.amqp_urls of stratavored.toml(5) names a RabbitMQ, they are publish
 stratavorectl events lists them, with -f as they happen, with -o jsonl as one JSON object a line; programs call
 ListEvents of org.stratavore1.Manager with the position of the last event they have seen, and wait for a signal.
 
-No event tells a command, a folder, an environment or the value of a label, but for the label that a hold is about.";
+No event tells a command, a folder, an environment or the value of a label, but for the label that a hold is about
+(hold.set, hold.released). A reason (of a hold, a cordon) is free text: what somebody writes there, all readers see.";
 
 pub const EVENTS_BROKER: &str = "\
 Each host publishes the events that it has written, from its outbox in the store: a row for each event, written in the
@@ -318,7 +322,8 @@ waits until this one has one again, for store.retention at most.";
 pub const EVENTS_CONSUMERS: &str = "\
 /usr/share/stratavore/rabbitmq-consumer.json is an example set-up for a consumer, with a quorum queue that loses
 nothing and a dead-letter queue for what the consumer refuses: rabbitmqctl import_definitions FILE. The user of
-events.amqp_urls needs the right to write to the exchange, and to configure it where it is not there yet.";
+events.amqp_urls needs the right to write to the exchange, and to configure it where it is not there yet: README, Events at
+RabbitMQ. Its virtual host is “/”; for another one put its name for each “vhost” in a copy of the file.";
 
 pub const EVENT_TYPES: &str = "\
 What data holds, by type. Numbers are whole and not negative; of a member within another one the names are joined by a full

@@ -15,6 +15,14 @@ fn events(site: &Site) -> Vec<Value> {
         .collect()
 }
 
+/// What stands between these words: commands to type.
+#[track_caller]
+fn between(text: &str, before: &str, after: &str) -> String {
+    let (_, rest) = text.split_once(before).unwrap_or_else(|| panic!("{text}"));
+    let (commands, _) = rest.split_once(after).unwrap_or_else(|| panic!("{text}"));
+    commands.to_owned()
+}
+
 #[test]
 fn an_embedded_store_becomes_the_fleets_under_live_runners() {
     let fleet = Fleet::with(FleetPlan {
@@ -61,9 +69,26 @@ fn an_embedded_store_becomes_the_fleets_under_live_runners() {
     };
     let migrate = || site.ctl("root", "store migrate");
     let running = migrate().code(1).err();
-    assert!(running.contains("systemctl stop stratavored"), "{running}");
+    assert!(running.contains("stratavored is active"), "{running}");
     site.ctl("alice", "store migrate").code(4);
+    // Stopped alone, whoever calls next starts it: that is refused, and what is told keeps it down.
     site.root("systemctl stop stratavored").ok();
+    let starts = migrate().code(1).err();
+    assert!(starts.contains("any call on the bus"), "{starts}");
+    site.ctl("alice", "list").ok();
+    site.root("systemctl is-active stratavored && systemctl mask --runtime --now stratavored")
+        .ok();
+    let masked = migrate().code(1).err();
+    assert!(masked.contains("credentials"), "{masked}");
+    let keep = between(&masked, "otherwise: ", ". Then do this again.");
+    site.root(&keep).ok();
+    let down = |site: &Site| {
+        let out = site.ctl("alice", "list").code(1);
+        assert!(out.err().contains("manual start"), "{out}");
+        let state = site.root("systemctl is-active stratavored").out();
+        assert_eq!(state.trim(), "inactive");
+    };
+    down(site);
     let embedded = migrate().code(1).err();
     assert!(embedded.contains("store.url"), "{embedded}");
     // The role that daemons use does not own the schema.
@@ -84,7 +109,7 @@ fn an_embedded_store_becomes_the_fleets_under_live_runners() {
         });
         assert_eq!(sql.number("SELECT count(*) FROM runners"), rows, "{point}");
     }
-    let again = migrate().ok().out();
+    let again = format!("{}\n", migrate().ok().out());
     assert!(again.contains("before; nothing was changed"), "{again}");
     // Another store does not come on top.
     let other = "cp /var/lib/stratavore/stratavore.db /var/lib/stratavore/other.db && chown stratavore: /var/lib/stratavore/other.db && sqlite3 /var/lib/stratavore/other.db \"UPDATE meta SET value = 'other' WHERE key = 'store-id'\"";
@@ -94,9 +119,11 @@ fn an_embedded_store_becomes_the_fleets_under_live_runners() {
         .code(1);
     assert!(taken.err().contains("not empty"), "{taken}");
     assert_eq!(site.scopes().len(), 3, "they live on");
+    down(site);
 
     configure(site, "stratavore", PASSWORD);
-    site.root("systemctl start stratavored").ok();
+    site.root(&between(&again, "Start the daemon: ", ".\n"))
+        .ok();
     site.wait_up();
     for (id, state) in live.iter().zip(["running", "running", "frozen"]) {
         assert_eq!(site.show(id)["state"], state);

@@ -26,12 +26,12 @@ fn frozen(site: &Site, project: &str, id: &str) -> bool {
 
 /// Writes an order as a host that has been taken over could, and returns what came of it.
 #[track_caller]
-fn forged(fleet: &Fleet, target: &Site, id: &str, verb: &str, actor: &str) -> Value {
+fn forged(fleet: &Fleet, target: &Site, id: &str, verb: &str, actor: &str, right: &str) -> Value {
     let order = uuid::Uuid::now_v7().to_string();
     let now = "CAST(extract(epoch FROM clock_timestamp()) * 1000000 AS BIGINT)";
     fleet.sql().run(&format!(
         "INSERT INTO orders (id, target, runner, verb, actor, by_right, asked_by, asked_at, expires_at)
-         VALUES ('{order}', '{}', '{id}', '\"{verb}\"', '{actor}', 'own', '{}', {now}, {now} + 5000000)",
+         VALUES ('{order}', '{}', '{id}', '{verb}', '{actor}', '{right}', '{}', {now}, {now} + 5000000)",
         target.host_id(),
         fleet.sites[0].host_id()
     ));
@@ -81,6 +81,7 @@ fn whose_a_runner_of_another_host_is() {
 
     // What a host lets through that should not is refused by the other one, which looks itself.
     let uid = spec["uid"].as_u64().unwrap();
+    let plain = |verb: &str| format!("\"{verb}\"");
     let actor = |uid: u64, user: &str| format!("{{\"uid\":{uid},\"user\":\"{user}\"}}");
     for (uid, user) in [
         (uid + 1, "bob"),
@@ -89,7 +90,7 @@ fn whose_a_runner_of_another_host_is() {
         (0, "root"),
     ] {
         for verb in ["freeze", "stop"] {
-            let outcome = forged(&fleet, b, &id, verb, &actor(uid, user));
+            let outcome = forged(&fleet, b, &id, &plain(verb), &actor(uid, user), "own");
             let refused = &outcome["refused"];
             assert!(
                 refused[0].as_str().unwrap().contains("NotPermitted")
@@ -100,7 +101,14 @@ fn whose_a_runner_of_another_host_is() {
     }
     assert_eq!(b.show(&id)["state"], "running");
     // It is this that is looked at, and nothing else was wrong with them.
-    let outcome = forged(&fleet, b, &id, "freeze", &actor(uid, "alice"));
+    let outcome = forged(
+        &fleet,
+        b,
+        &id,
+        &plain("freeze"),
+        &actor(uid, "alice"),
+        "own",
+    );
     assert_eq!(outcome["done"], Value::Array(Vec::new()), "{outcome}");
     assert!(frozen(b, "p", &id));
 
@@ -124,6 +132,59 @@ fn whose_a_runner_of_another_host_is() {
     assert_eq!(b.cause(&id), "stopped");
     let why = c.ctl("root", &format!("why {id}")).ok().out();
     assert!(why.contains("alice@f-whose-1"), "{why}");
+    fleet.clear();
+}
+
+/// The right to control any runner is looked at by the host that is asked: who writes the row himself is asked by nobody.
+/// stratavore-security(7) says so of whoever can write the store.
+#[test]
+fn a_row_that_claims_any_right_is_obeyed() {
+    let fleet = Fleet::with(FleetPlan {
+        name: "f-any",
+        hosts: 2,
+        ..FleetPlan::default()
+    });
+    let b = &fleet.sites[1];
+    b.root("head -c 32 /dev/urandom | install -D -m 600 /dev/stdin /etc/credstore/stratavore.audit-key && systemctl restart stratavored")
+        .ok();
+    b.wait_up();
+    let (id, other) = (b.run("-- sleep 1000"), b.run("-- sleep 1000"));
+    // Nobody of this name is anywhere.
+    let actor = "{\"uid\":4242,\"user\":\"mallory\"}";
+    let obeyed = |id: &str, verb: &str| {
+        let refused = forged(&fleet, b, id, verb, actor, "own");
+        assert!(
+            refused["refused"][1]
+                .as_str()
+                .unwrap()
+                .contains("another user"),
+            "{verb}: {refused}"
+        );
+        let outcome = forged(&fleet, b, id, verb, actor, "any");
+        assert!(outcome["done"].is_array(), "{verb}: {outcome}");
+    };
+    obeyed(&id, "\"freeze\"");
+    assert!(frozen(b, "p", &id));
+    obeyed(&id, "\"thaw\"");
+    assert!(!frozen(b, "p", &id));
+    obeyed(&id, "{\"limit\":{\"stop_timeout\":77000000}}");
+    assert!(b.show(&id).to_string().contains("77000000"));
+    obeyed(&other, &format!("{{\"kill\":{}}}", 10));
+    assert_eq!(b.ended(&other)["exit"]["signal"], "SIGUSR1");
+    obeyed(&id, "\"stop\"");
+    assert_eq!(b.cause(&id), "stopped");
+    let mut sql = fleet.sql();
+    for query in [
+        format!(
+            "SELECT count(*) FROM events WHERE subject = 'runner/{id}' AND type LIKE '%runner.stopping' AND actor LIKE '%mallory%'"
+        ),
+        format!(
+            "SELECT count(*) FROM audit WHERE host = '{}' AND entry LIKE '%mallory%' AND entry LIKE '%runner.stopping%'",
+            b.host_id()
+        ),
+    ] {
+        assert_eq!(sql.number(&query), 1, "{query}");
+    }
     fleet.clear();
 }
 

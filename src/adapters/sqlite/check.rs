@@ -42,7 +42,7 @@ pub(super) async fn check(file: &Path) -> Result<String, String> {
             .map_err(failed)?;
     if faults != ["ok"] {
         return Err(format!(
-            "{shown} is damaged ({}); stop stratavored, keep a copy of the file, and restore a backup or what “sqlite3 {shown} .recover” saves.",
+            "{shown} is damaged ({}); stop stratavored so that it stays down (README, Operations), keep a copy of the file, and restore a backup or what “sqlite3 {shown} .recover” saves.",
             faults.join("; ")
         ));
     }
