@@ -157,7 +157,8 @@ in
 
     store.createLocally = flag false ''
       Whether this host's PostgreSQL is the store, with a database and a role `stratavore` made for it. The daemon comes
-      in by its socket, without a password.
+      in by its socket, without a password. It is for this host alone: the database of a fleet is set up on its own, as
+      README (A fleet) has it.
     '';
 
     events.createLocally = flag false ''
@@ -198,8 +199,9 @@ in
     };
 
     openFirewall = flag false ''
-      Whether the firewall lets others reach the port of `settings.metrics.listen`. Nobody has to log in there; it names
-      projects, never users or commands.
+      Whether the firewall lets others reach the port of `settings.metrics.listen`. Nobody has to log in there; {file}`/metrics`
+      names projects, never users or commands, and {file}`/sd` the fleet's hosts that advertise an address, with their ids,
+      states and labels.
     '';
 
     prometheus.scrape = flag false ''

@@ -13,6 +13,7 @@ mod support;
 
 mod access;
 mod audit;
+mod backup;
 mod budget;
 mod config;
 mod crash;

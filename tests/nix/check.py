@@ -133,7 +133,7 @@ same(plain["users"]["users"], users, "users")
 same(set(plain["users"]["groups"]), groups, "groups")
 
 # Files, for the programs that check them.
-for host in "plain", "everything", "fleet", "readme", "misspelt":
+for host in "plain", "everything", "fleet", "readme", "readme-fleet", "misspelt":
     for file in "stratavored.toml", "agent.toml":
         script = facts[host]["etc"][f"stratavore/{file}"]
         expect("--check-config" in script, f"{host}: nobody checks {file}")
@@ -170,10 +170,18 @@ same(set(message.split("there are ")[1].rstrip(".").split(", ")), told, "the cre
 for words, messages in facts["wrong"].items():
     expect(len(messages) == 1 and words in messages[0] and "\n" not in messages[0], f"{words}: {messages}")
     expect("hush" not in str(messages), f"{words}: tells the password")
-for name in "plain", "everything", "fleet", "readme", "off":
+for name in "plain", "everything", "fleet", "readme", "readme-fleet", "off":
     same(facts[name]["failed"], [], f"assertions of {name}")
 same(facts["notRefused"], [], "not refused by the types")
-same(plain["warnings"] + everything["warnings"] + facts["readme"]["warnings"], [], "warnings")
+for name in "plain", "everything", "readme", "readme-fleet":
+    same(facts[name]["warnings"], [], f"warnings of {name}")
+# README's host of a fleet is what its drop-in is elsewhere.
+readme = (here / "README.md").read_text().split("\n## A fleet\n")[1]
+drop_in = directives(re.search(r"```ini\n(.*?)```", readme, re.S)[1])
+made = others(facts["readme-fleet"], "stratavored.service")
+for key in "LoadCredential", "IPAddressAllow":
+    names = lambda of: sorted(word.split(":")[0] for _, name, value in of if name == key for word in value.split())
+    same(names(made), names(drop_in), f"{key} of README's host of a fleet")
 for what in "settings.store.url", "settings.notify.rules", "settings.metrics.listen":
     expect(what in str(fleet["warnings"]), f"no warning that {what} is out of reach")
 expect("amqp_urls" not in str(fleet["warnings"]), f"a warning of nothing: {fleet['warnings']}")

@@ -129,8 +129,9 @@ in
 {
   plain = facts { };
   everything = facts ./everything.nix;
-  # README's example, cut out by run.sh.
+  # README's examples, cut out by run.sh.
   readme = facts ./readme.nix;
+  readme-fleet = facts ./readme-fleet.nix;
   off = facts (stratavore { enable = false; });
   # Wrong only for the program that reads it.
   misspelt = facts (stratavore {

@@ -111,9 +111,13 @@ diff <(cd "$work/usual/usr" && find . -type f | sort) <(cd "$out" && find . -typ
 echo "nix: the module"
 python3 - <<'END'
 import re
-part = open("README.md").read().split("\n## NixOS\n")[1].split("\n## ")[0]
-flake, module = re.findall(r"```nix\n(.*?)```", part, re.S)
+def blocks(heading):
+    part = open("README.md").read().split(f"\n## {heading}\n")[1].split("\n## ")[0]
+    return re.findall(r"```nix\n(.*?)```", part, re.S)
+flake, module = blocks("NixOS")
+(member,) = blocks("A fleet")
 open("tests/nix/readme.nix", "w").write(module)
+open("tests/nix/readme-fleet.nix", "w").write(member)
 open("tests/nix/readme-flake.nix", "w").write(flake)
 END
 nix-instantiate --parse tests/nix/readme-flake.nix >/dev/null
@@ -128,7 +132,7 @@ build() { # HOST FILE: the commands by which the system makes this file
     local dir; dir=$(mktemp -d -p "$work")
     (cd "$dir" && out=$dir/made bash -e "$work/etc/$1/$2" >"$work/said" 2>&1)
 }
-for host in plain everything fleet readme; do
+for host in plain everything fleet readme readme-fleet; do
     for file in stratavored.toml agent.toml; do build $host $file || fail "$host: $file: $(cat "$work/said")"; done
 done
 for file in stratavored.toml agent.toml; do

@@ -458,6 +458,15 @@ impl Postgres {
         });
     }
 
+    /// Runs the client programs as its superuser, on its host.
+    #[track_caller]
+    pub fn client(&self, script: &str) {
+        let programs = programs();
+        self.as_postgres(&format!(
+            "export PGHOST={SOCKET} PATH={programs}:$PATH\n{script}"
+        ));
+    }
+
     #[track_caller]
     fn as_postgres(&self, script: &str) {
         self.host
