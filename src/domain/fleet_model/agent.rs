@@ -17,9 +17,17 @@ impl Machine {
         for id in self.ids() {
             let scope = &self.scopes[&id];
             let late = scope.due(self.file, self.missed).has_passed(self.clock);
-            if !scope.shim && (late || dice.permille(300)) {
+            if scope.shim {
+                continue;
+            }
+            // A stop takes as long as what is stopped lets it.
+            let ends = self.clock + dice.below(scope.stop_timeout + 1);
+            let ends = scope.cleared_at.unwrap_or(ends);
+            if late || ends <= self.clock {
                 self.scopes.remove(&id);
                 self.notices.push(Notice::Lost(id));
+            } else if let Some(scope) = self.scopes.get_mut(&id) {
+                scope.cleared_at = Some(ends);
             }
         }
     }
@@ -45,12 +53,17 @@ impl Machine {
         }
     }
 
-    pub(super) fn shim_dies(&mut self, id: RunnerId) {
+    /// Its shim is killed; `torn`: while it wrote its record.
+    pub(super) fn shim_dies(&mut self, id: RunnerId, torn: bool) {
         let Some(scope) = self.scopes.get_mut(&id) else {
             return;
         };
         scope.shim = false;
-        self.lives.entry(id).or_default().orphaned = true;
+        let life = self.lives.entry(id).or_default();
+        (life.orphaned, life.damaged) = (true, life.damaged || torn);
+        if torn {
+            self.records.insert(id, None);
+        }
         if self.scopes[&id].gate.is_some() {
             // There was nobody else in it.
             self.scopes.remove(&id);
@@ -95,8 +108,13 @@ impl Machine {
         id: RunnerId,
         (gate, asked, stop_timeout, old): (u64, Option<Deadline>, u64, bool),
     ) -> bool {
+        if self.scopes.contains_key(&id) {
+            // Of an earlier beginning.
+            return false;
+        }
         let life = self.lives.entry(id).or_default();
-        life.boot = self.boot;
+        // What was written down of an earlier beginning is gone.
+        (life.boot, life.witnessed) = (self.boot, None);
         let mut scope = Scope {
             gate: Some(gate),
             shim: true,
@@ -108,6 +126,8 @@ impl Machine {
             asked: None,
             gone_at: None,
             unkept: false,
+            cleared_at: None,
+            overslept: None,
         };
         if asked.is_some() {
             self.set_fence(asked);
@@ -164,7 +184,13 @@ impl Machine {
     pub(super) fn stop_scope(&mut self, id: RunnerId, dice: &mut Dice) {
         match self.scopes.get(&id).map(|s| s.shim) {
             Some(true) => self.stop(id, Asked::Manager, dice),
-            _ => drop(self.scopes.remove(&id)),
+            // The agent does it in its time, and tells.
+            _ => {
+                let soon = self.clock + dice.below(2_000_000);
+                if let Some(scope) = self.scopes.get_mut(&id) {
+                    scope.cleared_at = Some(scope.cleared_at.map_or(soon, |at| at.min(soon)));
+                }
+            }
         }
     }
 

@@ -1,8 +1,8 @@
 //! What must be true after every step, told by counting anew: nothing here asks a function that decides.
 
-use super::machine::Machine;
-use super::store::{Row, SESSION, Store};
-use crate::domain::budget::Scope;
+use super::machine::{Machine, Scope};
+use super::store::{Row, SESSION, Store, TTL, free_from};
+use crate::domain::budget::Scope as Payer;
 use crate::domain::hold::HoldScope;
 use crate::domain::host::Standing;
 use crate::domain::period::Period;
@@ -29,6 +29,8 @@ pub(super) struct Checker {
     fleet: Bound,
     /// What was charged to each budget, and in which hour.
     books: Vec<(u64, u64)>,
+    /// Which runner of each request id was exec'd.
+    execs: BTreeMap<u128, RunnerId>,
     /// How often something was seen that this is about.
     pub(super) seen: BTreeMap<&'static str, u64>,
 }
@@ -51,6 +53,9 @@ impl Checker {
         let admitted = std::mem::take(&mut store.admitted);
         let ended = std::mem::take(&mut store.ended);
         let charged = std::mem::take(&mut store.charged);
+        for what in std::mem::take(&mut store.told) {
+            self.saw(what);
+        }
         self.counts(store, machines)?;
         self.charges(store, &charged, now)?;
         if !(admitted.is_empty() && ended.is_empty() && charged.is_empty()) {
@@ -62,7 +67,8 @@ impl Checker {
         for id in ended {
             self.ending(store, machines, id)?;
         }
-        self.running(store, machines)
+        self.leases(store, machines, now)?;
+        self.running(store, machines, now)
     }
 
     /// Live rows against caps.
@@ -188,9 +194,9 @@ impl Checker {
         })?;
         for (at, state) in store.budgets.iter().enumerate() {
             let pays = match &state.budget.scope {
-                Scope::Fleet => true,
-                Scope::Project(name) => name == project,
-                Scope::Session(name) => runner.spec.session.as_ref() == Some(name),
+                Payer::Fleet => true,
+                Payer::Project(name) => name == project,
+                Payer::Session(name) => runner.spec.session.as_ref() == Some(name),
             };
             let (hour, sum) = self.books[at];
             let past = state.budget.period == Period::Hour && hour != now.0 / 3_600_000_000;
@@ -223,7 +229,11 @@ impl Checker {
                 });
                 return must(cause == Cause::HostLost, told);
             }
-            None => must(!machine.scopes.contains_key(&id), told)?,
+            None => {
+                // A shim at a gate that nobody opens any more runs nothing.
+                let gated = |scope: &Scope| scope.gate.is_some() && cause == Cause::LaunchFailed;
+                must(machine.scopes.get(&id).is_none_or(gated), told)?;
+            }
         }
         match (cause, life.witnessed) {
             (cause, Some(seen)) if cause == seen => Ok(()),
@@ -236,22 +246,63 @@ impl Checker {
         }
     }
 
+    /// Whoever takes it that they may launch has their lease in the store, too.
+    fn leases(&self, store: &Store, machines: &[Machine], now: Timestamp) -> Result<(), String> {
+        for machine in machines {
+            let daemon = machine.daemon.as_ref().filter(|_| machine.is_awake());
+            let row = store.hosts.get(&machine.name);
+            if let (Some(daemon), Some(row)) = (daemon, row)
+                && daemon.epoch == Some(row.epoch)
+                && daemon.lease.admits(machine.clock)
+            {
+                // What clocks that go differently differ by in the span of a lease.
+                let until = row.lease_until.0 + TTL / 1_000;
+                let told = || format!("{} takes it that it has a lease", machine.name);
+                must(now.0 <= until, told)?;
+            }
+        }
+        Ok(())
+    }
+
     /// What really runs against what is charged.
-    fn running(&mut self, store: &Store, machines: &[Machine]) -> Result<(), String> {
+    fn running(
+        &mut self,
+        store: &Store,
+        machines: &[Machine],
+        now: Timestamp,
+    ) -> Result<(), String> {
         let mut of: BTreeMap<&ProjectName, u32> = BTreeMap::new();
-        let (mut fleet, mut excused) = (0, 0);
+        let (mut fleet, mut excused, mut slept, mut overslept) = (0, 0, 0, 0);
         for machine in machines {
             let mut there = 0;
+            let row = store.hosts.get(&machine.name);
+            let free = row.and_then(free_from).is_some_and(|at| at <= now.0);
             for (id, scope) in machine.running() {
                 let Some(row) = store.rows.get(id) else {
                     return Err(format!("{id} runs and has no row"));
                 };
                 let execs = machine.lives[id].execs;
                 must(execs == 1, || format!("{id} was exec'd {execs} times"))?;
+                if let Some(key) = row.key {
+                    let first = *self.execs.entry(key).or_insert(*id);
+                    must(first == *id, || format!("{id} and {first} are one request"))?;
+                }
                 if row.given_up == Some(Standing::Left) || scope.unkept {
                     excused += 1;
                     continue;
                 }
+                let ended = !row.runner.state().is_live();
+                if machine.asleep && (free || ended) {
+                    slept += 1;
+                    continue;
+                }
+                if scope.overslept.is_some_and(|until| machine.clock <= until) {
+                    overslept += 1;
+                    continue;
+                }
+                must(!free, || {
+                    format!("{id} runs, and its slot may be given away: {scope:?}")
+                })?;
                 let state = row.runner.state();
                 must(state.is_live() && state != State::Starting, || {
                     format!("{id} runs, its row is {}: {scope:?}", state.as_str())
@@ -268,8 +319,14 @@ impl Checker {
             let bound = self.projects.get(name).copied().unwrap_or_default();
             must(live <= bound.0, || format!("{live} of {name} run"))?;
         }
-        if excused > 0 {
-            self.saw("excused");
+        for (what, n) in [
+            ("excused", excused),
+            ("slept", slept),
+            ("overslept", overslept),
+        ] {
+            if n > 0 {
+                self.saw(what);
+            }
         }
         must(fleet <= self.fleet.0, || {
             format!("{fleet} run in the fleet")

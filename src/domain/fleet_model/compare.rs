@@ -4,14 +4,15 @@ use super::daemon::{Context, Daemon, Way};
 use super::lane::{Command, Lane, Saga};
 use crate::domain::reconcile::{Todo, plan};
 use crate::domain::{Runner, RunnerId, State};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
-/// The rows of a comparison, the epoch they are of, and who had a lane before they were read.
+/// The rows of a comparison, the epoch they are of, and who had a lane before they were read, with how
+/// often it was begun.
 #[derive(Debug)]
 pub(super) struct Look {
     epoch: Option<u64>,
     pub(super) rows: BTreeMap<RunnerId, Runner>,
-    begun: BTreeSet<RunnerId>,
+    begun: BTreeMap<RunnerId, u32>,
 }
 
 impl Daemon {
@@ -22,7 +23,7 @@ impl Daemon {
             return Ok(());
         }
         let Some(look) = self.look.take() else {
-            let begun = self.lanes.keys().copied().collect();
+            let begun = self.lanes.iter().map(|(id, l)| (*id, l.launches)).collect();
             self.look = self.known(c).map(|rows| Look {
                 epoch: self.epoch,
                 rows,
@@ -72,8 +73,9 @@ impl Daemon {
         let mut world = c.machine.inventory();
         // A lane that has closed meanwhile has written its ending.
         rows.retain(|id, _| match self.lanes.get(id) {
-            Some(lane) => !lane.is_launching(),
-            None => !begun.contains(id),
+            // Whose launch was begun again meanwhile is not as the look shows it.
+            Some(lane) => !lane.is_launching() && begun.get(id).is_none_or(|n| *n == lane.launches),
+            None => !begun.contains_key(id),
         });
         world
             .runners
@@ -87,7 +89,7 @@ impl Daemon {
         let todo = plan(&world, &rows, ended);
         if !self.adopted {
             for (id, row) in rows {
-                let lane = || Lane::new(row, Saga::Over);
+                let lane = || Lane::new(row, Saga::Over, c.machine);
                 self.lanes.entry(id).or_insert_with(lane);
             }
         }

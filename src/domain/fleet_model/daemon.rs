@@ -3,7 +3,7 @@
 
 use super::compare::Look;
 use super::dice::Dice;
-use super::lane::{Command, Lane, Saga};
+use super::lane::{AGAIN_MAX, Command, Lane, Saga};
 use super::machine::{Machine, Notice};
 use super::store::{Fail, New, Store, TTL, Verdict};
 use crate::domain::fence::Deadline;
@@ -239,20 +239,28 @@ impl Daemon {
         };
         let new = self.asks.swap_remove(at);
         let (way, now) = (c.reaches(), c.now);
+        if new.queue {
+            c.machine.kept.insert(new.id);
+        }
         if way == Way::Lost {
             return;
         }
         match c.store.admit(self.epoch, &new, now) {
             Ok(Verdict::New(runner)) if way == Way::Unanswered => self.doubts.push(runner.id),
-            Ok(Verdict::New(runner)) => self.begins(*runner),
+            // While somebody waits for the answer it is not begun again behind their back.
+            Ok(Verdict::New(runner)) => self.begins(*runner, AGAIN_MAX, c),
+            Ok(Verdict::Queued) => {}
             Err(Fail::Fenced) if way == Way::Answered => self.is_fenced(self.epoch),
-            Ok(Verdict::Queued | Verdict::Denied) | Err(_) => {}
+            Ok(Verdict::Denied | Verdict::Repeated) | Err(_) => {
+                c.machine.kept.remove(&new.id);
+            }
         }
     }
 
-    fn begins(&mut self, runner: Runner) {
-        let saga = Saga::Admitted(self.lease.deadline());
-        self.lanes.insert(runner.id, Lane::new(runner, saga));
+    fn begins(&mut self, runner: Runner, again: u32, c: &Context<'_>) {
+        let mut lane = Lane::new(runner, Saga::Admitted(self.lease.deadline()), c.machine);
+        lane.again = again;
+        self.lanes.insert(lane.runner.id, lane);
     }
 
     /// Those that wait here have their turn.
@@ -269,7 +277,7 @@ impl Daemon {
             Ok(begun) => {
                 for runner in begun {
                     match way {
-                        Way::Answered => self.begins(runner),
+                        Way::Answered => self.begins(runner, 0, c),
                         _ => self.doubts.push(runner.id),
                     }
                 }
@@ -329,7 +337,10 @@ impl Daemon {
         lane.acts(self, c)?;
         if !lane.is_over() {
             self.lanes.insert(id, lane);
-        } else if self.connected && c.machine.agent && !c.dice.permille(50) {
+            return Ok(());
+        }
+        lane.throws_away(c.machine);
+        if self.connected && c.machine.agent && !c.dice.permille(50) {
             c.machine.forget(id);
         }
         Ok(())

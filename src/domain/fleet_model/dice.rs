@@ -24,6 +24,15 @@ impl Dice {
         self.next() % n
     }
 
+    /// At most `n`, and often all of it or nothing.
+    pub(super) fn up_to(&mut self, n: u64) -> u64 {
+        match self.below(3) {
+            0 => 0,
+            1 => n,
+            _ => self.below(n + 1),
+        }
+    }
+
     /// In so many of a thousand cases.
     pub(super) fn permille(&mut self, n: u64) -> bool {
         self.below(1_000) < n

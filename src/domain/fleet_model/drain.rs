@@ -19,9 +19,10 @@ impl World {
             self.store.cordon(&self.machines[at].name, None);
         }
         for round in 0..2_000u64 {
-            self.goes_on(300_000, dice);
+            self.goes_on(300_000, dice)?;
             for at in 0..3 {
                 self.machines[at].cut = false;
+                self.machines[at].wakes();
                 self.comes_back(at, dice);
                 for id in self.machines[at].ids() {
                     self.ends(at, id, dice);

@@ -6,7 +6,7 @@ use super::store::{LOST_AFTER, TTL};
 use super::world::{SECOND, World};
 use crate::domain::fence::Fence;
 
-fn fence() -> Fence {
+pub(super) fn fence() -> Fence {
     Fence::new(20 * SECOND, LOST_AFTER, TTL, 10 * SECOND).unwrap()
 }
 
@@ -14,7 +14,11 @@ impl World {
     /// What is missing on a machine is there again.
     pub(super) fn comes_back(&mut self, at: usize, dice: &mut Dice) {
         let machine = &mut self.machines[at];
-        if !machine.on {
+        if machine.asleep {
+            if dice.permille(60) {
+                machine.wakes();
+            }
+        } else if !machine.on {
             if dice.permille(300) {
                 machine.boots(self.now);
             }
@@ -34,7 +38,7 @@ impl World {
 
     pub(super) fn connects(&mut self, at: usize) {
         let machine = &mut self.machines[at];
-        if !machine.agent {
+        if !machine.agent || machine.asleep {
             return;
         }
         match &mut machine.daemon {
@@ -54,7 +58,11 @@ impl World {
     pub(super) fn breaks(&mut self, at: usize, dice: &mut Dice) {
         let machine = &mut self.machines[at];
         let ids = machine.ids();
+        if machine.asleep && !dice.permille(100) {
+            return;
+        }
         match dice.below(100) {
+            _ if machine.asleep => machine.crashes(),
             0..22 => {
                 if let Some(daemon) = machine.daemon.take() {
                     let sent = daemon.asks.into_iter().map(|new| (daemon.epoch, new));
@@ -74,7 +82,8 @@ impl World {
             }
             35..43 => {
                 if let Some(at) = dice.pick(ids.len()) {
-                    machine.shim_dies(ids[at]);
+                    let torn = machine.scopes[&ids[at]].gate.is_none() && dice.permille(100);
+                    machine.shim_dies(ids[at], torn);
                     self.checker.saw("shim killed");
                 }
             }
@@ -94,7 +103,11 @@ impl World {
                 }
             }
             54..58 => machine.skew = -machine.skew,
-            58..97 => {
+            58..66 => {
+                machine.asleep = machine.on;
+                self.checker.saw("suspended");
+            }
+            66..97 => {
                 machine.cut = true;
                 // Often more breaks at once.
                 if dice.permille(200) {

@@ -2,6 +2,7 @@
 //! written yet, and what it was told meanwhile.
 
 use super::daemon::{Context, Daemon, Way};
+use super::machine::Machine;
 use super::store::Fail;
 use crate::domain::event::Actor;
 use crate::domain::exit::{Asked, Record};
@@ -11,6 +12,9 @@ use crate::domain::reconcile::NOTHING_RAN;
 use crate::domain::runner::{Change, Placement, Step};
 use crate::domain::{Cause, Exit, Runner, RunnerId, State, Usage};
 use std::collections::VecDeque;
+
+/// How often a launch is begun again whose beginning was cut off.
+pub(super) const AGAIN_MAX: u32 = 5;
 
 /// How far a launch has come.
 #[derive(Debug, Clone)]
@@ -53,11 +57,20 @@ pub(super) struct Lane {
     /// Its command was exec'd.
     runs: bool,
     look_up: bool,
+    /// What its launch needs is kept, until its command may run.
+    kept: bool,
+    /// How often its launch was begun again whose beginning was cut off, of the most there are.
+    pub(super) again: u32,
+    /// How often it was begun again at all.
+    pub(super) launches: u32,
 }
 
 impl Lane {
-    pub(super) fn new(runner: Runner, saga: Saga) -> Self {
+    pub(super) fn new(runner: Runner, saga: Saga, machine: &Machine) -> Self {
         Self {
+            kept: machine.kept.contains(&runner.id),
+            again: 0,
+            launches: 0,
             runner,
             saga,
             backlog: VecDeque::new(),
@@ -120,15 +133,24 @@ impl Lane {
             Saga::Admitted(deadline) => {
                 let stop_timeout = self.runner.spec.limits.stop_timeout_usec();
                 let asked = (daemon.gate, deadline, stop_timeout, c.dice.permille(80));
+                let mut away = !connected;
                 if connected && c.machine.prepare(id, asked) {
                     self.saga = Saga::Prepared;
                     if !c.dice.permille(20) {
                         return;
                     }
-                    // Its answer is lost.
-                    c.machine.abort(id);
+                    // Its answer is lost, and perhaps the order that is given for that, too.
+                    away = true;
+                    if !c.dice.permille(300) {
+                        c.machine.abort(id);
+                    }
                 }
-                self.saga = Saga::Over;
+                if away && self.may_begin_again() {
+                    // What there is of it shows in the next look.
+                    daemon.recheck = true;
+                    return self.has_begun();
+                }
+                self.has_begun();
                 self.end(Cause::LaunchFailed, "It was refused.", c);
             }
             Saga::Prepared => {
@@ -148,12 +170,13 @@ impl Lane {
                 if matches!(written, Some(Ok(()))) {
                     let _ = self.runner.apply(&step, change.at);
                     self.saga = Saga::Written;
+                    self.throws_away(c.machine);
                     return;
                 }
                 if connected {
                     c.machine.abort(id);
                 }
-                self.saga = Saga::Over;
+                self.has_begun();
                 self.end(Cause::LaunchFailed, "The store did not take it.", c);
             }
             Saga::Written => {
@@ -162,7 +185,7 @@ impl Lane {
                 // The answer may be lost.
                 self.runs = gone && !c.dice.permille(50);
                 daemon.recheck |= !self.runs;
-                self.saga = Saga::Over;
+                self.has_begun();
             }
             Saga::Over => {}
         }
@@ -177,6 +200,16 @@ impl Lane {
         let (id, state) = (self.runner.id, self.runner.state());
         let agent = daemon.connected && c.machine.agent;
         match command {
+            Command::Ended(record)
+                if record.never_started && record.asked.is_none() && self.may_begin_again() =>
+            {
+                self.begins_again(daemon, c);
+            }
+            Command::End(exit, _)
+                if exit.cause == Cause::LaunchFailed && self.may_begin_again() =>
+            {
+                self.begins_again(daemon, c);
+            }
             Command::Ended(record) if record.never_started && self.runs => {}
             Command::End(exit, _) if exit.cause == Cause::LaunchFailed && self.runs => {}
             Command::End(exit, _) if exit.message == NOTHING_RAN && state != State::Starting => {
@@ -210,6 +243,44 @@ impl Lane {
             Command::StopAgain | Command::CloseGate => {}
         }
         Ok(())
+    }
+
+    /// Whether its launch, cut off before its command could run, is begun again.
+    fn may_begin_again(&self) -> bool {
+        self.kept && self.again < AGAIN_MAX && self.runner.state() == State::Starting
+    }
+
+    /// Begins the launch again of a runner of which nothing runs.
+    fn begins_again(&mut self, daemon: &mut Daemon, c: &mut Context<'_>) {
+        // Its project is asked for, and what the earlier beginning has left is removed.
+        let answered = c.reaches() == Way::Answered;
+        self.again += u32::from(answered);
+        if !(answered && daemon.connected && c.machine.agent) {
+            daemon.recheck = true;
+            return;
+        }
+        c.machine.forget(self.runner.id);
+        self.launches += 1;
+        c.store.told.push("begun again");
+        self.saga = Saga::Admitted(daemon.lease.deadline());
+    }
+
+    /// What is kept of its launch is needed no more.
+    pub(super) fn throws_away(&mut self, machine: &mut Machine) {
+        self.kept = false;
+        machine.kept.remove(&self.runner.id);
+    }
+
+    /// Its beginning is over. That nothing ran was said of an earlier one: a new look tells of this one.
+    fn has_begun(&mut self) {
+        self.saga = Saga::Over;
+        if self.launches > 0 {
+            self.inbox.retain(|command| match command {
+                Command::End(exit, _) => exit.cause != Cause::LaunchFailed,
+                Command::Ended(record) => !record.never_started,
+                _ => true,
+            });
+        }
     }
 
     fn stop(&mut self, asked: Asked, agent: bool, c: &mut Context<'_>) {

@@ -8,7 +8,7 @@ use crate::domain::exit::{Asked, LaunchError, Record, Usage};
 use crate::domain::fence::{Fence, SLACK};
 use crate::domain::reconcile::{self, Observed};
 use crate::domain::{Cause, RunnerId};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// What stands in the file that all shims look at.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
@@ -43,6 +43,10 @@ pub(super) struct Scope {
     pub(super) gone_at: Option<u64>,
     /// Nobody was there to keep the fence when it was to be kept: see the exceptions in [`super`].
     pub(super) unkept: bool,
+    /// It has no shim, and the agent stops it: when that is over.
+    pub(super) cleared_at: Option<u64>,
+    /// Its host slept past the moment by which it should have been gone: until when it must be.
+    pub(super) overslept: Option<u64>,
 }
 
 /// What has become of a runner, whoever knows of it.
@@ -79,6 +83,8 @@ pub(super) struct Machine {
     pub(super) clock: u64,
     pub(super) on: bool,
     pub(super) cut: bool,
+    /// It is suspended: its clock goes on, and nothing else.
+    pub(super) asleep: bool,
     pub(super) agent: bool,
     pub(super) file: Term,
     pub(super) missed: Term,
@@ -86,6 +92,8 @@ pub(super) struct Machine {
     pub(super) records: BTreeMap<RunnerId, Option<Box<Record>>>,
     pub(super) lives: BTreeMap<RunnerId, Life>,
     pub(super) notices: Vec<Notice>,
+    /// Launches of which its disk keeps what is needed to begin them again.
+    pub(super) kept: BTreeSet<RunnerId>,
     pub(super) cap: Option<u32>,
     pub(super) fence: Option<Fence>,
     pub(super) daemon: Option<Daemon>,
@@ -104,6 +112,7 @@ impl Machine {
             clock: 0,
             on: false,
             cut: false,
+            asleep: false,
             agent: false,
             file: Term::default(),
             missed: Term::default(),
@@ -111,6 +120,7 @@ impl Machine {
             records: BTreeMap::new(),
             lives: BTreeMap::new(),
             notices: Vec::new(),
+            kept: BTreeSet::new(),
             cap: dice.one(&[None, Some(2), Some(4), Some(6)]),
             fence: None,
             daemon: None,
@@ -130,6 +140,7 @@ impl Machine {
     /// The power fails: nobody sees how anything ended.
     pub(super) fn crashes(&mut self) {
         (self.on, self.agent, self.daemon) = (false, false, None);
+        self.asleep = false;
         self.scopes.clear();
         self.notices.clear();
     }
@@ -163,6 +174,9 @@ impl Machine {
         let before = self.clock;
         let gone = i128::from(now - self.booted_at) * i128::from(1_000_000 + self.rate);
         self.clock = 1 + (gone / 1_000_000) as u64;
+        if self.asleep {
+            return;
+        }
         let (clock, agent, file, missed) = (self.clock, self.agent, self.file, self.missed);
         let mut over = Vec::new();
         for (id, scope) in &mut self.scopes {
@@ -179,9 +193,13 @@ impl Machine {
             if scope.armed > 0 && scope.missed.is_none() {
                 if due.has_passed(clock) {
                     scope.missed = Some(due);
-                    let begun = due.stop_at.max(before) + dice.below(SLACK / 2);
+                    // The shim wakes late, and the killed tree takes its time: all that may be missed.
+                    let wakes = dice.up_to(SLACK / 2);
+                    let begun = due.stop_at.max(before) + wakes;
+                    let left = SLACK - wakes.min(begun.saturating_sub(due.gone_by));
+                    let dies = dice.up_to(left - 1);
                     let whole = begun + scope.stop_timeout;
-                    let stopped = whole.min(due.gone_by.max(begun)) + dice.below(SLACK / 2);
+                    let stopped = whole.min(due.gone_by.max(begun)) + dies;
                     // At its gate there is nothing to stop.
                     let stopped = if scope.gate.is_some() { 0 } else { stopped };
                     scope.gone_at = Some(scope.gone_at.map_or(stopped, |at| at.min(stopped)));
@@ -198,6 +216,24 @@ impl Machine {
         }
         if agent {
             self.agent_clears(dice);
+        }
+    }
+
+    /// Whether something of it can run now: a machine that sleeps does nothing.
+    pub(super) fn is_awake(&self) -> bool {
+        self.on && !self.asleep
+    }
+
+    /// It goes on where it was; what its runners have slept through is done now.
+    pub(super) fn wakes(&mut self) {
+        if !std::mem::take(&mut self.asleep) {
+            return;
+        }
+        for scope in self.scopes.values_mut() {
+            let gone_by = scope.due(self.file, self.missed).gone_by;
+            if gone_by > 0 && gone_by <= self.clock {
+                scope.overslept = Some(self.clock + SLACK);
+            }
         }
     }
 

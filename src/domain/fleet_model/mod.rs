@@ -4,19 +4,24 @@
 //! ([`store`]) are told as briefly as can be; what is *decided* is decided by the functions that the
 //! product calls: `Ledger`, `Lease`, `Fence`, `Host`, `plan`, `Runner::apply`, `BudgetState`,
 //! `policy::verdict`, `Record::exit`. Anything dies between any two steps, anything sent is lost, late or
-//! unanswered, clocks go apart by hours and at rates of their own, and hosts are away for longer than
-//! they may be ([`world`]).
+//! unanswered, clocks go apart by hours and at rates of their own, and hosts are away, or suspended, for
+//! longer than they may be ([`world`]). Whoever has no answer asks again with the same request id, here
+//! or elsewhere, and a launch whose beginning was cut off is begun again.
 //!
 //! After every step, by counting anew ([`check`]): live rows never pass a cap; used and reserved never
 //! pass a budget at an admission; every command that really runs is charged, so what runs does not pass
-//! a cap either; a runner ends once, and its command is exec'd at most once; what is reserved is what
-//! live runners hold; a cause is the one that the shim has written down. When all is healed and drained
-//! nothing is left.
+//! a cap either; a runner ends once, its command is exec'd at most once, and one of a request id; what
+//! is reserved is what live runners hold; a cause is the one that the shim has written down; who takes
+//! it that a lease holds has it in the store, too. From the very moment on at which the slots of a
+//! silent host may be given to others nothing runs there, whether or not somebody gives them away. When
+//! all is healed and drained nothing is left.
 //!
-//! A command that runs may be charged to nobody in two cases, and no other:
+//! A command that runs may be charged to nobody in three cases, and no other:
 //! 1. an operator has forgotten its host by hand, and was wrong;
 //! 2. its host was given up on the promise of a self-fence that nobody was left to keep: its shim was
-//!    killed by root, or stood still with a frozen tree, while the agent was away too, past the deadline.
+//!    killed by root, or stood still with a frozen tree, while the agent was away too, past the deadline;
+//! 3. its host was suspended past the deadline: nothing runs meanwhile, and when it goes on its shims see
+//!    what they have missed and stop within [`SLACK`](crate::domain::fence::SLACK).
 //!
 //! And a runner ends `host-lost` whatever its shim has seen if its host was given up before it told.
 
@@ -43,8 +48,9 @@ const WALK: u64 = 2_500;
 const STEPS: u64 = 3_000_000;
 
 /// What no such number of steps leaves out.
-const MUST_BE_SEEN: [&str; 16] = [
+const MUST_BE_SEEN: [&str; 20] = [
     "admitted",
+    "begun again",
     "cancelled",
     "excused",
     "exit-code",
@@ -56,6 +62,9 @@ const MUST_BE_SEEN: [&str; 16] = [
     "host-shutdown",
     "launch-failed",
     "over-budget",
+    "overslept",
+    "repeated",
+    "slept",
     "stopped",
     "success",
     "supervisor-lost",

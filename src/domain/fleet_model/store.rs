@@ -10,7 +10,7 @@ use crate::domain::period::Period;
 use crate::domain::policy::holding;
 use crate::domain::runner::{Change, Step};
 use crate::domain::{Error, ProjectName, Runner, RunnerId, RunnerSpec, State, Timestamp};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// The span of a lease, and how long a host may be away, µs.
 pub(super) const TTL: u64 = 10_000_000;
@@ -28,6 +28,8 @@ pub(super) struct Row {
     pub(super) given_up: Option<Standing>,
     /// Steps that were taken, by their time: who takes one again is told so.
     taken: Vec<(u8, Timestamp)>,
+    /// The request id it was asked for with.
+    pub(super) key: Option<u128>,
 }
 
 /// A launch that asks for its slot.
@@ -38,6 +40,7 @@ pub(super) struct New {
     pub(super) host: String,
     pub(super) host_max: Option<u32>,
     pub(super) queue: bool,
+    pub(super) key: Option<u128>,
     pub(super) at: Timestamp,
 }
 
@@ -46,6 +49,8 @@ pub(super) enum Verdict {
     New(Box<Runner>),
     Queued,
     Denied,
+    /// It was asked for before with this request id.
+    Repeated,
 }
 
 /// Why a transaction did nothing.
@@ -64,10 +69,14 @@ pub(super) struct Store {
     pub(super) sessions: BTreeMap<String, Seated>,
     pub(super) holds: Vec<Hold>,
     pub(super) budgets: Vec<BudgetState>,
+    /// Request ids that have come to a runner.
+    keys: BTreeSet<u128>,
     /// What happened in the last step, for the checker: admitted, ended, and what budgets were charged.
     pub(super) admitted: Vec<RunnerId>,
     pub(super) ended: Vec<RunnerId>,
     pub(super) charged: Vec<(usize, u64)>,
+    /// And what else is to be seen.
+    pub(super) told: Vec<&'static str>,
 }
 
 impl Store {
@@ -100,6 +109,7 @@ impl Store {
             fleet_max: None,
             sessions: BTreeMap::new(),
             holds: Vec::new(),
+            keys: BTreeSet::new(),
             budgets: vec![
                 budget(Scope::Fleet, Period::Hour, 2_000, OnExhausted::Freeze),
                 budget(first, Period::Hour, 900, OnExhausted::Deny),
@@ -113,6 +123,7 @@ impl Store {
             admitted: Vec::new(),
             ended: Vec::new(),
             charged: Vec::new(),
+            told: Vec::new(),
         }
     }
 
@@ -141,6 +152,10 @@ impl Store {
         now: Timestamp,
     ) -> Result<Verdict, Fail> {
         self.is_current(&new.host, epoch)?;
+        if new.key.is_some_and(|key| self.keys.contains(&key)) {
+            self.told.push("repeated");
+            return Ok(Verdict::Repeated);
+        }
         let ask = Ask::of(new.id, &new.spec, &new.host, now);
         let mut ledger = self.ledger((&new.host, new.host_max), now);
         let (id, spec, host) = (new.id, new.spec.clone(), new.host.clone());
@@ -162,7 +177,9 @@ impl Store {
             since: now,
             given_up: None,
             taken: Vec::new(),
+            key: new.key,
         };
+        self.keys.extend(new.key);
         self.rows.insert(id, row);
         Ok(match runner.state() {
             State::Queued => Verdict::Queued,
@@ -340,6 +357,13 @@ impl Store {
         }
         ledger
     }
+}
+
+/// From when on what a host holds may be given to others because it is silent; told by hand.
+pub(super) fn free_from(host: &Host) -> Option<u64> {
+    let silent = matches!(host.standing, Standing::Up | Standing::Unreachable);
+    let after = host.fenced_after.filter(|_| silent)?;
+    Some(host.renewed_at.0 + after.max(LOST_AFTER))
 }
 
 fn kind(step: &Step) -> u8 {

@@ -3,9 +3,10 @@
 use super::check::Checker;
 use super::daemon::{Context, Daemon, Way};
 use super::dice::Dice;
+use super::faults::fence;
 use super::lane::Command;
 use super::machine::{Ending, Machine};
-use super::store::{New, SESSION, Store};
+use super::store::{New, SESSION, Store, free_from};
 use crate::domain::budget::Tokens;
 use crate::domain::event::Actor;
 use crate::domain::exit::Asked;
@@ -32,6 +33,8 @@ pub(super) struct World {
     pub(super) connections: u64,
     /// Requests of daemons that are dead, on their way to the store.
     pub(super) ghosts: Vec<(Option<u64>, New)>,
+    /// What was asked for with a request id, and may be asked for again.
+    pub(super) asked: Vec<(u128, RunnerSpec)>,
     pub(super) steps: u64,
     pub(super) healed: bool,
 }
@@ -50,6 +53,7 @@ impl World {
             launched: 0,
             connections: 0,
             ghosts: Vec::new(),
+            asked: Vec::new(),
             steps: 0,
             healed: false,
         }
@@ -62,7 +66,13 @@ impl World {
             970..997 => 2 * SECOND,
             _ => 25 * SECOND,
         };
-        self.goes_on(dice.below(span), dice);
+        // Now and then nobody does anything for so long that every lease runs out, and every fence.
+        let silence = if dice.below(2_000) == 0 {
+            75 * SECOND
+        } else {
+            0
+        };
+        self.goes_on(silence + dice.below(span), dice)?;
         let at = dice.below(3) as usize;
         match dice.below(1_000) {
             0..860 => self.daemon_acts(at, dice)?,
@@ -79,10 +89,21 @@ impl World {
         Ok(())
     }
 
-    pub(super) fn goes_on(&mut self, span: u64, dice: &mut Dice) {
-        self.now += span;
-        for machine in &mut self.machines {
-            machine.ticks(self.now, dice);
+    /// Time passes, and at each moment from which on a silent host's slots may be given to others it
+    /// is looked whether they are free.
+    pub(super) fn goes_on(&mut self, span: u64, dice: &mut Dice) -> Result<(), String> {
+        let end = self.now + span;
+        loop {
+            let due = self.store.hosts.values().filter_map(free_from);
+            let due = due.filter(|at| (self.now + 1..end).contains(at)).min();
+            self.now = due.unwrap_or(end);
+            for machine in &mut self.machines {
+                machine.ticks(self.now, dice);
+            }
+            match due {
+                Some(_) => self.looks()?,
+                None => return Ok(()),
+            }
         }
     }
 
@@ -98,6 +119,9 @@ impl World {
         act: impl FnOnce(&mut Daemon, &mut Context<'_>) -> T,
     ) -> Option<T> {
         let machine = &mut self.machines[at];
+        if machine.asleep {
+            return None;
+        }
         let mut daemon = machine.daemon.take()?;
         let mut context = Context {
             machine,
@@ -157,7 +181,11 @@ impl World {
     fn launches(&mut self, at: usize, dice: &mut Dice) -> Option<()> {
         self.launched += 1;
         let id = RunnerId::from_uuid(uuid::Uuid::from_u128(self.launched));
-        let stop_timeout = dice.below(34 * SECOND) + dice.one(&[0, 0, 0, 20 * SECOND]);
+        let stop_timeout = match dice.below(8) {
+            0 | 1 => dice.below(60 * SECOND),
+            2 | 3 => fence().longest_stop(),
+            _ => dice.below(34 * SECOND),
+        };
         let labels = dice
             .permille(300)
             .then(|| ("key".to_owned(), "a".to_owned()));
@@ -179,7 +207,24 @@ impl World {
             session: dice.permille(150).then(|| SESSION.to_owned()),
             placed: None,
         };
-        let queue = dice.permille(300);
+        let (mut key, mut spec) = (None, spec);
+        if dice.permille(400) {
+            // Whoever has no answer asks again, of this host or of another one.
+            match dice.pick(self.asked.len()).filter(|_| dice.permille(600)) {
+                Some(n) => {
+                    let (first, same) = self.asked[n].clone();
+                    (key, spec) = (Some(first), same);
+                }
+                None => {
+                    key = Some(self.launched);
+                    self.asked.push((self.launched, spec.clone()));
+                    if self.asked.len() > 6 {
+                        self.asked.remove(0);
+                    }
+                }
+            }
+        }
+        let (queue, stop_timeout) = (dice.permille(300), spec.limits.stop_timeout_usec());
         self.with(at, dice, |d, c| {
             let fits = |fence: Fence| fence.check(stop_timeout).is_ok();
             if d.is_ready(c.machine) && c.machine.fence.is_none_or(fits) && d.asks.len() < 4 {
@@ -189,6 +234,7 @@ impl World {
                     host: c.machine.name.clone(),
                     host_max: c.machine.cap,
                     queue,
+                    key,
                     at: c.wall(),
                 });
             }
@@ -211,6 +257,9 @@ impl World {
 
     fn runner_acts(&mut self, at: usize, dice: &mut Dice) {
         let machine = &mut self.machines[at];
+        if machine.asleep {
+            return;
+        }
         let ids = machine.ids();
         let Some(id) = dice.pick(ids.len()).map(|n| ids[n]) else {
             return;
@@ -330,6 +379,7 @@ impl World {
             let known = machine.daemon.as_ref().is_some_and(|d| d.knows(*id));
             if !left && !known {
                 machine.lives.remove(id);
+                machine.kept.remove(id);
             }
             left || known
         });
