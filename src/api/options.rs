@@ -1,17 +1,17 @@
 //! The `a{sv}` arguments: pure parsing, with sentences for whoever got one wrong.
 
 use super::values::{
-    Options, PAGE_MAX, User, boolean, cap, count, descriptor, in_order, integer, labels, limit,
-    page, scalar, states, text, texts, time, unknown, user, wrong,
+    Options, PAGE_MAX, User, boolean, count, descriptor, in_order, integer, labels, limit, page,
+    scalar, states, text, texts, time, unknown, user, wrong,
 };
 use crate::domain::budget::check_tokens;
 use crate::domain::inputs::{self, Inputs};
 use crate::domain::limits::Value;
 use crate::domain::logs::{LINES_MAX, LogOutput, LogsRequest};
 use crate::domain::name::{self, shown};
-use crate::domain::project::{DESCRIPTION_MAX, MAX_QUEUED_MAX, MAX_RUNNERS_MAX, ProjectChange};
+use crate::domain::project::{self, ProjectChange, SLICE_KEYS};
 use crate::domain::spec::{self, Setenv};
-use crate::domain::units::{self, INFINITY};
+use crate::domain::units;
 use crate::domain::{Error, Limits, ProjectName, RunnerId, RunnerSpec, State};
 use crate::engine::not_through_the_store;
 use crate::ports::{EventFilter, RunnerFilter, Streams};
@@ -55,17 +55,6 @@ const LAUNCH_KEYS: [&str; 28] = [
 const LATER_KEYS: [&str; 1] = ["wait"];
 /// The caller's descriptors, by number.
 pub(crate) const STREAMS: [&str; 3] = ["stdin", "stdout", "stderr"];
-/// The limits that a slice can hold.
-const SLICE_KEYS: [&str; 7] = [
-    "memory-max",
-    "memory-high",
-    "memory-swap-max",
-    "cpu-quota",
-    "cpu-weight",
-    "io-weight",
-    "tasks-max",
-];
-
 /// The options of `Launch`.
 #[derive(Debug, Clone, Default)]
 pub struct Launch {
@@ -295,31 +284,13 @@ pub fn project(options: &Options) -> Result<ProjectChange, Error> {
         match key {
             "description" => {
                 let text = text(key, value)?;
-                if text.len() > DESCRIPTION_MAX || text.chars().any(char::is_control) {
-                    return Err(Error::invalid(format!(
-                        "A description has at most {DESCRIPTION_MAX} bytes and no control characters."
-                    )));
-                }
+                project::check_description(text)?;
                 out.description = Some(text.to_owned());
             }
-            "max-runners" => {
-                let max = cap(key, value, MAX_RUNNERS_MAX)?;
-                if max == Some(0) {
-                    return Err(Error::invalid(
-                        "max-runners=0 would admit no runner at all; give at least 1, or infinity for no cap.",
-                    ));
-                }
-                out.max_runners = Some(max);
-            }
-            "max-queued" => out.max_queued = Some(cap(key, value, MAX_QUEUED_MAX)?),
+            "max-runners" => out.max_runners = Some(project::max_runners(count(key, value)?)?),
+            "max-queued" => out.max_queued = Some(project::max_queued(count(key, value)?)?),
             "default-tokens" => {
-                out.default_tokens = Some(match count(key, value)? {
-                    INFINITY => None,
-                    tokens => {
-                        check_tokens(tokens)?;
-                        Some(tokens)
-                    }
-                });
+                out.default_tokens = Some(project::default_tokens(count(key, value)?)?);
             }
             _ if SLICE_KEYS.contains(&key) => limit(&mut out.limits, key, value)?,
             _ if Limits::is_key(key) => {

@@ -203,19 +203,6 @@ pub(super) fn count(key: &str, value: &Variant<'static>) -> Result<u64, Error> {
     }
 }
 
-/// A cap, also as text; `None` = infinity.
-pub(super) fn cap(key: &str, value: &Variant<'static>, most: u32) -> Result<Option<u32>, Error> {
-    match count(key, value)? {
-        INFINITY => Ok(None),
-        n => match u32::try_from(n) {
-            Ok(n) if n <= most => Ok(Some(n)),
-            _ => Err(Error::invalid(format!(
-                "{key}={n}: at most {most} is allowed, or infinity for no cap."
-            ))),
-        },
-    }
-}
-
 /// A boolean.
 pub(super) fn boolean(key: &str, value: &Variant<'static>) -> Result<bool, Error> {
     match bare(value) {

@@ -10,6 +10,7 @@ pub mod backoff;
 pub mod budget;
 pub mod cgroup;
 pub mod cloudevent;
+pub mod declared;
 pub mod env_file;
 pub mod error;
 pub mod event;

@@ -1,8 +1,11 @@
 //! Projects: owners of quotas and of a slice.
 
+use super::budget::check_tokens;
+use super::error::Error;
 use super::limits::Limits;
 use super::name::ProjectName;
 use super::time::Timestamp;
+use super::units::INFINITY;
 use serde::{Deserialize, Serialize};
 
 /// The longest description, in bytes.
@@ -11,6 +14,60 @@ pub const DESCRIPTION_MAX: usize = 1_024;
 pub const MAX_RUNNERS_MAX: u32 = 1_000_000;
 /// The highest cap on runners that wait.
 pub const MAX_QUEUED_MAX: u32 = 100_000;
+
+/// The limits that a project's slice can hold.
+pub const SLICE_KEYS: [&str; 7] = [
+    "memory-max",
+    "memory-high",
+    "memory-swap-max",
+    "cpu-quota",
+    "cpu-weight",
+    "io-weight",
+    "tasks-max",
+];
+
+/// Checks a description: at most 1024 bytes, and on one line.
+pub fn check_description(text: &str) -> Result<(), Error> {
+    if text.len() > DESCRIPTION_MAX || text.chars().any(char::is_control) {
+        return Err(Error::invalid(format!(
+            "A description has at most {DESCRIPTION_MAX} bytes and no control characters."
+        )));
+    }
+    Ok(())
+}
+
+/// A cap on live runners, of a project or the fleet; `None` = infinity.
+pub fn max_runners(n: u64) -> Result<Option<u32>, Error> {
+    match n {
+        0 => Err(Error::invalid(
+            "max-runners=0 would admit no runner at all; give at least 1, or infinity for no cap.",
+        )),
+        n => cap("max-runners", n, MAX_RUNNERS_MAX),
+    }
+}
+
+/// A cap on runners that wait; `None` = infinity, the usual one.
+pub fn max_queued(n: u64) -> Result<Option<u32>, Error> {
+    cap("max-queued", n, MAX_QUEUED_MAX)
+}
+
+/// Tokens of a launch that does not say how many; `None` = infinity, there is no default.
+pub fn default_tokens(n: u64) -> Result<Option<u64>, Error> {
+    match n {
+        INFINITY => Ok(None),
+        tokens => check_tokens(tokens).map(|()| Some(tokens)),
+    }
+}
+
+fn cap(key: &str, n: u64, most: u32) -> Result<Option<u32>, Error> {
+    match u32::try_from(n) {
+        _ if n == INFINITY => Ok(None),
+        Ok(n) if n <= most => Ok(Some(n)),
+        _ => Err(Error::invalid(format!(
+            "{key}={n}: at most {most} is allowed, or infinity for no cap."
+        ))),
+    }
+}
 
 /// What an administrator says about a project.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
