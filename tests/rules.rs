@@ -91,6 +91,7 @@ const LAYERS: &[(&str, &[&str], &str)] = &[
             "cli",
             "api",
             "bus",
+            "crash",
             "domain",
             "places",
             "VERSION",

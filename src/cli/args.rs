@@ -2,6 +2,7 @@
 
 mod audit;
 mod budget;
+mod declared;
 mod hosts;
 mod limits;
 mod notify;
@@ -11,6 +12,7 @@ mod run;
 
 pub use audit::{Audit, Export, Verify};
 pub use budget::{Budget, BudgetTarget, ReportUsage, SetBudget, Usage};
+pub use declared::{Apply, Diff};
 pub use hosts::{Cordon, Drain, Fleet, Host, OneHost, SetFleet};
 pub use limits::{OwnLimits, SharedLimits};
 pub use notify::{Notify, OneRule, SomeRules};
@@ -36,7 +38,7 @@ const GENERAL: &str = "General options";
     after_help = "The first steps: stratavorectl project create web; stratavorectl run web -- sleep 60; stratavorectl list.\n\
                   Each command explains itself: stratavorectl run --help.\n\n\
                   Exit status: 0 done, 1 failed, 2 usage, 3 refused by a quota, budget, hold, cordon or a full queue,\n\
-                  4 not permitted, 5 no such thing.\n\
+                  4 not permitted, 5 no such thing, 6 not as declared (diff).\n\
                   “run --wait” and “run --pipe” exit with the command's own status, 128+n for a signal; 125 if it could not be launched or\n\
                   nobody knows its status, 126 not executable, 127 not found."
 )]
@@ -135,6 +137,10 @@ pub enum Verb {
     /// See and set what holds for all hosts together
     #[command(subcommand)]
     Fleet(Fleet),
+    /// Tell how projects, the fleet's quota and budgets differ from what a file declares
+    Diff(Diff),
+    /// Make projects, the fleet's quota and budgets what a file declares
+    Apply(Apply),
     /// See whether what was done is written down whole, and export it
     #[command(subcommand)]
     Audit(Audit),

@@ -14,6 +14,8 @@ pub const REFUSED: u8 = 3;
 pub const NOT_PERMITTED: u8 = 4;
 /// No such thing.
 pub const NO_SUCH: u8 = 5;
+/// Something is not as it is declared.
+pub const DIFFERS: u8 = 6;
 
 /// A failure.
 #[derive(Debug, Clone, PartialEq, Eq)]

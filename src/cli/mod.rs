@@ -7,6 +7,7 @@ mod bus;
 mod client;
 mod completions;
 mod control;
+mod declared;
 mod doctor;
 mod events;
 pub mod failure;
@@ -96,6 +97,12 @@ async fn obey(cli: &Cli) -> Result<u8> {
     if let Verb::Audit(args) = &cli.verb {
         return audit::audit(global, args).await;
     }
+    // What the file says is looked at first.
+    match &cli.verb {
+        Verb::Diff(args) => return declared::diff(global, args).await,
+        Verb::Apply(args) => return declared::apply(global, args).await,
+        _ => {}
+    }
     if let Verb::Run(run) = &cli.verb
         && let Some(on) = &run.on
     {
@@ -128,7 +135,10 @@ async fn obey(cli: &Cli) -> Result<u8> {
         Verb::Outbox(args) => outbox::outbox(&client, global, args).await,
         Verb::Top(args) => top::top(&client, global, args).await,
         Verb::Reconcile(args) => reconcile::reconcile(&client, global, args).await,
-        Verb::Completions(_) | Verb::Store(_) | Verb::Audit(_) => Ok(0),
+        // Done already.
+        Verb::Completions(_) | Verb::Store(_) | Verb::Audit(_) | Verb::Diff(_) | Verb::Apply(_) => {
+            Ok(0)
+        }
         Verb::Status => status::status(&client, global).await,
         Verb::Doctor => doctor::doctor(global).await,
     }

@@ -8,6 +8,7 @@ mod fakes;
 mod budgets;
 mod bus;
 mod cli;
+mod declared;
 mod hostile;
 mod introspection;
 mod life;

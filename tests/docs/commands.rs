@@ -52,7 +52,11 @@ fn commands_in_what_people_read_are_commands() {
     let blocks = readme.split("```").skip(1).step_by(2).flat_map(str::lines);
     let whole: Vec<_> = blocks
         .chain(catalog.lines().filter(|l| l.starts_with("    ")))
-        .chain(texts::CTL_EXAMPLES.lines())
+        .chain(
+            texts::CTL_EXAMPLES
+                .lines()
+                .chain(texts::DECLARED_USE.lines()),
+        )
         // The drawing at README's beginning.
         .filter(|l| !l.contains('─'))
         .flat_map(commands)

@@ -3,6 +3,7 @@
 use super::roff::Page;
 use super::{source, texts};
 use stratavore::config::{CREDENTIALS, Config, KEYS, NOTIFY_CREDENTIALS, RULE_KEYS};
+use stratavore::domain::declared::{self, BUDGET_KEYS, FLEET_KEYS, Key, PROJECT_KEYS};
 use stratavore::domain::event::EventType;
 use stratavore::domain::event::schema::{self, Member, Of, Presence};
 use stratavore::places::Places;
@@ -129,6 +130,56 @@ pub fn agent_toml() -> String {
         ("stratavore-security", 7),
         ("systemd.resource-control", 5),
     ])
+}
+
+pub fn declared_toml() -> String {
+    let mut page = Page::new(
+        "declared.toml",
+        5,
+        "projects, quotas and budgets that Stratavore is to have",
+    );
+    page.heading("SYNOPSIS");
+    page.synopsis("/etc/stratavore/declared.toml");
+    page.synopsis("~/.config/stratavore/declared.toml");
+    page.heading("DESCRIPTION");
+    page.text(texts::DECLARED);
+    page.heading("AT THE TOP");
+    page.item("mutable", texts::DECLARED_MUTABLE);
+    let mut section = |head: &str, about: &str, keys: &[Key]| {
+        page.heading(head);
+        page.text(about);
+        for key in keys {
+            page.item(key.name, &format!("{}.", key.about.trim_end_matches('.')));
+        }
+    };
+    section("[fleet]", texts::DECLARED_FLEET, &FLEET_KEYS);
+    section("[projects.NAME]", texts::DECLARED_PROJECT, &PROJECT_KEYS);
+    section(
+        "[budgets.SCOPE.PERIOD]",
+        texts::DECLARED_BUDGET,
+        &BUDGET_KEYS,
+    );
+    page.heading("EXAMPLE");
+    page.example(texts::DECLARED_EXAMPLE);
+    page.example(texts::DECLARED_USE);
+    page.see(&[
+        ("stratavorectl", 1),
+        ("stratavored.toml", 5),
+        ("org.stratavore1", 5),
+    ])
+}
+
+/// The example is a file that is right.
+#[test]
+fn what_is_declared_there_can_be() {
+    let declared = declared::parse(texts::DECLARED_EXAMPLE).unwrap();
+    assert_eq!((declared.projects.len(), declared.budgets.len()), (1, 1));
+    let bounds = [
+        declared::PROJECTS_MAX,
+        declared::BUDGETS_MAX,
+        declared::BYTES_MAX,
+    ];
+    assert_eq!(bounds, [1_000, 1_000, 1 << 20], "the page tells them");
 }
 
 pub fn events() -> String {

@@ -32,6 +32,7 @@ pub fn stratavorectl() -> String {
     page.see(&[
         ("stratavored", 8),
         ("stratavored.toml", 5),
+        ("declared.toml", 5),
         ("org.stratavore1", 5),
         ("stratavore-events", 7),
         ("stratavore-security", 7),

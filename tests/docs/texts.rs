@@ -11,7 +11,7 @@ follows -- is the command.";
 
 pub const CTL_STATUS: &str = "\
 0 done, 1 failed, 2 wrong usage, 3 refused by a quota, budget, hold, cordon or a full queue, 4 not permitted, 5 no such
-thing. 130 after Ctrl-C. status exits with 1 while the store is down, doctor if there is a warning or a problem.
+thing, 6 not as declared (diff). 130 after Ctrl-C. status exits with 1 while the store is down, doctor if there is a warning or a problem.
 
 run --wait and run --pipe exit with the status of the command's main process, with 128+n if it was killed by signal n.
 126: the command is not executable, 127: it was not found; it did not run. 125: it could not be launched (refusals, too: 3 to 5 are
@@ -273,6 +273,58 @@ allowed_users = [\"alice\", 2001]
 [ceilings]
 memory_max = \"16G\"
 runtime_max = \"24h\"";
+
+pub const DECLARED: &str = "\
+What projects, budgets and quota there are to be. stratavorectl apply makes it so, over the same methods as project, budget and
+fleet, and with your rights; stratavorectl diff tells how what is there differs. Neither stratavored nor stratavore-agent reads
+the file. stratavore-apply.service applies it at boot, once stratavored is up; after a change: stratavorectl apply, or systemctl
+restart stratavore-apply. On NixOS it is made of services.stratavore.projects, quotas, budgets and mutable.
+
+A declared object is declared as a whole: what is not said of it has its default, so that a line that is taken out is taken back.
+What is not declared (made by hand, or declared before) is left alone, and is no difference: take it away with stratavorectl
+project remove and budget remove, or say mutable = false.
+
+In a fleet the file is about what all hosts share. Give each host the same one, or one host alone; where they say different things
+of the same object, the last one to apply has its way.
+
+The format is TOML. An unknown key is an error, with which nothing is asked of anybody. A file has at most 1 MiB, 1000 projects
+and 1000 budgets. stratavorectl apply --check looks at it without a daemon.";
+
+pub const DECLARED_MUTABLE: &str = "\
+Whether there may be what is not declared. With false undeclared projects and budgets, those of sessions too, are removed, and an
+undeclared quota of the fleet is lifted. A project with runners stays, with its budgets, until they have ended; that is told by
+name, and everything else is done. Such a file has to declare something. Default: true.";
+
+pub const DECLARED_FLEET: &str = "\
+Without it the fleet's quota is left as it is. The quota of this host is host.max_runners of stratavored.toml(5).";
+
+pub const DECLARED_PROJECT: &str = "\
+A name with a dot in it is put in quotes. The limits are those of the project's slice, shared by all its runners; \"infinity\" (the
+default) = no limit.";
+
+pub const DECLARED_BUDGET: &str = "\
+SCOPE is fleet, \"project:NAME\" or \"session:NAME\", PERIOD hour, day, week, month or none. What is used stays used when
+a budget is changed. That 50, 80 and 100 % are reached is told of each budget.";
+
+pub const DECLARED_EXAMPLE: &str = "\
+[fleet]
+max_runners = 500
+
+[projects.web]
+description = \"The web team\"
+max_runners = 40
+default_tokens = \"50k\"
+memory_max = \"64G\"
+
+[budgets.\"project:web\".day]
+limit = \"20M\"
+timezone = \"Europe/Berlin\"
+on_exhausted = \"freeze\"
+count = [\"input\", \"output\"]";
+
+pub const DECLARED_USE: &str = "\
+stratavorectl apply --check && stratavorectl diff
+sudo stratavorectl apply";
 
 pub const EVENTS: &str = "\
 Every change of state is written down as one event in the same transaction as the change, so that none is lost. They are
