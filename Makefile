@@ -13,7 +13,7 @@ bin = $(DESTDIR)$(PREFIX)/bin
 libexec = $(DESTDIR)$(PREFIX)/libexec/stratavore
 lib = $(DESTDIR)$(PREFIX)/lib
 share = $(DESTDIR)$(PREFIX)/share
-units = stratavored.service stratavore-agent.service stratavore-agent.socket stratavore.slice
+units = stratavored.service stratavore-agent.service stratavore-agent.socket stratavore-apply.service stratavore.slice
 # Shipped units, the catalog and the manual name programs below /usr.
 unit = sed 's|/usr/bin/stratavore|$(PREFIX)/bin/stratavore|g; s|/usr/libexec/stratavore|$(PREFIX)/libexec/stratavore|g'
 
@@ -55,7 +55,7 @@ uninstall:
 	@[ -n "$(DESTDIR)" ] || [ -z "$$(systemctl list-units --plain --no-legend 'stratavore-*.scope')" ] || \
 	  { echo "Runners live on this host; stop them first:"; systemctl list-units --plain --no-legend 'stratavore-*.scope' | \
 	  sed -n 's/^stratavore-\([^ ]*\)\.scope .*/    stratavorectl stop \1/p'; exit 1; } >&2
-	@[ -n "$(DESTDIR)" ] || systemctl disable --quiet --now stratavored.service stratavore-agent.socket stratavore-agent.service stratavore.slice
+	@[ -n "$(DESTDIR)" ] || systemctl disable --quiet --now stratavore-apply.service stratavored.service stratavore-agent.socket stratavore-agent.service stratavore.slice
 	@work=$$(mktemp -d) && trap 'rm -rf "$$work"' EXIT && mkdir "$$work/built" && \
 	  (cd "$$work/built" && touch stratavored stratavorectl stratavore-agent stratavore-shim) && \
 	  $(MAKE) --no-print-directory --silent install BUILT="$$work/built" DESTDIR="$$work/root" && \
@@ -91,7 +91,7 @@ install-user: $(if $(filter target/release,$(BUILT)),build)
 uninstall-user:
 	@[ -z "$$(systemctl --user list-units --plain --no-legend 'stratavore-*.scope')" ] || \
 	  { echo "Runners live; stop them first: stratavorectl --user stop --all" >&2; exit 1; }
-	@systemctl --user disable --quiet --now stratavored.service stratavore-agent.socket stratavore-agent.service stratavore.slice
+	@systemctl --user disable --quiet --now stratavore-apply.service stratavored.service stratavore-agent.socket stratavore-agent.service stratavore.slice
 	@for u in $(units); do rm -f "$(mine)/systemd/user/$$u"; done
 	@rm -f "$(mine)/dbus-1/services/org.stratavore1.service"
 	@for m in systemd/man/*; do rm -f "$(mine)/man/man$${m##*.}/$${m##*/}"; done

@@ -46,9 +46,33 @@ let
     rule: !(settings.notify.rules.${rule} ? url) && !has "notify-${rule}-url"
   ) rules;
   # The daemon's rule for names; what it would never ask polkit about is a mistake.
-  misnamed = lib.filter (name: builtins.match "[a-z0-9][a-z0-9._-]{0,62}" name == null) (
-    lib.attrNames cfg.access.projects
+  isProject = name: builtins.match "[a-z0-9][a-z0-9._-]{0,62}" name != null;
+  misnamed = of: lib.filter (name: !isProject name) (lib.attrNames of);
+  aName = "one begins with a small letter or a digit, and has up to 63 small letters, digits, “.”, “_” and “-”";
+
+  scopes = lib.attrNames cfg.budgets;
+  ofProject = scope: lib.hasPrefix "project:" scope;
+  noScope = lib.filter (
+    scope:
+    !(
+      scope == "fleet"
+      || (ofProject scope && isProject (lib.removePrefix "project:" scope))
+      || builtins.match "session:[A-Za-z0-9][A-Za-z0-9._-]{0,62}" scope != null
+    )
+  ) scopes;
+  periods = [
+    "hour"
+    "day"
+    "week"
+    "month"
+    "none"
+  ];
+  noPeriod = lib.subtractLists periods (
+    lib.concatMap (scope: lib.attrNames cfg.budgets.${scope}) scopes
   );
+  orphans = lib.filter (
+    scope: ofProject scope && !(cfg.projects ? ${lib.removePrefix "project:" scope})
+  ) scopes;
   both = a: b: has a == has b;
   option = name: "services.stratavore.${name}";
 in
@@ -125,8 +149,28 @@ in
         message = "${option "settings.notify.rules"}: ${lib.concatStringsSep ", " mute} tells nobody; give it a url, or the file with it as ${option "credentials"}.notify-NAME-url.";
       }
       {
-        assertion = misnamed == [ ];
-        message = "${option "access.projects"}: ${lib.concatStringsSep ", " misnamed} is no name of a project: one begins with a small letter or a digit, and has up to 63 small letters, digits, “.”, “_” and “-”.";
+        assertion = misnamed cfg.access.projects == [ ];
+        message = "${option "access.projects"}: ${lib.concatStringsSep ", " (misnamed cfg.access.projects)} is no name of a project: ${aName}.";
+      }
+      {
+        assertion = misnamed cfg.projects == [ ];
+        message = "${option "projects"}: ${lib.concatStringsSep ", " (misnamed cfg.projects)} can't be declared, as it is no name of a project: ${aName}.";
+      }
+      {
+        assertion = noScope == [ ];
+        message = "${option "budgets"}: ${lib.concatStringsSep ", " noScope} is no scope of a budget; give fleet, project:NAME or session:NAME.";
+      }
+      {
+        assertion = noPeriod == [ ];
+        message = "${option "budgets"}: ${lib.concatStringsSep ", " noPeriod} is no period of a budget; there are ${lib.concatStringsSep ", " periods}, as in ${option "budgets"}.fleet.day.limit = \"2M\".";
+      }
+      {
+        assertion = cfg.mutable || cfg.projects != { } || cfg.budgets != { };
+        message = "${option "mutable"} is false and nothing is declared, so that every project and every budget would be removed; declare what there is to be in ${option "projects"} and ${option "budgets"}, or leave it true.";
+      }
+      {
+        assertion = cfg.mutable || orphans == [ ];
+        message = "${option "budgets"}: ${lib.concatStringsSep ", " orphans} is of a project that ${option "mutable"} = false removes, as it is not declared; declare it in ${option "projects"}, too.";
       }
       {
         assertion =

@@ -13,7 +13,7 @@ let
   # Looked at by the program that will read it, while the system is built. It is copied first: the agent refuses a file
   # of another user than root and itself, and in the sandbox of a build root is another.
   checked =
-    name: program: settings:
+    name: check: settings:
     let
       file = toml.generate name settings;
     in
@@ -22,11 +22,23 @@ let
     else
       pkgs.runCommand name { } ''
         cp --no-preserve=mode ${file} ${name}
-        ${cfg.package}/${program} --check-config ${name}
+        ${cfg.package}/${check} ${name}
         install -m 444 ${name} $out
       '';
-  daemonFile = checked "stratavored.toml" "bin/stratavored" cfg.settings;
-  agentFile = checked "agent.toml" "libexec/stratavore/stratavore-agent" cfg.agent.settings;
+  daemonFile = checked "stratavored.toml" "bin/stratavored --check-config" cfg.settings;
+  agentFile = checked "agent.toml" "libexec/stratavore/stratavore-agent --check-config" cfg.agent.settings;
+
+  # null = nothing is said.
+  said = lib.filterAttrs (_: value: value != null);
+  declares = cfg.projects != { } || cfg.budgets != { } || cfg.quotas.fleet != null;
+  declaredFile = checked "declared.toml" "bin/stratavorectl apply --check --file" (
+    {
+      inherit (cfg) mutable;
+      projects = builtins.mapAttrs (_: said) cfg.projects;
+      budgets = builtins.mapAttrs (_: builtins.mapAttrs (_: said)) cfg.budgets;
+    }
+    // lib.optionalAttrs (cfg.quotas.fleet != null) { fleet.max_runners = cfg.quotas.fleet; }
+  );
   catalog = "${cfg.package}/lib/systemd/catalog/stratavore.catalog";
 
   metrics = import ./metrics.nix { inherit lib; } cfg.settings.metrics.listen;
@@ -45,7 +57,8 @@ in
       "stratavore/agent.toml".source = agentFile;
       # journald knows /etc; it does not look into packages.
       "systemd/catalog/stratavore.catalog".source = catalog;
-    };
+    }
+    // lib.optionalAttrs declares { "stratavore/declared.toml".source = declaredFile; };
 
     # stratavorectl with its manual and completions, and what polkit reads: it looks into the system's path
     # (/run/current-system/sw/share/polkit-1), and NixOS restarts it when that changes.
@@ -103,6 +116,16 @@ in
       stopIfChanged = false;
     };
     systemd.sockets.stratavore-agent.wantedBy = [ "sockets.target" ];
+
+    # Without a file it does nothing. A switch that changes what is declared restarts this and not the daemon, which does
+    # not read it. What is no longer declared stays, unless `mutable` is false.
+    systemd.services.stratavore-apply = {
+      wantedBy = [ "multi-user.target" ];
+      restartTriggers = lib.optional declares declaredFile;
+      restartIfChanged = true;
+      # There is nothing to stop; with a new daemon it is restarted in one step, and so comes after it.
+      stopIfChanged = false;
+    };
 
     # Where this module is taken away, daemon and agent are stopped, as nobody looks after their programs any more, and
     # runners go on. Stopping the slice would stop each of them.

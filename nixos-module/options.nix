@@ -24,6 +24,50 @@ let
       description = "${description} Users by name, groups with `@` before theirs.";
     };
   };
+  # What is declared: null = nothing said, which is the default of declared.toml(5).
+  perhaps = type: description: option (types.nullOr type) null description;
+  count = types.either types.ints.unsigned (types.enum [ "infinity" ]);
+  amount = types.either types.ints.unsigned types.str;
+  declaredProject = types.submodule {
+    options = {
+      description = perhaps types.str "What people call it.";
+      max_runners = perhaps count "Its quota: most live runners at a time on all hosts; `\"infinity\"` = no cap.";
+      max_queued = perhaps count "Most runners that wait for their turn at a time.";
+      default_tokens = perhaps amount ''
+        Tokens that a launch reserves of budgets that does not say, such as `"200k"`.
+      '';
+      memory_max = perhaps amount "Memory that all its runners together may never exceed, such as `\"16G\"`.";
+      memory_high = perhaps amount "Memory above which all its runners together are slowed down.";
+      memory_swap_max = perhaps amount "Swap that they may use.";
+      cpu_quota = perhaps amount "Their CPU time, such as `\"400%\"` of one CPU.";
+      cpu_weight = perhaps types.ints.unsigned "Their share of CPU time among projects, 1 to 10000.";
+      io_weight = perhaps types.ints.unsigned "Their share of IO among projects, 1 to 10000.";
+      tasks_max = perhaps count "Their processes and threads.";
+    };
+  };
+  declaredBudget = types.submodule {
+    options = {
+      limit = mkOption {
+        type = amount;
+        example = "2M";
+        description = "How many tokens in a period; 0 = no launch at all.";
+      };
+      timezone = perhaps types.str "On the clock of this time zone periods begin, such as `\"Europe/Berlin\"`.";
+      on_exhausted = perhaps (types.enum [
+        "deny"
+        "freeze"
+        "stop"
+      ]) "What happens to running work when it is used up.";
+      count = perhaps (types.listOf (
+        types.enum [
+          "input"
+          "output"
+          "cache-read"
+          "cache-write"
+        ]
+      )) "Which tokens count.";
+    };
+  };
   project = types.submodule {
     options =
       people "admins"
@@ -187,6 +231,54 @@ in
           '';
         };
       };
+
+    projects = mkOption {
+      type = types.attrsOf declaredProject;
+      default = { };
+      example = {
+        web = {
+          description = "The web team";
+          max_runners = 40;
+          memory_max = "64G";
+        };
+      };
+      description = ''
+        Projects that there are to be, by name. They are declared as a whole: what is not said of one has its default, see
+        declared.toml(5), whatever was set by hand. {file}`stratavore-apply.service` makes it so at boot and with each
+        switch that changes it, and stops no runner; {command}`stratavorectl diff` tells what differs.
+
+        The file is looked over by {command}`stratavorectl apply --check` while the system is built. A project that is
+        taken out of here stays, see {option}`services.stratavore.mutable`.
+      '';
+    };
+
+    quotas.fleet = perhaps count ''
+      Most live runners of all projects on all hosts of the fleet; `"infinity"` = no cap, null = as it was set by hand. The
+      quota of a project is {option}`services.stratavore.projects.<name>.max_runners`, this host's
+      {option}`services.stratavore.settings.host.max_runners`.
+    '';
+
+    budgets = mkOption {
+      type = types.attrsOf (types.attrsOf declaredBudget);
+      default = { };
+      example = {
+        "project:web".day = {
+          limit = "20M";
+          timezone = "Europe/Berlin";
+          on_exhausted = "freeze";
+        };
+      };
+      description = ''
+        Budgets that there are to be, by scope (`fleet`, `project:NAME` or `session:NAME`) and period (`hour`, `day`, `week`,
+        `month` or `none`). What is used of one stays used when it is changed.
+      '';
+    };
+
+    mutable = flag true ''
+      Whether there may be projects, budgets and a quota of the fleet that are not declared here. With false they are
+      removed; a project with runners stays until they have ended, and {file}`stratavore-apply.service` tells so and tries
+      again. In a fleet, where all hosts share them, each host has to declare the same then.
+    '';
 
     ipAddressAllow = mkOption {
       type = types.listOf (types.strMatching "[0-9a-fA-F.:/]+|any|link-local|localhost|multicast");

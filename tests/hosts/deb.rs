@@ -133,7 +133,7 @@ fn whole_life(name: &str, root: Root) {
     let before = files(&site);
     install(&site, "1").ok();
     assert_eq!(state(&site), "installed 0.1.0+t1");
-    site.root("systemctl is-enabled stratavored.service stratavore-agent.socket && systemctl is-active stratavored stratavore-agent.socket").ok();
+    site.root("systemctl is-enabled stratavored.service stratavore-agent.socket stratavore-apply.service && systemctl is-active stratavored stratavore-agent.socket").ok();
     site.root("test \"$(stat -c '%U %a' /var/lib/stratavore/exits /run/stratavore/shims | xargs)\" = 'root 750 root 700'").ok();
     assert_eq!(dpkg(&site, "-V stratavore").ok().out(), "");
     let explained = site.root("journalctl -b -x --no-pager -u stratavored").ok();

@@ -19,6 +19,7 @@ mod config;
 mod crash;
 mod credentials;
 mod deb;
+mod declared;
 mod doctor;
 mod endings;
 mod fence;

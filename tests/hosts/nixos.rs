@@ -6,7 +6,7 @@ use crate::support::wait_until;
 use std::collections::BTreeMap;
 
 /// The shipped units and what the module adds to each.
-const UNITS: [(&str, &str, &str); 4] = [
+const UNITS: [(&str, &str, &str); 5] = [
     (
         "stratavored.service",
         include_str!("../../systemd/stratavored.service"),
@@ -23,6 +23,11 @@ const UNITS: [(&str, &str, &str); 4] = [
         include_str!("../nix/drop-ins/stratavore-agent.socket.conf"),
     ),
     (
+        "stratavore-apply.service",
+        include_str!("../../systemd/stratavore-apply.service"),
+        include_str!("../nix/drop-ins/stratavore-apply.service.conf"),
+    ),
+    (
         "stratavore.slice",
         include_str!("../../systemd/stratavore.slice"),
         include_str!("../nix/drop-ins/stratavore.slice.conf"),
@@ -32,13 +37,13 @@ const UNITS: [(&str, &str, &str); 4] = [
 /// A system's units below /etc/systemd/system: each with its drop-in behind it.
 type Generation = BTreeMap<&'static str, String>;
 
-/// The system with the programs in this folder; the settings of daemon and agent have these marks.
-fn generation(programs: &str, daemon: &str, agent: &str) -> Generation {
+/// The system with the programs in this folder; the settings of daemon and agent and what is declared have these marks.
+fn generation(programs: &str, [daemon, agent, declared]: [&str; 3]) -> Generation {
     let unit = |(name, shipped, added): (&'static str, &str, &str)| {
-        let trigger = if name == "stratavored.service" {
-            daemon
-        } else {
-            agent
+        let trigger = match name {
+            "stratavored.service" => daemon,
+            "stratavore-apply.service" => declared,
+            _ => agent,
         };
         let shipped = shipped
             .replace("/usr/bin/", &format!("{programs}/bin/"))
@@ -91,7 +96,14 @@ fn switch(site: &Site, from: &Generation, to: &Generation) {
     run("reload", &reload);
     run("restart", &restart);
     if to.contains_key("stratavored.service") {
-        run("start", &["stratavore-agent.socket", "stratavored.service"]);
+        run(
+            "start",
+            &[
+                "stratavore-agent.socket",
+                "stratavored.service",
+                "stratavore-apply.service",
+            ],
+        );
     }
 }
 
@@ -106,7 +118,7 @@ fn a_switch_leaves_runners_alone() {
     )
     .ok();
     let none = Generation::new();
-    let first = generation("/opt/1", "a", "a");
+    let first = generation("/opt/1", ["a", "a", "a"]);
     switch(&site, &none, &first);
     site.wait_up();
     site.wait_met();
@@ -128,7 +140,7 @@ fn a_switch_leaves_runners_alone() {
 
     // Other bounds: the agent reads them and neither is restarted.
     let (daemon, agent) = (main("stratavored"), main("stratavore-agent"));
-    let bounded = generation("/opt/1", "a", "b");
+    let bounded = generation("/opt/1", ["a", "b", "a"]);
     site.root("mkdir -p /etc/stratavore && echo 'allowed_users = [\"alice\"]' >/etc/stratavore/agent.toml")
         .ok();
     switch(&site, &first, &bounded);
@@ -140,18 +152,43 @@ fn a_switch_leaves_runners_alone() {
     untouched();
 
     // Other settings: the daemon alone.
-    let set = generation("/opt/1", "b", "b");
+    let set = generation("/opt/1", ["b", "b", "a"]);
     switch(&site, &bounded, &set);
     site.wait_up();
     assert_ne!(main("stratavored"), daemon);
     assert_eq!(main("stratavore-agent"), agent);
     untouched();
 
+    // Something is declared: it is applied, and daemon and agent go on.
+    let (daemon, agent) = (main("stratavored"), main("stratavore-agent"));
+    let declares = generation("/opt/1", ["b", "b", "b"]);
+    site.host.write(
+        "/etc/stratavore/declared.toml",
+        "[projects.declared]\nmax_runners = 3\n",
+    );
+    switch(&site, &set, &declares);
+    let diff = site.ctl("alice", "diff").ok();
+    assert!(diff.err().contains("All is as"), "{diff}");
+    site.ctl("root", "project show declared").ok();
+    // And something else.
+    site.host
+        .write("/etc/stratavore/declared.toml", "[projects.declared]\n");
+    site.ctl("alice", "diff").code(6);
+    let more = generation("/opt/1", ["b", "b", "c"]);
+    switch(&site, &declares, &more);
+    site.ctl("alice", "diff").code(0);
+    assert_eq!(
+        (main("stratavored"), main("stratavore-agent")),
+        (daemon, agent)
+    );
+    untouched();
+
     // Other programs.
-    let second = generation("/opt/2", "b", "b");
-    switch(&site, &set, &second);
+    let second = generation("/opt/2", ["b", "b", "b"]);
+    switch(&site, &more, &second);
     site.wait_up();
     site.wait_met();
+    site.root("systemctl is-active stratavore-apply").ok();
     assert_eq!(program("stratavored"), "/opt/2/bin/stratavored");
     assert_eq!(
         program("stratavore-agent"),
@@ -165,6 +202,7 @@ fn a_switch_leaves_runners_alone() {
         "stratavored.service",
         "stratavore-agent.service",
         "stratavore-agent.socket",
+        "stratavore-apply.service",
     ] {
         site.root(&format!("! systemctl is-active {unit}")).ok();
     }

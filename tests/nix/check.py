@@ -46,7 +46,9 @@ def golden(file, made):
 
 
 # The shipped units are the ones that are used: the same but for where programs are.
-services = ["stratavored.service", "stratavore-agent.service", "stratavore-agent.socket", "stratavore.slice"]
+services = [
+    "stratavored.service", "stratavore-agent.service", "stratavore-agent.socket", "stratavore-apply.service", "stratavore.slice",
+]
 for unit in services:
     shipped = directives((here / "systemd" / unit).read_text())
     used = directives((package / "lib/systemd/system" / unit).read_text())
@@ -86,12 +88,23 @@ for host in plain, everything:
     same(triggers(host, "stratavored.service"), [("X-Restart-Triggers", "Restart")], "what restarts the daemon")
     same(triggers(host, "stratavore-agent.service"), [("X-Reload-Triggers", "Reload")], "what reloads the agent")
     same(added(host, "stratavore-agent.socket"), [], "the drop-in of the socket")
+    same(others(host, "stratavore-apply.service"), [down], "the drop-in of stratavore-apply.service")
     same(added(host, "stratavore.slice"), [("Unit", "X-StopOnRemoval", "false")], "the drop-in of the slice")
 
 
 def trigger(host, unit):
     return next(value for _, name, value in added(host, unit) if name.startswith("X-Re"))
 
+
+# What is declared is applied anew where it has changed, and where there is nothing there is no file; daemon and agent go on.
+declaring = facts["declaring"]
+same(triggers(plain, "stratavore-apply.service"), [], "what restarts stratavore-apply where nothing is declared")
+for host in everything, declaring:
+    same(triggers(host, "stratavore-apply.service"), [("X-Restart-Triggers", "Restart")], "what restarts stratavore-apply")
+expect(trigger(everything, "stratavore-apply.service") != trigger(declaring, "stratavore-apply.service"), "it would not notice others")
+expect("stratavore/declared.toml" not in plain["etc"], "a file that declares nothing")
+for unit in services[:3]:
+    same(declaring["units"].get(unit), plain["units"].get(unit), f"{unit} of a host that declares something")
 
 for unit in "stratavored.service", "stratavore-agent.service":
     expect(trigger(plain, unit) != trigger(everything, unit), f"{unit} would not notice changed settings")
@@ -140,6 +153,10 @@ for host in "plain", "everything", "fleet", "readme", "readme-fleet", "misspelt"
         to = work / "etc" / host
         to.mkdir(parents=True, exist_ok=True)
         (to / file).write_text(script)
+    script = facts[host]["etc"].get("stratavore/declared.toml")
+    if script is not None:
+        expect("bin/stratavorectl apply --check --file declared.toml" in script, f"{host}: nobody checks declared.toml")
+        (to / "declared.toml").write_text(script)
 
 # What NixOS makes of the units: the shipped ones with drop-ins.
 for name, host in ("plain", plain), ("everything", everything):
@@ -218,6 +235,9 @@ golden("tests/nix/access.rules", rules)
 # For tests/hosts/nixos.rs, which switches between hosts of them.
 for unit in services:
     lines = [line for line in plain["units"][unit].splitlines() if line and not line.startswith("Environment=")]
+    if unit == "stratavore-apply.service":
+        # With something to be applied.
+        lines = [line for line in declaring["units"][unit].splitlines() if line and not line.startswith("Environment=")]
     text = re.sub(r"(Triggers=).*", r"\1@TRIGGER@", "\n".join(lines) + "\n")
     golden(f"tests/nix/drop-ins/{unit}.conf", text)
 golden("nixos-module/options.md", facts["options"])

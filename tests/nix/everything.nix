@@ -50,6 +50,37 @@
         viewers = [ "vic" ];
       };
     };
+    projects = {
+      web = {
+        description = "The web team";
+        max_runners = 40;
+        max_queued = 100;
+        default_tokens = "50k";
+        memory_max = "64G";
+        memory_high = 34359738368;
+        memory_swap_max = 0;
+        cpu_quota = "400%";
+        cpu_weight = 200;
+        io_weight = 50;
+        tasks_max = "infinity";
+      };
+      "batch-1.x" = { };
+    };
+    quotas.fleet = 500;
+    budgets = {
+      "project:web".day = {
+        limit = "20M";
+        timezone = "Europe/Berlin";
+        on_exhausted = "freeze";
+        count = [
+          "input"
+          "output"
+        ];
+      };
+      fleet.month.limit = 700000000;
+      "session:nightly".none.limit = "1M";
+    };
+    mutable = false;
     ipAddressAllow = [ "192.0.2.0/24" ];
     openFirewall = true;
     prometheus.scrape = true;

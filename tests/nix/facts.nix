@@ -105,6 +105,15 @@ let
     "is for a Prometheus of this host" = stratavore { prometheus.scrape = true; };
     "ops tells nobody" = stratavore { settings.notify.rules.ops.types = [ "*" ]; };
     "is no name of a project" = stratavore { access.projects.Web.viewers = [ "vic" ]; };
+    "Web can't be declared" = stratavore { projects.Web = { }; };
+    "project:Web is no scope of a budget" = stratavore { budgets."project:Web".day.limit = 1; };
+    "year is no period of a budget" = stratavore { budgets.fleet.year.limit = 1; };
+    "nothing is declared, so that every project" = stratavore { mutable = false; };
+    "of a project that services.stratavore.mutable = false removes" = stratavore {
+      mutable = false;
+      projects.web = { };
+      budgets."project:batch".day.limit = 1;
+    };
     "from_hosts or as_users beside it is empty" = stratavore {
       agent.settings.accept_placed_launches = true;
       agent.settings.from_hosts = [ "web-1" ];
@@ -121,7 +130,16 @@ let
     "a word for an address" = stratavore { ipAddressAllow = [ "db1.example.org" ]; };
     "a word that is none" = stratavore { settings.limits.unenforced = "ignore"; };
     "a text for a number" = stratavore { settings.host.max_runners = "5"; };
-    "an option that is not there" = stratavore { projects.web = { }; };
+    "an option that is not there" = stratavore { sessions.web = { }; };
+    "a key that no project has" = stratavore { projects.web.max_runner = 3; };
+    "a text for a quota" = stratavore { projects.web.max_runners = "3"; };
+    "a budget without a limit" = stratavore { budgets.fleet.day = { }; };
+    "a kind of tokens that is none" = stratavore {
+      budgets.fleet.day = {
+        limit = 1;
+        count = [ "in" ];
+      };
+    };
     "null for a freeform value" = stratavore { settings.limits.memory_max = null; };
   };
   fails = more: !(builtins.tryEval (builtins.deepSeq (facts more) true)).success;
@@ -137,7 +155,10 @@ in
   misspelt = facts (stratavore {
     settings.store.ur = "x";
     agent.settings.allowed_user = [ "alice" ];
+    projects.web.memory_max = "1Q";
   });
+  # Another host than `plain` in what it declares alone.
+  declaring = facts (stratavore { quotas.fleet = 5; });
   fleet = facts (stratavore {
     settings.store.url = "postgres://stratavore@db1.example.org,db2.example.org/stratavore";
     settings.metrics.listen = "192.0.2.1:9791";

@@ -24,6 +24,7 @@ else
       "stratavored.service"
       "stratavore-agent.service"
       "stratavore-agent.socket"
+      "stratavore-apply.service"
       "stratavore.slice"
       "stratavore-catalog.service"
       "stratavore-amqp-password.service"
@@ -32,6 +33,7 @@ else
     + lib.concatMapStringsSep "\n" (name: "${host.config.environment.etc.${name}.source}") [
       "stratavore/stratavored.toml"
       "stratavore/agent.toml"
+      "stratavore/declared.toml"
       "systemd/catalog/stratavore.catalog"
     ]
   )

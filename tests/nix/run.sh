@@ -135,6 +135,13 @@ build() { # HOST FILE: the commands by which the system makes this file
 for host in plain everything fleet readme readme-fleet; do
     for file in stratavored.toml agent.toml; do build $host $file || fail "$host: $file: $(cat "$work/said")"; done
 done
+for told in 'everything:2 projects, 3 budgets, the fleet.s quota; what is not declared is removed' \
+    'readme:1 project, 1 budget; what is not declared is left alone'; do
+    build "${told%%:*}" declared.toml || fail "${told%%:*}: declared.toml: $(cat "$work/said")"
+    grep -q "declared.toml is right: ${told#*:}\.$" "$work/said" || fail "$(cat "$work/said")"
+done
+if build misspelt declared.toml; then fail "a wrong value of declared.toml is not noticed"; fi
+grep -q 'declared.toml:[0-9]*: projects.web.memory_max = "1Q": ' "$work/said" || fail "$(cat "$work/said")"
 for file in stratavored.toml agent.toml; do
     if build misspelt $file; then fail "a misspelt key of $file is not noticed"; fi
     grep -q "$file:[0-9]*: .*did you mean" "$work/said" || fail "$(cat "$work/said")"
@@ -151,11 +158,13 @@ for host in plain everything; do
     stand_in "$units/stratavored.service" ExecReload /bin/kill
     stand_in "$units/stratavore-catalog.service" ExecStart /bin/journalctl
     SYSTEMD_UNIT_PATH=$units: systemd-analyze verify --man=no stratavored.service stratavore-agent.service stratavore-agent.socket \
-        stratavore.slice stratavore-catalog.service >"$work/said" 2>&1 || fail "$host: $(cat "$work/said")"
+        stratavore-apply.service stratavore.slice stratavore-catalog.service >"$work/said" 2>&1 || fail "$host: $(cat "$work/said")"
     # What is wrong with our own, where verify itself makes no more than a line of it.
     if grep stratavore "$work/said"; then fail "$host: see above"; fi
-    systemd-analyze security --offline=true --root="$work/root/$host" --threshold=12 --no-pager stratavored.service >"$work/said" 2>&1 ||
-        fail "$host: $(tail -n 3 "$work/said")"
+    for unit in stratavored stratavore-apply; do
+        systemd-analyze security --offline=true --root="$work/root/$host" --threshold=12 --no-pager $unit.service >"$work/said" 2>&1 ||
+            fail "$host: $(tail -n 3 "$work/said")"
+    done
 done
 # The threshold is one that a sandbox with a hole in it does not reach.
 printf '[Service]\nProtectSystem=no\nNoNewPrivileges=no\nPrivateUsers=no\nSystemCallFilter=\n' >"$work/root/plain/etc/systemd/system/stratavored.service.d/zz.conf"

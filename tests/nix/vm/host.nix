@@ -12,6 +12,8 @@ module: {
         operators = [ "olga" ];
         projects.web.viewers = [ "@watchers" ];
       };
+      projects.nightly.max_runners = 3;
+      budgets."project:nightly".day.limit = "2M";
     };
     users.groups.watchers = { };
     users.users = {
@@ -74,6 +76,14 @@ module: {
         of("olga", "run --uid=alice web -- true", code=4)
         assert json.loads(of("vic", f"show -o json {id}"))["command"] == ["sleep", "100000"]
         assert "100000" not in of("bob", f"show -o json {id}")
+
+    with subtest("what is declared is there, and stays so"):
+        machine.wait_for_unit("stratavore-apply.service")
+        of("alice", "diff")
+        of("root", "project set nightly --max-runners 9")
+        of("alice", "diff", code=6)
+        machine.succeed("systemctl restart stratavore-apply")
+        of("alice", "diff")
 
     with subtest("limits hold"):
         hog = of("alice", "run --memory-max=64M --memory-swap-max=0 web -- tail /dev/zero")
