@@ -68,11 +68,15 @@ impl Engine {
             let _ = reply.send(Err(error));
             return;
         }
-        if let Err(error) = shared.check_share(&request.spec) {
-            came_to(LaunchResult::Refused);
-            let _ = reply.send(Err(error));
-            return;
-        }
+        let id = request.id();
+        let share = match shared.take_share(id, &request.spec) {
+            Ok(share) => share,
+            Err(error) => {
+                came_to(LaunchResult::Refused);
+                let _ = reply.send(Err(error));
+                return;
+            }
+        };
         let turn = Arc::clone(&shared.launches).acquire_owned();
         let Ok(Ok(permit)) = tokio::time::timeout(ADMIT_MAX, turn).await else {
             came_to(LaunchResult::Unavailable);
@@ -83,12 +87,8 @@ impl Engine {
             // Its caller has gone, and may be asking again.
             return;
         }
-        if shared.closing.load(Ordering::SeqCst) {
-            came_to(LaunchResult::Unavailable);
-            let _ = reply.send(Err(closing()));
-            return;
-        }
-        if let Err(error) = shared.ready() {
+        let closed = shared.closing().then(closing);
+        if let Err(error) = closed.map_or_else(|| shared.ready(), Err) {
             came_to(LaunchResult::Unavailable);
             let _ = reply.send(Err(error));
             return;
@@ -115,10 +115,6 @@ impl Engine {
             let _ = reply.send(Err(error));
             return;
         }
-        let id = match &request.order {
-            Some(order) => order.id,
-            None => RunnerId::from_uuid(uuid::Uuid::now_v7()),
-        };
         if let Err(error) = shared.queue.keep(id, &request, &actor).await {
             came_to(LaunchResult::Refused);
             let _ = reply.send(Err(error));
@@ -255,6 +251,7 @@ impl Engine {
         let Some(mut lane) = shared.open_lane(runner, true) else {
             return;
         };
+        drop(share);
         lane.began = Some(began);
         lane.kept = kept;
         // While somebody waits for the answer it is not tried again behind their back.

@@ -115,6 +115,14 @@ pub struct LaunchRequest {
     pub order: Option<PlacedOrder>,
 }
 
+impl LaunchRequest {
+    /// The id of its runner, which nobody else has.
+    fn id(&self) -> RunnerId {
+        let chosen = self.order.as_ref().map(|order| order.id);
+        chosen.unwrap_or_else(|| RunnerId::from_uuid(uuid::Uuid::now_v7()))
+    }
+}
+
 /// What another host has chosen of a launch that it asks for.
 #[derive(Debug, Clone)]
 pub struct PlacedOrder {
@@ -179,6 +187,7 @@ struct Shared {
     audit: audit::Desk,
     notify: notify::Desk,
     standing: standing::Standing,
+    under_way: share::UnderWay,
     /// Monotonic milliseconds of the last turn of hub and store loop, for the watchdog.
     progress: [AtomicU64; 2],
     started: tokio::time::Instant,
@@ -260,6 +269,7 @@ impl Engine {
             audit: audit::Desk::default(),
             notify: notify::Desk::default(),
             standing: standing::Standing::default(),
+            under_way: share::UnderWay::default(),
             progress: [AtomicU64::new(0), AtomicU64::new(0)],
             started: tokio::time::Instant::now(),
             metrics: Metrics::default(),

@@ -30,11 +30,13 @@ pub(super) fn begin(
     project_limits: Limits,
     changes: u64,
 ) {
+    let share = shared.keep_share(runner.id, &runner.spec);
     shared.queue.ids().remove(&runner.id);
     shared.publish(event, Some(Arc::new(runner.clone())), Some(State::Queued));
     let Some(mut lane) = shared.open_lane(runner, true) else {
         return;
     };
+    drop(share);
     lane.kept = true;
     lane.began = Some(Instant::now());
     let launches = Arc::clone(&shared.launches);

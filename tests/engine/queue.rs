@@ -53,6 +53,25 @@ async fn one_user_has_only_so_many_runners() {
         "{}",
         refused.message
     );
+    // As many as there is room for come in, however many ask at the same moment.
+    const FREE: usize = 10;
+    for runner in site.engine.live().iter().take(FREE) {
+        site.world.exit(runner.id, 0);
+    }
+    let all = || site.engine.live_count() + site.engine.queued_count();
+    for _ in 0..500 {
+        if all() == USER_RUNNERS_MAX - FREE {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(all(), USER_RUNNERS_MAX - FREE);
+    let asked = (0..4 * FREE).map(|_| site.engine.launch(waits("p", 0), alice()));
+    let told = futures_util::future::join_all(asked).await;
+    let refused: Vec<_> = told.iter().filter_map(|t| t.as_ref().err()).collect();
+    assert_eq!(told.len() - refused.len(), FREE, "{refused:?}");
+    assert!(refused.iter().all(|e| e.kind == ErrorKind::QuotaExceeded));
+    assert_eq!(all(), USER_RUNNERS_MAX);
     let mut bobs = waits("q", 0);
     (bobs.spec.uid, bobs.spec.user) = (1001, "bob".to_owned());
     site.engine.launch(bobs, alice()).await.unwrap();
