@@ -127,6 +127,46 @@ async fn past_its_lease_a_host_launches_nothing_and_all_goes_on() {
     assert!(world.alive().contains(&id));
 }
 
+/// A host that joins again reads its rows, and the ending of one of its runners is written just after that: the rows say
+/// that it lives, the host shows nothing of it, and nobody is to end it a second time.
+#[tokio::test(start_paused = true)]
+async fn who_ends_while_the_rows_are_read_gets_no_second_lane() {
+    let (store, world) = (store().await, World::lucky());
+    let (agent, notices) = world.connect();
+    let engine = Engine::start(of_a_fleet(), store.clone(), agent, drawer(), notices);
+    adopted(&engine).await;
+    let (ends, stays) = (launch(&engine).await, launch(&engine).await);
+    store.hold_steps(true);
+    world.exit(ends, 0);
+    store.hold_live();
+    let about = host(&store).await.about;
+    let beat = Beat {
+        ttl: 5 * SECOND,
+        fenced_after: None,
+        load: Load::default(),
+    };
+    let joins = async move |store: Arc<stratavore::adapters::sqlite::SqliteStore>| {
+        store.join(about, beat).await
+    };
+    store.behind(joins).await.unwrap();
+    store.live_is_held().await;
+    store.hold_steps(false);
+    until("its lane has closed", async || {
+        engine.live_runner(ends).is_none().then_some(())
+    })
+    .await;
+    store.release_live();
+    adopted(&engine).await;
+    assert_eq!(host(&store).await.epoch, 3, "it has joined again");
+    // Whatever was opened for it has come to its end by now.
+    tokio::time::sleep(LONG).await;
+    assert_eq!(store.refused(), 0, "it was ended a second time");
+    let live: Vec<RunnerId> = engine.live().iter().map(|r| r.id).collect();
+    assert_eq!(live, [stays]);
+    let row = store.runner(ends).await.unwrap().unwrap();
+    assert_eq!(row.exit.map(|e| e.cause), Some(Cause::Success));
+}
+
 /// Forgotten while it was away: what the store has ended is stopped, what ended here meanwhile is dropped.
 #[tokio::test(start_paused = true)]
 async fn a_host_that_was_forgotten_joins_again_and_stops_what_has_ended() {

@@ -26,6 +26,7 @@ use stratavore::ports::{
     Writer,
 };
 use tokio::runtime::Runtime;
+use tokio::sync::{Notify, watch};
 
 #[derive(Debug)]
 pub struct FakeStore {
@@ -37,6 +38,11 @@ pub struct FakeStore {
     slow_ms: AtomicU64,
     turns: AtomicU64,
     lose_turns: AtomicBool,
+    /// The next answer about live rows waits: it is held, it is there, it may go.
+    held: (AtomicBool, Notify, Notify),
+    /// Steps wait before they are written.
+    steps_held: watch::Sender<bool>,
+    refused: AtomicU64,
 }
 
 impl FakeStore {
@@ -64,6 +70,9 @@ impl FakeStore {
             slow_ms: AtomicU64::new(0),
             turns: AtomicU64::new(0),
             lose_turns: AtomicBool::new(false),
+            held: Default::default(),
+            steps_held: watch::Sender::new(false),
+            refused: AtomicU64::new(0),
         }
     }
 
@@ -86,6 +95,31 @@ impl FakeStore {
     /// The next answer about turns that were given is lost.
     pub fn lose_turns(&self) {
         self.lose_turns.store(true, Ordering::SeqCst);
+    }
+
+    /// The next rows that are read of what is live are kept back, as they are then.
+    pub fn hold_live(&self) {
+        self.held.0.store(true, Ordering::SeqCst);
+    }
+
+    /// Until they were read.
+    pub async fn live_is_held(&self) {
+        self.held.1.notified().await;
+    }
+
+    /// They are handed out.
+    pub fn release_live(&self) {
+        self.held.2.notify_one();
+    }
+
+    /// From now on steps wait before they are written, or do so no more.
+    pub fn hold_steps(&self, held: bool) {
+        self.steps_held.send_replace(held);
+    }
+
+    /// How many steps it has refused.
+    pub fn refused(&self) -> u64 {
+        self.refused.load(Ordering::SeqCst)
     }
 
     /// A host's lease runs out and somebody forgets it, whether or not this store is away.
@@ -186,7 +220,13 @@ impl Store for FakeStore {
     }
 
     async fn apply(&self, change: Change) -> Result<Applied, StoreError> {
-        inside!(self, => s.apply(change))
+        let mut held = self.steps_held.subscribe();
+        let _ = held.wait_for(|held| !held).await;
+        let applied = inside!(self, => s.apply(change));
+        if matches!(applied, Err(StoreError::Refused(_))) {
+            self.refused.fetch_add(1, Ordering::SeqCst);
+        }
+        applied
     }
 
     async fn runner(&self, id: RunnerId) -> Result<Option<Runner>, StoreError> {
@@ -198,7 +238,12 @@ impl Store for FakeStore {
     }
 
     async fn live(&self, host: &str) -> Result<Vec<Runner>, StoreError> {
-        inside!(self, host => s.live(&host))
+        let rows = inside!(self, host => s.live(&host));
+        if self.held.0.swap(false, Ordering::SeqCst) {
+            self.held.1.notify_one();
+            self.held.2.notified().await;
+        }
+        rows
     }
 
     async fn create_project(
