@@ -13,6 +13,8 @@ pub(super) struct Facts {
     pub(super) lingers: Option<bool>,
     /// The folder of the store.
     pub(super) state: PathBuf,
+    /// How it came here.
+    pub(super) installed: Installed,
     /// This program's version.
     pub(super) version: String,
     /// `uname -r`.
@@ -36,6 +38,18 @@ pub(super) struct Facts {
     pub(super) clock: Clock,
     /// Bytes of swap.
     pub(super) swap: u64,
+}
+
+/// What has put our files where they are, and can put back what is missing.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) enum Installed {
+    /// `make install`, or nobody knows.
+    #[default]
+    Make,
+    /// The Debian package.
+    Debian,
+    /// The module of NixOS.
+    NixOs,
 }
 
 /// Who runs `doctor`.

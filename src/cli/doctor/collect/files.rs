@@ -1,7 +1,7 @@
 //! What the file system and the user database tell.
 
 use super::super::facts::{
-    Accounts, Caller, Cgroup, Disk, Folder, Found, Hierarchy, Modes, Records, Socket,
+    Accounts, Caller, Cgroup, Disk, Folder, Found, Hierarchy, Installed, Modes, Records, Socket,
 };
 use nix::unistd::{Gid, Group, User, getgrouplist};
 use rustix::fs::{StatVfsMountFlags, stat, statfs, statvfs};
@@ -69,6 +69,15 @@ pub(super) fn machine_id() -> bool {
     let id = text("/etc/machine-id");
     let id = id.trim();
     id.len() == 32 && id.chars().all(|c| c.is_ascii_hexdigit()) && id.chars().any(|c| c != '0')
+}
+
+/// What has installed us, of a system whose root is there.
+pub(super) fn came_by(root: &Path) -> Installed {
+    match () {
+        () if root.join("etc/NIXOS").exists() => Installed::NixOs,
+        () if root.join("var/lib/dpkg/info/stratavore.list").exists() => Installed::Debian,
+        () => Installed::Make,
+    }
 }
 
 /// `below` is the part of the tree that the systemd we are about has.
@@ -234,6 +243,24 @@ pub(super) fn installed(folders: &[&str], name: &str) -> Option<Vec<std::path::P
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_has_installed_us() {
+        let root = std::env::temp_dir().join(format!("doctor-{}", uuid::Uuid::now_v7()));
+        let put = |file: &str| {
+            let path = root.join(file);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, "").unwrap();
+        };
+        assert_eq!(came_by(&root), Installed::Make);
+        put("var/lib/dpkg/info/stratavore-tools.list");
+        assert_eq!(came_by(&root), Installed::Make);
+        put("var/lib/dpkg/info/stratavore.list");
+        assert_eq!(came_by(&root), Installed::Debian);
+        put("etc/NIXOS");
+        assert_eq!(came_by(&root), Installed::NixOs);
+        std::fs::remove_dir_all(root).unwrap();
+    }
 
     #[test]
     fn controllers_of_the_kernel() {

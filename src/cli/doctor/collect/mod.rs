@@ -53,6 +53,7 @@ pub(super) async fn collect() -> Facts {
         ]),
         lingers: if user { lingers().await } else { None },
         state: places.state,
+        installed: files::came_by(Path::new("/")),
         user,
         journal: systemd::journal().await,
         swap: files::swap(),

@@ -6,7 +6,7 @@ mod reach;
 mod units;
 
 use super::Finding;
-use super::facts::Facts;
+use super::facts::{Facts, Installed};
 
 pub(super) use units::OURS;
 
@@ -40,6 +40,29 @@ pub(super) fn judge(facts: &Facts) -> Vec<Finding> {
     }
     out.extend(host::clock(facts));
     out
+}
+
+/// How what is not installed is put there, on a host like this one.
+fn install(facts: &Facts) -> &'static str {
+    match (facts.installed, facts.user) {
+        (Installed::NixOs, _) => {
+            "set services.stratavore.enable = true and run nixos-rebuild switch"
+        }
+        (Installed::Debian, _) => {
+            "install the package stratavore again: apt install --reinstall, or with its file dpkg -i"
+        }
+        (Installed::Make, true) => "make install-user",
+        (Installed::Make, false) => "make install",
+    }
+}
+
+/// Where a file of ours is missing. NixOS has its own places.
+fn missing(facts: &Facts, file: &str, folder: &str) -> String {
+    let how = install(facts);
+    match facts.installed {
+        Installed::NixOs => format!("{file} is not in the running system ({how})"),
+        _ => format!("{file} is not installed in {folder} ({how})"),
+    }
 }
 
 /// `a, b and c`.

@@ -2,7 +2,7 @@
 
 use super::super::Finding;
 use super::super::facts::{Audit, Bus, Call, Facts};
-use super::and;
+use super::{and, missing};
 use crate::api::auth::ACTIONS;
 use crate::domain::units::show_span;
 
@@ -37,7 +37,7 @@ pub(super) fn bus(facts: &Facts) -> Vec<Finding> {
         format!("The {whose} bus ({kind}) answers."),
     )];
     if !facts.user {
-        out.push(policy(bus));
+        out.push(policy(facts));
     }
     if !bus.activatable {
         out.push(
@@ -55,13 +55,18 @@ pub(super) fn bus(facts: &Facts) -> Vec<Finding> {
     out
 }
 
-fn policy(bus: &Bus) -> Finding {
+fn policy(facts: &Facts) -> Finding {
     const CHECK: &str = "bus policy";
+    let bus = &facts.bus;
+    let there = missing(facts, "org.stratavore1.conf", "/usr/share/dbus-1/system.d");
     let reload = "systemctl reload dbus";
     if let Call::Denied(why) = &bus.call {
         let message = match bus.policies.is_empty() {
-            true => "The bus lets no call to org.stratavore1 through: org.stratavore1.conf is not installed in /usr/share/dbus-1/system.d (make install).".to_owned(),
-            false => format!("The bus lets no call to org.stratavore1 through, though its policy is installed: it has not been read ({}).", why.trim_end_matches('.')),
+            true => format!("The bus lets no call to org.stratavore1 through: {there}."),
+            false => format!(
+                "The bus lets no call to org.stratavore1 through, though its policy is installed: it has not been read ({}).",
+                why.trim_end_matches('.')
+            ),
         };
         return Finding::problem(CHECK, message).mend(reload);
     }
@@ -76,8 +81,13 @@ fn policy(bus: &Bus) -> Finding {
         .mend(reload);
     }
     if bus.policies.is_empty() {
-        return Finding::problem(CHECK, "org.stratavore1.conf is not installed in /usr/share/dbus-1/system.d (make install): after the next start of the bus nobody may be or call org.stratavore1.")
-            .mend(reload);
+        return Finding::problem(
+            CHECK,
+            format!(
+                "{there}: after the next start of the bus nobody may be or call org.stratavore1."
+            ),
+        )
+        .mend(reload);
     }
     match (&bus.call, &bus.may_own) {
         (Call::Answered, _) | (_, Some(Ok(()))) => {
@@ -297,23 +307,38 @@ pub(super) fn polkit(facts: &Facts) -> Vec<Finding> {
         }];
     };
     let mut out = Vec::new();
-    let missing: Vec<&str> = ACTIONS
+    let policy = missing(
+        facts,
+        "org.stratavore1.policy",
+        "/usr/share/polkit-1/actions",
+    );
+    let rules = missing(facts, "50-stratavore.rules", "/usr/share/polkit-1/rules.d");
+    let unknown: Vec<&str> = ACTIONS
         .into_iter()
         .filter(|a| !polkit.actions.iter().any(|known| known == a))
         .collect();
-    out.push(match missing.is_empty() {
+    out.push(match unknown.is_empty() {
         true => Finding::ok("polkit", "polkit answers and knows our actions."),
         false => Finding::problem(
             "polkit",
-            format!("polkit does not know {}: org.stratavore1.policy is not installed in /usr/share/polkit-1/actions (make install), is of another release, or polkit has not looked since.", and(&missing)),
+            format!("polkit does not know {}: {policy}, is of another release, or polkit has not looked since.", and(&unknown)),
         )
         .mend("systemctl restart polkit"),
     });
     out.push(match polkit.rules {
-        Some(true) => Finding::ok("polkit rules", "The rules for stratavore-users and stratavore-admins are installed."),
-        Some(false) => Finding::warning("polkit rules", "50-stratavore.rules is not installed in /usr/share/polkit-1/rules.d (make install): members of stratavore-users get no right from it.")
-            .mend("systemctl restart polkit"),
-        None => Finding::unseen("polkit rules", "the folder of polkit's rules, which is polkit's and root's"),
+        Some(true) => Finding::ok(
+            "polkit rules",
+            "The rules for stratavore-users and stratavore-admins are installed.",
+        ),
+        Some(false) => Finding::warning(
+            "polkit rules",
+            format!("{rules}: members of stratavore-users get no right from it."),
+        )
+        .mend("systemctl restart polkit"),
+        None => Finding::unseen(
+            "polkit rules",
+            "the folder of polkit's rules, which is polkit's and root's",
+        ),
     });
     if caller.is_root() {
         return out;

@@ -2,7 +2,7 @@
 
 use super::super::Finding;
 use super::super::facts::{Facts, Unit};
-use super::and;
+use super::{and, install};
 
 /// Started anew so often since it was last started by hand: something is wrong with it.
 const RESTARTS: u32 = 3;
@@ -42,7 +42,7 @@ pub(super) fn units(facts: &Facts) -> Vec<Finding> {
     let mut out = Vec::new();
     for name in OURS {
         let unit = units.get(name).cloned().unwrap_or_default();
-        out.push(one(name, &unit, socket));
+        out.push(one(name, &unit, socket, install(facts)));
         let drop_ins: Vec<&str> = unit
             .get("DropInPaths")
             .split_whitespace()
@@ -61,7 +61,7 @@ pub(super) fn units(facts: &Facts) -> Vec<Finding> {
     out
 }
 
-fn one(name: &str, unit: &Unit, socket: bool) -> Finding {
+fn one(name: &str, unit: &Unit, socket: bool, install: &str) -> Finding {
     match unit.get("LoadState") {
         "loaded" => {}
         "masked" => {
@@ -69,7 +69,7 @@ fn one(name: &str, unit: &Unit, socket: bool) -> Finding {
                 .mend(format!("systemctl unmask {name} && systemctl start {name}"));
         }
         "not-found" | "" => {
-            return Finding::problem(name, format!("systemd knows no {name}: it is not installed (make install), or systemd has not looked since."))
+            return Finding::problem(name, format!("systemd knows no {name}: it is not installed ({install}), or systemd has not looked since."))
                 .mend(format!("systemctl daemon-reload && systemctl start {name}"));
         }
         state => {

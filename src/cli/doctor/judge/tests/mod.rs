@@ -1,6 +1,7 @@
 //! One healthy host, and what is said of each way it may be broken.
 
 mod ground;
+mod installed;
 mod ours;
 
 use super::super::facts::*;
@@ -141,6 +142,7 @@ fn healthy() -> Facts {
         user: false,
         lingers: None,
         state: "/var/lib/stratavore".into(),
+        installed: Installed::Make,
     }
 }
 
