@@ -34,6 +34,16 @@ impl Actor {
             unit: None,
         }
     }
+
+    /// Whether it is the same user, on whichever host: by name, as users of several hosts are known. Who
+    /// has none there is known by number, on one host.
+    pub fn is_also(&self, other: &Self) -> bool {
+        match (&self.user, &other.user) {
+            (Some(user), Some(other)) => user == other,
+            (None, None) => (self.uid, &self.host) == (other.uid, &other.host),
+            _ => false,
+        }
+    }
 }
 
 /// The systemd unit that a caller is a process of.

@@ -2,7 +2,7 @@
 //! named here is looked for.
 
 use super::roff::Page;
-use stratavore::domain::{admission, hold, inputs, name, spec};
+use stratavore::domain::{admission, hold, inputs, name, order, spec};
 use stratavore::{api, engine, seqpacket, wire};
 
 const ABOUT: &str = "\
@@ -153,22 +153,43 @@ Join tokens: a host joins by what its store asks of it, see HOSTS.
 
 Rate limits per address: bounds per user, of which no user can take another's.";
 
-const ENROLMENT: &str = "\
+/// Text and statements in turn. The statements are run as they stand here:
+/// `src/adapters/postgres/tests/roles.rs` takes them from the page.
+const ENROLMENT: [(&str, &str); 5] = [
+    (
+        "\
 A host belongs to a fleet when it has a role in the fleet's Postgres. Give each its own, so that each can be revoked, and a
-certificate where the server asks for one:
+certificate where the server asks for one. Once, as an administrator of the database, where stratavore is the role that owns the schema (README, A fleet) and
+one daemon was started under its name:",
+        "\
+CREATE ROLE fleet NOLOGIN;
+GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO fleet;
+ALTER DEFAULT PRIVILEGES FOR ROLE stratavore IN SCHEMA public GRANT SELECT, INSERT, UPDATE, DELETE ON TABLES TO fleet;",
+    ),
+    (
+        "For each host, and on it store.url = \"postgres://web1@...\" with the credentials store-password, or store-cert and store-key, and store-ca:",
+        "CREATE ROLE web1 LOGIN PASSWORD '...' IN ROLE fleet;",
+    ),
+    (
+        "\
+Roles of their own tell hosts apart for revocation and in the server's log; in the rows each can still claim to be any host.
 
-CREATE ROLE fleet NOLOGIN; GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO fleet;
-
-CREATE ROLE web1 LOGIN PASSWORD '...' IN ROLE fleet;
-
-with store.url = \"postgres://web1@...\" and the credentials store-password, or store-cert and store-key, and store-ca on the host. See README, A fleet, for
-the rights that a role needs. Roles of their own tell hosts apart for revocation and in the server's log; in the rows each can
-still claim to be any host.
-
-To revoke one: stratavorectl host drain, then on the host systemctl disable --now stratavored; in the database ALTER ROLE web1
-NOLOGIN and pg_terminate_backend on its connections, and revoke its certificate; then stratavorectl host forget, which ends what was left of
-it as host-lost and gives its slots to others. A host that was forgotten joins anew only if its role may still log in. Its webhooks, audit key and broker
-user are its own and are withdrawn where they were given.";
+To revoke one: stratavorectl host drain where its daemon still obeys, and on the host systemctl disable --now stratavored. Then in the database,
+and with it revoke its certificate:",
+        "\
+ALTER ROLE web1 NOLOGIN;
+SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'web1';",
+    ),
+    (
+        "\
+From then on nothing of it is written: its daemon launches nothing and says that it is not let in, what runs there goes on and keeps its slots. \
+When its lease is over (fleet.lease_ttl), stratavorectl host forget ends what was left of it as host-lost and gives its slots to others; stop what runs there \
+first. A host that was forgotten joins anew only if its role may log in. Its webhooks, audit key and broker user are its own and are withdrawn where they were given. \
+Nothing is the role's, so in the end:",
+        "DROP ROLE web1;",
+    ),
+    ("A host that comes back gets a role as a new one does.", ""),
+];
 
 /// What a caller controls, its bound, and the test that comes to it.
 fn limits() -> Vec<(&'static str, String, &'static str)> {
@@ -189,9 +210,14 @@ fn limits() -> Vec<(&'static str, String, &'static str)> {
             "api::rights::one_user_does_not_hold_up_the_others",
         ),
         (
-            "Runners of a user on a host, live and waiting",
+            "Runners of a user on a host: live, waiting and being launched",
             engine::USER_RUNNERS_MAX.to_string(),
             "engine::queue::one_user_has_only_so_many_runners",
+        ),
+        (
+            "Launches through the store that wait for a host; of them of a user, on whichever hosts they ask",
+            format!("{}, {}", order::LAUNCHES_MAX, order::OWN_LAUNCHES_MAX),
+            "conformance::orders::nobody_takes_all_places",
         ),
         (
             "Runners that wait in a project",
@@ -275,7 +301,12 @@ pub fn page() -> String {
     page.heading("PRIVILEGES");
     page.text(CAPABILITIES);
     page.heading("HOSTS");
-    page.text(ENROLMENT);
+    for (text, statements) in ENROLMENT {
+        page.text(text);
+        if !statements.is_empty() {
+            page.example(statements);
+        }
+    }
     page.heading("FOR USERS OF THE EARLIER STRATAVORE");
     page.text(PREDECESSOR);
     page.see(&[

@@ -7,9 +7,9 @@ use crate::domain::host::{Cordon, Host, Load, Registration, Standing};
 use crate::ports::{Beat, Writer};
 use std::sync::Arc;
 
-pub(super) const MINUTE: u64 = 60_000_000;
+pub(crate) const MINUTE: u64 = 60_000_000;
 
-pub(super) fn about(host: &str, boot: &str) -> Registration {
+pub(crate) fn about(host: &str, boot: &str) -> Registration {
     Registration {
         host: host.to_owned(),
         name: format!("name-of-{host}"),
@@ -21,7 +21,7 @@ pub(super) fn about(host: &str, boot: &str) -> Registration {
     }
 }
 
-pub(super) fn beat(ttl: u64, fenced_after: Option<u64>) -> Beat {
+pub(crate) fn beat(ttl: u64, fenced_after: Option<u64>) -> Beat {
     Beat {
         ttl,
         fenced_after,
@@ -34,7 +34,7 @@ pub(super) fn beat(ttl: u64, fenced_after: Option<u64>) -> Beat {
     }
 }
 
-pub(super) async fn join(store: &impl Store, host: &str, boot: &str, ttl: u64) -> Writer {
+pub(crate) async fn join(store: &impl Store, host: &str, boot: &str, ttl: u64) -> Writer {
     let (writer, events) = store
         .join(about(host, boot), beat(ttl, None))
         .await

@@ -3,6 +3,7 @@
 #![expect(private_bounds, reason = "the audit is kept by the stores of SQL")]
 
 use super::audit::{HOST, by_hand, key, texts, verify};
+use super::hosts::{MINUTE, join};
 use super::{alice, capped, id, launch, project};
 use crate::adapters::sql::{Base, SqlStore};
 use crate::domain::event::{Actor, Unit};
@@ -29,6 +30,7 @@ fn order(n: u64, target: &str) -> Order {
 }
 
 pub(crate) async fn orders_are_taken_once_and_answered(store: Arc<impl Store + 'static>) {
+    join(&*store, "h2", "boot", MINUTE).await;
     for n in 0..20 {
         store.order(order(n, "h2")).await.unwrap();
     }
@@ -61,6 +63,7 @@ pub(crate) async fn orders_are_taken_once_and_answered(store: Arc<impl Store + '
 
 /// By the store's clock: that of a host that asks, which its ids are made of, may be wrong.
 pub(crate) async fn orders_are_taken_as_they_were_asked(store: Arc<impl Store + 'static>) {
+    join(&*store, "h2", "boot", MINUTE).await;
     for n in [3, 1, 2] {
         store.order(order(n, "h2")).await.unwrap();
     }
@@ -96,6 +99,7 @@ pub(crate) async fn an_order_nobody_takes_is_withdrawn(store: Arc<impl Store + '
 pub(crate) async fn one_that_expires_is_in_the_audit<B: Base>(store: Arc<SqlStore<B>>) {
     let store = &*store;
     store.keep_audit(HOST.to_owned(), vec![key(0)]);
+    join(store, "h2", "boot", MINUTE).await;
     let asked = |n| {
         let mut order = order(n, "h2");
         order.actor.unit = Some(Unit {
@@ -186,7 +190,7 @@ pub(crate) async fn one_that_expires_is_in_the_audit<B: Base>(store: Arc<SqlStor
 }
 
 /// A launch asked for on h1, of the `n`th runner on h2.
-fn placed(n: u64) -> Order {
+pub(crate) fn placed(n: u64) -> Order {
     let new = launch(n, "p");
     let placing = Placing {
         spec: new.spec,
@@ -204,27 +208,26 @@ fn placed(n: u64) -> Order {
     }
 }
 
-/// There are only so many at a time, and one user can't take all places.
+/// There are only so many at a time, and one user can't take all places, however many hosts they ask on.
 pub(crate) async fn nobody_takes_all_places(store: Arc<impl Store + 'static>) {
-    // From whichever unit: it is one user.
-    let of = |uid: u32, n: u32| {
-        let unit = match n % 3 {
-            0 => None,
-            rest => Some(Unit {
-                name: format!("session-{n}.scope"),
-                sure: rest > 1,
-            }),
+    join(&*store, "h2", "boot", MINUTE).await;
+    // From whichever host and unit: it is one user.
+    let of = |user: u32, n: u32| {
+        let mut order = placed(u64::from(user * 100 + n));
+        order.from = format!("h{}", 3 + n % 4);
+        order.actor = Actor {
+            uid: Some(1000 + n % 4),
+            user: Some(format!("user{user}")),
+            host: Some(order.from.clone()),
+            unit: match n % 3 {
+                0 => None,
+                rest => Some(Unit {
+                    name: format!("session-{n}.scope"),
+                    sure: rest > 1,
+                }),
+            },
         };
-        let actor = Actor {
-            uid: Some(uid),
-            host: Some("h1".to_owned()),
-            unit,
-            ..alice()
-        };
-        Order {
-            actor,
-            ..placed(u64::from(uid * 100 + n))
-        }
+        order
     };
     let full = async |order, words: &str| {
         let full = store.order(order).await;
@@ -233,13 +236,25 @@ pub(crate) async fn nobody_takes_all_places(store: Arc<impl Store + 'static>) {
             "{full:?}"
         );
     };
-    for uid in 1..5 {
+    for user in 1..5 {
         for n in 0..16 {
-            store.order(of(uid, n)).await.unwrap();
+            store.order(of(user, n)).await.unwrap();
         }
-        full(of(uid, 16), "has 16 launches waiting already that you").await;
+        for n in 16..20 {
+            full(of(user, n), "has 16 launches waiting already that you asked for; 16 is the most of one user, on whichever hosts they ask; launch again in a second").await;
+        }
     }
-    full(of(5, 0), "has 64 launches waiting already, as").await;
+    full(
+        of(5, 0),
+        "has 64 launches waiting already, as many as may wait; launch again in a second",
+    )
+    .await;
+    // Another host has places of its own, and other orders have theirs.
+    let elsewhere = Order {
+        target: "h9".to_owned(),
+        ..of(1, 30)
+    };
+    store.order(elsewhere).await.unwrap();
     store.order(order(1, "h2")).await.unwrap();
     // What was taken waits no more.
     assert_eq!(store.take_orders("h2").await.unwrap().len(), 64);
@@ -256,6 +271,7 @@ fn admitted(n: u64) -> NewRunner {
 }
 
 pub(crate) async fn a_launch_is_begun_once(store: Arc<impl Store + 'static>) {
+    join(&*store, "h2", "boot", MINUTE).await;
     project(&*store, "p", capped(2)).await;
     for n in 0..3 {
         store.order(placed(n)).await.unwrap();
@@ -321,6 +337,7 @@ pub(crate) async fn a_launch_is_begun_once(store: Arc<impl Store + 'static>) {
 }
 
 pub(crate) async fn a_launch_that_was_taken_and_not_begun(store: Arc<impl Store + 'static>) {
+    join(&*store, "h2", "boot", MINUTE).await;
     project(&*store, "p", capped(1)).await;
     store.order(placed(1)).await.unwrap();
     assert_eq!(store.take_orders("h2").await.unwrap().len(), 1);

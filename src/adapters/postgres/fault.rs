@@ -55,7 +55,7 @@ pub(super) fn unavailable(options: &PostgresOptions, error: &Error) -> StoreErro
         .map_or_else(|| error.to_string(), |e| e.message().to_owned());
     StoreError::Unavailable(match (code(error).as_str(), error) {
         ("28P01" | "28000", _) => format!(
-            "{place} does not let user {user} in ({said}); check the password in the credential and the server's pg_hba.conf"
+            "{place} does not let user {user} in ({said}); check the password in the credential, the server's pg_hba.conf, and whether the role may log in (ALTER ROLE {user} LOGIN)"
         ),
         ("3D000", _) => format!(
             "{place} is not there; make it: createdb {}",

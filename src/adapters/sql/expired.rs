@@ -29,13 +29,6 @@ pub(super) fn asker(actor: &Actor) -> Result<Value, Fail> {
     })
 }
 
-/// What the rows of this user of this host begin with, from whichever unit it asks.
-pub(super) fn same_asker(actor: &Actor) -> Result<String, Fail> {
-    let mut text = super::row::json(actor)?;
-    text.pop();
-    Ok(text)
-}
-
 /// Who has asked, by the row.
 pub(super) fn asked(row: &Row, column: usize) -> Result<Actor, Fail> {
     let Asker { actor, unit } = row.json(column, "who asks for an order")?;

@@ -258,6 +258,12 @@ impl<B: Base> SqlStore<B> {
         self.kept.begin(host, keys);
     }
 
+    /// Whether a host has joined by this store; its epoch may be over.
+    fn has_joined(&self) -> bool {
+        let identity = self.identity.read();
+        identity.unwrap_or_else(PoisonError::into_inner).is_some()
+    }
+
     fn hopeless(&self) -> MutexGuard<'_, gone::Hopeless> {
         self.hopeless.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -3,8 +3,11 @@
 
 use super::fail::Fail;
 use super::link::{Link, Row, Value};
+use super::locks::Locks;
 use super::{Base, SqlStore, Work, clock, expired};
-use crate::domain::order::{ANSWERED, Order, Outcome, Progress, Verb, WAITS};
+use crate::domain::order::{
+    ANSWERED, LAUNCHES_MAX, OWN_LAUNCHES_MAX, Order, Outcome, Progress, Verb, WAITS,
+};
 use crate::domain::spec::Setenv;
 use crate::domain::{Error, ErrorKind, RunnerId, Timestamp};
 use crate::ports::{NewRunner, Orders, StoreError};
@@ -17,10 +20,6 @@ const KEPT: u64 = 86_400_000_000;
 const TAKEN_MAX: u32 = 64;
 /// The most orders that wait for one host.
 const WAITING_MAX: u64 = 1_000;
-/// And the most launches: they are large.
-const LAUNCHES_MAX: u64 = 64;
-/// And of one user of one host, who shall not take everybody's places.
-const OWN_LAUNCHES_MAX: u64 = 16;
 /// Tells a launch from other orders.
 const IS_LAUNCH: &str = "substr(verb, 1, 9) = '{\"launch\"'";
 /// What stays of a launch when nobody takes it any more.
@@ -38,40 +37,20 @@ struct Put(Order);
 impl Work for Put {
     type Done = ();
 
+    /// Hosts that ask for launches on the same one count one after the other.
+    fn locks(&self, locks: &mut Locks) {
+        if matches!(self.0.verb, Verb::Launch(_)) {
+            locks.host(&self.0.target);
+        }
+    }
+
     async fn run(&mut self, on: &mut Link) -> Result<(), Fail> {
         let order = &self.0;
         let now = clock::now(on).await?;
         tidy(on, now).await?;
-        let launch = matches!(order.verb, Verb::Launch(_));
-        let (only, most) = match launch {
-            true => (format!(" AND {IS_LAUNCH}"), LAUNCHES_MAX),
-            false => (String::new(), WAITING_MAX),
-        };
-        let same = expired::same_asker(&order.actor)?;
-        let waiting = on
-            .one(
-                format!(
-                    "SELECT count(*), count(CASE WHEN substr(actor, 1, length($3)) = $3 THEN 1 END) FROM orders
-                      WHERE target = $1 AND taken_at = 0 AND outcome IS NULL AND expires_at > $2{only}"
-                ),
-                vec![order.target.as_str().into(), now.into(), same.into()],
-            )
-            .await?;
-        if launch && waiting.count(1)? >= OWN_LAUNCHES_MAX {
-            return Err(unavailable(&format!(
-                "has {OWN_LAUNCHES_MAX} launches waiting already that you asked for, as many as may wait of one user of one host; launch again in a second"
-            ))
-            .into());
-        }
-        if waiting.count(0)? >= most {
-            let what = match launch {
-                true => "launches",
-                false => "orders",
-            };
-            return Err(unavailable(&format!(
-                "has {most} {what} waiting already, as many as may wait"
-            ))
-            .into());
+        match order.verb {
+            Verb::Launch(_) => room_for_launch(on, order, now).await?,
+            _ => room(on, order, now).await?,
         }
         let setenv: Vec<_> = order.setenv.iter().map(|e| (&e.name, &e.value)).collect();
         let setenv = match setenv.is_empty() {
@@ -97,6 +76,50 @@ impl Work for Put {
         .await?;
         Ok(())
     }
+}
+
+const UNTAKEN: &str = "target = $1 AND taken_at = 0 AND outcome IS NULL AND expires_at > $2";
+
+async fn room(on: &mut Link, order: &Order, now: Timestamp) -> Result<(), Fail> {
+    let waiting = on
+        .one(
+            format!("SELECT count(*) FROM orders WHERE {UNTAKEN}"),
+            vec![order.target.as_str().into(), now.into()],
+        )
+        .await?;
+    match waiting.count(0)? < WAITING_MAX {
+        true => Ok(()),
+        false => Err(unavailable(&format!(
+            "has {WAITING_MAX} orders waiting already, as many as may wait; ask again in a second"
+        ))
+        .into()),
+    }
+}
+
+async fn room_for_launch(on: &mut Link, order: &Order, now: Timestamp) -> Result<(), Fail> {
+    let waiting = on
+        .rows(
+            format!("SELECT actor FROM orders WHERE {UNTAKEN} AND {IS_LAUNCH}"),
+            vec![order.target.as_str().into(), now.into()],
+        )
+        .await?;
+    let mut own = 0;
+    for row in &waiting {
+        own += usize::from(expired::asked(row, 0).is_ok_and(|a| order.actor.is_also(&a)));
+    }
+    if own >= OWN_LAUNCHES_MAX {
+        return Err(unavailable(&format!(
+            "has {own} launches waiting already that you asked for; {OWN_LAUNCHES_MAX} is the most of one user, on whichever hosts they ask; launch again in a second"
+        ))
+        .into());
+    }
+    if waiting.len() >= LAUNCHES_MAX {
+        return Err(unavailable(&format!(
+            "has {LAUNCHES_MAX} launches waiting already, as many as may wait; launch again in a second"
+        ))
+        .into());
+    }
+    Ok(())
 }
 
 /// Removes old orders, and what is large or private of those that nobody takes any more, whoever asked
@@ -385,6 +408,8 @@ impl<B: Base> Orders for SqlStore<B> {
             })
             .await?;
         match there {
+            // Another machine with this host's id, which has not been let in, takes nothing of its.
+            true if !self.has_joined() => Err(StoreError::Fenced),
             true => self.write(Take(host.to_owned())).await,
             false => Ok(Vec::new()),
         }

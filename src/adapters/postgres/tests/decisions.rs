@@ -4,13 +4,15 @@
 //! Chance does not have to bring them together. Both are held up where they write runners; by then
 //! whoever was not made to wait for the other has decided, and did not see the other's decision.
 
+use super::conformance::hosts::{MINUTE, join};
+use super::conformance::orders::placed;
 use super::conformance::{alice, capped, launch, project};
 use super::storm::{two, two_with};
 use super::*;
 use crate::domain::budget::{Budget, Counts, OnExhausted, Scope};
 use crate::domain::period::Period;
 use crate::domain::{ErrorKind, Timestamp};
-use crate::ports::{Admitted, Hosts, NewRunner, Policies};
+use crate::ports::{Admitted, Hosts, NewRunner, Orders, Policies};
 use std::collections::BTreeSet;
 
 const ISOLATIONS: [&str; 3] = ["read committed", "repeatable read", "serializable"];
@@ -27,6 +29,14 @@ async fn waiting(eye: &mut Link) -> u64 {
     eye.one(sql, vec![]).await.unwrap().count(0).unwrap()
 }
 
+async fn wait_for(eye: &mut Link, who: u64) {
+    let begun = std::time::Instant::now();
+    while waiting(eye).await < who {
+        assert!(begun.elapsed() < Duration::from_secs(20), "nobody waits");
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}
+
 /// Who is connected.
 async fn connected(eye: &mut Link) -> BTreeSet<i64> {
     let sql = "SELECT CAST(pid AS BIGINT) FROM pg_stat_activity WHERE datname = current_database()";
@@ -40,27 +50,78 @@ async fn at_once(
     stores: &[Arc<PostgresStore>; 2],
     news: [NewRunner; 2],
 ) -> [Result<Admitted, StoreError>; 2] {
-    let (mut gate, mut eye) = (link(&stores[0]).await, link(&stores[0]).await);
     // Reading goes on.
-    let hold = "BEGIN ISOLATION LEVEL READ COMMITTED; LOCK TABLE runners IN SHARE MODE";
-    gate.say(hold).await.unwrap();
+    let hold = "LOCK TABLE runners IN SHARE MODE";
+    let asks = async |store: Arc<PostgresStore>, new| store.admit(new).await;
+    both(stores, hold, news, 2, asks).await
+}
+
+/// What each of both comes to, held up by what somebody else does until so many of them wait.
+pub(super) async fn both<Q, T, F>(
+    stores: &[Arc<PostgresStore>; 2],
+    hold: &str,
+    [a, b]: [Q; 2],
+    waits: u64,
+    ask: impl Fn(Arc<PostgresStore>, Q) -> F,
+) -> [T; 2]
+where
+    T: std::fmt::Debug + Send + 'static,
+    F: Future<Output = T> + Send + 'static,
+{
+    let (mut gate, mut eye) = (link(&stores[0]).await, link(&stores[0]).await);
+    gate.say("BEGIN ISOLATION LEVEL READ COMMITTED")
+        .await
+        .unwrap();
+    gate.say_text(hold.to_owned()).await.unwrap();
     let before = connected(&mut eye).await;
-    let [a, b] = news;
-    let ask = |n: usize, new| {
-        let store = Arc::clone(&stores[n]);
-        tokio::spawn(async move { store.admit(new).await })
-    };
-    let (a, b) = (ask(0, a), ask(1, b));
-    let begun = std::time::Instant::now();
-    while waiting(&mut eye).await < 2 {
-        assert!(begun.elapsed() < Duration::from_secs(20), "nobody waits");
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
-    gate.say("COMMIT").await.unwrap();
+    let a = tokio::spawn(ask(Arc::clone(&stores[0]), a));
+    // The first one has begun when the second one does.
+    wait_for(&mut eye, waits - 1).await;
+    let b = tokio::spawn(ask(Arc::clone(&stores[1]), b));
+    wait_for(&mut eye, waits).await;
+    gate.say("ROLLBACK").await.unwrap();
     let told = [a.await.unwrap(), b.await.unwrap()];
     let after = connected(&mut eye).await;
     assert!(before.is_subset(&after), "a connection was lost: {told:?}");
     told
+}
+
+/// One user asks for the last of their places on a host, on two hosts.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn one_place_for_two_launches_of_a_user() {
+    for isolation in ISOLATIONS {
+        let stores = two_with(isolation).await;
+        let of = |n: u64, from: &str| {
+            let mut order = placed(n);
+            order.from = from.to_owned();
+            order.actor.host = Some(from.to_owned());
+            order
+        };
+        join(&*stores[1], "h2", "boot", MINUTE).await;
+        for n in 0..15 {
+            stores[0].order(of(n, "h0")).await.unwrap();
+        }
+        let asked = [of(20, "h0"), of(21, "h1")];
+        // Each has counted when it writes, and waits there for who may have the same id.
+        let [a, b] = [&asked[0].id, &asked[1].id];
+        let hold = format!(
+            "INSERT INTO orders (id, target, runner, verb, actor, by_right, asked_by, asked_at, expires_at)
+             SELECT clash.id, target, runner, verb, actor, by_right, asked_by, asked_at, expires_at
+               FROM (SELECT target, runner, verb, actor, by_right, asked_by, asked_at, expires_at FROM orders LIMIT 1) one, unnest(ARRAY['{a}', '{b}']) AS clash (id)"
+        );
+        let told = both(&stores, &hold, asked, 2, |store, order| async move {
+            store.order(order).await
+        })
+        .await;
+        let refused = told.iter().filter_map(|told| told.as_ref().err());
+        let refused: Vec<String> = refused.map(ToString::to_string).collect();
+        assert_eq!(refused.len(), 1, "{told:?}");
+        assert!(
+            refused[0].contains("16 is the most of one user"),
+            "{refused:?}"
+        );
+        assert_eq!(stores[1].take_orders("h2").await.unwrap().len(), 16);
+    }
 }
 
 /// One of both has it, and the other is told in words which limit keeps it from that.

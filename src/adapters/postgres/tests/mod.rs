@@ -1,6 +1,7 @@
 //! The fleet's store under test: the conformance suite, two daemons at once, its schema, its outages.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod clones;
 mod cluster;
 mod contention;
 mod cuts;
@@ -10,6 +11,7 @@ mod growth;
 mod migrate;
 mod outages;
 mod races;
+mod roles;
 mod schema;
 mod storm;
 mod tls;
