@@ -78,12 +78,12 @@ impl Work for Put {
     }
 }
 
-const UNTAKEN: &str = "target = $1 AND taken_at = 0 AND outcome IS NULL AND expires_at > $2";
+const IS_UNTAKEN: &str = "target = $1 AND taken_at = 0 AND outcome IS NULL AND expires_at > $2";
 
 async fn room(on: &mut Link, order: &Order, now: Timestamp) -> Result<(), Fail> {
     let waiting = on
         .one(
-            format!("SELECT count(*) FROM orders WHERE {UNTAKEN}"),
+            format!("SELECT count(*) FROM orders WHERE {IS_UNTAKEN}"),
             vec![order.target.as_str().into(), now.into()],
         )
         .await?;
@@ -99,7 +99,7 @@ async fn room(on: &mut Link, order: &Order, now: Timestamp) -> Result<(), Fail> 
 async fn room_for_launch(on: &mut Link, order: &Order, now: Timestamp) -> Result<(), Fail> {
     let waiting = on
         .rows(
-            format!("SELECT actor FROM orders WHERE {UNTAKEN} AND {IS_LAUNCH}"),
+            format!("SELECT actor FROM orders WHERE {IS_UNTAKEN} AND {IS_LAUNCH}"),
             vec![order.target.as_str().into(), now.into()],
         )
         .await?;
