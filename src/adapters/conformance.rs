@@ -56,6 +56,7 @@ macro_rules! suite {
             away: [it_holds_up_nobody];
             ledger: [a_storm_of_everything, budgets_hold_in_a_storm];
             audit: [all_that_is_done_is_written_down, keys_follow_each_other, old_entries_make_room,
+                a_clock_that_was_behind_removes_nothing_young, heads_beyond_an_event_are_told_in_the_next,
                 without_a_key_there_is_none, a_storm_is_one_chain, acts_that_are_no_events];
             outbox: [rows_are_written_with_their_events_and_settled, what_follows_nothing_is_let_go, parked_ones_are_tried_again_by_project,
                 what_a_host_leaves_is_taken_over, what_a_lost_host_had_is_left, what_is_parked_goes_with_its_age, what_is_held_hides_nothing_from_pruning];

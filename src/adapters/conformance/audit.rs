@@ -13,6 +13,7 @@ use crate::domain::event::EventType;
 use crate::domain::period::Period;
 use crate::ports::{Audit, Policies};
 use serde_json::{Value, json};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 pub(crate) const HOST: &str = "h1";
@@ -238,9 +239,9 @@ pub(crate) async fn old_entries_make_room<B: Base>(store: Arc<SqlStore<B>>) {
     store.keep_audit(HOST.to_owned(), vec![key(1), key(0)]);
     assert_eq!(store.prune_chain(at(99_000), 100).await.unwrap(), 0);
     store.keep_audit(HOST.to_owned(), vec![key(0)]);
-    // One from a time when the clock was ahead holds up nobody.
+    // One from a time when the clock was a hundred years ahead holds up nobody.
     let ahead = NewRunner {
-        at: at(999_000_000),
+        at: at(100 * 365 * 86_400_000_000),
         ..launch(50, "p")
     };
     admit(store, ahead).await;
@@ -252,6 +253,67 @@ pub(crate) async fn old_entries_make_room<B: Base>(store: Arc<SqlStore<B>>) {
     let report = verify(store, &[]).await;
     assert_eq!(report.verdict, Verdict::Whole);
     assert_eq!((report.first, report.last), (15, 16));
+}
+
+/// A machine that begins each boot in 1970, until somebody tells it the time.
+pub(crate) async fn a_clock_that_was_behind_removes_nothing_young<B: Base>(
+    store: Arc<SqlStore<B>>,
+) {
+    let store = &*store;
+    // 1 to 5, of moments from 0 to 3 ms; 6 of 10 ms, 7 from behind, 8 of 12 ms.
+    filled(store, 3).await;
+    admit(store, launch(10, "p")).await;
+    let behind = NewRunner {
+        at: Timestamp(1_000),
+        ..launch(11, "p")
+    };
+    admit(store, behind).await;
+    admit(store, launch(12, "p")).await;
+    admit(store, launch(13, "p")).await;
+    assert_eq!(store.prune_chain(at(3_500), 100).await.unwrap(), 5);
+    assert_eq!(store.prune_chain(at(3_500), 100).await.unwrap(), 0);
+    let report = verify(store, &[]).await;
+    assert_eq!(report.verdict, Verdict::Whole);
+    assert_eq!((report.first, report.last), (6, 9));
+    // It goes with the one before it.
+    assert_eq!(store.prune_chain(at(11_000), 100).await.unwrap(), 2);
+    let report = verify(store, &[]).await;
+    assert_eq!((report.verdict, report.first), (Verdict::Whole, 8));
+}
+
+/// What no event has told is not taken for seen.
+pub(crate) async fn heads_beyond_an_event_are_told_in_the_next<B: Base>(store: Arc<SqlStore<B>>) {
+    let store = &*store;
+    filled(store, 1).await;
+    let mac = "0f".repeat(32);
+    let heads = (0..300).map(|n| format!("('o{n:03}', 7, '{mac}', 'k')"));
+    let heads = heads.collect::<Vec<_>>().join(", ");
+    by_hand(
+        store,
+        &format!("INSERT INTO audit_heads (host, n, mac, key) VALUES {heads}"),
+    )
+    .await;
+    let tell = async |usec: u64| {
+        let told = store.anchor(at(usec)).await.unwrap().unwrap();
+        assert!(told.shrunk.is_empty(), "{:?}", told.shrunk);
+        let told = told.event.draft.data["witnessed"].clone();
+        let hosts = told.as_array().unwrap().iter();
+        let hosts = hosts.map(|head| head["host"].as_str().unwrap().to_owned());
+        hosts.collect::<BTreeSet<String>>()
+    };
+    let first = tell(1).await;
+    assert_eq!(first.len(), 256);
+    for n in 0..300 {
+        let host = format!("o{n:03}");
+        let seen = store.chain(&host).await.unwrap().unwrap().witnessed;
+        assert_eq!(!seen.is_empty(), first.contains(&host), "{host}");
+    }
+    // Those that were told grow on, and still the others come next.
+    by_hand(store, "UPDATE audit_heads SET n = 8 WHERE host LIKE 'o%'").await;
+    let second = tell(2).await;
+    assert_eq!((second.len(), first.union(&second).count()), (256, 300));
+    assert_eq!(tell(3).await.len(), 44);
+    assert!(tell(4).await.is_empty());
 }
 
 pub(crate) async fn without_a_key_there_is_none<B: Base>(store: Arc<SqlStore<B>>) {

@@ -3,6 +3,7 @@
 
 use super::apply::record;
 use super::chain::Keeper;
+use super::clock;
 use super::fail::Fail;
 use super::link::{Link, Row, Value};
 use super::{Base, SqlStore, Work, acts};
@@ -18,8 +19,9 @@ use std::sync::Arc;
 
 /// Entries looked at in one go.
 const PAGE: u32 = 500;
-/// The heads of so many other hosts are written down, and so many are told in an event.
+/// The heads of so many other hosts are compared with what was seen of them.
 const OTHERS_MAX: u32 = 5_000;
+/// So many are told in an event, and written down.
 const TOLD_MAX: usize = 256;
 /// So many of the newest anchors among the events are compared with.
 const ANCHORS_MAX: u32 = 1_000;
@@ -162,24 +164,26 @@ impl<B: Base> Audit for SqlStore<B> {
         let batch = batch.min(PAGE);
         // This is asked often, and seldom is there anything to do.
         let host = keeper.host.clone();
-        let oldest = self
+        let old = self
             .read(async |on| {
-                let sql = "SELECT coalesce(min(at), 0) FROM (SELECT at FROM audit WHERE host = $1 ORDER BY n LIMIT $2) AS oldest";
-                let row = on.one(sql, vec![host.as_str().into(), batch.into()]).await?;
-                Ok(row.time(0)?.set())
+                let now = clock::now(on).await?;
+                let sql = "SELECT at FROM audit WHERE host = $1 ORDER BY n LIMIT $2";
+                let rows = on
+                    .rows(sql, vec![host.as_str().into(), batch.into()])
+                    .await?;
+                let times = rows.iter().map(|row| row.time(0));
+                Ok(old(times.collect::<Result<Vec<_>, Fail>>()?, before, now))
             })
             .await?;
-        match oldest {
-            Some(oldest) if oldest < before => {
-                self.write(Prune {
-                    keeper,
-                    before,
-                    batch,
-                })
-                .await
-            }
-            _ => Ok(0),
+        if old == 0 {
+            return Ok(0);
         }
+        self.write(Prune {
+            keeper,
+            before,
+            batch,
+        })
+        .await
     }
 }
 
@@ -250,7 +254,6 @@ impl Work for Tell {
         let (others, shrunk) = witness(on, own, self.at).await?;
         let told: Vec<_> = others
             .iter()
-            .take(TOLD_MAX)
             .map(|a| json!({ "host": a.host, "n": a.n, "mac": a.mac }))
             .collect();
         let draft = Draft {
@@ -273,8 +276,8 @@ impl Work for Tell {
     }
 }
 
-/// Writes down the heads of the others. Those that are behind what was seen of them before, or differ
-/// from it, are told and what was seen stays.
+/// Writes down the heads of the others, as many as one event tells: first those that were told longest ago. Those that
+/// are behind what was seen of them before, or differ from it, are told and what was seen stays.
 async fn witness(
     on: &mut Link,
     own: &str,
@@ -287,8 +290,12 @@ async fn witness(
     };
     let sql = "SELECT host, n, mac FROM audit_heads WHERE host <> $1 ORDER BY host LIMIT $2";
     let heads = read(on.rows(sql, vec![own.into(), OTHERS_MAX.into()]).await?)?;
-    let sql = "SELECT host, n, mac FROM audit_witness WHERE by_host = $1 ORDER BY host LIMIT $2";
-    let seen = read(on.rows(sql, vec![own.into(), OTHERS_MAX.into()]).await?)?;
+    let sql =
+        "SELECT host, n, mac, at FROM audit_witness WHERE by_host = $1 ORDER BY host LIMIT $2";
+    let rows = on.rows(sql, vec![own.into(), OTHERS_MAX.into()]).await?;
+    let times = rows.iter().map(|r| Ok((r.text(0)?.to_owned(), r.time(3)?)));
+    let times = times.collect::<Result<BTreeMap<_, _>, Fail>>()?;
+    let seen = read(rows)?;
     // What is there now where something was seen before: one that was pruned is not.
     let sql = "SELECT w.host, w.n, a.mac FROM audit_witness w JOIN audit a ON a.host = w.host AND a.n = w.n
                 WHERE w.by_host = $1 ORDER BY w.host LIMIT $2";
@@ -303,7 +310,7 @@ async fn witness(
     }
     let fresh = |host: &String| !shrunk.contains(host);
     // Those that have grown since; the others were told before.
-    let others: Vec<_> = heads
+    let mut others: Vec<_> = heads
         .iter()
         .filter(|(host, head)| fresh(host) && head.0 > 0 && seen.get(*host) != Some(*head))
         .map(|(host, (n, text))| Anchor {
@@ -312,6 +319,8 @@ async fn witness(
             mac: mac(text),
         })
         .collect();
+    others.sort_by_key(|other| times.get(&other.host));
+    others.truncate(TOLD_MAX);
     let rows: Vec<_> = others
         .iter()
         .map(|a| json!({ "host": a.host, "n": a.n, "mac": a.mac }))
@@ -329,6 +338,18 @@ async fn witness(
             .await?;
     }
     Ok((others, shrunk.into_iter().collect()))
+}
+
+/// How many of these entries, the oldest first, are old enough to go, by the times in them.
+///
+/// Clocks are set. One that was written while the clock was ahead, and is of the future still, goes with the old ones
+/// behind it. One that was written while it was behind waits for those before it: what is young stays, whatever
+/// is said after it.
+fn old(times: impl IntoIterator<Item = Timestamp>, before: Timestamp, now: Timestamp) -> usize {
+    let times = times.into_iter().enumerate();
+    let first = times.take_while(|(_, at)| *at < before || *at > now);
+    let last = first.filter(|(_, at)| *at < before).last();
+    last.map_or(0, |(last, _)| last + 1)
 }
 
 /// Replaces the oldest entries by a checkpoint. What is not whole stays: it is evidence.
@@ -359,11 +380,10 @@ impl Work for Prune {
         let head = row.count(0)?;
         let checkpoint: Option<Checkpoint> = row.maybe_json(1, "checkpoint of the audit")?;
         let mut verifier = Verifier::new(host, keys, checkpoint.as_ref(), None, []);
-        // The last entry stays, so that there is always one to go on from. One that was written while the clock
-        // was ahead goes with the old ones behind it.
+        let now = clock::now(on).await?;
+        // The last entry stays, so that there is always one to go on from.
         let oldest = entries(on, host, 0, head.saturating_sub(1), self.batch).await?;
-        let gone = oldest.iter().rposition(|entry| entry.at < self.before);
-        let gone = gone.map_or(0, |last| last + 1);
+        let gone = old(oldest.iter().map(|entry| entry.at), self.before, now);
         oldest
             .iter()
             .take(gone)
