@@ -305,12 +305,21 @@ pub(crate) async fn denials_are_bounded(store: Arc<impl Store + 'static>) {
         panic!("it is full")
     };
     assert_eq!((event.draft.actor.uid, event.draft.seq), (Some(1001), 4));
+    // The same number is somebody else on another host.
+    let mut theirs = launch(2_000_001, "p");
+    theirs.at = at(1_000_000);
+    theirs.actor.host = Some("h2".to_owned());
+    let Ok(Admitted::Denied { event, .. }) = store.admit(theirs).await else {
+        panic!("it is full")
+    };
+    let host = event.draft.actor.host.as_deref();
+    assert_eq!((host, event.draft.seq), (Some("h2"), 5));
     let all = events(&*store).await;
     assert_eq!(
         all.iter()
             .filter(|e| e.draft.kind == EventType::AdmissionDenied)
             .count(),
-        5
+        6
     );
     assert_contiguous(&all);
 }

@@ -332,7 +332,7 @@ async fn denied(
     gate: &Gate,
 ) -> Result<Event, Fail> {
     let project = new.spec.project.as_str();
-    let count = match denials.note(project, gate.name, new.actor.uid, new.at) {
+    let count = match denials.note(project, gate.name, &new.actor, new.at) {
         Ok(event) => return Ok(event),
         Err(count) => count,
     };

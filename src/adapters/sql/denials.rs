@@ -1,15 +1,19 @@
 //! Denials, bounded: a storm of refused launches must not fill the disk.
 //!
-//! At most one `admission.denied` is written per second for each (project, gate, user). Those that
+//! At most one `admission.denied` is written per second for each (project, gate, user of a host). Those that
 //! follow within the second are counted, answered with the event that stands for them, and added
 //! to the `count` of the next one. A count that nothing follows is lost with the process.
 
 use crate::domain::Timestamp;
-use crate::domain::event::Event;
+use crate::domain::event::{Actor, Event};
 use std::collections::HashMap;
 
-/// What was refused, by which gate, to whom.
-type Which = (String, &'static str, Option<u32>);
+/// What was refused, by which gate, to whom: the same uid is somebody else on another host.
+type Which = (String, &'static str, Option<u32>, Option<String>);
+
+fn which(project: &str, gate: &'static str, actor: &Actor) -> Which {
+    (project.to_owned(), gate, actor.uid, actor.host.clone())
+}
 
 /// Between two events of one project, gate and user, µs.
 const INTERVAL: u64 = 1_000_000;
@@ -35,10 +39,10 @@ impl Denials {
         &mut self,
         project: &str,
         gate: &'static str,
-        uid: Option<u32>,
+        actor: &Actor,
         at: Timestamp,
     ) -> Result<Event, u64> {
-        let Some(last) = self.last.get_mut(&(project.to_owned(), gate, uid)) else {
+        let Some(last) = self.last.get_mut(&which(project, gate, actor)) else {
             return Err(1);
         };
         let since = last.event.draft.at;
@@ -51,7 +55,6 @@ impl Denials {
 
     /// An event was written (and will be committed, or [`Self::forget`] is called).
     pub(super) fn wrote(&mut self, project: &str, gate: &'static str, event: &Event) {
-        let uid = event.draft.actor.uid;
         if self.last.len() >= KEPT_MAX {
             let now = event.draft.at;
             self.last
@@ -64,7 +67,8 @@ impl Denials {
             event: event.clone(),
             unsaid: 0,
         };
-        self.last.insert((project.to_owned(), gate, uid), last);
+        let which = which(project, gate, &event.draft.actor);
+        self.last.insert(which, last);
     }
 
     /// The transaction was lost, and with it perhaps an event: the next denial writes one.
