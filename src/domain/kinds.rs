@@ -262,6 +262,9 @@ kinds! {
     NOTIFY_FAILED = "76a662e116f540bfa46db65ee6e68b7b",
         "Messages of notification rule @STRATAVORE_NOTIFY_RULE@ do not arrive",
         "The line says why. Each message is tried five times within some minutes and then given up; the event itself is kept\n(stratavorectl events). Nothing else is affected. See how the rule fares, and try it:\n\n    stratavorectl notify show @STRATAVORE_NOTIFY_RULE@\n    stratavorectl notify test @STRATAVORE_NOTIFY_RULE@\n\nstratavored.service reaches nothing but this host: a receiver elsewhere wants IPAddressAllow= in a drop-in.";
+    NOTIFY_MISSED = "6c4a76271017416fa8bdb0286672e074",
+        "Notifications have missed events",
+        "So much happened at once that they could not follow; the line says how many changes they were not told of. Which rules\nwould have told of them is not known, and no receiver is to blame. The events themselves are kept: stratavorectl events.";
     NOTIFY_BACK = "c9d224dbb98c4b0cb8e65ba9fdd97136",
         "Messages of notification rule @STRATAVORE_NOTIFY_RULE@ arrive again",
         "Those that were given up meanwhile are not told later; the events are kept: stratavorectl events.";

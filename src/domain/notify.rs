@@ -24,13 +24,14 @@ use super::event::{Event, EventType};
 use super::exit::Cause;
 use super::name::shown;
 use super::time::Timestamp;
-use std::collections::BTreeMap;
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// In µs.
 const HOUR: u64 = 3_600_000_000;
 /// Kinds of events that a rule remembers at a time; of more, the one that is over first is forgotten.
 const ALIKE_MAX: usize = 512;
+/// So many of the newest events are known when they come again: as many as there are denials that stand for others.
+const TOLD_MAX: usize = 4_096;
 
 /// A name, or the beginning of one with `*` behind it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -155,15 +156,18 @@ pub struct Told {
     sent: VecDeque<u64>,
     /// Events that made no message as there were too many: how many, and the last one.
     kept_back: Option<(u64, Event)>,
-    /// Where the last event stands: one that stands for several denials comes as often.
-    last: Option<u64>,
+    /// Where the last events stand: one that stands for several denials comes as often, in turns with those of others.
+    told: BTreeSet<u64>,
 }
 
 impl Told {
     /// An event that the rule wants: the message about it, if there is to be one now.
     pub fn event(&mut self, rule: &Rule, event: &Event, now: u64) -> Option<Message> {
-        if self.last.replace(event.position) == Some(event.position) {
+        if !self.told.insert(event.position) {
             return None;
+        }
+        if self.told.len() > TOLD_MAX {
+            self.told.pop_first();
         }
         let key = alike(event);
         if let Some(before) = self.alike.get_mut(&key)

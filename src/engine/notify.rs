@@ -350,9 +350,12 @@ async fn follow(
                     posts.iter_mut().for_each(|(post, told)| tell(post, told, event, clock()));
                 }
                 Ok(_) => {}
-                Err(RecvError::Lagged(missed)) => {
-                    posts.iter().for_each(|(post, _)| post.dropped(*missed));
-                }
+                // Whom they would have been for is not known, and no receiver is to blame.
+                Err(RecvError::Lagged(missed)) => tracing::warn!(
+                    message_id = kinds::NOTIFY_MISSED.id,
+                    count = missed,
+                    "So much happened at once that no notification rule was told of {missed} changes"
+                ),
                 Err(RecvError::Closed) => return,
             },
             Ok(done) = &mut asked => {
@@ -423,4 +426,61 @@ async fn deliver(post: Arc<Post>, mut waiting: mpsc::Receiver<Message>) {
 /// From 0 to 0.25: hosts that failed together do not try again together.
 fn share() -> f64 {
     (uuid::Uuid::now_v7().as_u128() % 1_000) as f64 / 4_000.0
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::domain::notify::Pattern;
+
+    #[derive(Debug)]
+    struct Nobody;
+
+    #[async_trait::async_trait]
+    impl Courier for Nobody {
+        async fn post(&self, _letter: &Letter) -> Result<(), Undelivered> {
+            Ok(())
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_missed_is_no_rules_loss() {
+        let (queue, mut waiting) = mpsc::channel(QUEUE_MAX);
+        let post = Arc::new(Post {
+            to: Subscriber {
+                name: "ops".to_owned(),
+                rule: Rule {
+                    types: vec![Pattern::parse("host.joined").unwrap()],
+                    ..Rule::default()
+                },
+                format: Format::Json,
+                to: Address::parse("https://hooks.example/"),
+                secret: None,
+            },
+            host: "h".to_owned(),
+            queue,
+            fares: Mutex::default(),
+            test: Semaphore::new(1),
+            courier: Arc::new(Nobody),
+            shared: std::sync::Weak::new(),
+        });
+        let (tell, told) = tokio::sync::broadcast::channel(2);
+        for position in 1..=9 {
+            let mut event = test_event("h", now());
+            event.position = position;
+            let happening = Happening {
+                event: Some(event),
+                runner: None,
+                old: None,
+            };
+            tell.send(Arc::new(happening)).unwrap();
+        }
+        drop(tell);
+        let (_nobody, asked) = oneshot::channel();
+        follow(vec![Arc::clone(&post)], told, asked).await;
+        // The two that were left are told of and counted.
+        assert!(waiting.try_recv().is_ok());
+        assert_eq!(post.fares().dropped, 0);
+    }
 }

@@ -65,6 +65,31 @@ fn a_rule_is_about_what_it_names() {
     }
 }
 
+/// One event stands for all denials of a user within a second, and comes with each of them.
+#[test]
+fn denials_of_several_users_in_turns_are_counted_once() {
+    let (rule, mut told) = (rule(&["admission.denied"]), Told::default());
+    let denied = |position: u64| {
+        let mut event = ended("p", "", position);
+        event.draft.kind = EventType::AdmissionDenied;
+        event.draft.data = json!({ "gate": "project-runners" });
+        event
+    };
+    let mut messages = 0;
+    for now in 0..900 {
+        messages += u64::from(told.event(&rule, &denied(5 + now % 3), now).is_some());
+    }
+    assert_eq!((messages, told.untold()), (1, 2));
+    // However many users there are, so much is remembered and no more.
+    for position in 1_000..20_000 {
+        told.event(&rule, &denied(position), 1_000);
+    }
+    assert_eq!(told.told.len(), TOLD_MAX);
+    assert_eq!(told.untold(), 2 + 19_000);
+    told.event(&rule, &denied(19_999), 1_000);
+    assert_eq!(told.untold(), 2 + 19_000);
+}
+
 #[test]
 fn like_events_are_one_message_and_their_number() {
     let (rule, mut told) = (rule(&["*"]), Told::default());
