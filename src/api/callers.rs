@@ -18,7 +18,8 @@ pub const CALLS_MAX: usize = 256;
 /// Calls of one user that may be, over however many connections.
 pub const USER_CALLS_MAX: usize = 1_024;
 /// Calls of one user that are worked on at a time; more of them wait for each other and for nobody else. It is less than the
-/// launches there may be under way, so that one user alone never has them all.
+/// launches there may be under way, so that one user alone never has them all. Those that only look are as many more, so
+/// that who waits for orders that hang still sees why.
 pub const USER_AT_WORK_MAX: usize = 48;
 /// Descriptors that a call may bring: those of `run --pipe`.
 const DESCRIPTORS_MAX: u32 = 3;
@@ -41,7 +42,7 @@ pub(super) struct Callers {
     uids: Mutex<HashMap<String, u32>>,
     units: Units,
     calls: Calls,
-    at_work: Mutex<HashMap<u32, Arc<Semaphore>>>,
+    at_work: Mutex<HashMap<(u32, Kind), Arc<Semaphore>>>,
 }
 
 /// How many are under way, by whom.
@@ -51,6 +52,29 @@ type Calls = Arc<Mutex<HashMap<Who, usize>>>;
 enum Who {
     Connection(String),
     User(u32),
+}
+
+/// What waits for its own kind alone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Kind {
+    /// It tells what is, soon.
+    Look,
+    /// Whatever changes something, or takes its time.
+    Act,
+}
+
+impl Kind {
+    fn of(member: Option<&str>) -> Self {
+        let looks = |member: &str| {
+            ["List", "Describe", "Get", "Rank", "Explain"]
+                .iter()
+                .any(|verb| member.starts_with(verb))
+        };
+        match member.is_some_and(looks) {
+            true => Self::Look,
+            false => Self::Act,
+        }
+    }
 }
 
 /// One call that is worked on; dropping it ends it.
@@ -102,23 +126,13 @@ impl Callers {
         let connection = self.count(sender, CALLS_MAX, "connection")?;
         let uid = self.uid(header).await?;
         let user = self.count(Who::User(uid), USER_CALLS_MAX, "user")?;
-        let own = self.line(uid);
+        let kind = Kind::of(header.member().map(|member| member.as_str()));
+        let own = line(&self.at_work, uid, kind);
         let place = Place {
             _counted: [connection, user],
             _turn: own.acquire_owned().await.ok(),
         };
         Ok((uid, place))
-    }
-
-    /// Where the calls of this user wait for each other.
-    fn line(&self, uid: u32) -> Arc<Semaphore> {
-        let mut lines = self.at_work.lock().unwrap_or_else(PoisonError::into_inner);
-        // Who waits or works has a copy.
-        lines.retain(|_, line| Arc::strong_count(line) > 1);
-        let line = lines
-            .entry(uid)
-            .or_insert_with(|| Arc::new(Semaphore::new(USER_AT_WORK_MAX)));
-        Arc::clone(line)
     }
 
     fn count(&self, who: Who, most: usize, what: &str) -> Result<Slot, Error> {
@@ -205,6 +219,21 @@ impl Callers {
     }
 }
 
+/// Where the calls of this kind of a user wait for each other.
+fn line(
+    at_work: &Mutex<HashMap<(u32, Kind), Arc<Semaphore>>>,
+    uid: u32,
+    kind: Kind,
+) -> Arc<Semaphore> {
+    let mut lines = at_work.lock().unwrap_or_else(PoisonError::into_inner);
+    // Who waits or works has a copy.
+    lines.retain(|_, line| Arc::strong_count(line) > 1);
+    let line = lines
+        .entry((uid, kind))
+        .or_insert_with(|| Arc::new(Semaphore::new(USER_AT_WORK_MAX)));
+    Arc::clone(line)
+}
+
 /// The process that opened a connection.
 #[derive(Debug)]
 pub(super) struct Process {
@@ -253,6 +282,30 @@ fn unknown(sender: &str, why: &dyn std::fmt::Display) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn orders_that_hang_keep_nobody_from_looking() {
+        let at_work = Mutex::default();
+        let enter = |uid, member| line(&at_work, uid, Kind::of(Some(member))).try_acquire_owned();
+        let orders: Vec<_> = (0..USER_AT_WORK_MAX).map(|_| enter(1, "Stop")).collect();
+        assert!(orders.iter().all(Result::is_ok));
+        assert!(enter(1, "Launch").is_err() && enter(2, "Launch").is_ok());
+        for look in [
+            "ListRunners",
+            "DescribeRunner",
+            "GetRunner",
+            "DescribeOutbox",
+        ] {
+            assert!(enter(1, look).is_ok(), "{look}");
+        }
+        // Nor does who only looks take more than so much.
+        let looks: Vec<_> = (0..USER_AT_WORK_MAX)
+            .map(|_| enter(1, "ListEvents"))
+            .collect();
+        assert!(looks.iter().all(Result::is_ok) && enter(1, "ListHolds").is_err());
+        drop(orders);
+        assert!(enter(1, "Logs").is_ok());
+    }
 
     #[test]
     fn a_process_that_is_gone_has_no_pid() {

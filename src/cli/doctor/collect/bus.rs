@@ -75,6 +75,11 @@ pub(super) async fn bus(caller: &Caller, daemon_runs: bool) -> (Bus, Option<Polk
     if bus.call == Call::Answered {
         bus.daemon = within(REPLY, daemon(&connection)).await.ok();
     }
+    if let Some(daemon) = &mut bus.daemon {
+        // A call that may wait for others of this user: the rest is known without it.
+        let told = within(REPLY, outbox(&connection)).await;
+        daemon.outbox = told.unwrap_or_default();
+    }
     // As root nobody is in the way of: the name is free, and the daemon is not about to take it.
     if caller.is_root() && !bus.owned && !daemon_runs {
         bus.may_own = Some(own(&connection).await);
@@ -147,7 +152,7 @@ async fn daemon(connection: &Connection) -> zbus::Result<Daemon> {
         live: manager.live_runners().await?,
         // An earlier stratavored does not tell it.
         notifications: manager.notifications().await.unwrap_or_default(),
-        outbox: outbox(&manager).await,
+        outbox: Outbox::default(),
         audit: match manager.audit().await.unwrap_or_default().as_str() {
             "ok" => Audit::Kept,
             "unconfigured" => Audit::Unconfigured,
@@ -176,11 +181,14 @@ async fn audit(connection: &Connection) -> Audit {
 }
 
 /// An older daemon tells nothing of it.
-async fn outbox(manager: &ManagerProxy<'_>) -> Outbox {
-    let told = manager.describe_outbox(&Given::new()).await;
-    let told = told.unwrap_or_default();
+async fn outbox(connection: &Connection) -> zbus::Result<Outbox> {
+    let manager = ManagerProxy::builder(connection)
+        .cache_properties(CacheProperties::No)
+        .build()
+        .await?;
+    let told = manager.describe_outbox(&Given::new()).await?;
     let count = |key: &str| number(&told, key).unwrap_or_default();
-    Outbox {
+    Ok(Outbox {
         broker: text(&told, "broker").to_owned(),
         why: text(&told, "why").to_owned(),
         blocked: matches!(told.get("blocked").map(|v| &**v), Some(Variant::Bool(true))),
@@ -188,7 +196,7 @@ async fn outbox(manager: &ManagerProxy<'_>) -> Outbox {
         parked: count("parked"),
         refused: count("refused"),
         age: number(&told, "oldest").map_or(0, age),
-    }
+    })
 }
 
 /// How long ago this moment was, in µs since 1970.
