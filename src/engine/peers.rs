@@ -5,6 +5,7 @@
 //! owner is one. Whoever may write into the store as a host of the fleet is believed beyond that.
 
 use super::audit::Noted;
+use super::words::unseen;
 use super::{Engine, LAUNCHES_MAX, Shared, store_error};
 use crate::crash;
 use crate::domain::event::Actor;
@@ -49,14 +50,8 @@ impl Shared {
             expires_at: Timestamp(0),
             setenv: Vec::new(),
         };
-        let unseen = |error| {
-            let mut error = store_error(error);
-            error.message = format!(
-                "The order is on its way to the runner's host, and what came of it can't be seen: {}",
-                error.message
-            );
-            error
-        };
+        let on_its_way = "The order is on its way to the runner's host";
+        let unseen = |error| unseen(on_its_way, runner.id, error);
         self.store.order(order).await.map_err(|error| match error {
             // It may have been written all the same, if only the answer was lost.
             StoreError::Unavailable(_) => unseen(error),

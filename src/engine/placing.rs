@@ -173,12 +173,9 @@ impl Engine {
 }
 
 fn unseen(id: RunnerId, host: &str, error: StoreError) -> Error {
-    let mut error = store_error(error);
-    error.message = format!(
-        "The launch is on its way to host {host}, as runner {id} if it comes to one, and what came of it can't be seen: {}",
-        error.message
-    );
-    error
+    let on_its_way =
+        format!("The launch is on its way to host {host}, as runner {id} if it comes to one");
+    super::words::unseen(&on_its_way, id, error)
 }
 
 /// Where an order comes from: a host of the fleet that is up, and not this one.

@@ -296,6 +296,15 @@ async fn wherever_the_other_host_is_lost_the_asker_is_told_what_is_so() {
         "it comes back and goes on"
     );
     assert!(store.runner(order.runner).await.unwrap().is_none());
+
+    // What can't be seen may have been done.
+    let (asked, order) = (ask(), take(&store).await);
+    store.away(true);
+    let unseen = asked.await.unwrap().unwrap_err();
+    assert_eq!(unseen.kind, ErrorKind::StoreUnavailable);
+    let text = unseen.message;
+    assert!(text.contains(&order.runner.to_string()), "{text}");
+    assert!(!text.contains("Nothing was changed"), "{text}");
 }
 
 #[tokio::test(start_paused = true)]
