@@ -12,52 +12,12 @@ use crate::domain::name::shown;
 use crate::domain::{Error, ErrorKind};
 use crate::engine::Noted;
 use serde_json::json;
-use std::collections::HashMap;
 use std::result::Result as Parsed;
-use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use tokio::time::Instant;
 use zbus::OwnedFd;
 
-/// Of one user and one right at most one refusal is written down in so long; those that follow are
-/// counted in the next one.
-const INTERVAL: Duration = Duration::from_secs(1);
-/// So many users and rights are told apart.
-const KEPT_MAX: usize = 4_096;
 /// Anchors in one call.
 const ANCHORS_MAX: usize = 10_000;
-
-/// When a refusal of this user and right was written down last, and how many have followed.
-type Last = HashMap<(u32, &'static str), (Instant, u64)>;
-
-/// What was refused lately: a storm must not fill the disk.
-#[derive(Debug, Default)]
-pub(super) struct Refusals {
-    last: Mutex<Last>,
-}
-
-impl Refusals {
-    /// How many refusals the one to be written stands for; `None` = it is counted.
-    fn count(&self, uid: u32, right: &'static str, now: Instant) -> Option<u64> {
-        let mut all = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        if all.len() >= KEPT_MAX {
-            all.retain(|_, (at, _)| now.duration_since(*at) < INTERVAL);
-            if all.len() >= KEPT_MAX {
-                all.clear();
-            }
-        }
-        match all.get_mut(&(uid, right)) {
-            Some((at, unsaid)) if now.duration_since(*at) < INTERVAL => {
-                *unsaid += 1;
-                None
-            }
-            found => {
-                let unsaid = found.map_or(0, |(_, unsaid)| *unsaid);
-                all.insert((uid, right), (now, 0));
-                Some(unsaid + 1)
-            }
-        }
-    }
-}
 
 impl Core {
     /// "ok" or "unconfigured".
@@ -101,7 +61,7 @@ impl Core {
             Decision::Ask(action) => action,
             _ => "session",
         };
-        let Some(count) = self.refusals().count(call.uid, right, Instant::now()) else {
+        let Some(count) = self.refusals().count((call.uid, right), Instant::now()) else {
             return;
         };
         let subject = match (details.runner.as_str(), details.project.as_str()) {
@@ -233,25 +193,6 @@ fn report_dict(report: &Report) -> Dict {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_storm_of_refusals_is_a_line_a_second() {
-        let refusals = Refusals::default();
-        let begun = Instant::now();
-        let at = |ms: u64| begun + Duration::from_millis(ms);
-        let mut written = 0;
-        for ms in 0..3_500 {
-            written += u64::from(refusals.count(1000, "a", at(ms)).is_some());
-        }
-        assert_eq!(written, 4);
-        assert_eq!(refusals.count(1000, "a", at(5_000)), Some(500));
-        assert_eq!(refusals.count(1001, "a", at(5_000)), Some(1));
-        assert_eq!(refusals.count(1000, "b", at(5_000)), Some(1));
-        for uid in 0..20_000 {
-            refusals.count(uid, "a", at(9_000));
-        }
-        assert!(refusals.last.lock().unwrap().len() <= KEPT_MAX);
-    }
 
     #[test]
     fn anchors_are_numbers_with_macs() {

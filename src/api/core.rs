@@ -1,6 +1,5 @@
 //! What the methods do: count the caller in, parse, authorise, ask the engine.
 
-use super::audit::Refusals;
 use super::auth::{self, Decision, Details, Verb, decide};
 use super::callers::{Callers, Place, Process};
 use super::convert::{self, Dict};
@@ -15,7 +14,7 @@ use crate::domain::admission::Gate;
 use crate::domain::event::Actor;
 use crate::domain::kinds;
 use crate::domain::{Limits, ProjectName, Runner, RunnerId, State, Usage, signal, spec};
-use crate::engine::{Engine, LaunchRequest};
+use crate::engine::{Engine, LaunchRequest, Refusals};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -53,7 +52,8 @@ struct Inner {
     /// There is none on a session bus.
     polkit: Option<Polkit>,
     usage: Mutex<HashMap<RunnerId, (Usage, Instant)>>,
-    refusals: Refusals,
+    /// By user and right.
+    refusals: Refusals<(u32, &'static str)>,
     garden: Garden,
 }
 
@@ -101,7 +101,7 @@ impl Core {
         self.0.bus
     }
 
-    pub(super) fn refusals(&self) -> &Refusals {
+    pub(super) fn refusals(&self) -> &Refusals<(u32, &'static str)> {
         &self.0.refusals
     }
 

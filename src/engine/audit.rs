@@ -3,7 +3,7 @@
 //!
 //! What was done waits here while the store is away, within bounds; nobody who does something waits.
 
-use super::{Engine, Shared, now, store_error};
+use super::{Engine, Refusals, Shared, now, store_error};
 use crate::domain::audit::file::Header;
 use crate::domain::audit::verify::Report;
 use crate::domain::audit::{Act, Anchor};
@@ -50,6 +50,8 @@ pub(super) struct Desk {
     looks: Arc<Semaphore>,
     /// The end as it was told in the journal last.
     told: Mutex<Option<Anchor>>,
+    /// Orders of other hosts that were refused, by the host and the user there.
+    pub(super) refused: Refusals<(String, Option<u32>)>,
 }
 
 impl Default for Desk {
@@ -60,6 +62,7 @@ impl Default for Desk {
             news: Notify::new(),
             looks: Arc::new(Semaphore::new(LOOKS_MAX)),
             told: Mutex::default(),
+            refused: Refusals::default(),
         }
     }
 }

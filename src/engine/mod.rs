@@ -30,6 +30,7 @@ mod policy;
 mod projects;
 mod queries;
 mod queue;
+mod refusals;
 pub mod relay;
 mod share;
 mod standing;
@@ -45,6 +46,7 @@ pub use launch::Launched;
 pub use lease::Membership;
 pub use notify::{Fares, Subscriber};
 pub(crate) use placing::not_through_the_store;
+pub use refusals::Refusals;
 pub use share::USER_RUNNERS_MAX;
 
 use crate::domain::event::Event;

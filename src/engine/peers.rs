@@ -89,9 +89,13 @@ impl Shared {
         let Err(error) = outcome.clone().into_result() else {
             return;
         };
-        if error.kind != ErrorKind::NotPermitted {
+        if error.kind != ErrorKind::NotPermitted || !self.store.keeps() {
             return;
         }
+        let whom = (order.from.clone(), order.actor.uid);
+        let Some(count) = self.audit.refused.count(whom, tokio::time::Instant::now()) else {
+            return;
+        };
         let (project, method) = match &order.verb {
             Verb::Launch(placing) => (placing.spec.project.to_string(), "Launch".to_owned()),
             other => (String::new(), format!("{other:?}")),
@@ -100,7 +104,7 @@ impl Shared {
             project,
             subject: format!("runner/{}", order.runner),
             result: "refused".to_owned(),
-            data: serde_json::json!({ "method": method, "from": order.from, "why": error.message }),
+            data: serde_json::json!({ "method": method, "from": order.from, "why": error.message, "count": count }),
         };
         self.note(noted.act("act.refused", order.actor.clone()));
     }

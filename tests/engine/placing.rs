@@ -7,6 +7,7 @@ use super::{adopted, alice, drawer, request, rows, settings, store};
 use std::sync::Arc;
 use std::time::Duration;
 use stratavore::adapters::sqlite::SqliteStore;
+use stratavore::domain::audit::Key;
 use stratavore::domain::event::Actor;
 use stratavore::domain::host::{Load, Registration};
 use stratavore::domain::order::{Order, Outcome, Progress, Right, Verb};
@@ -15,7 +16,7 @@ use stratavore::domain::runner::{Change, Step};
 use stratavore::domain::spec::Setenv;
 use stratavore::domain::{Cause, Error, ErrorKind, Exit, RunnerId, State, Timestamp, Usage};
 use stratavore::engine::{Engine, LaunchRequest, Settings};
-use stratavore::ports::{Admitted, Beat, EventFilter, Hosts, NewRunner, Orders, Store};
+use stratavore::ports::{Admitted, Audit, Beat, EventFilter, Hosts, NewRunner, Orders, Store};
 
 const SECOND: u64 = 1_000_000;
 
@@ -43,7 +44,11 @@ async fn joined(store: &FakeStore, host: &'static str, ttl: u64) {
 
 /// The host `h`, with h1 that is up and h2 that is not.
 async fn fleet() -> (Arc<FakeStore>, World, Engine) {
-    let (store, world) = (store().await, World::lucky());
+    fleet_on(store().await).await
+}
+
+async fn fleet_on(store: Arc<FakeStore>) -> (Arc<FakeStore>, World, Engine) {
+    let world = World::lucky();
     joined(&store, "h1", 600 * SECOND).await;
     joined(&store, "h2", 0).await;
     let (agent, notices) = world.connect();
@@ -183,6 +188,56 @@ async fn what_root_does_not_accept_has_no_row() {
     }
     // What says that it was placed and is no order, or the other way round, is nothing.
     assert!(rows(&store).await.is_empty() && world.alive().is_empty());
+}
+
+/// Of one user of a host one refusal a second is written down, with the number of those it stands for.
+#[tokio::test(start_paused = true)]
+async fn refused_orders_do_not_fill_the_audit() {
+    let store = store().await;
+    let keep = async |s: Arc<SqliteStore>| {
+        let key = Key::new(&(0..32).collect::<Vec<u8>>()).unwrap();
+        s.keep_audit("h".to_owned(), vec![key]);
+        Ok(())
+    };
+    store.behind(keep).await.unwrap();
+    let (store, _world, _engine) = fleet_on(store).await;
+    let refused = async |users: &[&str]| {
+        let orders = users.iter().map(|user| {
+            order(|order, placing| {
+                placing.spec.user = "root".to_owned();
+                order.right = Right::Any;
+                order.actor.uid = Some(if *user == "bob" { 1001 } else { 1000 });
+            })
+        });
+        let orders: Vec<Order> = orders.collect();
+        for order in &orders {
+            store.order(order.clone()).await.unwrap();
+        }
+        for order in &orders {
+            over(&store, order).await.into_runner().unwrap_err();
+        }
+    };
+    let told = async |count: usize| loop {
+        let entries = store.entries("h", 0, u64::MAX, 1_000).await.unwrap();
+        let texts = entries
+            .iter()
+            .map(|e| serde_json::from_str(&e.entry).unwrap());
+        let acts = texts.filter(|t: &serde_json::Value| t["kind"] == "act.refused");
+        let acts = acts.map(|t| (t["actor"]["uid"].as_u64(), t["data"]["count"].as_u64()));
+        let acts: Vec<_> = acts.collect();
+        if acts.len() >= count {
+            return acts;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    };
+    // All of them are taken in one look.
+    refused(&["alice", "alice", "alice", "bob"]).await;
+    let mut first = told(2).await;
+    first.sort();
+    assert_eq!(first, [(Some(1000), Some(1)), (Some(1001), Some(1))]);
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    refused(&["alice"]).await;
+    assert_eq!(told(3).await[2], (Some(1000), Some(3)));
 }
 
 /// h1 as the tests play it: what it does with the order that it takes.
