@@ -355,7 +355,11 @@ impl Engine {
     /// Refuses launches from now on and waits, within the given time, for those under way.
     pub async fn shutdown(&self, within: Duration) {
         self.0.closing.store(true, Ordering::SeqCst);
-        let all = self.0.launches.acquire_many(LAUNCHES_MAX as u32);
+        let all = async {
+            let turns = self.0.queue.turns.acquire_many(queue::TURNS_MAX as u32);
+            let _turns = turns.await;
+            let _launches = self.0.launches.acquire_many(LAUNCHES_MAX as u32).await;
+        };
         if tokio::time::timeout(within, all).await.is_err() {
             tracing::warn!(
                 message_id = kinds::STOPPING.id,

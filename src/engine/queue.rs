@@ -28,10 +28,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-use tokio::sync::Notify;
 use tokio::sync::broadcast::error::RecvError;
+use tokio::sync::{Notify, Semaphore};
 use tokio::time::Instant;
 
+/// Of the launches under way at most so many have waited before: however many turns come at once, there is room for who
+/// asks now.
+pub(super) const TURNS_MAX: usize = 48;
+const _: () = assert!(TURNS_MAX < super::LAUNCHES_MAX);
 /// While somebody waits it is looked at least so often: a time may have come that nobody tells.
 const LOOK: Duration = Duration::from_secs(5);
 /// What is known of them is compared with the store so often, of many seldom: another host may have
@@ -55,6 +59,8 @@ pub(super) struct Waiting {
     ids: Mutex<BTreeMap<RunnerId, u32>>,
     /// Held by whoever gives a turn here, or takes somebody out of the queue.
     turn: tokio::sync::Mutex<()>,
+    /// Turns that are taken, of the launches that there may be under way.
+    pub(super) turns: Arc<Semaphore>,
     changed: Notify,
     /// What is known of them may not be what the store says.
     doubt: AtomicBool,
@@ -70,6 +76,7 @@ impl Waiting {
             drawer,
             ids: Mutex::default(),
             turn: tokio::sync::Mutex::default(),
+            turns: Arc::new(Semaphore::new(TURNS_MAX)),
             changed: Notify::new(),
             doubt: AtomicBool::new(false),
             opened: AtomicBool::new(false),

@@ -39,13 +39,17 @@ pub(super) fn begin(
     drop(share);
     lane.kept = true;
     lane.began = Some(Instant::now());
-    let launches = Arc::clone(&shared.launches);
+    let (turns, launches) = (
+        Arc::clone(&shared.queue.turns),
+        Arc::clone(&shared.launches),
+    );
     tokio::spawn(async move {
         // Never closed. Those under way at a stop of the daemon are waited for, too.
+        let turn = turns.acquire_owned().await;
         let permit = launches.acquire_owned().await;
         let recheck = lane.start_kept(project_limits, changes).await;
         lane.has_begun(recheck);
-        drop(permit);
+        drop((permit, turn));
         lane.run().await;
     });
 }

@@ -354,6 +354,36 @@ async fn a_hold_or_a_cap_that_goes_wakes_them() {
     site.becomes(b, State::Running).await;
 }
 
+/// However many turns come at once, and however slow they are.
+#[tokio::test(start_paused = true)]
+async fn many_turns_at_once_hold_up_nobody_else() {
+    let site = Site::new(100).await;
+    let p: HoldScope = "project:p".parse().unwrap();
+    let hold = site
+        .engine
+        .set_hold(p.clone(), None, false, String::new(), alice());
+    hold.await.unwrap();
+    for _ in 0..100 {
+        site.launch(waits("p", 0)).await;
+    }
+    site.world.hold_up(Some("p"));
+    site.engine.release_hold(p, alice()).await.unwrap();
+    while site.engine.live_count() < 100 {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let mut bobs = waits("q", 0);
+    (bobs.spec.uid, bobs.spec.user, bobs.queue) = (1001, "bob".to_owned(), false);
+    let begun = tokio::time::Instant::now();
+    let bobs = site.launch(bobs).await;
+    assert_eq!(site.state(bobs).await, State::Running);
+    assert!(begun.elapsed() < Duration::from_secs(5));
+    assert_eq!(site.world.all_execs().len(), 1);
+    site.world.hold_up(None);
+    while site.world.all_execs().len() < 101 {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
 /// The store has given turns and its answer was lost: the rows tell, and none is forgotten.
 #[tokio::test(start_paused = true)]
 async fn a_turn_whose_answer_was_lost_is_taken_all_the_same() {

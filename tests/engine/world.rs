@@ -56,6 +56,8 @@ struct State {
     unarmed: Vec<RunnerId>,
     /// No freeze succeeds.
     unfreezable: bool,
+    /// Launches for this project come up when there is none any more.
+    held_up: Option<ProjectName>,
     /// The deadlines of launches.
     deadlines: Vec<Option<Deadline>>,
     /// Which connection may give orders; another one is told that the agent does not answer.
@@ -93,6 +95,7 @@ impl World {
             fences: Vec::new(),
             unarmed: Vec::new(),
             unfreezable: false,
+            held_up: None,
             deadlines: Vec::new(),
             connection: 0,
             daemon: 0,
@@ -115,6 +118,11 @@ impl World {
     /// No freeze succeeds, or each does again.
     pub fn unfreezable(&self, unfreezable: bool) {
         self.0.lock().unwrap().unfreezable = unfreezable;
+    }
+
+    /// No launch for this project comes up, until another one is named, or none.
+    pub fn hold_up(&self, project: Option<&str>) {
+        self.0.lock().unwrap().held_up = project.map(|name| name.parse().unwrap());
     }
 
     /// Whose log files are there.
@@ -399,6 +407,10 @@ impl Host for Agent {
     }
 
     async fn prepare(&self, order: LaunchOrder) -> Result<Placement, HostError> {
+        let held_up = || self.world.0.lock().unwrap().held_up == Some(order.spec.project.clone());
+        while held_up() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
         self.order(|state| {
             if !state.lucky && state.luck.one_in(15) {
                 return Err(Error::new(ErrorKind::LimitUnenforceable, "no controller").into());
