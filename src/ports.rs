@@ -76,6 +76,9 @@ pub struct NewRunner {
     pub request: Option<RequestKey>,
     /// Where it is refused and waiting can help, it waits.
     pub queue: bool,
+    /// Why nothing new is admitted: it is looked up as a request alone, and refused with this if it is none that was
+    /// made before.
+    pub full: Option<Error>,
     /// The order of another host that this is: admitted only as long as that is open.
     pub order: Option<String>,
     /// Who asks.

@@ -176,6 +176,7 @@ fn runner(n: usize, host: usize) -> Res<NewRunner> {
         host_max: None,
         request: None,
         queue: false,
+        full: None,
         order: None,
         actor: Actor {
             uid: Some(1000),

@@ -141,6 +141,7 @@ pub(crate) fn launch(n: u64, project: &str) -> NewRunner {
         host_max: None,
         request: None,
         queue: false,
+        full: None,
         order: None,
         actor: alice(),
         at: at(n * 1_000),

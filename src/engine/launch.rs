@@ -10,6 +10,7 @@
 
 use super::lane::{self, Lane, Pending};
 use super::turn::AGAIN_MAX;
+use super::words::closing;
 use super::{Engine, LAUNCHES_MAX, LaunchRequest, Shared, digest, host_error, now, store_error};
 use crate::crash;
 use crate::domain::event::Actor;
@@ -69,8 +70,10 @@ impl Engine {
             return;
         }
         let id = request.id();
-        let share = match shared.take_share(id, &request.spec) {
-            Ok(share) => share,
+        let (share, full) = match shared.take_share(id, &request.spec) {
+            Ok(share) => (Some(share), None),
+            // Its runner may be there already, and then the caller is told of it.
+            Err(error) if request.request_id.is_some() => (None, Some(error)),
             Err(error) => {
                 came_to(LaunchResult::Refused);
                 let _ = reply.send(Err(error));
@@ -127,6 +130,7 @@ impl Engine {
             host_max: terms.host_max,
             request: request_key,
             queue: request.queue,
+            full,
             order: request.order.as_ref().map(|order| order.id.to_string()),
             actor: actor.clone(),
             at: now(),
@@ -436,12 +440,5 @@ fn busy() -> Error {
             "{LAUNCHES_MAX} launches before this one have not been decided for {} s; nothing was changed.",
             ADMIT_MAX.as_secs()
         ),
-    )
-}
-
-fn closing() -> Error {
-    Error::new(
-        ErrorKind::HostUnavailable,
-        "stratavored is being stopped and launches nothing more; try again when it is back.",
     )
 }

@@ -165,6 +165,7 @@ impl World {
             host: self.host.clone(),
             host_max: None,
             request: None,
+            full: None,
             order: None,
             queue: false,
             actor: Actor::host(),

@@ -38,9 +38,21 @@ async fn one_user_has_only_so_many_runners() {
         .store
         .set_project("p".parse().unwrap(), change, Actor::host(), Timestamp(2));
     set.await.unwrap();
-    for _ in 0..USER_RUNNERS_MAX {
+    let named = |id: &str| LaunchRequest {
+        request_id: Some(id.to_owned()),
+        ..waits("p", 0)
+    };
+    let first = site.engine.launch(named("first"), alice()).await.unwrap();
+    for _ in 1..USER_RUNNERS_MAX {
         site.engine.launch(waits("p", 0), alice()).await.unwrap();
     }
+    // A request that was made before is that one, and needs no more room; another one does.
+    let again = site.engine.launch(named("first"), alice()).await.unwrap();
+    assert!(again.repeated && again.runner.id == first.runner.id);
+    let refused = site.engine.launch(named("other"), alice()).await;
+    assert_eq!(refused.unwrap_err().kind, ErrorKind::QuotaExceeded);
+    assert_eq!(site.engine.queued_count(), USER_RUNNERS_MAX / 2);
+    assert_eq!(site.drawer.kept().len(), USER_RUNNERS_MAX / 2);
     assert_eq!(site.engine.live_count(), USER_RUNNERS_MAX / 2);
     let refused = site
         .engine
@@ -458,6 +470,7 @@ async fn who_waits_on_a_host_that_is_gone_ends() {
         host_max: None,
         request: None,
         queue: true,
+        full: None,
         order: None,
         actor: alice(),
         at: Timestamp(1),

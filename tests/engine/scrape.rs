@@ -57,6 +57,7 @@ async fn ten_thousand_live_runners_are_scraped_in_fifty_milliseconds() {
             host_max: None,
             request: None,
             queue: false,
+            full: None,
             order: None,
             actor: Actor::host(),
             at: Timestamp(1),

@@ -222,6 +222,9 @@ impl Desk {
                 });
             }
         }
+        if let Some(full) = &new.full {
+            return Ok(Verdict::Failed(full.clone().into()));
+        }
         if found.maybe_text(0)?.is_none() {
             return Ok(Verdict::NoProject);
         }
