@@ -30,8 +30,10 @@ fn of_the_page() -> Vec<String> {
 fn of_readme() -> String {
     let readme = document("README.md");
     let (_, fleet) = readme.split_once("\n## A fleet\n").unwrap();
-    let (_, block) = fleet.split_once("```\n").unwrap();
-    block.split_once("```").unwrap().0.to_owned()
+    let mut blocks = fleet.split("```").skip(1).step_by(2);
+    let made = blocks.find(|block| block.contains("CREATE ROLE"));
+    let (_, statements) = made.unwrap().split_once('\n').unwrap();
+    statements.to_owned()
 }
 
 fn statements(text: &str) -> impl Iterator<Item = &str> {
