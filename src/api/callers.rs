@@ -193,7 +193,10 @@ impl Callers {
             Some(handle) => pid_of(handle),
             None => pid,
         };
-        let pid = pid.ok_or_else(|| unknown(sender, &"its process is gone"))?;
+        // 0: it is in another namespace of processes, and to systemd that would be whoever asks.
+        let pid = pid.filter(|pid| *pid != 0);
+        let pid =
+            pid.ok_or_else(|| unknown(sender, &"its process is gone, or not of this host"))?;
         Ok(Process { pid, handle })
     }
 

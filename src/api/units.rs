@@ -8,8 +8,10 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use zbus::{Connection, OwnedObjectPath, proxy};
 
-/// Nobody's call waits longer for it.
+/// How long systemd has for its answer.
 const ANSWER: Duration = Duration::from_secs(1);
+/// What it says of a process that is in none.
+const NO_UNIT: &str = "org.freedesktop.systemd1.NoUnitForPID";
 /// Where systemd has its units.
 const UNITS: &str = "/org/freedesktop/systemd1/unit/";
 
@@ -54,7 +56,9 @@ impl Units {
             Ok(_) if process.handle.is_some() && !sure => None,
             Ok(path) => name(path.as_str()).map(|name| Unit { name, sure }),
             // It is in none that systemd knows, as a kernel's or a container's process.
-            Err(_) => None,
+            Err(zbus::Error::MethodError(name, ..)) if name.as_str() == NO_UNIT => None,
+            // It may answer the next time.
+            Err(_) => return None,
         };
         let mut known = self.lock();
         if known.len() >= CACHE_MAX {

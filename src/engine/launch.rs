@@ -118,6 +118,8 @@ impl Engine {
             let _ = reply.send(Err(error));
             return;
         }
+        // Where there is no place for it, its runner is there or it is refused: nothing is kept.
+        request.queue &= full.is_none();
         if let Err(error) = shared.queue.keep(id, &request, &actor).await {
             came_to(LaunchResult::Refused);
             let _ = reply.send(Err(error));

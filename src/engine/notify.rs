@@ -16,7 +16,7 @@ use crate::ports::{Courier, Letter, Undelivered};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::broadcast::Receiver;
-use tokio::sync::broadcast::error::RecvError;
+use tokio::sync::broadcast::error::{RecvError, TryRecvError};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::Instant;
 
@@ -350,18 +350,19 @@ async fn follow(
                     posts.iter_mut().for_each(|(post, told)| tell(post, told, event, clock()));
                 }
                 Ok(_) => {}
-                // Whom they would have been for is not known, and no receiver is to blame.
-                Err(RecvError::Lagged(missed)) => tracing::warn!(
-                    message_id = kinds::NOTIFY_MISSED.id,
-                    count = missed,
-                    "So much happened at once that no notification rule was told of {missed} changes"
-                ),
+                Err(RecvError::Lagged(missed)) => say_missed(*missed),
                 Err(RecvError::Closed) => return,
             },
             Ok(done) = &mut asked => {
-                while let Ok(happening) = happenings.try_recv() {
-                    if let Some(event) = &happening.event {
-                        posts.iter_mut().for_each(|(post, told)| tell(post, told, event, clock()));
+                loop {
+                    match happenings.try_recv() {
+                        Ok(happening) => {
+                            if let Some(event) = &happening.event {
+                                posts.iter_mut().for_each(|(post, told)| tell(post, told, event, clock()));
+                            }
+                        }
+                        Err(TryRecvError::Lagged(missed)) => say_missed(missed),
+                        Err(TryRecvError::Empty | TryRecvError::Closed) => break,
                     }
                 }
                 for (post, told) in &mut posts {
@@ -383,6 +384,15 @@ async fn follow(
             }
         }
     }
+}
+
+/// Whom they would have been for is not known, and no receiver is to blame.
+fn say_missed(missed: u64) {
+    tracing::warn!(
+        message_id = kinds::NOTIFY_MISSED.id,
+        count = missed,
+        "So much happened at once that no notification rule was told of {missed} changes"
+    );
 }
 
 fn tell(post: &Post, told: &mut Told, event: &Event, at: u64) {

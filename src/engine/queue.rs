@@ -310,16 +310,21 @@ impl Shared {
     /// A launch waits from now on; `late` = its caller was told that nothing came of it.
     pub(super) async fn has_queued(self: &Arc<Self>, runner: Runner, event: Event, late: bool) {
         let id = runner.id;
+        if late {
+            // Should the rest fail, it ends when its turn comes: nothing is kept of it any more.
+            self.queue.throw_away(id).await;
+        }
+        let turn = self.queue.turn.lock().await;
+        // Its turn may have come before we heard that it waits.
+        if self.read(|live| live.contains_key(&id)) {
+            return self.publish(Some(event), None, None);
+        }
         self.queue.ids().insert(id, runner.spec.uid);
         self.publish(Some(event), Some(Arc::new(runner)), None);
         if late {
-            // Should this fail, it ends when its turn comes: nothing is kept of it any more.
-            self.queue.throw_away(id).await;
-            let _turn = self.queue.turn.lock().await;
-            if self.queue.ids().contains_key(&id) {
-                let _ = leave(self, id, failed(LATE), Actor::host()).await;
-            }
+            let _ = leave(self, id, failed(LATE), Actor::host()).await;
         }
+        drop(turn);
         self.queue.look();
     }
 

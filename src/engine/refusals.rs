@@ -1,7 +1,7 @@
 //! Refusals, bounded: a storm of them must not fill the audit.
 //!
 //! Of the same whom and what at most one is written down in a second. Those that follow are counted in the next one; a
-//! count that nothing follows is lost with the process.
+//! count that nothing follows is lost, with the process or when thousands of others are refused.
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -29,7 +29,7 @@ impl<K: Eq + Hash> Refusals<K> {
     /// How many refusals the one to be written stands for; `None` = it is counted.
     pub fn count(&self, what: K, now: Instant) -> Option<u64> {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if all.len() >= KEPT_MAX {
+        if all.len() >= KEPT_MAX && !all.contains_key(&what) {
             all.retain(|_, (at, _)| now.duration_since(*at) < INTERVAL);
             if all.len() >= KEPT_MAX {
                 all.clear();

@@ -24,6 +24,10 @@ pub const LIMITS: Limits = Limits {
     batch: 500,
 };
 
+/// Rows that are looked at together for somebody who asks, and how often.
+const LOOKED_AT: u32 = 500;
+const LOOKS: u32 = 8;
+
 /// How a relay works.
 #[derive(Debug, Clone)]
 pub struct RelaySettings {
@@ -130,17 +134,21 @@ impl Relay {
     /// So many of this host's rows behind this position; those that can't be read are left out.
     pub async fn rows(&self, rows: Rows, after: u64, limit: u32) -> Result<Vec<Outgoing>, Error> {
         let (mut found, mut after) = (Vec::new(), after);
-        loop {
-            let left = limit.saturating_sub(u32::try_from(found.len()).unwrap_or(u32::MAX));
-            let page = self.0.outbox.page(&self.0.host, rows, after, left);
+        // Where some can't be read, more follow; but nobody has us look for ever.
+        for _ in 0..LOOKS {
+            let page = self
+                .0
+                .outbox
+                .page(&self.0.host, rows, after, limit.max(LOOKED_AT));
             let page = page.await.map_err(store_error)?;
             found.extend(page.rows);
             match page.last {
-                // Where some can't be read, more follow.
-                Some(last) if page.unreadable > 0 => after = last,
-                _ => return Ok(found),
+                Some(last) if page.unreadable > 0 && found.len() < limit as usize => after = last,
+                _ => break,
             }
         }
+        found.truncate(limit as usize);
+        Ok(found)
     }
 
     /// Has parked events tried again, all or those of one project; how many there are.

@@ -5,7 +5,8 @@ use crate::domain::{Error, ErrorKind, RunnerId, RunnerSpec};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// The most runners of one user that live on a host, wait for their turn there or are being launched.
+/// The most runners of one user that live on a host, wait for their turn there or are being launched. A launch that is
+/// repeated with its request id is being launched until it is known as that.
 pub const USER_RUNNERS_MAX: usize = 4_096;
 
 /// Who is on the way to being live or to waiting, and counts already: a number of our own, the runner

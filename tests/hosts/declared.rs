@@ -123,6 +123,18 @@ fn at_boot_and_by_hand() {
     site.ctl("alice", "apply").code(4);
     let events = count(&site, "project.changed");
     site.root("systemctl restart stratavore-apply").ok();
+
+    // A daemon that is kept down is not started for it.
+    let down = "/run/systemd/system/stratavored.service.d";
+    site.root(&format!(
+        "mkdir -p {down} && printf '[Unit]\\nRefuseManualStart=yes\\n' >{down}/down.conf && systemctl daemon-reload && systemctl stop stratavored &&
+         ! systemctl restart stratavore-apply && ! systemctl is-active stratavored"
+    ))
+    .ok();
+    site.root(&format!(
+        "rm -r {down} && systemctl daemon-reload && systemctl start stratavored && systemctl restart stratavore-apply"
+    ))
+    .ok();
     as_declared(&site);
     assert_eq!(count(&site, "project.changed"), events + 1);
     let again = site.ctl("root", "apply").ok();

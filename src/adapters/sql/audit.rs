@@ -344,7 +344,7 @@ async fn witness(
 ///
 /// Clocks are set. One that was written while the clock was ahead, and is of the future still, goes with the old ones
 /// behind it. One that was written while it was behind waits for those before it: what is young stays, whatever
-/// is said after it.
+/// is said after it. But the first of all that are left has nothing before it: written while the clock was behind, it goes.
 fn old(times: impl IntoIterator<Item = Timestamp>, before: Timestamp, now: Timestamp) -> usize {
     let times = times.into_iter().enumerate();
     let first = times.take_while(|(_, at)| *at < before || *at > now);

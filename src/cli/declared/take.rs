@@ -51,12 +51,39 @@ pub(super) async fn all(
 
 async fn rounds(client: &Client, declared: &Declared, told: &mut Told<'_>) -> Result<u8> {
     let mut failed: Vec<(Step, Failure)> = Vec::new();
+    let done = taken(client, declared, told, &mut failed).await;
+    // Whatever came to an end, what was refused before is told.
+    for (step, failure) in &failed {
+        told.failed(step, &failure.message)?;
+    }
+    let left = done?;
+    for step in &left {
+        let message = "somebody else changes it, again and again. Find out who: stratavorectl events; then apply again.";
+        told.failed(step, message)?;
+    }
+    let first = failed.first().map(|(_, failure)| failure.status);
+    Ok(first.unwrap_or(if left.is_empty() { 0 } else { FAILED }))
+}
+
+/// The same difference, however many runners keep a project from being removed.
+fn is_same(one: &Step, other: &Step) -> bool {
+    let keeps = |step: &Step| matches!(step.deed, Deed::Remove { runners: 1.. });
+    one == other || (one.object == other.object && keeps(one) && keeps(other))
+}
+
+/// Takes them, and collects those that were refused; what is left is another difference each time.
+async fn taken(
+    client: &Client,
+    declared: &Declared,
+    told: &mut Told<'_>,
+    failed: &mut Vec<(Step, Failure)>,
+) -> Result<Vec<Step>> {
     let mut left = Vec::new();
     for round in 0..=ROUNDS {
         left = declared.steps(&actual(client).await?);
         // What is another difference now is another matter, and what is none is done, by whomever.
-        failed.retain(|(step, _)| left.contains(step));
-        left.retain(|step| !failed.iter().any(|(known, _)| known == step));
+        failed.retain(|(step, _)| left.iter().any(|other| is_same(step, other)));
+        left.retain(|step| !failed.iter().any(|(known, _)| is_same(known, step)));
         if left.is_empty() || round == ROUNDS {
             break;
         }
@@ -72,15 +99,7 @@ async fn rounds(client: &Client, declared: &Declared, told: &mut Told<'_>) -> Re
             }
         }
     }
-    for (step, failure) in &failed {
-        told.failed(step, &failure.message)?;
-    }
-    for step in &left {
-        let message = "somebody else changes it, again and again. Find out who: stratavorectl events; then apply again.";
-        told.failed(step, message)?;
-    }
-    let first = failed.first().map(|(_, failure)| failure.status);
-    Ok(first.unwrap_or(if left.is_empty() { 0 } else { FAILED }))
+    Ok(left)
 }
 
 async fn take(client: &Client, step: &Step) -> Result<()> {
