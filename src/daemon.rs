@@ -190,10 +190,9 @@ pub async fn run(config: Config, start: Start, log: Telemetry) -> Result<(), Fat
         .await
         .map_err(|e| Fatal::Bus(e.to_string()))?;
 
-    let mut health = engine.health();
-    service::status("Waiting for stratavore-agent to tell what runs");
+    let health = engine.health();
     tokio::select! {
-        _ = health.wait_for(|h| h.adopted) => {}
+        () = adopted(health.clone()) => {}
         _ = term.recv() => return Ok(()),
         _ = int.recv() => return Ok(()),
     }
@@ -243,6 +242,25 @@ pub async fn run(config: Config, start: Start, log: Telemetry) -> Result<(), Fat
     tokio::join!(publish, engine.end_notifications(LAST_MESSAGES));
     store.close().await;
     outcome
+}
+
+/// Until it is known what runs; systemd is told what that waits for.
+async fn adopted(mut health: watch::Receiver<Health>) {
+    loop {
+        let line = {
+            let health = health.borrow_and_update();
+            match (&health.store, &health.lease) {
+                _ if health.adopted => return,
+                (Some(why), _) => format!("Not ready: the store does not answer: {why}"),
+                (None, Some(why)) if health.agent => format!("Not ready: {why}"),
+                _ => "Waiting for stratavore-agent to tell what runs".to_owned(),
+            }
+        };
+        service::status(&line);
+        if health.changed().await.is_err() {
+            return std::future::pending().await;
+        }
+    }
 }
 
 /// Tells systemd how we are, and that we are alive only while hub and bus come round.

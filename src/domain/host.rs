@@ -182,7 +182,8 @@ impl Host {
 /// What a joining host becomes: the boot ids to remember. An error if another machine has the same id.
 ///
 /// A machine that boots has a boot id nobody has seen before. One that comes back with a boot id
-/// that was *followed by another* can only be a second machine with the same machine-id.
+/// that was *followed by another* can only be a second machine with the same machine-id. Which of both
+/// is the host an operator has to say: `host forget` forgets the boot ids as well.
 pub fn join(known: Option<&Host>, new: &Registration) -> Result<Vec<String>, Error> {
     let Some(known) = known else {
         return Ok(Vec::new());
@@ -194,8 +195,10 @@ pub fn join(known: Option<&Host>, new: &Registration) -> Result<Vec<String>, Err
         return Err(Error::new(
             ErrorKind::Conflict,
             format!(
-                "Two machines have the same machine-id: “{}” and “{}” take turns as host {}. Give the cloned one an id of its own: rm /etc/machine-id && systemd-machine-id-setup, then reboot it.",
-                known.about.name, new.name, new.host
+                "Two machines have the same machine-id: “{}” and “{}” take turns as host {host}. Give the cloned one an id of its own: rm /etc/machine-id && systemd-machine-id-setup, then reboot it. Then, for the other one to come back: stratavorectl host forget {host}",
+                known.about.name,
+                new.name,
+                host = new.host
             ),
         ));
     }

@@ -369,7 +369,7 @@ pub(super) async fn keep(shared: Arc<Shared>) {
                     said.is_none_or(|said| words(&said) != words(&why))
                 });
                 if news {
-                    tracing::error!(message_id = kinds::HOST_NOT_JOINED.id, %error, "This host can't join its fleet: {error}");
+                    tracing::error!(message_id = kinds::HOST_NOT_JOINED.id, %error, "This host can't join its fleet");
                 }
                 Some(REFUSED.min(renew))
             }

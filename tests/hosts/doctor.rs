@@ -2,7 +2,7 @@
 //! command it prints mends it.
 
 use crate::fixture::{SOON, Site};
-use crate::support::wait_for;
+use crate::support::{Fleet, FleetPlan, wait_for};
 use serde_json::Value;
 
 /// What `doctor` says about one check; the worst if it says several things.
@@ -351,4 +351,21 @@ fn each_thing_broken_is_named_and_mended_by_the_command_it_prints() {
         !out.out().contains("panicked") && out.err().is_empty(),
         "{out}"
     );
+}
+
+/// The check reaches a fleet's store with the daemon's own credentials, over TLS.
+#[test]
+fn the_store_of_a_fleet() {
+    let fleet = Fleet::with(FleetPlan {
+        name: "f-doctor",
+        hosts: 1,
+        ..FleetPlan::default()
+    });
+    let store = || said(&fleet.sites[0], "root", "store").unwrap();
+    let fine = store();
+    assert_eq!(fine["level"], "ok", "{fine}");
+    assert!(fine["message"].to_string().contains("schema"), "{fine}");
+    fleet.postgres.kill9();
+    let away = store();
+    assert_eq!(away["level"], "problem", "{away}");
 }

@@ -15,6 +15,7 @@ mod access;
 mod audit;
 mod backup;
 mod budget;
+mod clones;
 mod config;
 mod crash;
 mod credentials;

@@ -1,42 +1,49 @@
-//! `run --on HOST|auto` by ssh between real hosts. ssh itself is a stand-in that is first in PATH: it takes the words
-//! that ssh gets and reaches a `systemd-stdio-bridge` over the network, which runs as alice as sshd would have it.
+//! `run --on HOST|auto` by ssh between real hosts, each with an sshd that knows alice's key. A wrapper that is first in
+//! PATH notes the words that ssh gets.
 
 use crate::fixture::{SOON, Site};
-use crate::support::{Fleet, FleetPlan, wait_until};
+use crate::support::{Fleet, FleetPlan, Root, wait_until};
 use std::time::Duration;
 
-const SSH: &str = r#"#!/bin/bash
-echo "$*" >>/srv/ssh.words
-while [ $# -gt 0 ] && [ "$1" != -- ]; do shift; done
-host=${2##*@}
-[ "$3" = systemd-stdio-bridge ] || exit 64
-exec 3<>"/dev/tcp/$host/2222" || { echo "ssh: connect to host $host port 22: Connection refused" >&2; exit 255; }
-cat <&3 &
-cat >&3
-kill $!
-"#;
+const SSH: &str = "#!/bin/sh\necho \"$*\" >>/srv/ssh.words\nexec /usr/bin/ssh \"$@\"\n";
 
-const SOCKET: &str = "[Socket]\nListenStream=2222\nAccept=yes\n";
-const BRIDGE: &str = "[Service]\nUser=alice\nStandardInput=socket\nStandardError=journal\nExecStart=systemd-stdio-bridge\n";
+/// The same on all of them; `someone` is another user who lets alice in. The hosts' keys are those of their common root.
+const ACCESS: &str = "set -e
+chmod 755 /usr/local/bin/ssh; touch /srv/ssh.words; chmod 666 /srv/ssh.words
+useradd -m -s /bin/bash -G stratavore-users someone; usermod -p '*' someone
+for user in alice someone; do
+    install -d -m 700 -o $user -g $user /home/$user/.ssh
+    install -m 600 -o $user -g $user /srv/alice.pub /home/$user/.ssh/authorized_keys
+done
+install -m 600 -o alice -g alice /srv/alice.key /home/alice/.ssh/id_ed25519
+echo \"* $(cat /etc/ssh/ssh_host_ed25519_key.pub)\" >/home/alice/.ssh/known_hosts
+systemctl start ssh.service";
+const NO_SSHD: &str = "systemctl stop ssh.service ssh.socket";
 
 fn fleet(name: &'static str) -> Fleet {
     let fleet = Fleet::with(FleetPlan {
         name,
+        root: Root::Trixie,
         config: "[host]\nmax_runners = 2\n".to_owned(),
         ..FleetPlan::default()
     });
     let names: String = (0..3)
         .map(|n| format!("{} {name}-{}\n", fleet.address(n), n + 1))
         .collect();
+    let first = &fleet.sites[0];
+    first
+        .root("ssh-keygen -q -t ed25519 -N '' -f /srv/alice.key")
+        .ok();
+    let (key, public) = (
+        first.file("/srv/alice.key"),
+        first.file("/srv/alice.key.pub"),
+    );
     for site in &fleet.sites {
         site.host.write("/usr/local/bin/ssh", SSH);
-        site.host.write("/run/systemd/system/bridge.socket", SOCKET);
-        site.host
-            .write("/run/systemd/system/bridge@.service", BRIDGE);
-        site.root(&format!(
-            "chmod 755 /usr/local/bin/ssh; printf '{names}' >>/etc/hosts; touch /srv/ssh.words; chmod 666 /srv/ssh.words; systemctl daemon-reload; systemctl start bridge.socket"
-        ))
-        .ok();
+        site.host.write("/srv/alice.key", &key);
+        site.host.write("/srv/alice.pub", &public);
+        site.root(&format!("printf '{names}' >>/etc/hosts")).ok();
+        site.root(ACCESS).ok();
     }
     fleet
 }
@@ -100,7 +107,7 @@ fn a_host_by_its_name() {
     assert!(refused.err().contains("cordon"), "{refused}");
     b.ctl("root", "host uncordon f-ssh-2").ok();
     // Not to be reached: who, and how it was tried.
-    b.root("systemctl stop bridge.socket").ok();
+    b.root(NO_SSHD).ok();
     for (flags, code) in [("", 1), ("--wait ", 125)] {
         let refused = a
             .ctl("alice", &format!("run {flags}--on f-ssh-2 p -- true"))
@@ -153,7 +160,7 @@ fn auto_takes_the_best_one_and_says_why() {
     let refused = auto("--host-label gpu=yes").code(3);
     assert!(refused.err().contains("it has no label gpu"), "{refused}");
     // The best one can't be reached: that is said, and another one is tried if there is any.
-    c.root("systemctl stop bridge.socket").ok();
+    c.root(NO_SSHD).ok();
     let refused = auto("").code(1);
     assert!(
         refused.err().contains("On f-auto-3: ") && refused.err().contains("Not there: "),

@@ -102,6 +102,21 @@ pub(crate) async fn a_cloned_machine_id(store: Arc<impl Store + 'static>) {
     let said = refused(again, ErrorKind::Conflict);
     assert!(said.contains("same machine-id"), "{said}");
     assert_eq!(host(&*store, "h1").await, before);
+    // The second one has an id of its own by now, and an operator says so.
+    let second = Writer {
+        host: "h1".to_owned(),
+        epoch: before.epoch,
+    };
+    store.renew(&second, beat(0, None)).await.unwrap();
+    let again = store.join(about("h1", "one"), beat(MINUTE, None)).await;
+    refused(again, ErrorKind::Conflict);
+    store.forget("h1", Actor::host()).await.unwrap();
+    join(&*store, "h1", "one", MINUTE).await;
+    let back = host(&*store, "h1").await;
+    assert_eq!(
+        (back.about.boot_id.as_str(), back.standing),
+        ("one", Standing::Up)
+    );
 }
 
 /// The clone is refused, and the original does not even notice.

@@ -68,6 +68,9 @@ impl Work for Forget {
         if host.standing == Standing::Left {
             return Ok(Vec::new());
         }
+        // Of two machines with one machine-id that took turns, either may come back.
+        let sql = "UPDATE hosts SET former_boots = '[]' WHERE host = $1";
+        on.run(sql, vec![self.host.as_str().into()]).await?;
         let event = give_up(on, host, Standing::Left, &self.actor, at).await?;
         Ok(vec![event])
     }

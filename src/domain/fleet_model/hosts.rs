@@ -69,6 +69,7 @@ impl Store {
         let host = self.hosts.get_mut(host);
         if let Some(host) = host.filter(|h| !h.is_up(now) && h.standing != Standing::Left) {
             host.standing = Standing::Left;
+            host.former_boots.clear();
             host.epoch += 1;
         }
     }

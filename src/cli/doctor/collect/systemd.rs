@@ -113,6 +113,9 @@ pub(super) async fn programs(
         };
         programs.config = Some(told(&mut check("--check-config"), ANSWER).await);
         let mut store = check("--check-store");
+        if let Some(folder) = credentials(user) {
+            store.env("CREDENTIALS_DIRECTORY", folder);
+        }
         match daemon {
             _ if user => programs.store = Some(told(&mut store, STORE).await),
             // Not as root: what SQLite makes beside the file must be the daemon's.
@@ -129,6 +132,16 @@ pub(super) async fn programs(
         programs.agent_config = Some(told(&mut check, ANSWER).await);
     }
     programs
+}
+
+/// Where the daemon's credentials are while it runs: the check reaches the store with what the daemon has.
+fn credentials(user: bool) -> Option<PathBuf> {
+    let run = match user {
+        true => PathBuf::from(std::env::var_os("XDG_RUNTIME_DIR")?),
+        false => PathBuf::from("/run"),
+    };
+    let folder = run.join("credentials/stratavored.service");
+    folder.is_dir().then_some(folder)
 }
 
 /// The program a unit starts, else the one that was installed with this one.
