@@ -11,6 +11,8 @@ mod crashing;
 mod fencing;
 #[path = "shim/launching.rs"]
 mod launching;
+#[path = "load/mod.rs"]
+mod load;
 #[path = "shim/stopping.rs"]
 mod stopping;
 #[path = "shim/talking.rs"]

@@ -14,7 +14,7 @@ async fn launch(world: &World, name: &str) -> String {
 
 /// Until a runner is in this state; what is shown of it then.
 async fn becomes(world: &World, id: &str, state: &str) -> serde_json::Value {
-    for _ in 0..500 {
+    for _ in 0..3_000 {
         let shown = json(&ok(world, &["show", "-n0", "-o", "json", id]).await);
         if shown["state"] == state {
             return shown;

@@ -17,16 +17,30 @@ async fn waiting_outlives_the_bus() {
         tool.stdout(Stdio::piped()).stderr(Stdio::piped());
         tool.spawn().unwrap()
     };
-    let waits = start(&["wait", "w"]);
-    let runs = start(&["run", "--wait", "p", "--", "sleep"]);
+    let over = ok(&world, &["run", "p", "--", "exit", "0"]).await;
+    let mut waits = start(&["wait", "-o", "jsonl", over.trim(), "w"]);
+    let mut runs = start(&["run", "--wait", "p", "--", "sleep"]);
     let mut follows = start(&["events", "-f", "--after=0", "-o", "jsonl"]);
-    for _ in 0..200 {
-        if world.host.count() == 2 {
-            break;
-        }
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-    tokio::time::sleep(Duration::from_millis(500)).await;
+    // Each has subscribed before it says its first word.
+    let (told, said, events) = (
+        waits.stdout.take().unwrap(),
+        runs.stderr.take().unwrap(),
+        follows.stdout.take().unwrap(),
+    );
+    let first_words = tokio::task::spawn_blocking(move || {
+        let mut told = BufReader::new(told).lines();
+        let mut said = BufReader::new(said).lines();
+        let mut events = BufReader::new(events).lines();
+        let first = |line: Option<std::io::Result<String>>| line.unwrap().unwrap();
+        let (over, runs) = (first(told.next()), first(said.next()));
+        let event = first(events.next());
+        (told, said, events, over, runs, event)
+    });
+    let first_words = tokio::time::timeout(Duration::from_secs(60), first_words).await;
+    let (told, said, lines, first, running, event) =
+        first_words.expect("all of them begin").unwrap();
+    assert!(first.contains(over.trim()), "{first}");
+    assert!(running.contains("Running as"), "{running}");
     world.restart_bus().await;
     // It is back before anybody has given up, and then both end.
     tokio::time::sleep(Duration::from_secs(2)).await;
@@ -34,30 +48,36 @@ async fn waiting_outlives_the_bus() {
         world.host.end(runner.id, |r| r.code = Some(7)).await;
     }
     let done = tokio::task::spawn_blocking(move || {
+        let told: Vec<String> = told.map(Result::unwrap).collect();
+        let said: Vec<String> = said.map(Result::unwrap).collect();
         (
-            waits.wait_with_output().unwrap(),
-            runs.wait_with_output().unwrap(),
+            (waits.wait_with_output().unwrap(), told.concat()),
+            (runs.wait_with_output().unwrap(), said.concat()),
         )
     });
-    let (waits, runs) = tokio::time::timeout(Duration::from_secs(30), done)
+    let (waits, runs) = tokio::time::timeout(Duration::from_secs(60), done)
         .await
         .expect("nobody waits for ever")
         .unwrap();
-    assert_eq!(waits.status.code(), Some(0), "{waits:?}");
-    assert!(String::from_utf8_lossy(&waits.stdout).contains(id.trim()));
-    assert_eq!(runs.status.code(), Some(7), "{runs:?}");
-    let lines = BufReader::new(follows.stdout.take().unwrap()).lines();
+    assert_eq!(waits.0.status.code(), Some(0), "{waits:?}");
+    assert!(waits.1.contains(id.trim()));
+    assert_eq!(runs.0.status.code(), Some(7), "{runs:?}");
+    const ALL: u64 = 1 + 3 * 3;
     let seqs = tokio::task::spawn_blocking(move || -> Vec<u64> {
-        let seqs = lines.map(|line| json(&line.unwrap())["seq"].as_u64().unwrap());
-        seqs.take(1 + 3 * 2).collect()
+        let seq = |line: &str| json(line)["seq"].as_u64().unwrap();
+        let rest = lines.map(|line| seq(&line.unwrap()));
+        std::iter::once(seq(&event))
+            .chain(rest)
+            .take(ALL as usize)
+            .collect()
     });
-    let seqs = tokio::time::timeout(Duration::from_secs(30), seqs)
+    let seqs = tokio::time::timeout(Duration::from_secs(60), seqs)
         .await
         .expect("all events are told")
         .unwrap();
     follows.kill().unwrap();
     follows.wait().unwrap();
-    assert_eq!(seqs, (1..=1 + 3 * 2).collect::<Vec<u64>>());
+    assert_eq!(seqs, (1..=ALL).collect::<Vec<u64>>());
 }
 
 /// Runs the tool; a thread of its own, as the bus is served by this process.
@@ -361,6 +381,16 @@ fn wrong_words_are_told_before_anything_is_connected_to() {
     );
 }
 
+async fn one_runs(world: &World) {
+    for _ in 0..3_000 {
+        if world.host.count() == 1 {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    panic!("{} run", world.host.count());
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn run_and_wait_is_the_commands_own_status() {
     let world = World::new().await;
@@ -379,12 +409,7 @@ async fn run_and_wait_is_the_commands_own_status() {
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    for _ in 0..200 {
-        if world.host.count() == 1 {
-            break;
-        }
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    one_runs(&world).await;
     ok(&world, &["kill", "-s", "KILL", "w"]).await;
     let output = tokio::task::spawn_blocking(|| waiting.wait_with_output().unwrap())
         .await
@@ -396,13 +421,19 @@ async fn run_and_wait_is_the_commands_own_status() {
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    for _ in 0..200 {
-        if world.host.count() == 1 {
+    one_runs(&world).await;
+    // It waits when it has an ear for Ctrl-C.
+    let hears = || {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", waiting.id())).unwrap();
+        let caught = status.lines().find_map(|l| l.strip_prefix("SigCgt:"));
+        u64::from_str_radix(caught.unwrap().trim(), 16).unwrap() & 2 != 0
+    };
+    for _ in 0..3_000 {
+        if hears() {
             break;
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    tokio::time::sleep(Duration::from_millis(200)).await;
     let pid = rustix::process::Pid::from_raw(waiting.id().cast_signed()).unwrap();
     rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
     let output = tokio::task::spawn_blocking(|| waiting.wait_with_output().unwrap())

@@ -158,7 +158,12 @@ async fn pages_of_runners_and_events_lose_nothing() {
             .unwrap();
         ids.push(id);
     }
-    tokio::time::sleep(Duration::from_millis(200)).await;
+    for _ in 0..1_200 {
+        if manager.live_runners().await.unwrap() == 0 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
     let mut found = Vec::new();
     let mut filter = given([("all", true.into()), ("limit", 10u32.into())]);
     loop {
@@ -236,7 +241,7 @@ async fn five_hundred_at_once() {
     let objects = ObjectManagerProxy::new(&client, "org.stratavore1", "/org/stratavore1")
         .await
         .unwrap();
-    for _ in 0..100 {
+    for _ in 0..1_200 {
         if objects.get_managed_objects().await.unwrap().len() == 501 {
             break;
         }
@@ -273,7 +278,7 @@ async fn a_store_that_is_away_is_told_and_reading_goes_on() {
     assert_eq!(manager.list_runners(&none()).await.unwrap().len(), 1);
     manager.stop(&id, &none()).await.unwrap();
     world.store.away(false);
-    for _ in 0..100 {
+    for _ in 0..600 {
         if manager.live_runners().await.unwrap() == 0 {
             return;
         }

@@ -246,11 +246,7 @@ async fn the_tab_key_knows_what_lives() {
         (&["--out"], "--output"),
     ] {
         for shell in ["bash", "zsh", "fish"] {
-            let said = complete(&world, shell, words).await;
-            assert!(
-                said.split(['\n', '\x0b']).any(|l| l.starts_with(wanted)),
-                "{shell} {words:?}: {said}"
-            );
+            completes(&world, shell, words, wanted).await;
         }
     }
     assert!(
@@ -268,6 +264,19 @@ async fn the_tab_key_knows_what_lives() {
         "{:?}",
         begun.elapsed()
     );
+}
+
+/// Who presses Tab does not wait: what does not answer within a second is left out, so it is asked again.
+async fn completes(world: &World, shell: &str, words: &[&str], wanted: &str) {
+    let begun = Instant::now();
+    loop {
+        let said = complete(world, shell, words).await;
+        if said.split(['\n', '\x0b']).any(|l| l.starts_with(wanted)) {
+            return;
+        }
+        let late = begun.elapsed() > Duration::from_secs(30);
+        assert!(!late, "{shell} {words:?}: {said}");
+    }
 }
 
 async fn complete(world: &World, shell: &str, words: &[&str]) -> String {

@@ -88,7 +88,7 @@ async fn queued_seen_started_cancelled() {
     manager.stop(&first, &none()).await.unwrap();
     let mut seen = Vec::new();
     while seen.last() != Some(&(quick.clone(), "starting".to_owned(), "running".to_owned())) {
-        let change = tokio::time::timeout(Duration::from_secs(10), changes.next()).await;
+        let change = tokio::time::timeout(Duration::from_secs(60), changes.next()).await;
         let change = change.expect("its turn comes").unwrap();
         let args = change.args().unwrap();
         seen.push((
@@ -104,7 +104,7 @@ async fn queued_seen_started_cancelled() {
 
     ok(&world, &["stop", "slow"]).await;
     let causes = loop {
-        let ended = tokio::time::timeout(Duration::from_secs(10), endings.next()).await;
+        let ended = tokio::time::timeout(Duration::from_secs(60), endings.next()).await;
         let ended = ended.expect("it is told").unwrap();
         let args = ended.args().unwrap();
         if *args.runner() == slow {

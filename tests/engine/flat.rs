@@ -115,7 +115,7 @@ fn memory_and_store_stay_flat() {
                 tokio::time::sleep(Duration::from_millis(20)).await
             }
         };
-        tokio::time::timeout(Duration::from_secs(30), ended)
+        tokio::time::timeout(Duration::from_secs(120), ended)
             .await
             .expect("all lanes end");
         store.close().await;

@@ -103,6 +103,18 @@ async fn adopted(engine: &Engine) {
         .unwrap();
 }
 
+/// Until it is so, within an hour of simulated time.
+async fn until(what: &str, holds: impl Fn() -> bool) {
+    let begun = tokio::time::Instant::now();
+    while !holds() {
+        assert!(
+            begun.elapsed() < Duration::from_secs(3_600),
+            "never: {what}"
+        );
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
 /// All runners the store knows, with their states.
 async fn rows(store: &FakeStore) -> Vec<stratavore::domain::Runner> {
     let filter = RunnerFilter {

@@ -71,9 +71,7 @@ async fn fail_one(engine: &Engine, world: &World) {
     let launched = engine.launch(request(None), alice()).await.unwrap();
     let id = launched.runner.id;
     world.exit(id, 1);
-    while engine.live_runner(id).is_some() {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    until("its lane has closed", || engine.live_runner(id).is_none()).await;
 }
 
 fn fares(engine: &Engine, name: &str) -> Fares {
@@ -104,9 +102,7 @@ async fn who_takes_nothing_holds_up_nobody() {
     assert!(engine.test_notification("none").await.is_err());
     // Let go, it takes what waited.
     stuck.turns.add_permits(10_000);
-    while fares(&engine, "all").waiting > 0 {
-        tokio::time::sleep(Duration::from_secs(1)).await;
-    }
+    until("it has taken all", || fares(&engine, "all").waiting == 0).await;
     assert_eq!(fares(&engine, "all").sent, told.waiting);
     assert_eq!(stuck.letters().len() as u64, told.waiting);
 }
@@ -195,9 +191,7 @@ async fn a_stop_tells_what_was_only_counted() {
     for _ in 0..3 {
         fail_one(&engine, &world).await;
     }
-    while fares(&engine, "ops").sent == 0 {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    until("one is sent", || fares(&engine, "ops").sent > 0).await;
     assert_eq!(receiver.letters().len(), 1, "the others are like it");
     engine.shutdown(Duration::from_secs(1)).await;
     engine.end_notifications(Duration::from_secs(5)).await;

@@ -217,18 +217,21 @@ async fn refused_orders_do_not_fill_the_audit() {
             over(&store, order).await.into_runner().unwrap_err();
         }
     };
-    let told = async |count: usize| loop {
-        let entries = store.entries("h", 0, u64::MAX, 1_000).await.unwrap();
-        let texts = entries
-            .iter()
-            .map(|e| serde_json::from_str(&e.entry).unwrap());
-        let acts = texts.filter(|t: &serde_json::Value| t["kind"] == "act.refused");
-        let acts = acts.map(|t| (t["actor"]["uid"].as_u64(), t["data"]["count"].as_u64()));
-        let acts: Vec<_> = acts.collect();
-        if acts.len() >= count {
-            return acts;
+    let told = async |count: usize| {
+        for _ in 0..3_000 {
+            let entries = store.entries("h", 0, u64::MAX, 1_000).await.unwrap();
+            let texts = entries
+                .iter()
+                .map(|e| serde_json::from_str(&e.entry).unwrap());
+            let acts = texts.filter(|t: &serde_json::Value| t["kind"] == "act.refused");
+            let acts = acts.map(|t| (t["actor"]["uid"].as_u64(), t["data"]["count"].as_u64()));
+            let acts: Vec<_> = acts.collect();
+            if acts.len() >= count {
+                return acts;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
         }
-        tokio::time::sleep(Duration::from_millis(20)).await;
+        panic!("{count} refusals are not in the audit");
     };
     // All of them are taken in one look.
     refused(&["alice", "alice", "alice", "bob"]).await;

@@ -2,7 +2,7 @@
 
 use super::fakes::{FakeDrawer, FakeStore};
 use super::world::{Luck, World};
-use super::{adopted, alice, drawer, request, rows, settings, settled, store};
+use super::{adopted, alice, drawer, request, rows, settings, settled, store, until};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
@@ -380,9 +380,7 @@ async fn many_turns_at_once_hold_up_nobody_else() {
     }
     site.world.hold_up(Some("p"));
     site.engine.release_hold(p, alice()).await.unwrap();
-    while site.engine.live_count() < 100 {
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    until("all have their turn", || site.engine.live_count() == 100).await;
     let mut bobs = waits("q", 0);
     (bobs.spec.uid, bobs.spec.user, bobs.queue) = (1001, "bob".to_owned(), false);
     let begun = tokio::time::Instant::now();
@@ -391,9 +389,7 @@ async fn many_turns_at_once_hold_up_nobody_else() {
     assert!(begun.elapsed() < Duration::from_secs(5));
     assert_eq!(site.world.all_execs().len(), 1);
     site.world.hold_up(None);
-    while site.world.all_execs().len() < 101 {
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    until("all run", || site.world.all_execs().len() == 101).await;
 }
 
 /// The store has given turns and its answer was lost: the rows tell, and none is forgotten.

@@ -2,6 +2,7 @@
 
 use crate::fixture::{Plan, SOON, Site};
 use crate::fleet::{errors, storm};
+use crate::load::within;
 use crate::support::{Bus, Fleet, FleetPlan, ONCE, Root, Watch, clock, wait_for, wait_until};
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -35,12 +36,12 @@ fn standing(site: &Site) -> [u64; 3] {
     ["used", "reserved", "overrun"].map(|key| budget[key].as_u64().unwrap())
 }
 
-/// Within the time there is, since `began`.
+/// Within the time there is, since `began`; on a busy machine that is longer.
 #[track_caller]
 fn follows(what: &str, began: Instant, done: impl Fn() -> bool) {
     wait_until(what, SOON, done);
-    let took = began.elapsed();
-    assert!(took < FOLLOWS, "{what} took {took:?}");
+    let (took, limit) = (began.elapsed(), within(FOLLOWS));
+    assert!(took < limit, "{what} took {took:?} of {limit:?}");
 }
 
 /// A runner that reports `report` as soon as the file of its name is there, and goes on; its answer is beside it.
@@ -199,16 +200,16 @@ fn a_report_of_another_user_in_the_scope() {
 #[test]
 fn a_new_period_lets_go_on() {
     let site = Site::boot("b-hour");
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    let (now, began) = (std::time::SystemTime::now(), Instant::now());
+    let now = now.duration_since(std::time::UNIX_EPOCH);
     let rest = 3_600 - now.unwrap().as_secs().cast_signed() % 3_600;
     site.host.write(
         "/etc/systemd/system/stratavored.service.d/clock.conf",
-        clock(rest - 25),
+        clock(rest - 45),
     );
     site.root("systemctl daemon-reload && systemctl restart stratavored")
         .ok();
     site.wait_up();
-    let began = Instant::now();
     let hourly = "--scope project:p --period hour";
     site.ctl(
         "root",
@@ -235,10 +236,10 @@ fn a_new_period_lets_go_on() {
     .ok();
     wait_until("it is frozen", SOON, || frozen(&site, &id));
     assert!(
-        began.elapsed() < Duration::from_secs(20),
+        began.elapsed() < Duration::from_secs(45),
         "the hour may have passed"
     );
-    wait_until("it goes on", SOON, || !frozen(&site, &id));
+    wait_until("it goes on", SOON * 3, || !frozen(&site, &id));
     let (next, used) = start();
     assert!(next > first.0 && used == 0, "{first:?} {next} {used}");
     site.ctl(
@@ -380,9 +381,9 @@ fn sixty_four_callers_on_three_hosts_for_a_token_budget() {
             errors(&fleet)
         );
         assert!(codes[&0] >= 6, "{codes:?}");
+        wait_until("all have ended", SOON, || live().is_empty());
+        wait_until("all is given back", SOON, || standing(first) == [700, 0, 0]);
     }
-    wait_until("all have ended", SOON, || live().is_empty());
-    wait_until("all is given back", SOON, || standing(first) == [700, 0, 0]);
     let seen = watch.end();
     assert!(seen.answers > 0, "{seen:?}");
     fleet.clear();

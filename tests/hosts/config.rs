@@ -40,9 +40,7 @@ fn reloads(name: &'static str, root: Root) {
     ))
     .ok();
     assert!(!site.root("systemctl reload stratavored").success());
-    let log = site
-        .root("journalctl --no-pager -b -o cat -u stratavored")
-        .out();
+    let log = site.journal("-b -o cat -u stratavored");
     let sentence =
         format!("{FILE}.d/20.toml:2: unknown key host.max_runers; did you mean host.max_runners?");
     assert!(log.contains(&sentence), "{log}");
@@ -136,9 +134,7 @@ fn a_credential_that_does_not_fit_ends_the_daemon() {
         let over = said.contains("ActiveState=failed") && said.contains("ExecMainStatus=78");
         over.then_some(()).ok_or(said)
     });
-    let log = site
-        .root("journalctl --no-pager -b -o cat -u stratavored")
-        .out();
+    let log = site.journal("-b -o cat -u stratavored");
     assert!(log.contains("amqp-ca"), "{log}");
     assert!(site.scopes().contains(&live));
     site.root(&format!(
@@ -162,8 +158,9 @@ fn wrong_bounds_flood_nothing() {
         text.contains("alowed_users").then_some(()).ok_or(text)
     });
     let starts = || {
-        let said = site.root("journalctl --no-pager -q -o cat -u stratavore-agent MESSAGE_ID=40136f80dfe94b2bb50f2fe25dd19bf5");
-        said.out().lines().count()
+        let said =
+            site.journal("-o cat -u stratavore-agent MESSAGE_ID=40136f80dfe94b2bb50f2fe25dd19bf5");
+        said.lines().count()
     };
     let begun = Instant::now();
     let before = starts();

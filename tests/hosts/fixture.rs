@@ -173,6 +173,17 @@ impl Site {
         });
     }
 
+    /// Until it has them meet without launching anything.
+    pub fn wait_connected(&self) {
+        wait_for("daemon and agent talk", SOON, || {
+            let out = self.ctl("root", "reconcile --dry-run");
+            match out.success() {
+                true => Ok(()),
+                false => Err(out.to_string()),
+            }
+        });
+    }
+
     /// `ok`, `degraded` or `down`, as the daemon says; empty if it does not answer.
     pub fn store(&self) -> String {
         let asked =
@@ -192,6 +203,14 @@ impl Site {
     /// What the services said lately.
     pub fn log(&self) -> String {
         self.host.sh("journalctl --no-pager -n 60 -o short-monotonic -u stratavored -u stratavore-agent -u 'stratavore-*.scope' -t systemd").out()
+    }
+
+    /// What journalctl finds with these arguments, of all that was said before now: journald takes in what is in its sockets
+    /// when it comes to it.
+    #[track_caller]
+    pub fn journal(&self, arguments: &str) -> String {
+        let ask = format!("journalctl --sync && journalctl --no-pager -q {arguments}");
+        self.root(&ask).out()
     }
 
     /// The next of our programs that comes to this point dies there, once. The file is there as a whole or not at all.
@@ -429,6 +448,9 @@ impl Site {
                 .all(|(u, old)| ![0, *old].contains(&self.main_pid(u)))
         });
         self.wait_up();
+        if units.contains("stratavore-agent") {
+            self.wait_connected();
+        }
     }
 }
 

@@ -121,7 +121,7 @@ fn nobody_can_hold_up_the_agent() {
     );
 
     tries(&site, "stratavore", &["frames"]);
-    let lines = site.root("journalctl -u stratavore-agent -o cat").out();
+    let lines = site.journal("-u stratavore-agent -o cat");
     assert!(
         lines.contains("tried to connect") && !lines.lines().any(|l| l.starts_with("FORGED")),
         "{lines}"

@@ -1,6 +1,7 @@
 //! Hosts of a fleet as an operator handles them: cordoned, drained, dead, forgotten, back again.
 
 use crate::fixture::{Plan, SOON, Site};
+use crate::load::within;
 use crate::support::{Fleet, FleetPlan, wait_for, wait_until};
 use serde_json::Value;
 use std::time::{Duration, Instant};
@@ -41,17 +42,18 @@ fn a_host_is_cordoned_and_drained_from_another_one() {
     a.ctl("root", "host cordon f-drain-2 --reason 'new disk'")
         .ok();
     let began = Instant::now();
-    wait_for("the other host refuses", Duration::from_secs(2), || {
+    wait_for("the other host refuses", SOON, || {
         let refused = b.ctl("alice", "run p -- true");
         match refused.code == 3 && refused.err().contains("cordoned (new disk)") {
             true => Ok(()),
             false => Err(refused.to_string()),
         }
     });
+    let (took, limit) = (began.elapsed(), within(Duration::from_secs(2)));
+    assert!(took < limit, "{took:?} of {limit:?}");
     let gates = b.ctl("alice", "run --explain p -- true").code(3).out();
-    assert!(began.elapsed() < Duration::from_secs(4), "{began:?}");
     assert!(gates.contains("cordon"), "{gates}");
-    c.ctl("alice", "run p -- true").ok();
+    c.ctl("alice", "run --wait p -- true").ok();
     let list = c.ctl("alice", "host list").ok().out();
     assert!(list.contains("cordoned: new disk"), "{list}");
     let status = b.ctl("alice", "status").ok().out();
@@ -113,7 +115,7 @@ fn a_host_is_cordoned_and_drained_from_another_one() {
     b.wait_up();
     b.ctl("alice", "run p -- true").code(3);
     b.ctl("root", "host uncordon f-drain-2").ok();
-    b.ctl("alice", "run p -- true").ok();
+    b.ctl("alice", "run --wait p -- true").ok();
     let events = a.ctl("alice", "events --after 0").ok().out();
     for word in [
         "host.cordoned",
@@ -163,7 +165,7 @@ fn a_dead_host_is_forgotten_and_comes_back() {
         .ctl("alice", &format!("stop {cut_off}"))
         .code(1);
     assert!(stop.err().contains("withdrawn"), "{stop}");
-    assert!(stop.took < Duration::from_secs(15), "{stop}");
+    assert!(stop.took < within(Duration::from_secs(15)), "{stop}");
     fleet.mend(1);
     becomes(&fleet.sites[0], "f-dead-2", "up");
     wait_until("it takes orders again", SOON, || {
@@ -262,7 +264,7 @@ fn prometheus_finds_all_hosts_by_one() {
         });
     }
     let a = &fleet.sites[0];
-    a.host.write("/tmp/prometheus.yml", "global: {scrape_interval: 1s, scrape_timeout: 1s}\nscrape_configs:\n- job_name: stratavore\n  http_sd_configs: [{url: 'http://127.0.0.1:9791/sd', refresh_interval: 1s}]\n  relabel_configs: [{source_labels: [__meta_stratavore_host_name], target_label: host}]\n");
+    a.host.write("/tmp/prometheus.yml", "global: {scrape_interval: 2s, scrape_timeout: 2s}\nscrape_configs:\n- job_name: stratavore\n  http_sd_configs: [{url: 'http://127.0.0.1:9791/sd', refresh_interval: 1s}]\n  relabel_configs: [{source_labels: [__meta_stratavore_host_name], target_label: host}]\n");
     a.root("systemd-run -q --unit prom prometheus --config.file /tmp/prometheus.yml --storage.tsdb.path /tmp/tsdb --web.listen-address 127.0.0.1:9090").ok();
     let up = |site: &Site| -> Vec<String> {
         let out = site.root("python3 -c \"import urllib.request as u; print(u.urlopen('http://127.0.0.1:9090/api/v1/query?query=up==1', timeout=10).read().decode())\"");
@@ -294,7 +296,9 @@ fn prometheus_finds_all_hosts_by_one() {
         fleet.sites[0].root(known).out() == "0"
     });
     assert_eq!(targets(&fleet.sites[0]), all);
-    assert_eq!(up(&fleet.sites[0]), names);
+    wait_until("all are scraped as before", SOON, || {
+        up(&fleet.sites[0]) == names
+    });
     // A daemon that has not seen its fleet yet says so with a status that changes nothing for Prometheus.
     fleet.sites[0]
         .root("systemctl kill -s KILL stratavored")

@@ -138,7 +138,7 @@ fn the_agent_takes_orders_from_the_daemon_alone() {
     let out = talk(
         "stratavore",
         &format!(
-            "{connect}{order}print(ask({{'hello':{{'v':1,'program':'test'}}}}))\nprint(ask({{'go':{{'id':'00000000-0000-0000-0000-000000000000'}}}}))\nprint(ask({{'no-such-order':1}}))"
+            "{connect}s.settimeout(50)\n{order}print(ask({{'hello':{{'v':1,'program':'test'}}}}))\nprint(ask({{'go':{{'id':'00000000-0000-0000-0000-000000000000'}}}}))\nprint(ask({{'no-such-order':1}}))"
         ),
     );
     assert!(

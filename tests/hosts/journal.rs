@@ -1,6 +1,7 @@
 //! What we say in the journal, and that nobody waits for it.
 
 use crate::fixture::{Plan, SOON, Site};
+use crate::load::within;
 use crate::support::{Root, wait_for};
 use serde_json::Value;
 use std::time::{Duration, Instant};
@@ -43,12 +44,13 @@ fn lines_carry_fields_and_the_catalog_explains_them() {
         let id = site
             .ctl(
                 "alice",
-                "run a-b.c -- sh -c 'sleep 1; exit 7' s3cret-argument",
+                "run a-b.c -- sh -c 'until [ -e /tmp/go ]; do sleep .1; done; exit 7' s3cret-argument",
             )
             .ok()
             .out();
         site.ctl("alice", "run a-b.c -- true s3cret-argument")
             .code(3);
+        site.root("touch /tmp/go").ok();
         assert_eq!(site.cause(&id), "exit-code");
 
         let launched = one(
@@ -171,7 +173,7 @@ fn a_stopped_journald_stops_nobody() {
     assert_eq!(site.cause(&id), "stopped");
     let stopped = stop.elapsed();
     assert!(
-        launched < Duration::from_secs(5) && stopped < Duration::from_secs(10),
+        launched < within(Duration::from_secs(5)) && stopped < within(Duration::from_secs(10)),
         "launch {launched:?}, stop {stopped:?}"
     );
     // Longer than WatchdogSec=30s allows a service to be silent.

@@ -19,7 +19,28 @@ fn readers(site: &Site) -> usize {
 #[track_caller]
 fn no_readers(site: &Site) {
     wait_until("no journalctl is left", SOON, || readers(site) == 0);
-    assert_eq!(site.root("ls /run/stratavore/readers").out(), "");
+    wait_until("and no cursor", SOON, || cursors(site) == 0);
+}
+
+/// How many readings have noted where they are: journalctl does that at the end of a run.
+fn cursors(site: &Site) -> usize {
+    site.root("ls /run/stratavore/readers | wc -l")
+        .ok()
+        .out()
+        .parse()
+        .unwrap()
+}
+
+/// Of each journalctl: capabilities, no_new_privs, score and environment, in one line. The last is read last: where it is
+/// empty the process has just begun or is ending, and what was read before says nothing.
+fn of_readers(site: &Site) -> Vec<String> {
+    let script = r#"for p in $(pgrep -x journalctl); do
+        printf '%s%s %s\n' "$(grep -E '^(CapEff|CapPrm|NoNewPrivs)' /proc/$p/status | tr -s '\t\n' ' ')" \
+            "$(cat /proc/$p/oom_score_adj)" "$(tr '\0' ' ' < /proc/$p/environ)"
+        done 2>/dev/null"#;
+    let said = site.root(script).out();
+    let whole = said.lines().filter(|line| line.contains("PATH="));
+    whole.map(str::to_owned).collect()
 }
 
 #[test]
@@ -110,8 +131,7 @@ fn following_is_complete(name: &'static str, root: Root) {
         .command(["stratavorectl", "logs", "-f", "-n0", &id])
         .user("alice")
         .spawn();
-    wait_until("both read", SOON, || readers(&site) >= 2);
-    std::thread::sleep(Duration::from_millis(500));
+    wait_until("both know where they are", SOON, || cursors(&site) == 2);
     site.sh_as("alice", "echo > /tmp/go").ok();
     let out = all.wait(Duration::from_secs(60)).ok().out();
     assert_eq!(out, "6001", "every line came, and then the end");
@@ -198,22 +218,29 @@ fn readers_are_bounded() {
     });
     let ninth = site.ctl("alice", &format!("logs {id}")).code(1);
     assert!(ninth.err().contains('8'), "{ninth}");
+    // Each has one journalctl that waits for new lines.
+    wait_until("all wait", SOON, || readers(&site) == 8);
+    let caps = wait_for("what they are", SOON, || {
+        let caps = of_readers(&site);
+        match caps.len() {
+            8 => Ok(caps),
+            _ => Err(format!("{caps:?}")),
+        }
+    });
+    for of in &caps {
+        let none = "CapPrm: 0000000000000000 CapEff: 0000000000000000 NoNewPrivs: 1 500 ";
+        assert!(of.starts_with(none) && !of.contains("SYSTEMD"), "{caps:?}");
+    }
+    // root has places of its own.
     site.ctl("root", &format!("logs {id}")).ok();
-    let caps = site.root("for p in $(pgrep -x journalctl); do grep -E '^(CapEff|CapPrm|NoNewPrivs)' /proc/$p/status; cat /proc/$p/oom_score_adj; tr '\\0' ' ' < /proc/$p/environ; echo; done | sort -u").ok().out();
-    assert!(
-        caps.contains("CapEff:\t0000000000000000") && caps.contains("CapPrm:\t0000000000000000"),
-        "{caps}"
-    );
-    assert!(
-        !caps.contains("-900") && caps.starts_with("500\n") && !caps.contains("SYSTEMD"),
-        "{caps}"
-    );
+    wait_until("root's reading is over", SOON, || readers(&site) == 8);
     // A caller that goes away.
     let mut first = all.remove(0);
-    let before = readers(&site);
     first.kill();
-    wait_until("its reader is gone", SOON, || readers(&site) < before);
-    site.ctl("alice", &format!("logs {id}")).ok();
+    wait_until("its reader is gone", SOON, || readers(&site) == 7);
+    wait_until("and its place is free", SOON, || {
+        site.ctl("alice", &format!("logs {id}")).success()
+    });
     // The agent.
     site.kill9("stratavore-agent");
     for one in &mut all {

@@ -36,6 +36,8 @@ mod launch;
 mod lease;
 mod life;
 mod limits;
+#[path = "../load/mod.rs"]
+mod load;
 mod logfile;
 mod logs;
 mod metrics;

@@ -1,13 +1,15 @@
 //! Projects and their caps.
 
-use crate::fixture::{Plan, Site};
+use crate::fixture::{Plan, SOON, Site};
 
 #[test]
 fn a_cap_is_exact_when_a_hundred_come_at_once() {
     let site = Site::boot("cap");
     site.ctl("root", "project create tight --max-runners 7")
         .ok();
-    let out = site.sh_as("alice", "for i in $(seq 100); do (stratavorectl run tight -- sleep 1000 2>/tmp/err.$i; echo \"status $?\") & done; wait").ok().out();
+    let storm = "for i in $(seq 100); do (stratavorectl run tight -- sleep 1000 2>/tmp/err.$i; echo \"status $?\") & done; wait";
+    let storm = site.host.command(["bash", "-c", storm]).user("alice");
+    let out = storm.limit(SOON * 6).run().ok().out();
     let count = |what: &str| out.lines().filter(|l| *l == what).count();
     assert_eq!(
         (count("status 0"), count("status 3")),

@@ -1,6 +1,9 @@
 //! Running commands in a host, with a time limit.
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
 use std::io::{Read, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
@@ -324,29 +327,37 @@ impl Drop for Spawned {
 /// Reads a pipe to its end in the background.
 struct Reader<R> {
     data: Arc<Mutex<Vec<u8>>>,
+    /// Another descriptor of the pipe, to see whether there is something in it.
+    pipe: Option<OwnedFd>,
     thread: Option<JoinHandle<()>>,
-    pipe: std::marker::PhantomData<R>,
+    of: std::marker::PhantomData<R>,
 }
 
-impl<R: Read + Send + 'static> Reader<R> {
+impl<R: Read + AsFd + Send + 'static> Reader<R> {
     fn start(pipe: Option<R>) -> Self {
         let data = Arc::new(Mutex::new(Vec::new()));
         let shared = Arc::clone(&data);
+        let watched = pipe
+            .as_ref()
+            .map(|p| p.as_fd().try_clone_to_owned().expect("a descriptor"));
         let thread = pipe.map(|mut pipe| {
             std::thread::spawn(move || {
                 let mut buffer = [0; 65536];
-                while let Ok(n @ 1..) = pipe.read(&mut buffer) {
-                    shared
-                        .lock()
-                        .expect("reader")
-                        .extend_from_slice(&buffer[..n]);
+                // What is taken out of the pipe is in `data` before anybody can look.
+                while readable(pipe.as_fd(), None) {
+                    let mut data = shared.lock().expect("reader");
+                    match pipe.read(&mut buffer) {
+                        Ok(n @ 1..) => data.extend_from_slice(&buffer[..n]),
+                        _ => return,
+                    }
                 }
             })
         });
         Reader {
             data,
+            pipe: watched,
             thread,
-            pipe: std::marker::PhantomData,
+            of: std::marker::PhantomData,
         }
     }
 
@@ -354,14 +365,31 @@ impl<R: Read + Send + 'static> Reader<R> {
         String::from_utf8_lossy(&self.data.lock().expect("reader")).into_owned()
     }
 
-    /// Everything: the command has ended, but what it left running may hold the pipe open for ever.
+    /// Everything: the command has ended, and all it wrote is read, however long that takes. What it left running may
+    /// hold the pipe open for ever: that is given a moment.
     fn all(&mut self) -> Vec<u8> {
-        if let Some(thread) = self.thread.take() {
-            let begun = Instant::now();
-            while !thread.is_finished() && begun.elapsed() < Duration::from_millis(500) {
+        if let (Some(thread), Some(pipe)) = (self.thread.take(), self.pipe.take()) {
+            let mut quiet = Instant::now();
+            while !thread.is_finished() && quiet.elapsed() < Duration::from_millis(500) {
                 std::thread::sleep(Duration::from_millis(1));
+                let _reads = self.data.lock().expect("reader");
+                if !thread.is_finished() && readable(pipe.as_fd(), Some(&Timespec::default())) {
+                    quiet = Instant::now();
+                }
             }
         }
         self.data.lock().expect("reader").clone()
+    }
+}
+
+/// Whether something, or the end, is to be read.
+fn readable(pipe: BorrowedFd<'_>, within: Option<&Timespec>) -> bool {
+    let mut fds = [PollFd::from_borrowed_fd(pipe, PollFlags::IN)];
+    loop {
+        match poll(&mut fds, within) {
+            Ok(ready) => return ready > 0,
+            Err(Errno::INTR) => {}
+            Err(e) => panic!("poll: {e}"),
+        }
     }
 }
