@@ -1,8 +1,29 @@
-//! The bus of a user's own systemd.
+//! The bus of a user's own systemd, and what systemd says of the whole machine.
 
 use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
+use std::time::Duration;
+use zbus::OwnedVariant;
 use zbus::connection::Builder;
+
+/// How long systemd may take to say how the machine is; at its end it has better things to do.
+const ANSWER: Duration = Duration::from_secs(1);
+
+/// Whether the machine is being shut down or booted again, as far as systemd can still say so.
+pub async fn host_stops(system: &zbus::Connection) -> bool {
+    let asked = system.call_method(
+        Some("org.freedesktop.systemd1"),
+        "/org/freedesktop/systemd1",
+        Some("org.freedesktop.DBus.Properties"),
+        "Get",
+        &("org.freedesktop.systemd1.Manager", "SystemState"),
+    );
+    let Ok(Ok(reply)) = tokio::time::timeout(ANSWER, asked).await else {
+        return false;
+    };
+    let state = reply.body().deserialize::<OwnedVariant>();
+    state.is_ok_and(|state| <&str>::try_from(&*state).is_ok_and(|state| state == "stopping"))
+}
 
 /// A connection to it is built from here: `$XDG_RUNTIME_DIR/bus`, where the user's systemd is,
 /// also if this session has a bus of its own (dbus-run-session, dbus-launch); without that socket

@@ -37,6 +37,8 @@ const LAST_LAUNCHES: Duration = Duration::from_secs(10);
 const LAST_EVENTS: Duration = Duration::from_secs(3);
 /// And for receivers of notifications to take what waits.
 const LAST_MESSAGES: Duration = Duration::from_secs(5);
+/// And for the fleet to hear that the host is shut down.
+const LAST_WORD: Duration = Duration::from_secs(2);
 /// A hub or bus that has not come round for so long is wedged.
 const WEDGED: Duration = Duration::from_secs(20);
 /// Between two looks at bus and engine.
@@ -226,8 +228,12 @@ pub async fn run(config: Config, start: Start, log: Telemetry) -> Result<(), Fat
     };
     service::stopping();
     tracing::info!(message_id = kinds::STOPPING.id, "Stopping; runners go on");
+    let with_host = !start.user && crate::bus::host_stops(&connection).await;
     // Refuse calls, finish transactions, publish what is there, close the store.
     engine.shutdown(LAST_LAUNCHES).await;
+    if with_host {
+        engine.end_boot(LAST_WORD).await;
+    }
     let publish = async {
         let Some(relay) = engine.relay() else {
             return;

@@ -48,7 +48,7 @@ macro_rules! suite {
             holds: [set_list_release, one_for_each_scope, they_end_by_themselves, there_are_only_so_many, who_froze_it_is_kept];
             orders: [one_that_expires_is_in_the_audit, orders_are_taken_once_and_answered, orders_are_taken_as_they_were_asked, an_order_nobody_takes_is_withdrawn,
                 nobody_takes_all_places, a_launch_is_begun_once, a_launch_that_was_taken_and_not_begun];
-            hosts: [joining_and_coming_back, a_cloned_machine_id, a_living_machine_is_not_taken_over, leases, an_epoch_that_is_over, who_is_away_and_who_is_lost,
+            hosts: [joining_and_coming_back, a_cloned_machine_id, a_living_machine_is_not_taken_over, a_boot_that_was_over_in_good_order, leases, an_epoch_that_is_over, who_is_away_and_who_is_lost,
                 forgetting, who_is_back_is_told, many_are_given_back, cordons, cordon_and_cap_refuse, the_whole_fleet, the_only_host];
             queue: [who_waits_is_neither_live_nor_lost, priority_then_age_fair_between_projects, there_is_only_so_much_room,
                 a_session_has_one_live_runner, every_gate_with_its_numbers, a_hold_stops_admission,

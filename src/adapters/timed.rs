@@ -34,7 +34,7 @@ macro_rules! operations {
         }
     };
 }
-operations!(admit apply runner runners live create_project set_project remove_project project projects events prune check turns queued explain set_budget remove_budget budgets report set_hold release_hold holds end_holds pulse policy fleet set_fleet_max join renew hosts cordon uncordon forget tidy note chain entries verify anchor prune_chain);
+operations!(admit apply runner runners live create_project set_project remove_project project projects events prune check turns queued explain set_budget remove_budget budgets report set_hold release_hold holds end_holds pulse policy fleet set_fleet_max join renew end_boot hosts cordon uncordon forget tidy note chain entries verify anchor prune_chain);
 
 /// The store, and how long it takes.
 pub struct TimedStore {
@@ -330,6 +330,11 @@ impl Hosts for TimedStore {
     async fn renew(&self, writer: &Writer, beat: Beat) -> Result<Vec<Event>, StoreError> {
         let _timer = self.times.renew.start_timer();
         self.inner.renew(writer, beat).await
+    }
+
+    async fn end_boot(&self, writer: &Writer) -> Result<(), StoreError> {
+        let _timer = self.times.end_boot.start_timer();
+        self.inner.end_boot(writer).await
     }
 
     async fn hosts(&self) -> Result<(Timestamp, Vec<Host>), StoreError> {

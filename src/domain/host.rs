@@ -184,6 +184,8 @@ impl Host {
 /// A machine that boots has a boot id nobody has seen before. One that comes back with a boot id
 /// that was *followed by another* can only be a second machine with the same machine-id. Which of both
 /// is the host an operator has to say: `host forget` forgets the boot ids as well.
+///
+/// A known boot id that is empty is that of a boot that was over in good order: any other may follow.
 pub fn join(known: Option<&Host>, new: &Registration) -> Result<Vec<String>, Error> {
     let Some(known) = known else {
         return Ok(Vec::new());
@@ -203,6 +205,9 @@ pub fn join(known: Option<&Host>, new: &Registration) -> Result<Vec<String>, Err
         ));
     }
     let mut former = known.former_boots.clone();
+    if known.about.boot_id.is_empty() {
+        return Ok(former);
+    }
     former.push(known.about.boot_id.clone());
     if former.len() > FORMER_BOOTS_MAX {
         former.remove(0);
@@ -211,9 +216,11 @@ pub fn join(known: Option<&Host>, new: &Registration) -> Result<Vec<String>, Err
 }
 
 /// A machine that is alive is not taken over: one with another boot id joins when the lease of the
-/// one before has run out. A host that boots faster than that waits for the rest of it.
+/// one before has run out. A host that crashed and boots faster than that waits for the rest of it; one that
+/// was shut down has said so.
 pub fn refuse_second(known: &Host, new: &Registration, now: Timestamp) -> Result<(), Error> {
-    if known.about.boot_id == new.boot_id || !known.is_up(now) {
+    let before = &known.about.boot_id;
+    if *before == new.boot_id || before.is_empty() || !known.is_up(now) {
         return Ok(());
     }
     let rest = known
@@ -288,6 +295,15 @@ mod tests {
             refuse_second(&old, &registration("b"), Timestamp(160)),
             Ok(())
         );
+        // Its boot was over in good order, though its lease holds.
+        let over = host("", &["z"]);
+        assert_eq!(refuse_second(&over, &registration("b"), now), Ok(()));
+        assert_eq!(
+            join(Some(&over), &registration("b")),
+            Ok(vec!["z".to_owned()])
+        );
+        let error = join(Some(&over), &registration("z")).map_err(|e| e.kind);
+        assert_eq!(error, Err(ErrorKind::Conflict));
     }
 
     proptest! {

@@ -162,6 +162,25 @@ impl super::Engine {
     }
 }
 
+impl super::Engine {
+    /// The host is being shut down: its next boot need not wait until the lease has run out. What can't be said within
+    /// this time is left, and the next boot waits.
+    pub async fn end_boot(&self, within: Duration) {
+        let shared = &self.0;
+        let writer = shared.lease.with(|known| known.writer.clone());
+        let Some(writer) = writer.filter(|_| !shared.settings.sole_host) else {
+            return;
+        };
+        match tokio::time::timeout(within, shared.store.end_boot(&writer)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => {
+                tracing::debug!(%error, "The next boot waits for the end of the lease")
+            }
+            Err(_) => tracing::debug!("The next boot waits for the end of the lease"),
+        }
+    }
+}
+
 impl Shared {
     /// Why nothing may be launched here, as far as the lease is concerned.
     fn lacks_lease(&self) -> Option<String> {

@@ -159,6 +159,9 @@ pub trait Hosts {
     -> Result<(Writer, Vec<Event>), StoreError>;
     /// Renews the lease. [`StoreError::Fenced`] if the epoch is over.
     async fn renew(&self, writer: &Writer, beat: Beat) -> Result<Vec<Event>, StoreError>;
+    /// The host is being shut down: its next boot joins without waiting for the end of the lease.
+    /// [`StoreError::Fenced`] if the epoch is over.
+    async fn end_boot(&self, writer: &Writer) -> Result<(), StoreError>;
     /// All hosts, by name, and the store's clock.
     async fn hosts(&self) -> Result<(Timestamp, Vec<Host>), StoreError>;
     /// Cordons a host, in place of a cordon that it has; with `drain`, what still runs there so many

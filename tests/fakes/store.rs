@@ -455,6 +455,11 @@ impl Hosts for FakeStore {
         inside!(self, => s.renew(&writer, beat))
     }
 
+    async fn end_boot(&self, writer: &Writer) -> Result<(), StoreError> {
+        let writer = writer.clone();
+        inside!(self, => s.end_boot(&writer))
+    }
+
     async fn hosts(&self) -> Result<(Timestamp, Vec<Host>), StoreError> {
         inside!(self, => s.hosts())
     }

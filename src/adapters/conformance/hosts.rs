@@ -133,6 +133,22 @@ pub(crate) async fn a_living_machine_is_not_taken_over(store: Arc<impl Store + '
     join(&*store, "b", "boot-2", MINUTE).await;
 }
 
+pub(crate) async fn a_boot_that_was_over_in_good_order(store: Arc<impl Store + 'static>) {
+    let first = join(&*store, "b", "boot-1", MINUTE).await;
+    store.end_boot(&first).await.unwrap();
+    // Its lease still holds; what it does at the very end is done.
+    store.renew(&first, beat(MINUTE, None)).await.unwrap();
+    join(&*store, "b", "boot-2", MINUTE).await;
+    assert!(matches!(
+        store.end_boot(&first).await,
+        Err(StoreError::Fenced)
+    ));
+    assert_eq!(host(&*store, "b").await.about.boot_id, "boot-2");
+    // Others are kept out as before.
+    let clone = store.join(about("b", "boot-3"), beat(MINUTE, None)).await;
+    refused(clone, ErrorKind::Conflict);
+}
+
 pub(crate) async fn leases(store: Arc<impl Store + 'static>) {
     let writer = join(&*store, "h1", "boot", 0).await;
     let renewed = store.renew(&writer, beat(MINUTE, Some(5))).await.unwrap();

@@ -74,6 +74,10 @@ impl<B: Base> Hosts for SqlStore<B> {
         self.write(hosts::Renew { writer, beat }).await
     }
 
+    async fn end_boot(&self, writer: &Writer) -> Result<(), StoreError> {
+        self.write(hosts::EndBoot(writer.clone())).await
+    }
+
     async fn hosts(&self) -> Result<(Timestamp, Vec<Host>), StoreError> {
         self.read(async |on| hosts::all(on).await).await
     }

@@ -290,6 +290,33 @@ impl Work for Renew {
 }
 
 #[derive(Debug)]
+pub(super) struct EndBoot(pub(super) Writer);
+
+#[async_trait]
+impl Work for EndBoot {
+    type Done = ();
+
+    fn locks(&self, locks: &mut Locks) {
+        locks.host(&self.0.host);
+    }
+
+    fn of_any_epoch(&self) -> bool {
+        // It carries its own.
+        true
+    }
+
+    async fn run(&mut self, on: &mut Link) -> Result<(), Fail> {
+        let Self(writer) = self;
+        let sql = "UPDATE hosts SET boot_id = '' WHERE host = $1 AND epoch = $2";
+        let values = vec![writer.host.as_str().into(), writer.epoch.into()];
+        match on.run(sql, values).await? {
+            0 => Err(Fail::Fenced),
+            _ => Ok(()),
+        }
+    }
+}
+
+#[derive(Debug)]
 pub(super) struct SetCordon {
     pub(super) host: String,
     pub(super) reason: String,
