@@ -3,8 +3,8 @@
 //! It is best effort and in nobody's way. One task decides which events make messages and waits for
 //! nothing; each rule has a bounded queue and a task that posts what is in it, one after the other,
 //! with a bounded number of tries. What is lost by that is counted. Each host tells of its own events,
-//! so a fleet tells of each once. At a stop what was only counted is told and what waits is posted, for a
-//! bounded time; over a restart nothing is remembered but the store's events.
+//! so a fleet tells of each once. At a stop what was only counted is told, and what waits is tried once more
+//! without a pause, for a bounded time; over a restart nothing is remembered but the store's events.
 
 use super::{Engine, Happening, Shared, now};
 use crate::domain::event::Event;
@@ -16,8 +16,9 @@ use crate::ports::{Courier, Letter, Undelivered};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::broadcast::Receiver;
-use tokio::sync::broadcast::error::{RecvError, TryRecvError};
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::broadcast::error::RecvError;
+use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 /// Messages of one rule that may wait for their turn.
@@ -29,8 +30,6 @@ const PAUSES: [Duration; 4] = [
     Duration::from_secs(30),
     Duration::from_secs(120),
 ];
-/// At a stop: between two looks whether all is posted.
-const LOOK: Duration = Duration::from_millis(20);
 /// With nothing to say the task looks again after so long.
 const IDLE: Duration = Duration::from_secs(3_600);
 
@@ -68,12 +67,11 @@ pub struct Fares {
     pub failing: bool,
 }
 
-/// A rule, its queue, and what came of it.
+/// A rule, and what came of it.
 #[derive(Debug)]
 struct Post {
     to: Subscriber,
     host: String,
-    queue: mpsc::Sender<Message>,
     fares: Mutex<Fares>,
     /// One test at a time.
     test: Semaphore,
@@ -81,12 +79,27 @@ struct Post {
     shared: std::sync::Weak<Shared>,
 }
 
+/// What is told by a rule: what its receiver knows, and the queue of what it is to know.
+#[derive(Debug)]
+struct Line {
+    post: Arc<Post>,
+    told: Told,
+    queue: mpsc::Sender<Message>,
+}
+
 /// All rules.
 #[derive(Debug, Default)]
 pub(super) struct Desk {
     posts: std::sync::OnceLock<Vec<Arc<Post>>>,
-    /// Asks the task that follows for its last words.
-    last: Mutex<Option<oneshot::Sender<oneshot::Sender<()>>>>,
+    tasks: Mutex<Option<Tasks>>,
+}
+
+/// The one that decides and those that post. They end when they are told that the daemon stops: the one when all that is
+/// to be told is in the queues, the others when their queue is empty.
+#[derive(Debug)]
+struct Tasks {
+    all: JoinSet<()>,
+    stops: watch::Sender<bool>,
 }
 
 impl Desk {
@@ -94,8 +107,8 @@ impl Desk {
         self.posts.get().map_or(&[], Vec::as_slice)
     }
 
-    fn last(&self) -> MutexGuard<'_, Option<oneshot::Sender<oneshot::Sender<()>>>> {
-        self.last.lock().unwrap_or_else(PoisonError::into_inner)
+    fn tasks(&self) -> MutexGuard<'_, Option<Tasks>> {
+        self.tasks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -103,13 +116,13 @@ impl Engine {
     /// Has these told from now on what they want to know. To be called once.
     pub fn notify(&self, subscribers: Vec<Subscriber>, courier: &Arc<dyn Courier>) {
         let happenings = self.subscribe();
-        let mut posts = Vec::new();
+        let (stops, stop) = watch::channel(false);
+        let mut all = JoinSet::new();
+        let (mut posts, mut lines) = (Vec::new(), Vec::new());
         for to in subscribers {
             self.metrics().notifications(&to.name);
-            let (queue, waiting) = mpsc::channel(QUEUE_MAX);
             let post = Arc::new(Post {
                 host: self.0.settings.host_name.clone(),
-                queue,
                 fares: Mutex::default(),
                 test: Semaphore::new(1),
                 courier: Arc::clone(courier),
@@ -117,36 +130,35 @@ impl Engine {
                 to,
             });
             match &post.to.to {
-                Ok(_) => drop(tokio::spawn(deliver(Arc::clone(&post), waiting))),
+                Ok(_) => {
+                    let (queue, waiting) = mpsc::channel(QUEUE_MAX);
+                    all.spawn(deliver(Arc::clone(&post), waiting, stop.clone()));
+                    lines.push(Line {
+                        post: Arc::clone(&post),
+                        told: Told::default(),
+                        queue,
+                    });
+                }
                 Err(why) => post.failed(why),
             }
             posts.push(post);
         }
-        if self.0.notify.posts.set(posts.clone()).is_ok() && !posts.is_empty() {
-            let (ask, asked) = oneshot::channel();
-            *self.0.notify.last() = Some(ask);
-            tokio::spawn(follow(posts, happenings, asked));
+        if self.0.notify.posts.set(posts).is_ok() && !lines.is_empty() {
+            all.spawn(follow(lines, happenings, stop));
+            *self.0.notify.tasks() = Some(Tasks { all, stops });
         }
     }
 
-    /// The last words, within the given time: what was only counted is told, what waits is posted. What is left then is
-    /// lost, and that is said.
+    /// The last words, within the given time: what was only counted is told, what waits is tried once more. What is left
+    /// then is lost, and that is said.
     pub async fn end_notifications(&self, within: Duration) {
-        let Some(ask) = self.0.notify.last().take() else {
+        let Some(mut tasks) = self.0.notify.tasks().take() else {
             return;
         };
-        let posts = self.0.notify.posts();
-        let all = async {
-            let (done, told) = oneshot::channel();
-            if ask.send(done).is_ok() {
-                let _ = told.await;
-            }
-            while posts.iter().any(|post| post.fares().waiting > 0) {
-                tokio::time::sleep(LOOK).await;
-            }
-        };
-        let _ = tokio::time::timeout(within, all).await;
-        for post in posts {
+        tasks.stops.send_replace(true);
+        let ended = async { while tasks.all.join_next().await.is_some() {} };
+        let _ = tokio::time::timeout(within, ended).await;
+        for post in self.0.notify.posts() {
             let left = post.fares().waiting;
             if left > 0 {
                 tracing::warn!(
@@ -230,15 +242,6 @@ impl Post {
     fn count(&self, result: NotificationResult, by: u64) {
         if let Some(shared) = self.shared.upgrade() {
             shared.metrics.notified(&self.to.name, result, by);
-        }
-    }
-
-    /// Takes a message for later, if there is room.
-    fn enqueue(&self, message: Message) {
-        self.fares().waiting += 1;
-        if self.queue.try_send(message).is_err() {
-            self.fares().waiting -= 1;
-            self.dropped(1);
         }
     }
 
@@ -328,62 +331,69 @@ impl Post {
     }
 }
 
-/// Decides which events make messages, for as long as the engine lives, or until it is asked for its last words.
+impl Line {
+    /// Takes messages for later, as far as there is room.
+    fn enqueue(&self, messages: impl IntoIterator<Item = Message>) {
+        for message in messages {
+            self.post.fares().waiting += 1;
+            if self.queue.try_send(message).is_err() {
+                self.post.fares().waiting -= 1;
+                self.post.dropped(1);
+            }
+        }
+    }
+
+    fn tell(&mut self, event: &Event, at: u64) {
+        let rule = &self.post.to.rule;
+        if rule.wants(event) {
+            let message = self.told.event(rule, event, at);
+            self.enqueue(message);
+        }
+    }
+
+    fn overdue(&mut self, at: u64) {
+        let messages = self.told.overdue(&self.post.to.rule, at);
+        self.enqueue(messages);
+    }
+
+    /// What was only counted; there is no later.
+    fn rest(&mut self, at: u64) {
+        let messages = self.told.rest(&self.post.to.rule, at);
+        self.enqueue(messages);
+        match self.told.untold() {
+            0 => {}
+            more => self.post.dropped(more),
+        }
+    }
+}
+
+/// Decides which events make messages, for as long as the engine lives, or until the stop: then come its last words.
 async fn follow(
-    posts: Vec<Arc<Post>>,
+    mut lines: Vec<Line>,
     mut happenings: Receiver<Arc<Happening>>,
-    mut asked: oneshot::Receiver<oneshot::Sender<()>>,
+    mut stop: watch::Receiver<bool>,
 ) {
     let begun = Instant::now();
     let clock = || u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX);
-    let mut posts: Vec<(Arc<Post>, Told)> = posts
-        .into_iter()
-        .filter(|post| post.to.to.is_ok())
-        .map(|post| (post, Told::default()))
-        .collect();
     loop {
-        let due = posts.iter().filter_map(|(_, told)| told.due()).min();
+        let due = lines.iter().filter_map(|line| line.told.due()).min();
         let wait = due.map_or(IDLE, |at| Duration::from_micros(at.saturating_sub(clock())));
         tokio::select! {
+            // What has happened comes before the stop.
+            biased;
+            () = tokio::time::sleep(wait) => lines.iter_mut().for_each(|line| line.overdue(clock())),
             happening = happenings.recv() => match happening.as_deref() {
                 Ok(Happening { event: Some(event), .. }) => {
-                    posts.iter_mut().for_each(|(post, told)| tell(post, told, event, clock()));
+                    lines.iter_mut().for_each(|line| line.tell(event, clock()));
                 }
                 Ok(_) => {}
                 Err(RecvError::Lagged(missed)) => say_missed(*missed),
                 Err(RecvError::Closed) => return,
             },
-            Ok(done) = &mut asked => {
-                loop {
-                    match happenings.try_recv() {
-                        Ok(happening) => {
-                            if let Some(event) = &happening.event {
-                                posts.iter_mut().for_each(|(post, told)| tell(post, told, event, clock()));
-                            }
-                        }
-                        Err(TryRecvError::Lagged(missed)) => say_missed(missed),
-                        Err(TryRecvError::Empty | TryRecvError::Closed) => break,
-                    }
-                }
-                for (post, told) in &mut posts {
-                    let rest = told.rest(&post.to.rule, clock());
-                    rest.into_iter().for_each(|message| post.enqueue(message));
-                    match told.untold() {
-                        0 => {}
-                        more => post.dropped(more),
-                    }
-                }
-                let _ = done.send(());
-                return;
-            }
-            () = tokio::time::sleep(wait) => {
-                for (post, told) in &mut posts {
-                    let overdue = told.overdue(&post.to.rule, clock());
-                    overdue.into_iter().for_each(|message| post.enqueue(message));
-                }
-            }
+            Ok(_) = stop.wait_for(|stops| *stops) => break,
         }
     }
+    lines.iter_mut().for_each(|line| line.rest(clock()));
 }
 
 /// Whom they would have been for is not known, and no receiver is to blame.
@@ -395,21 +405,17 @@ fn say_missed(missed: u64) {
     );
 }
 
-fn tell(post: &Post, told: &mut Told, event: &Event, at: u64) {
-    let rule = &post.to.rule;
-    if rule.wants(event)
-        && let Some(message) = told.event(rule, event, at)
-    {
-        post.enqueue(message);
-    }
-}
-
-/// Posts what waits, one after the other, in order.
-async fn deliver(post: Arc<Post>, mut waiting: mpsc::Receiver<Message>) {
+/// Posts what waits, one after the other, in order. From the stop on each is tried once, without a pause before.
+async fn deliver(
+    post: Arc<Post>,
+    mut waiting: mpsc::Receiver<Message>,
+    mut stop: watch::Receiver<bool>,
+) {
     while let Some(message) = waiting.recv().await {
         let id = id();
         let mut pauses = PAUSES.iter();
         loop {
+            let last = *stop.borrow();
             match post.attempt(&message, &id).await {
                 Ok(()) => {
                     post.sent();
@@ -418,8 +424,9 @@ async fn deliver(post: Arc<Post>, mut waiting: mpsc::Receiver<Message>) {
                 Err(error) => {
                     post.failed(error.why());
                     match (pauses.next(), error) {
-                        (Some(pause), Undelivered::Later(_)) => {
-                            tokio::time::sleep(pause.mul_f64(1.0 + share())).await;
+                        (Some(pause), Undelivered::Later(_)) if !last => {
+                            let pause = pause.mul_f64(1.0 + share());
+                            let _ = tokio::time::timeout(pause, stop.wait_for(|s| *s)).await;
                         }
                         (_, error) => {
                             post.given_up(&message, error.why());
@@ -456,7 +463,6 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_missed_is_no_rules_loss() {
-        let (queue, mut waiting) = mpsc::channel(QUEUE_MAX);
         let post = Arc::new(Post {
             to: Subscriber {
                 name: "ops".to_owned(),
@@ -469,7 +475,6 @@ mod tests {
                 secret: None,
             },
             host: "h".to_owned(),
-            queue,
             fares: Mutex::default(),
             test: Semaphore::new(1),
             courier: Arc::new(Nobody),
@@ -487,8 +492,14 @@ mod tests {
             tell.send(Arc::new(happening)).unwrap();
         }
         drop(tell);
-        let (_nobody, asked) = oneshot::channel();
-        follow(vec![Arc::clone(&post)], told, asked).await;
+        let (_nobody, stop) = watch::channel(false);
+        let (queue, mut waiting) = mpsc::channel(QUEUE_MAX);
+        let line = Line {
+            post: Arc::clone(&post),
+            told: Told::default(),
+            queue,
+        };
+        follow(vec![line], told, stop).await;
         // The two that were left are told of and counted.
         assert!(waiting.try_recv().is_ok());
         assert_eq!(post.fares().dropped, 0);

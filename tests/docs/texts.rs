@@ -196,7 +196,7 @@ tasks_max = 2000";
 pub const NOTIFY: &str = "\
 Each section is a rule: what happens on this host, and it wants to know, is posted to its webhook. It is best effort: a
 message is tried five times within some three minutes, up to 64 of a rule wait. When the daemon stops, what was counted is told and
-what waits is posted, for 5 s; what is left then is lost, and so is all that waits when it is killed. What was told, and how much in the last
+what waits is tried once more at once, for 5 s; what is left then is lost, and so is all that waits when it is killed. What was told, and how much in the last
 hour, is known since its start: an event that is like one of before it makes a message again. What is lost is counted (notify list, /metrics) and told in the journal. Who must see every event reads the event log:
 stratavore-events(7). Each host of a fleet tells what it has done itself, so each event is told once where all have the
 same rules. A receiver does no harm: a try takes at most 10 s, redirects are not followed, and of an answer only the

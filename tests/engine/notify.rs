@@ -214,3 +214,36 @@ async fn a_stop_waits_for_a_receiver_only_so_long() {
     assert_eq!(begun.elapsed().as_secs(), 5);
     assert_eq!(fares(&engine, "ops").waiting, 1);
 }
+
+/// What waits for its next try has one at the stop, and one alone; so has what waits behind it.
+#[tokio::test(start_paused = true)]
+async fn a_stop_waits_for_no_next_try() {
+    for answer in [Ok(()), Err(Undelivered::Later("it is away".to_owned()))] {
+        let (world, receiver) = (World::lucky(), Receiver::new(10_000));
+        receiver.answers(Err(Undelivered::Later("it is away".to_owned())));
+        let rules = vec![rule("ops", &["runner.running", "runner.ended"])];
+        let engine = engine(&world, rules, &receiver).await;
+        fail_one(&engine, &world).await;
+        // The third try of the first message has failed: the next one would come after half a minute.
+        while receiver.letters().len() < 3 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        receiver.answers(answer.clone());
+        let begun = tokio::time::Instant::now();
+        engine.end_notifications(Duration::from_secs(5)).await;
+        assert_eq!(begun.elapsed(), Duration::ZERO);
+        let letters = receiver.letters();
+        let ids: Vec<_> = letters
+            .iter()
+            .map(|l| header(l, "Stratavore-Message"))
+            .collect();
+        assert_eq!(letters.len(), 5, "{ids:?}");
+        assert!(ids[..4].iter().all(|id| *id == ids[0]) && ids[4] != ids[0]);
+        let told = fares(&engine, "ops");
+        let counted = (told.sent, told.failed, told.waiting);
+        match answer {
+            Ok(()) => assert_eq!(counted, (2, 0, 0)),
+            Err(_) => assert_eq!(counted, (0, 2, 0)),
+        }
+    }
+}
