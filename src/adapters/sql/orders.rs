@@ -20,6 +20,8 @@ const KEPT: u64 = 86_400_000_000;
 const TAKEN_MAX: u32 = 64;
 /// The most orders that wait for one host.
 const WAITING_MAX: u64 = 1_000;
+/// Tells those that wait for the host $1 at $2.
+const IS_UNTAKEN: &str = "target = $1 AND taken_at = 0 AND outcome IS NULL AND expires_at > $2";
 /// Tells a launch from other orders.
 const IS_LAUNCH: &str = "substr(verb, 1, 9) = '{\"launch\"'";
 /// What stays of a launch when nobody takes it any more.
@@ -77,8 +79,6 @@ impl Work for Put {
         Ok(())
     }
 }
-
-const IS_UNTAKEN: &str = "target = $1 AND taken_at = 0 AND outcome IS NULL AND expires_at > $2";
 
 async fn room(on: &mut Link, order: &Order, now: Timestamp) -> Result<(), Fail> {
     let waiting = on
