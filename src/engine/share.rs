@@ -2,7 +2,7 @@
 
 use super::Shared;
 use crate::domain::{Error, ErrorKind, RunnerId, RunnerSpec};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// The most runners of one user that live on a host, wait for their turn there or are being launched. A launch that is
@@ -51,6 +51,11 @@ impl Shared {
         spec: &RunnerSpec,
     ) -> Result<Share, Error> {
         let mut under_way = self.under_way.lock();
+        // No user has more than all together, and some of those twice.
+        let all = self.read(HashMap::len) + self.queue.count() + under_way.all.len();
+        if all < USER_RUNNERS_MAX {
+            return Ok(self.enter(&mut under_way, id, spec.uid));
+        }
         let mut live: BTreeSet<RunnerId> = BTreeSet::new();
         self.read(|all| {
             let theirs = all.iter().filter(|(_, e)| e.runner.spec.uid == spec.uid);
