@@ -27,6 +27,8 @@ const DESCRIPTORS_MAX: u32 = 3;
 pub(super) const CACHE_MAX: usize = 4_096;
 /// Look-ups under way: with [polkit's](super::polkit) questions fewer than the 128 dbus-daemon allows a connection.
 const LOOK_UPS_AT_ONCE: usize = 32;
+/// How long an act waits for its caller's unit: whoever floods holds up nobody else's for longer.
+const UNIT_MAX: Duration = Duration::from_secs(2);
 /// The bus answers at once, or something is very wrong.
 const BUS_MAX: Duration = Duration::from_secs(10);
 
@@ -200,15 +202,19 @@ impl Callers {
         Ok(Process { pid, handle })
     }
 
-    /// The unit a message came from: of the process that opened the connection, when it was asked for first.
+    /// The unit a message came from: of the process that opened the connection, when it was asked for first. What is not
+    /// told in time is not known.
     pub(super) async fn unit(&self, header: &Header<'_>) -> Option<Unit> {
         let sender = sender(header).ok()?;
         if let Some(known) = self.units.known(sender) {
             return known;
         }
-        let process = self.process(header).await.ok()?;
-        let _turn = self.look_ups.acquire().await;
-        self.units.find(sender, &process).await
+        let found = async {
+            let process = self.process(header).await.ok()?;
+            let _turn = self.look_ups.acquire().await;
+            self.units.find(sender, &process).await
+        };
+        tokio::time::timeout(UNIT_MAX, found).await.ok().flatten()
     }
 
     /// A connection is gone. Its name is never given out again.
@@ -285,6 +291,8 @@ fn unknown(sender: &str, why: &dyn std::fmt::Display) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::fd::BorrowedFd;
+    use zbus::connection::socket::{ReadHalf, Socket, Split, WriteHalf};
 
     #[test]
     fn orders_that_hang_keep_nobody_from_looking() {
@@ -308,6 +316,57 @@ mod tests {
         assert!(looks.iter().all(Result::is_ok) && enter(1, "ListHolds").is_err());
         drop(orders);
         assert!(enter(1, "Logs").is_ok());
+    }
+
+    /// A bus that takes everything and never says a word.
+    #[derive(Debug)]
+    struct Mute;
+
+    impl Socket for Mute {
+        type ReadHalf = Self;
+        type WriteHalf = Self;
+
+        fn split(self) -> Split<Self, Self> {
+            Split::new(Self, Self)
+        }
+    }
+
+    #[async_trait::async_trait]
+    impl ReadHalf for Mute {
+        async fn recvmsg(&mut self, _: &mut [u8]) -> std::io::Result<(usize, Vec<OwnedFd>)> {
+            std::future::pending().await
+        }
+    }
+
+    #[async_trait::async_trait]
+    impl WriteHalf for Mute {
+        async fn sendmsg(&mut self, sent: &[u8], _: &[BorrowedFd<'_>]) -> std::io::Result<usize> {
+            Ok(sent.len())
+        }
+
+        async fn close(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    /// All look-ups are under way, and none comes to an end.
+    #[tokio::test(start_paused = true)]
+    async fn a_unit_is_waited_for_only_so_long() {
+        let guid = "0123456789abcdef0123456789abcdef";
+        let ours = zbus::connection::Builder::authenticated_socket(Mute, guid);
+        let callers = Callers::new(&ours.build().await.unwrap()).await.unwrap();
+        let call = zbus::Message::method_call("/", "Launch").sender(":1.7");
+        let call = call.build(&()).unwrap();
+        let unit = async || tokio::time::timeout(BUS_MAX, callers.unit(&call.header())).await;
+        let begun = tokio::time::Instant::now();
+        let all = u32::try_from(LOOK_UPS_AT_ONCE).unwrap();
+        let look_ups = callers.look_ups.acquire_many(all).await.unwrap();
+        assert_eq!(unit().await, Ok(None));
+        assert_eq!(begun.elapsed(), UNIT_MAX);
+        // Nor does it matter whether the bus answers.
+        drop(look_ups);
+        assert_eq!(unit().await, Ok(None));
+        assert_eq!(begun.elapsed(), 2 * UNIT_MAX);
     }
 
     #[test]

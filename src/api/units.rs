@@ -5,11 +5,8 @@ use super::callers::{CACHE_MAX, Process};
 use crate::domain::event::Unit;
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 use zbus::{Connection, OwnedObjectPath, proxy};
 
-/// How long systemd has for its answer.
-const ANSWER: Duration = Duration::from_secs(1);
 /// What it says of a process that is in none.
 const NO_UNIT: &str = "org.freedesktop.systemd1.NoUnitForPID";
 /// Where systemd has its units.
@@ -48,8 +45,7 @@ impl Units {
     /// Asks systemd. It knows a process by its number; that it was this one's all the while shows afterwards, where
     /// the bus has given a descriptor of the process.
     pub(super) async fn find(&self, unique_name: &str, process: &Process) -> Option<Unit> {
-        let asked = self.systemd.get_unit_by_pid(process.pid);
-        let answer = tokio::time::timeout(ANSWER, asked).await.ok()?;
+        let answer = self.systemd.get_unit_by_pid(process.pid).await;
         let sure = process.is_surely_it();
         let found = match answer {
             // Its process is gone, and the number may be another one's.

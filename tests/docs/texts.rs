@@ -87,7 +87,7 @@ transaction.
 unit is the systemd unit of the process that opened the caller's connection: session-2.scope, deploy.service; a user's own units are in
 user@UID.service. It is sure: the bus names the process by a descriptor, as dbus 1.16 does on Linux 6.5. An earlier bus or kernel gives
 a number alone, which another process may have by then: what is found by it is called unit_by_pid. A caller that is gone before it was
-looked for has neither. Who asked systemd for a reload or for store migrate is not told to the daemon: both are the host's own.
+looked for has neither, nor has one of which bus and systemd have not told within two seconds. Who asked systemd for a reload or for store migrate is not told to the daemon: both are the host's own.
 
 An audit is kept where there is a key: 32 to 4096 random bytes, the credential audit-key. The shipped unit takes it from
 /etc/credstore; encrypted or from elsewhere it comes by LoadCredentialEncrypted= or LoadCredential= in a drop-in.";
