@@ -16,6 +16,19 @@ async fn entries(store: &PostgresStore) -> usize {
     all.len()
 }
 
+/// A store on both servers, with an audit.
+async fn both(primary: &Cluster, standby: &Cluster) -> PostgresStore {
+    let options = PostgresOptions {
+        servers: [primary, standby]
+            .map(|cluster| cluster.options("fleet").servers[0].clone())
+            .to_vec(),
+        ..primary.options("fleet")
+    };
+    let store = PostgresStore::open(options, 3).await.unwrap();
+    store.keep_audit(HOST.to_owned(), vec![key(0)]);
+    store
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_standby_takes_over_and_the_old_primary_comes_back() {
     let primary = tokio::task::spawn_blocking(|| {
@@ -26,7 +39,7 @@ async fn a_standby_takes_over_and_the_old_primary_comes_back() {
     .await
     .unwrap();
     let options = primary.options("fleet");
-    let first = PostgresStore::open(options.clone(), 3).await.unwrap();
+    let first = PostgresStore::open(options, 3).await.unwrap();
     first.keep_audit(HOST.to_owned(), vec![key(0)]);
     project(&first, "p", ProjectSettings::default()).await;
     admit(&first, launch(0, "p")).await;
@@ -36,14 +49,7 @@ async fn a_standby_takes_over_and_the_old_primary_comes_back() {
             .await
             .unwrap()
     };
-    let both = PostgresOptions {
-        servers: [&primary, &standby]
-            .map(|cluster| cluster.options("fleet").servers[0].clone())
-            .to_vec(),
-        ..options
-    };
-    let store = PostgresStore::open(both, 3).await.unwrap();
-    store.keep_audit(HOST.to_owned(), vec![key(0)]);
+    let store = both(&primary, &standby).await;
     // The standby never hears of these, and readers have seen them.
     for n in 1..40 {
         admit(&store, launch(n, "p")).await;
@@ -110,15 +116,7 @@ async fn the_audit_goes_on_where_the_standby_has_it_all() {
     })
     .await
     .unwrap();
-    let options = primary.options("fleet");
-    let both = PostgresOptions {
-        servers: [&primary, &standby]
-            .map(|cluster| cluster.options("fleet").servers[0].clone())
-            .to_vec(),
-        ..options
-    };
-    let store = PostgresStore::open(both, 3).await.unwrap();
-    store.keep_audit(HOST.to_owned(), vec![key(0)]);
+    let store = both(&primary, &standby).await;
     project(&store, "p", ProjectSettings::default()).await;
     for n in 0..20 {
         admit(&store, launch(n, "p")).await;
