@@ -60,6 +60,13 @@ async fn drift(world: &World, file: &File, more: &[&str]) -> (i32, Value) {
     (code, json(&format!("{out}{err}")))
 }
 
+/// Sets one by hand.
+async fn set_budget(world: &World, scope: &str, period: &str, limit: &str) {
+    let (scope, period) = (format!("--scope={scope}"), format!("--period={period}"));
+    let limit = format!("--limit={limit}");
+    ok(world, &["budget", "set", &scope, &period, &limit]).await;
+}
+
 async fn apply(world: &World, file: &File) -> String {
     ok(world, &["apply", "--file", file.path()]).await
 }
@@ -70,17 +77,7 @@ async fn what_is_declared_becomes_so() {
     let file = File::new("so", DECLARED);
     let path = file.path();
     ok(&world, &["project", "create", "mine", "--max-runners=1"]).await;
-    ok(
-        &world,
-        &[
-            "budget",
-            "set",
-            "--scope=session:s",
-            "--period=none",
-            "--limit=9",
-        ],
-    )
-    .await;
+    set_budget(&world, "session:s", "none", "9").await;
 
     let (code, table, _) = ctl(&world, &["diff", "--file", path]).await;
     assert_eq!(code, 6, "{table}");
@@ -153,17 +150,7 @@ async fn what_is_declared_becomes_so() {
         ],
     )
     .await;
-    ok(
-        &world,
-        &[
-            "budget",
-            "set",
-            "--scope=fleet",
-            "--period=month",
-            "--limit=1k",
-        ],
-    )
-    .await;
+    set_budget(&world, "fleet", "month", "1k").await;
     ok(&world, &["fleet", "set", "--max-runners=infinity"]).await;
     let (code, found) = drift(&world, &file, &[]).await;
     assert_eq!(code, 6);
@@ -214,24 +201,9 @@ async fn nothing_else_may_be_there() {
     let world = World::new().await;
     for project in ["mine", "busy"] {
         ok(&world, &["project", "create", project]).await;
-        let scope = format!("--scope=project:{project}");
-        ok(
-            &world,
-            &["budget", "set", &scope, "--period=day", "--limit=9k"],
-        )
-        .await;
+        set_budget(&world, &format!("project:{project}"), "day", "9k").await;
     }
-    ok(
-        &world,
-        &[
-            "budget",
-            "set",
-            "--scope=session:s",
-            "--period=none",
-            "--limit=9",
-        ],
-    )
-    .await;
+    set_budget(&world, "session:s", "none", "9").await;
     ok(&world, &["fleet", "set", "--max-runners=7"]).await;
     let id = ok(&world, &["run", "--tokens=5", "busy", "--", "sleep"]).await;
     let file = File::new("else", "mutable = false\n[projects.web]\n");
