@@ -138,7 +138,7 @@ async fn who_ends_while_the_rows_are_read_gets_no_second_lane() {
     let (ends, stays) = (launch(&engine).await, launch(&engine).await);
     store.hold_steps(true);
     world.exit(ends, 0);
-    store.hold_live();
+    store.live.hold();
     let about = host(&store).await.about;
     let beat = Beat {
         ttl: 5 * SECOND,
@@ -149,13 +149,13 @@ async fn who_ends_while_the_rows_are_read_gets_no_second_lane() {
         store.join(about, beat).await
     };
     store.behind(joins).await.unwrap();
-    store.live_is_held().await;
+    store.live.is_held().await;
     store.hold_steps(false);
     until("its lane has closed", async || {
         engine.live_runner(ends).is_none().then_some(())
     })
     .await;
-    store.release_live();
+    store.live.release();
     adopted(&engine).await;
     assert_eq!(host(&store).await.epoch, 3, "it has joined again");
     // Whatever was opened for it has come to its end by now.

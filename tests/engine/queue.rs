@@ -287,6 +287,36 @@ async fn a_cancelled_one_never_runs() {
     assert_eq!([site.world.execs(a), site.world.execs(c)], [0, 0]);
 }
 
+/// Of two answers of the store that come late, the one about its turn is on its way when it hears that it waits.
+#[tokio::test(start_paused = true)]
+async fn whose_turn_has_come_is_not_taken_out_of_the_queue() {
+    let site = Site::new(1).await;
+    let first = site.launch(waits("p", 0)).await;
+    let next = site.launch(waits("p", 0)).await;
+    site.store.admissions.hold();
+    site.store.turns.hold();
+    let late = site.engine.launch(waits("p", 9), alice()).await;
+    assert_eq!(late.unwrap_err().kind, ErrorKind::StoreUnavailable);
+    let kept = site.drawer.kept();
+    let late = kept.into_iter().find(|id| *id != next).unwrap();
+    site.world.exit(first, 0);
+    site.store.turns.is_held().await;
+    assert_eq!(site.state(late).await, State::Starting);
+    site.store.admissions.release();
+    while site.drawer.kept().contains(&late) {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    // This time passes when nobody has anything more to do: it waits for whoever gives the turns.
+    tokio::time::sleep(Duration::from_millis(1)).await;
+    site.store.turns.release();
+    site.becomes(next, State::Running).await;
+    let exit = site.store.runner(late).await.unwrap().unwrap().exit;
+    let message = exit.unwrap().message;
+    assert!(message.contains("launch it again"), "{message}");
+    assert_eq!(site.store.refused(), 0, "it was ended once");
+    assert_eq!(site.world.execs(late), 0);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_queue_has_an_end() {
     let site = Site::new(1).await;

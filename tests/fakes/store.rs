@@ -36,13 +36,51 @@ pub struct FakeStore {
     folder: PathBuf,
     away: AtomicBool,
     slow_ms: AtomicU64,
-    turns: AtomicU64,
+    turns_asked: AtomicU64,
     lose_turns: AtomicBool,
-    /// The next answer about live rows waits: it is held, it is there, it may go.
-    held: (AtomicBool, Notify, Notify),
+    /// Rows that were read of what is live, as they are then, before they are handed out.
+    pub live: Turnstile,
+    /// Launches that were decided, before it is told.
+    pub admissions: Turnstile,
+    /// Turns that were given, before it is told.
+    pub turns: Turnstile,
+    /// What is asked for of projects, before it is done.
+    pub projects: Turnstile,
     /// Steps wait before they are written.
     steps_held: watch::Sender<bool>,
     refused: AtomicU64,
+}
+
+/// Where the next one that comes by is held, if a test wants it so.
+#[derive(Debug, Default)]
+pub struct Turnstile {
+    closed: AtomicBool,
+    there: Notify,
+    go: Notify,
+}
+
+impl Turnstile {
+    /// Holds the next one.
+    pub fn hold(&self) {
+        self.closed.store(true, Ordering::SeqCst);
+    }
+
+    /// Until it is there.
+    pub async fn is_held(&self) {
+        self.there.notified().await;
+    }
+
+    /// Lets it go.
+    pub fn release(&self) {
+        self.go.notify_one();
+    }
+
+    async fn pass(&self) {
+        if self.closed.swap(false, Ordering::SeqCst) {
+            self.there.notify_one();
+            self.go.notified().await;
+        }
+    }
 }
 
 impl FakeStore {
@@ -68,9 +106,12 @@ impl FakeStore {
             folder,
             away: AtomicBool::new(false),
             slow_ms: AtomicU64::new(0),
-            turns: AtomicU64::new(0),
+            turns_asked: AtomicU64::new(0),
             lose_turns: AtomicBool::new(false),
-            held: Default::default(),
+            live: Turnstile::default(),
+            admissions: Turnstile::default(),
+            turns: Turnstile::default(),
+            projects: Turnstile::default(),
             steps_held: watch::Sender::new(false),
             refused: AtomicU64::new(0),
         }
@@ -89,27 +130,12 @@ impl FakeStore {
 
     /// How often it was asked whose turn it is.
     pub fn turns_asked(&self) -> u64 {
-        self.turns.load(Ordering::SeqCst)
+        self.turns_asked.load(Ordering::SeqCst)
     }
 
     /// The next answer about turns that were given is lost.
     pub fn lose_turns(&self) {
         self.lose_turns.store(true, Ordering::SeqCst);
-    }
-
-    /// The next rows that are read of what is live are kept back, as they are then.
-    pub fn hold_live(&self) {
-        self.held.0.store(true, Ordering::SeqCst);
-    }
-
-    /// Until they were read.
-    pub async fn live_is_held(&self) {
-        self.held.1.notified().await;
-    }
-
-    /// They are handed out.
-    pub fn release_live(&self) {
-        self.held.2.notify_one();
     }
 
     /// From now on steps wait before they are written, or do so no more.
@@ -216,7 +242,9 @@ macro_rules! inside {
 #[async_trait::async_trait]
 impl Store for FakeStore {
     async fn admit(&self, new: NewRunner) -> Result<Admitted, StoreError> {
-        inside!(self, => s.admit(new))
+        let admitted = inside!(self, => s.admit(new));
+        self.admissions.pass().await;
+        admitted
     }
 
     async fn apply(&self, change: Change) -> Result<Applied, StoreError> {
@@ -239,10 +267,7 @@ impl Store for FakeStore {
 
     async fn live(&self, host: &str) -> Result<Vec<Runner>, StoreError> {
         let rows = inside!(self, host => s.live(&host));
-        if self.held.0.swap(false, Ordering::SeqCst) {
-            self.held.1.notify_one();
-            self.held.2.notified().await;
-        }
+        self.live.pass().await;
         rows
     }
 
@@ -253,6 +278,7 @@ impl Store for FakeStore {
         actor: Actor,
         at: Timestamp,
     ) -> Result<(Project, Event), StoreError> {
+        self.projects.pass().await;
         inside!(self, => s.create_project(name, settings, actor, at))
     }
 
@@ -263,6 +289,7 @@ impl Store for FakeStore {
         actor: Actor,
         at: Timestamp,
     ) -> Result<(Project, Event), StoreError> {
+        self.projects.pass().await;
         inside!(self, => s.set_project(name, change, actor, at))
     }
 
@@ -490,8 +517,11 @@ impl Hosts for FakeStore {
 #[async_trait::async_trait]
 impl Queue for FakeStore {
     async fn turns(&self, host: &str, host_max: Option<u32>) -> Result<Vec<Admitted>, StoreError> {
-        self.turns.fetch_add(1, Ordering::SeqCst);
+        self.turns_asked.fetch_add(1, Ordering::SeqCst);
         let turns = inside!(self, host => s.turns(&host, host_max))?;
+        if !turns.is_empty() {
+            self.turns.pass().await;
+        }
         match !turns.is_empty() && self.lose_turns.swap(false, Ordering::SeqCst) {
             true => Err(StoreError::Unavailable("cut off".to_owned())),
             false => Ok(turns),
