@@ -5,6 +5,11 @@ use super::cli::{ctl, json, ok, refused, tool};
 use serde_json::{Value, json};
 use std::path::PathBuf;
 use std::process::Stdio;
+use std::time::Duration;
+use stratavore::domain::Timestamp;
+use stratavore::domain::event::Actor;
+use stratavore::domain::project::ProjectSettings;
+use stratavore::ports::Store;
 
 /// A file of the test's own, gone with it.
 struct File(PathBuf);
@@ -228,6 +233,7 @@ async fn nothing_else_may_be_there() {
             && err.contains("stop --project busy"),
         "{err}"
     );
+    assert_eq!(err.lines().count(), 1, "it is told once: {err}");
     let (code, found) = drift(&world, &file, &[]).await;
     assert_eq!(
         (code, &found[0]["step"], found.as_array().unwrap().len()),
@@ -272,6 +278,65 @@ async fn many_at_once() {
         assert_eq!(drift(&world, &file, &[]).await, (0, json!([])), "{round}");
         ok(&world, &["project", "remove", "web", "batch-1.x"]).await;
     }
+}
+
+/// Somebody else comes in between, before what was asked for is done: what is there then is looked at anew.
+#[tokio::test(flavor = "multi_thread")]
+async fn another_one_at_the_same_time() {
+    let world = World::new().await;
+    let file = File::new("between", "[projects.web]\nmax_runners = 4\n");
+    for (times, status) in [(1, 0), (5, 1)] {
+        world.store.projects.hold();
+        let mut tool = tool(&world, &["apply", "--file", file.path()]);
+        tool.stdout(Stdio::piped()).stderr(Stdio::piped());
+        let tool = tool.spawn().unwrap();
+        for time in 0..times {
+            let held = world.store.projects.is_held();
+            let held = tokio::time::timeout(Duration::from_secs(60), held).await;
+            held.expect("it asks for it");
+            let other = world.store.behind(async move |store| {
+                let (web, host) = ("web".parse().unwrap(), Actor::host());
+                let settings = ProjectSettings {
+                    max_runners: Some(9),
+                    ..ProjectSettings::default()
+                };
+                match time % 2 {
+                    0 => drop(
+                        store
+                            .create_project(web, settings, host, Timestamp(1))
+                            .await?,
+                    ),
+                    _ => drop(store.remove_project(web, host, Timestamp(1)).await?),
+                }
+                Ok(())
+            });
+            other.await.unwrap();
+            if time + 1 < times {
+                world.store.projects.hold();
+            }
+            world.store.projects.release();
+        }
+        let output = tokio::task::spawn_blocking(move || tool.wait_with_output().unwrap());
+        let output = output.await.unwrap();
+        let [out, err] = [output.stdout, output.stderr].map(|b| String::from_utf8(b).unwrap());
+        assert_eq!(output.status.code(), Some(status), "{out}{err}");
+        match status {
+            0 => {
+                assert_eq!(out, "changed project web: max_runners 9 → 4\n");
+                assert!(err.is_empty(), "{err}");
+                ok(&world, &["project", "remove", "web"]).await;
+            }
+            _ => assert!(
+                out.is_empty() && err.contains("again and again"),
+                "{out}{err}"
+            ),
+        }
+    }
+    // What is left by then is done by the next one.
+    assert_eq!(
+        apply(&world, &file).await,
+        "changed project web: max_runners 9 → 4\n"
+    );
 }
 
 /// What is wrong with the file is told before anybody is asked; the bus is none here.
