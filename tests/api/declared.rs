@@ -252,6 +252,11 @@ async fn nothing_else_may_be_there() {
     );
 
     ok(&world, &["stop", id.trim()]).await;
+    // It is seen to have ended a moment before its row says so.
+    let id = id.trim().parse().unwrap();
+    while world.engine.live_runner(id).is_some() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
     assert_eq!(apply(&world, &file).await, "removed project busy\n");
     assert_eq!(drift(&world, &file, &[]).await, (0, json!([])));
 }
