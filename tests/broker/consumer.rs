@@ -123,7 +123,7 @@ pub(crate) async fn remove(channel: &Channel, queue: &str) {
 }
 
 impl Log {
-    /// Reads the queue until nothing has come for a moment and `enough` is seen, or a minute is over.
+    /// Reads the queue until `enough` is seen and nothing has come for a moment, or a minute is over.
     pub(crate) async fn read(&mut self, channel: &Channel, queue: &str, enough: usize) {
         let tag = format!("c{}", self.all.len());
         let mut consumer = channel
@@ -137,11 +137,10 @@ impl Log {
             .unwrap();
         let begun = Instant::now();
         while begun.elapsed() < Duration::from_secs(60) {
-            let quiet = Duration::from_millis(if self.distinct() >= enough {
-                400
-            } else {
-                5_000
-            });
+            let quiet = match self.distinct() >= enough {
+                true => Duration::from_millis(400),
+                false => Duration::from_secs(60).saturating_sub(begun.elapsed()),
+            };
             let Ok(Some(Ok(delivery))) = tokio::time::timeout(quiet, consumer.next()).await else {
                 break;
             };

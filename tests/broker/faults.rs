@@ -29,7 +29,7 @@ async fn everything_arrives(world: World) {
     }
     world.drained().await;
     assert!(
-        relay.flush(Duration::from_secs(5)).await,
+        relay.flush(Duration::from_secs(60)).await,
         "nothing was left"
     );
     assert_eq!(relay.published() as usize, world.events().await.len());
@@ -137,8 +137,8 @@ async fn a_broker_that_is_stopped_killed_and_full() {
         })
         .await;
         changing.await.unwrap();
-        assert!(world.backlog().await.pending > 0);
         world.changes("p", 200).await;
+        assert!(world.backlog().await.pending >= 200);
         tokio::task::spawn_blocking(|| rabbit.start())
             .await
             .unwrap();

@@ -3,8 +3,10 @@
 use super::consumer::{self, Log};
 use super::rabbit::Rabbit;
 use super::world::shared;
+use std::net::TcpStream;
 use std::path::Path;
 use std::process::Command;
+use std::time::{Duration, Instant};
 use stratavore::adapters::rabbitmq::{BrokerOptions, RabbitMq};
 use stratavore::domain::Timestamp;
 use stratavore::domain::cloudevent::Message;
@@ -150,7 +152,14 @@ ssl_options.fail_if_no_peer_cert = false
 ssl_cert_login_from = common_name
 auth_mechanisms.1 = PLAIN
 auth_mechanisms.2 = EXTERNAL";
-    Rabbit::made(folder, settings, "rabbitmq_auth_mechanism_ssl")
+    let rabbit = Rabbit::made(folder, settings, "rabbitmq_auth_mechanism_ssl");
+    // It listens there a little later.
+    let begun = Instant::now();
+    while TcpStream::connect(("127.0.0.1", rabbit.tls_port)).is_err() {
+        assert!(begun.elapsed() < Duration::from_secs(90), "no TLS");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    rabbit
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

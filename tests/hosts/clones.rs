@@ -68,9 +68,7 @@ fn a_copied_machine_takes_nothing_from_its_original() {
             .iter()
             .all(|one| original.scopes().contains(*one))
     );
-    let journal = original
-        .root("journalctl -u stratavored -p err -o cat")
-        .out();
+    let journal = original.journal("-u stratavored -p err -o cat");
     let said = journal
         .matches("Two machines have the same machine-id")
         .count();

@@ -76,6 +76,10 @@ fn each_point(of: &str) {
         site.wait_up();
         site.check();
 
+        wait_until("what was to stop has ended", SOON, || {
+            site.sql("SELECT id FROM runners WHERE state IN ('starting', 'stopping')")
+                .is_empty()
+        });
         let ran = site.file("/srv/ran");
         for row in site.sql(&format!("SELECT id, state, json_extract(exit, '$.cause') AS cause, json_extract(exit, '$.code') AS code FROM runners r WHERE EXISTS (SELECT 1 FROM labels l WHERE l.runner = r.id AND l.value = '{round}')")) {
             let id = row["id"].as_str().unwrap();
@@ -132,9 +136,9 @@ fn a_scope_that_nobody_ever_was_in_is_removed() {
     let runner = site.run("-- sleep 1000");
     let unit = "stratavore-01890000-0000-7000-8000-000000000001.scope";
     let script = format!(
-        "import os, subprocess, time\n\
+        "import os, subprocess\n\
          child = os.fork() or os._exit(0)\n\
-         time.sleep(0.3)\n\
+         os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT)\n\
          manager = ['org.freedesktop.systemd1', '/org/freedesktop/systemd1', 'org.freedesktop.systemd1.Manager']\n\
          subprocess.check_call(['busctl', 'call', *manager, 'StartTransientUnit', 'ssa(sv)a(sa(sv))', '{unit}', 'fail', '2', 'PIDs', 'au', '1', str(child), 'Slice', 's', 'stratavore-p.slice', '0'])\n"
     );

@@ -124,7 +124,7 @@ fn given(name: &'static str, root: Root) {
         assert!(!out.err().contains("s3cret"), "{out}");
     }
     // Nothing of the values is in store, journal, properties, events, or arguments.
-    let seen = site.root(&format!("journalctl --no-pager -a -o verbose; stratavorectl show -o json {id}; stratavorectl events -o json; busctl call org.stratavore1 /org/stratavore1 org.stratavore1.Manager Describe s {id}; busctl introspect org.stratavore1 /org/stratavore1/runner/{}; cat /proc/*/cmdline; cat /var/lib/stratavore/*; cat /run/stratavore/* 2>/dev/null; systemctl show 'stratavore-{id}.scope'; for p in $(pgrep -x stratavore-shim) $(pgrep -x stratavored) $(pgrep -x stratavore-agen); do cat /proc/$p/environ; done; for p in /proc/[0-9]*; do tr '\\0' '\\n' < $p/environ; done 2>/dev/null | grep -v ^PLAIN=", id.replace('-', "_"))).out();
+    let seen = site.root(&format!("journalctl --sync; journalctl --no-pager -a -o verbose; stratavorectl show -o json {id}; stratavorectl events -o json; busctl call org.stratavore1 /org/stratavore1 org.stratavore1.Manager Describe s {id}; busctl introspect org.stratavore1 /org/stratavore1/runner/{}; cat /proc/*/cmdline; cat /var/lib/stratavore/*; cat /run/stratavore/* 2>/dev/null; systemctl show 'stratavore-{id}.scope'; for p in $(pgrep -x stratavore-shim) $(pgrep -x stratavored) $(pgrep -x stratavore-agen); do cat /proc/$p/environ; done; for p in /proc/[0-9]*; do tr '\\0' '\\n' < $p/environ; done 2>/dev/null | grep -v ^PLAIN=", id.replace('-', "_"))).out();
     assert!(
         seen.contains(&id) && seen.contains("stop_timeout") && !seen.contains("s3cret"),
         "a value leaked: {:?}",
@@ -138,6 +138,7 @@ fn given(name: &'static str, root: Root) {
     site.root("systemctl restart stratavore-agent stratavored")
         .ok();
     site.wait_up();
+    site.wait_met();
     assert_eq!(site.root(&format!("cat {path}/k")).ok().out(), "s3cret-key");
     site.ctl("alice", &format!("stop {id}")).ok();
     assert_eq!(left(&site), "");
@@ -284,8 +285,8 @@ fn without_the_folder_only_credentials_are_refused() {
         });
         let out = run("--load-credential=k:key").code(125);
         assert!(out.err().contains(&words), "{out}");
-        let journal = site.root("journalctl --no-pager -b -u stratavore-agent");
-        assert!(journal.out().contains(&words), "{journal}");
+        let journal = site.journal("-b -u stratavore-agent");
+        assert!(journal.contains(&words), "{journal}");
         site.root(&format!("{right}; {restart}")).ok();
         site.wait_up();
         wait_for("all is well again", SOON, || {
@@ -374,7 +375,7 @@ fn with_the_users_rights_alone() {
     assert_eq!(left(&site), "");
     // What everybody is told names no path.
     let public = site
-        .root("journalctl --no-pager -a; stratavorectl events -o json")
+        .root("journalctl --sync; journalctl --no-pager -a; stratavorectl events -o json")
         .out();
     assert!(
         !public.contains("/etc/shadow") && !public.contains("secret-"),
@@ -412,8 +413,9 @@ fn with_the_users_rights_alone() {
         }
     });
     // A file that becomes a link to another one all the time is one or the other, or neither.
-    let race = "cd /tmp && printf mine > own && (while :; do cp own new && mv new swap; ln -s /etc/shadow link && mv link swap; done) & swapping=$!; sleep .2; for i in $(seq 40); do stratavorectl -q run --pipe --load-credential=k:/tmp/swap p -- sh -c 'cat $CREDENTIALS_DIRECTORY/k; echo'; done 2>&1 | sort | uniq -c; kill $swapping";
-    let out = site.sh_as("alice", race).ok();
+    let race = "cd /tmp && printf mine > own && (while :; do cp own new && mv new swap; ln -s /etc/shadow link && mv link swap; done) & swapping=$!; until [ -e /tmp/swap ]; do sleep .05; done; for i in $(seq 40); do stratavorectl -q run --pipe --load-credential=k:/tmp/swap p -- sh -c 'cat $CREDENTIALS_DIRECTORY/k; echo'; done 2>&1 | sort | uniq -c; kill $swapping";
+    let race = site.host.command(["bash", "-c", race]).user("alice");
+    let out = race.limit(SOON * 10).run().ok();
     eprintln!("{}", out.out());
     assert!(
         out.out()
@@ -448,10 +450,9 @@ time.sleep(1000)
         site.root("test -e /dev/shm/held").success()
     });
     let flags = "--wait --load-credential=k:$HOME/key";
-    let out = site.sh_as(
-        "alice",
-        &format!("stratavorectl run {flags} p -- /dev/shm/x"),
-    );
+    let run = format!("stratavorectl run {flags} p -- /dev/shm/x");
+    let run = site.host.command(["bash", "-c", &run]).user("alice");
+    let out = run.limit(SOON * 6).run();
     assert!(out.code == 125, "{out}");
     assert!(out.err().contains("could not be run within 50 s"), "{out}");
     assert_eq!(left(&site), "");

@@ -136,11 +136,8 @@ fn whole_life(name: &str, root: Root) {
     site.root("systemctl is-enabled stratavored.service stratavore-agent.socket stratavore-apply.service && systemctl is-active stratavored stratavore-agent.socket").ok();
     site.root("test \"$(stat -c '%U %a' /var/lib/stratavore/exits /run/stratavore/shims | xargs)\" = 'root 750 root 700'").ok();
     assert_eq!(dpkg(&site, "-V stratavore").ok().out(), "");
-    let explained = site.root("journalctl -b -x --no-pager -u stratavored").ok();
-    assert!(
-        explained.out().contains("Defined-By: Stratavore"),
-        "{explained}"
-    );
+    let explained = site.journal("-b -x -u stratavored");
+    assert!(explained.contains("Defined-By: Stratavore"), "{explained}");
     first_steps(&site);
     let id = long(&site);
     wait_until("it runs", SOON, || {
@@ -280,7 +277,8 @@ fn interrupted(name: &str, root: Root) {
         "kill -KILL $(pgrep -x dpkg) $(cat /run/reached) && umount /usr/bin/systemd-sysusers",
     )
     .ok();
-    upgrade.kill();
+    // Gone, and its lock with it.
+    assert_ne!(upgrade.wait(SOON).code, 0);
     assert_eq!(state(&site), "half-configured 0.1.0+t3");
     dpkg(&site, "--configure -a").ok();
     mended("3");

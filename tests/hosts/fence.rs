@@ -3,6 +3,7 @@
 //! must not be, it is stopped.
 
 use crate::fixture::{Plan, SOON, Site};
+use crate::load::within;
 use crate::support::{wait_for, wait_until};
 use std::time::Duration;
 use stratavore::boottime;
@@ -89,7 +90,7 @@ fn a_silent_host_stops_its_runners_by_itself() {
     let plain = site.run("-- sleep 1000");
     let stubborn = site.run("--stop-timeout=1s -- sh -c \"trap '' TERM; setsid sleep 1000 & (setsid sleep 1000 &); sleep 1000; sleep 1000\"");
     let frozen = site.run("--stop-timeout=1s -- sleep 1000");
-    let deadline = soon(Duration::from_secs(8));
+    let deadline = soon(Duration::from_secs(20));
     assert_eq!(fence(&site, deadline), (3, Vec::new()));
     site.ctl("alice", &format!("freeze {frozen}")).ok();
     site.root(KILL).ok();
@@ -125,8 +126,13 @@ fn a_silent_host_stops_its_runners_by_itself() {
     }
     // When it is over, nothing is launched until the store is reached again or no fence is wanted.
     site.wait_met();
-    let past = soon(Duration::from_secs(1));
-    fence(&site, past);
+    let past = wait_for("one that passes soon is in force", SOON, || {
+        let past = soon(Duration::from_secs(2));
+        match fence_told(&site, past).0 {
+            told if told == past => Ok(past),
+            told => Err(format!("{told:?}")),
+        }
+    });
     wait_past(past);
     let refused = site.ctl("alice", "run p -- true");
     assert_eq!(refused.code, 1, "{refused}");
@@ -149,7 +155,8 @@ fn renewals_and_restarts() {
     let site = Site::boot("renewed");
     let long = site.run("-- sleep 1000");
     let frozen = site.run("-- sleep 1000");
-    let span = Duration::from_secs(6);
+    // Longer than anything here takes, also where others run beside it.
+    let span = Duration::from_secs(15);
     let first = soon(span);
     assert_eq!(fence(&site, first), (2, Vec::new()));
     site.ctl("alice", &format!("freeze {frozen}")).ok();
@@ -222,7 +229,11 @@ fn the_agent_helps_those_that_cannot_stop() {
     let signal_shim = |signal: &str, id: &str| {
         site.root(&format!("for p in $(cat /sys/fs/cgroup/stratavore.slice/*/stratavore-{id}.scope/cgroup.procs); do grep -q stratavore-shim /proc/$p/comm && kill -{signal} $p; done; true")).ok()
     };
-    let deadline = soon(Duration::from_secs(15));
+    // Time enough to look at them while they stop.
+    let deadline = soon(Duration::from_secs(20)).map(|at| Deadline {
+        gone_by: at.stop_at + 15_000_000,
+        ..at
+    });
     assert_eq!(fence(&site, deadline), (4, Vec::new()));
     site.ctl("alice", &format!("freeze {frozen}")).ok();
     signal_shim("STOP", &stopped);
@@ -260,7 +271,8 @@ fn the_agent_helps_those_that_cannot_stop() {
         }
     });
     let late = boottime::now() - deadline.unwrap().gone_by;
-    assert!(late < 5_000_000, "{late}");
+    let most = within(Duration::from_secs(5)).as_micros() as u64;
+    assert!(late < most, "{late} of {most} µs");
     signal_shim("CONT", &stopped);
     for id in [&stopped, &frozen, &slow] {
         assert_eq!(site.cause(id), "host-lost");
@@ -300,7 +312,7 @@ fn an_earlier_release_is_told_from_this_one() {
     site.root("systemctl restart stratavore-agent").ok();
     site.wait_up();
     site.wait_met();
-    let span = Duration::from_secs(7);
+    let span = Duration::from_secs(20);
     let deadline = soon(span);
     assert_eq!(fence(&site, deadline), (0, vec![old.clone()]));
     let refused = site.ctl("alice", "run p -- true");

@@ -184,6 +184,19 @@ impl Site {
         });
     }
 
+    /// The agent reads its configuration again; systemd only sends it a signal, this waits until it has.
+    #[track_caller]
+    pub fn reload_agent(&self) {
+        let id = stratavore::domain::kinds::CONFIGURATION_READ.id;
+        let ask = format!("-b -o cat -u stratavore-agent MESSAGE_ID={id}");
+        let read = || self.journal(&ask).lines().count();
+        let before = read();
+        self.root("systemctl reload stratavore-agent").ok();
+        wait_until("the agent has read its configuration", SOON, || {
+            read() > before
+        });
+    }
+
     /// `ok`, `degraded` or `down`, as the daemon says; empty if it does not answer.
     pub fn store(&self) -> String {
         let asked =

@@ -115,6 +115,10 @@ fn five_of_sixty_four(fleet: &Fleet) {
             errors(fleet)
         );
         assert!(codes[&0] >= 5, "{codes:?}");
+        wait_until("all slots are free again", SOON, || {
+            let live = "SELECT live FROM projects WHERE name = 'p'";
+            fleet.sql().number(live) == 0
+        });
     }
     let seen = watch.end();
     assert_eq!(seen.most["p"], 5, "{seen:?}");

@@ -80,7 +80,7 @@ fn three_hosts_and_a_postgres_on_one_network() {
 
     // Cut: nothing comes through, and nobody is told. Mended: what was under way goes on.
     std::thread::scope(|scope| {
-        let waiting = scope.spawn(|| psql(&fleet, 2, &fleet_at, "SELECT pg_sleep(3)"));
+        let waiting = scope.spawn(|| psql(&fleet, 2, &fleet_at, "SELECT pg_sleep(6)"));
         wait_until("the query is under way", SOON, || {
             let asked = "SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'SELECT pg_sleep%'";
             fleet.sql().number(asked) == 1

@@ -15,6 +15,9 @@ const UNARMED: &str = "lease_renew = \"1s\"\nlease_ttl = \"3s\"\nlost_after = \"
 /// The runners of a host that is away have stopped after 4 s and the time of a stop; their slots are free after 12 s.
 const ARMED: &str = "lease_renew = \"1s\"\nlease_ttl = \"3s\"\nlost_after = \"12s\"\nstop_on_disconnect_after = \"4s\"\n";
 
+/// The same for one whose daemon is started again and again meanwhile, which may take seconds each time.
+const SLOWLY: &str = "lease_renew = \"1s\"\nlease_ttl = \"3s\"\nlost_after = \"24s\"\nstop_on_disconnect_after = \"12s\"\n";
+
 fn plan(name: &'static str, timings: &str) -> FleetPlan {
     FleetPlan {
         name,
@@ -275,7 +278,7 @@ fn forgotten_while_it_is_cut_off() {
     for runner in [&a, &b, &ends] {
         assert_eq!(cause(&fleet, runner), "host-lost");
     }
-    let said = away.root("journalctl -u stratavored -o cat").out();
+    let said = away.journal("-u stratavored -o cat");
     for words in [
         "was given up by its fleet",
         "The store has ended a runner",
@@ -330,7 +333,7 @@ fn forget(fleet: &Fleet, id: &str) {
 fn the_daemon_dies_while_it_joins_and_arms() {
     let fleet = Fleet::with(FleetPlan {
         hosts: 2,
-        ..plan("l-crash", ARMED)
+        ..plan("l-crash", SLOWLY)
     });
     let site = &fleet.sites[0];
     let id = site.host_id();
@@ -355,7 +358,7 @@ fn the_daemon_dies_while_it_joins_and_arms() {
     }
     // A fence that is not wanted any more is taken away, though the daemon dies while it does.
     let config = site.file("/etc/stratavore/stratavored.toml");
-    let without = config.replace("stop_on_disconnect_after = \"4s\"\n", "");
+    let without = config.replace("stop_on_disconnect_after = \"12s\"\n", "");
     assert_ne!(config, without);
     site.host
         .write("/etc/stratavore/stratavored.toml", &without);
@@ -364,7 +367,8 @@ fn the_daemon_dies_while_it_joins_and_arms() {
     assert_eq!(of_host(&fleet, &id, "fenced_after"), "");
     fleet.cut(0);
     becomes(&fleet, &id, "standing", "unreachable");
-    wait_away(&fleet, &id, Duration::from_secs(15));
+    // Longer than lost_after, too.
+    wait_away(&fleet, &id, Duration::from_secs(27));
     assert!(site.scopes().contains(&runner), "{}", site.log());
     assert_eq!(of_host(&fleet, &id, "standing"), "unreachable");
     fleet.mend(0);
@@ -439,9 +443,14 @@ fn the_daemon_dies_with_an_order_or_a_hold_in_its_hands() {
     for point in ["fleet.order-taken", "fleet.order-done"] {
         let runner = does.run(&format!("-- {ONCE} 1000"));
         does.crash_at(point);
-        // Whoever asks is told that nobody knows what came of it.
-        asks.ctl("alice", &format!("stop {runner}")).code(1);
-        assert!(!does.host.path(AT).exists(), "{point} is reached");
+        // Whoever asks is told that nobody knows what came of it. One that a busy host has not taken in time is withdrawn.
+        wait_for(&format!("{point} is reached"), RECOVERS, || {
+            let told = asks.ctl("alice", &format!("stop {runner}")).code(1);
+            match does.host.path(AT).exists() {
+                true => Err(told.to_string()),
+                false => Ok(()),
+            }
+        });
         fleet.wait_up();
         if point == "fleet.order-taken" {
             assert!(
@@ -501,7 +510,11 @@ fn without_its_agent_a_host_stops_what_runs() {
     let fence = "Self-fence: armed: running work stops by itself in ";
     assert!(status.contains(fence), "{status}");
     let left = || metric(site, "stratavore_self_fence_remaining_seconds");
-    assert!(["2", "3"].contains(&left().as_str()), "{}", left());
+    // Each renewal gives it 4 s more; on a busy machine we may look right before one.
+    wait_for("it is renewed", SOON, || match left() {
+        secs if ["2", "3"].contains(&secs.as_str()) => Ok(()),
+        secs => Err(secs),
+    });
     let check = site.root("stratavored --check-config").ok().err();
     assert!(
         check.contains("stop_on_disconnect_after = 4s is short"),
@@ -516,7 +529,7 @@ fn without_its_agent_a_host_stops_what_runs() {
     let status: serde_json::Value = serde_json::from_str(&status).unwrap();
     assert_eq!(status["lease"]["epoch"], 1, "{status}");
     assert_eq!(status["lease"]["stops_in_usec"], 0, "{status}");
-    let told = site.root("journalctl -u stratavored -o cat").ok().out();
+    let told = site.journal("-u stratavored -o cat");
     assert!(told.contains("running work stops by itself in"), "{told}");
     assert!(
         told.contains("stop_on_disconnect_after = 4s is short"),
@@ -529,7 +542,10 @@ fn without_its_agent_a_host_stops_what_runs() {
     assert!(why.contains("stratavore-agent was away"), "{why}");
     fleet.wait_up();
     armed(&fleet, &site.host_id());
-    assert!(["1", "2", "3"].contains(&left().as_str()), "{}", left());
+    wait_for("it is renewed again", SOON, || match left() {
+        secs if ["2", "3"].contains(&secs.as_str()) => Ok(()),
+        secs => Err(secs),
+    });
     fleet.clear();
 }
 

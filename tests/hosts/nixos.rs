@@ -148,7 +148,9 @@ fn a_switch_leaves_runners_alone() {
         (main("stratavored"), main("stratavore-agent")),
         (daemon, agent)
     );
-    site.ctl("root", "run --uid=bob p -- true").code(4);
+    wait_until("the agent has read them", SOON, || {
+        site.ctl("root", "run --uid=bob p -- true").code == 4
+    });
     untouched();
 
     // Other settings: the daemon alone.

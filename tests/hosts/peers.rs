@@ -1,20 +1,13 @@
 //! What one host of a fleet does about another's: whose a runner there is, orders, holds, drains, events.
 
 use crate::fixture::{SOON, Site};
+use crate::load::within;
 use crate::support::{Fleet, FleetPlan, wait_for, wait_until};
 use serde_json::Value;
 use std::time::{Duration, Instant};
 
 /// Within this time all hosts follow a hold, on a machine that is not busy.
 const FOLLOWS: Duration = Duration::from_secs(2);
-
-/// The same on this machine as it is now: where more want to run than can, all takes so much longer.
-fn within(time: Duration) -> Duration {
-    let load = std::fs::read_to_string("/proc/loadavg").unwrap();
-    let load: f64 = load.split(' ').next().unwrap().parse().unwrap();
-    let cpus = std::thread::available_parallelism().unwrap().get();
-    time.mul_f64((load / cpus as f64).max(1.0))
-}
 
 /// Whether the kernel has frozen a runner of this project.
 fn frozen(site: &Site, project: &str, id: &str) -> bool {
@@ -31,7 +24,7 @@ fn forged(fleet: &Fleet, target: &Site, id: &str, verb: &str, actor: &str, right
     let now = "CAST(extract(epoch FROM clock_timestamp()) * 1000000 AS BIGINT)";
     fleet.sql().run(&format!(
         "INSERT INTO orders (id, target, runner, verb, actor, by_right, asked_by, asked_at, expires_at)
-         VALUES ('{order}', '{}', '{id}', '{verb}', '{actor}', '{right}', '{}', {now}, {now} + 5000000)",
+         VALUES ('{order}', '{}', '{id}', '{verb}', '{actor}', '{right}', '{}', {now}, {now} + 30000000)",
         target.host_id(),
         fleet.sites[0].host_id()
     ));

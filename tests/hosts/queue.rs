@@ -2,10 +2,12 @@
 
 use crate::crash::points;
 use crate::fixture::{SOON, Site};
+use crate::load::within;
 use crate::support::{Fleet, FleetPlan, wait_for, wait_until};
 use std::time::{Duration, Instant};
 
-/// A freed slot starts the next one within this time; the fleet's is asked for news twice a second.
+/// A freed slot starts the next one within this time, on a machine that is not busy; the fleet's is asked for news twice a
+/// second.
 const TURN: Duration = Duration::from_secs(1);
 const TURN_OF_FLEET: Duration = Duration::from_millis(1_500);
 /// Names of files in the daemon's folder.
@@ -38,7 +40,8 @@ fn runs_within(site: &Site, id: &str, since: Instant, most: Duration) -> Duratio
             false => Err(site.log()),
         }
     });
-    assert!(took <= most, "its turn came after {took:?}");
+    let most = within(most);
+    assert!(took <= most, "its turn came after {took:?} of {most:?}");
     took
 }
 
@@ -157,7 +160,7 @@ fn they_wait_in_order_and_say_why() {
     site.ctl("alice", "stop --project p").ok();
     let none = site.sql("SELECT id FROM runners WHERE state <> 'ended'");
     assert!(none.is_empty(), "{none:?}");
-    assert_eq!(kept(&site), 0);
+    wait_until("nothing is kept", SOON, || kept(&site) == 0);
     site.check();
 }
 
@@ -190,7 +193,7 @@ fn they_outlive_a_reboot_and_what_wakes_them() {
         .ok();
     runs_within(&site, &c, began, TURN);
     site.clear();
-    assert_eq!(kept(&site), 0);
+    wait_until("nothing is kept", SOON, || kept(&site) == 0);
 }
 
 /// Wherever the daemon is killed, what waits runs once, or its row says that nothing of it ran.
@@ -263,7 +266,9 @@ fn the_daemon_is_killed_at_each_point_of_a_turn() {
                 site.log()
             );
         }
-        assert_eq!(kept(&site), 0, "{point}");
+        wait_until(&format!("{point}: nothing is kept"), SOON, || {
+            kept(&site) == 0
+        });
         site.check();
     }
 }

@@ -59,7 +59,9 @@ fn installation_and_tour_work_as_they_are_written() {
     for line in lines.drain(..).skip(2) {
         host.sh_as("alice", &line).ok();
     }
-    let explained = host.sh("journalctl -b -x --no-pager -u stratavored").ok();
+    let explained = host
+        .sh("journalctl --sync && journalctl -b -x --no-pager -u stratavored")
+        .ok();
     assert!(
         explained.out().contains("Defined-By: Stratavore"),
         "{explained}"
@@ -118,10 +120,13 @@ fn installation_and_tour_work_as_they_are_written() {
         .unwrap_or_else(|| panic!("no journalctl command: {shown}"));
     let out = host.sh(&format!("{journal} --no-pager")).ok();
     assert!(out.out().contains("working on: fix the tests"), "{out}");
-    let gone = host
-        .sh("systemctl list-units --plain --no-legend 'stratavore-*.scope'")
-        .ok();
-    assert_eq!(gone.out(), "", "stop leaves nothing");
+    let left = "systemctl list-units --plain --no-legend 'stratavore-*.scope'";
+    wait_for("stop leaves nothing", SOON, || {
+        match host.sh(left).ok().out() {
+            none if none.is_empty() => Ok(()),
+            some => Err(some),
+        }
+    });
 }
 
 #[test]

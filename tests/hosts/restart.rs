@@ -225,7 +225,7 @@ fn the_disk_is_full() {
 #[test]
 fn a_wedged_daemon_is_restarted() {
     let site = Site::boot("wedged");
-    site.root("install -d /run/systemd/system/stratavored.service.d && printf '[Service]\\nWatchdogSec=3s\\n' > /run/systemd/system/stratavored.service.d/watchdog.conf && systemctl daemon-reload && systemctl restart stratavored").ok();
+    site.root("install -d /run/systemd/system/stratavored.service.d && printf '[Service]\\nWatchdogSec=10s\\n' > /run/systemd/system/stratavored.service.d/watchdog.conf && systemctl daemon-reload && systemctl restart stratavored").ok();
     site.wait_up();
     let id = site.run("-- sleep 1000");
     let old = site.main_pid("stratavored");

@@ -329,6 +329,11 @@ fn restarts(name: &'static str, root: Root) {
     mine.sh("systemctl --user restart stratavored stratavore-agent")
         .ok();
     mine.wait_up();
+    // The daemon may have met the agent of before.
+    wait_for("daemon and agent talk", SOON, || {
+        let out = mine.ctl("reconcile --dry-run");
+        out.success().then_some(()).ok_or_else(|| out.to_string())
+    });
     assert_eq!(main(), before, "the runner has noticed nothing");
     // Launches and endings go on after the manager was executed anew.
     let second = mine.run("sleep 1000");

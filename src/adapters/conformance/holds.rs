@@ -84,7 +84,7 @@ pub(crate) async fn one_for_each_scope(store: Arc<impl Store + 'static>) {
 
 pub(crate) async fn they_end_by_themselves(store: Arc<impl Store + 'static>) {
     let mut short = hold("fleet");
-    short.until = Some(soon(Duration::from_millis(300)));
+    short.until = Some(soon(Duration::from_secs(3)));
     store.set_hold(short.clone()).await.unwrap();
     store.set_hold(hold("project:p")).await.unwrap();
     assert_eq!(store.end_holds(at(1)).await.unwrap(), []);

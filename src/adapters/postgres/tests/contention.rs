@@ -30,7 +30,7 @@ async fn a_project_that_somebody_holds_holds_up_no_other() {
         store.admit(launch(n, project))
     }))
     .await;
-    assert!(begun.elapsed() < BOUND, "{:?}", begun.elapsed());
+    assert!(begun.elapsed() < within(BOUND), "{:?}", begun.elapsed());
     for (n, answer) in answers.into_iter().enumerate() {
         match n % 2 {
             0 => assert!(
@@ -109,7 +109,7 @@ async fn a_request_id_that_another_host_is_just_using() {
             "SELECT count(*) FROM pg_locks WHERE NOT granted AND locktype = 'transactionid'";
         let begun = Instant::now();
         while other.one(waits, vec![]).await.unwrap().int(0).unwrap() == 0 {
-            assert!(begun.elapsed() < Duration::from_secs(3));
+            assert!(begun.elapsed() < Duration::from_secs(60));
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         other.say("COMMIT").await.unwrap();
@@ -204,7 +204,7 @@ async fn what_another_host_is_just_removing_is_passed_over() {
     let begun = Instant::now();
     let pruned = store.prune(at(99_000_000), 100).await.unwrap();
     assert!(
-        begun.elapsed() < Duration::from_secs(2),
+        begun.elapsed() < within(Duration::from_secs(2)),
         "{:?}",
         begun.elapsed()
     );

@@ -8,6 +8,8 @@ mod cuts;
 mod decisions;
 mod failover;
 mod growth;
+#[path = "../../../../tests/load/mod.rs"]
+mod load;
 mod migrate;
 mod outages;
 mod races;
@@ -21,6 +23,7 @@ use crate::adapters::conformance;
 use crate::domain::project::ProjectSettings;
 use crate::ports::Store;
 use cluster::Cluster;
+use load::within;
 use std::sync::Arc;
 
 async fn empty() -> ((), PostgresStore) {

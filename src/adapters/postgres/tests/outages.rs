@@ -12,7 +12,7 @@ use crate::ports::{Admitted, Applied, StoreError};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Instant;
 
-/// The longest that anybody is kept waiting for an error.
+/// The longest that anybody is kept waiting for an error, on a machine that is not busy.
 pub(super) const BOUND: Duration = Duration::from_secs(14);
 
 /// Asks until it works, and each time within the bound.
@@ -26,7 +26,7 @@ pub(super) async fn until_it_works<T, E: std::fmt::Debug>(
             Ok(done) => return done,
             Err(error) => {
                 assert!(
-                    asked.elapsed() < BOUND,
+                    asked.elapsed() < within(BOUND),
                     "{error:?} took {:?}",
                     asked.elapsed()
                 );
@@ -94,7 +94,7 @@ async fn stopped_and_started_killed_and_started() {
             "{why}"
         );
         assert!(unavailable(store.runner(id(10 * n)).await).contains("postgres on "));
-        assert!(asked.elapsed() < Duration::from_secs(5));
+        assert!(asked.elapsed() < within(Duration::from_secs(5)));
         blocking(&cluster, |c| c.start()).await;
         until_it_works(async || store.check().await).await;
         admit(&store, launch(10 * n + 2, "p")).await;
@@ -209,7 +209,7 @@ async fn slow_and_quick_again() {
     let (launched, read) = tokio::join!(store.admit(launch(1, "p")), store.runner(id(1)));
     assert!(unavailable(launched).contains("took too long"));
     assert!(read.unwrap().is_none());
-    assert!(asked.elapsed() < BOUND, "{:?}", asked.elapsed());
+    assert!(asked.elapsed() < within(BOUND), "{:?}", asked.elapsed());
     other.say("DROP TRIGGER slow ON runners").await.unwrap();
     admit(&store, launch(1, "p")).await;
     assert_eq!(sound(&store).await.len(), 1);
@@ -252,7 +252,7 @@ async fn a_full_disk_and_room_again() {
             store.admit(new)
         }))
         .await;
-        assert!(asked.elapsed() < BOUND, "{:?}", asked.elapsed());
+        assert!(asked.elapsed() < within(BOUND), "{:?}", asked.elapsed());
         for answer in answers {
             match answer {
                 Ok(Admitted::New { .. }) => admitted += 1,

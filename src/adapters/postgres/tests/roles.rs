@@ -105,7 +105,7 @@ async fn a_host_whose_role_is_revoked_writes_nothing_more_and_the_others_go_on()
         if why.contains("does not let user web1 in") {
             break why;
         }
-        assert!(begun.elapsed() < Duration::from_secs(10), "{why}");
+        assert!(begun.elapsed() < Duration::from_secs(60), "{why}");
     };
     assert!(said.contains("ALTER ROLE web1 LOGIN"), "{said}");
     let renewed = web1.join(about("h1", "one"), beat(MINUTE, None)).await;

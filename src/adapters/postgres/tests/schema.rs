@@ -388,7 +388,7 @@ impl Pooler {
         let socket = folder.join(".s.PGSQL.6432");
         let begun = std::time::Instant::now();
         while !socket.exists() {
-            assert!(begun.elapsed().as_secs() < 10, "pgbouncer does not start");
+            assert!(begun.elapsed().as_secs() < 60, "pgbouncer does not start");
             std::thread::sleep(Duration::from_millis(10));
         }
         Self(folder, child)

@@ -129,7 +129,7 @@ async fn a_reader_that_follows_misses_no_event() {
     let begun = std::time::Instant::now();
     while followed.len() as u64 <= total {
         assert!(
-            begun.elapsed().as_secs() < 60,
+            begun.elapsed().as_secs() < 180,
             "{} of {total}",
             followed.len()
         );
@@ -160,10 +160,15 @@ async fn somebody_elses_long_transaction_holds_no_event_back() {
         .say("BEGIN; SELECT pg_current_xact_id()")
         .await
         .unwrap();
-    project(&*store, "p", ProjectSettings::default()).await;
-    let begun = std::time::Instant::now();
-    assert_eq!(events(&*store).await.len(), 1);
-    assert!(begun.elapsed() < Duration::from_millis(900));
+    // The quickest of some, each about an event that nobody has read: a busy machine is slow now and then.
+    let mut best = Duration::MAX;
+    for n in 1..=8 {
+        project(&*store, &format!("p{n}"), ProjectSettings::default()).await;
+        let begun = std::time::Instant::now();
+        assert_eq!(events(&*store).await.len(), n);
+        best = best.min(begun.elapsed());
+    }
+    assert!(best < Duration::from_millis(900), "{best:?}");
 }
 
 #[test]

@@ -134,7 +134,17 @@ async fn a_read_only_file_system() {
     let file = folder.join("stratavore.db");
     SqliteStore::open(&file, 2).await.unwrap().close().await;
     // The last file handles are gone once SQLite's threads are.
-    tokio::time::sleep(Duration::from_millis(200)).await;
+    let open = || {
+        let all = std::fs::read_dir("/proc/self/fd").unwrap().flatten();
+        let mut files = all.filter_map(|fd| std::fs::read_link(fd.path()).ok());
+        files.any(|file| file.starts_with(&folder))
+    };
+    for _ in 0..6_000 {
+        if !open() {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
     mount(&format!("-o remount,ro {name}"));
     let said = unavailable(SqliteStore::open(&file, 2).await);
     assert!(
@@ -249,13 +259,17 @@ fn killed_at_any_moment() {
         writeln!(stdin, "{}", round * 1_000_000).unwrap();
         let stdout = BufReader::new(victim.stdout.take().unwrap());
         let mut killer = Some((stdin, victim.id()));
+        let mut answers = 0;
         for line in stdout.lines() {
             let line = line.unwrap();
             let Some((n, seq)) = line.strip_prefix("done ").and_then(|l| l.split_once(' ')) else {
                 continue;
             };
-            // The first answer starts the clock.
-            if let Some((stdin, pid)) = killer.take() {
+            // Some answers start the clock.
+            answers += 1;
+            if answers >= 20
+                && let Some((stdin, pid)) = killer.take()
+            {
                 std::thread::spawn(move || {
                     std::thread::sleep(Duration::from_millis(20 + 37 * round));
                     let pid = rustix::process::Pid::from_raw(pid as i32).unwrap();

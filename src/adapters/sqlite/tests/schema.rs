@@ -219,7 +219,7 @@ async fn a_newer_schema_is_left_alone() {
     on.close().await.unwrap();
     // The last connection that goes writes the log into the file, and the store's go a little later than it says.
     let log = folder.file().with_extension("db-wal");
-    for _ in 0..500 {
+    for _ in 0..6_000 {
         if !log.exists() {
             break;
         }
