@@ -70,6 +70,7 @@ impl Failure {
                 match name.rsplit('.').next().unwrap_or_default() {
                     "Disconnected" => Self::lost(&message),
                     "ServiceUnknown" | "NameHasNoOwner" => Self::away(&message),
+                    "TimedOut" if message.contains("activate") => Self::starting(&message),
                     "NoReply" | "TimedOut" | "Timeout" => Self::unheard(&message),
                     _ if name.contains(".Spawn.") => Self::away(&message),
                     _ => Self::named(&name, message),
@@ -126,6 +127,18 @@ impl Failure {
                 systemctl = systemctl(),
             ),
             unheard: false,
+        }
+    }
+
+    /// The bus has had it started, and it is not ready: the call never came to it.
+    fn starting(why: &str) -> Self {
+        Self {
+            message: format!(
+                "stratavored is being started and is not ready yet ({}): nothing was done. What it waits for tells: {} status stratavored.",
+                why.trim().trim_end_matches('.'),
+                systemctl()
+            ),
+            ..Self::away(why)
         }
     }
 

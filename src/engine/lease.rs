@@ -419,12 +419,19 @@ fn words(sentence: &str) -> String {
     sentence.chars().filter(|c| !c.is_ascii_digit()).collect()
 }
 
-/// Does it, and looks meanwhile whether the lease still holds.
+/// Does it, and looks meanwhile whether the lease still holds; a host that is alone only whether it can launch.
 async fn watching<T>(shared: &Shared, work: impl Future<Output = T>) -> T {
-    if shared.settings.sole_host {
-        return work.await;
-    }
     tokio::pin!(work);
+    if shared.settings.sole_host {
+        let mut health = shared.health.subscribe();
+        loop {
+            shared.note_away();
+            tokio::select! {
+                done = &mut work => return done,
+                Ok(()) = health.changed() => {}
+            }
+        }
+    }
     let mut look = tokio::time::interval(LOOK);
     loop {
         tokio::select! {

@@ -2,7 +2,7 @@
 //! PATH notes the words that ssh gets.
 
 use crate::fixture::{SOON, Site};
-use crate::support::{Fleet, FleetPlan, Root, wait_until};
+use crate::support::{Fleet, FleetPlan, Root, wait_for, wait_until};
 use std::time::Duration;
 
 const SSH: &str = "#!/bin/sh\necho \"$*\" >>/srv/ssh.words\nexec /usr/bin/ssh \"$@\"\n";
@@ -170,4 +170,27 @@ fn auto_takes_the_best_one_and_says_why() {
     let out = auto("").ok();
     assert!(b.scopes().contains(&out.out()), "{out}");
     fleet.clear();
+}
+
+/// A host without a fleet is one that can be chosen, too.
+#[test]
+fn alone() {
+    let site = Site::boot("alone");
+    let wait_ready = |ready: bool| {
+        wait_for("host list says whether it can launch", SOON, || {
+            let hosts = site.ctl("alice", "host list").ok().out();
+            match hosts.contains("not ready") != ready && hosts.contains("alone") {
+                true => Ok(()),
+                false => Err(hosts),
+            }
+        });
+    };
+    wait_ready(true);
+    site.ctl("alice", "run --wait --on auto p -- true").ok();
+    site.root("systemctl stop stratavore-agent.socket stratavore-agent.service")
+        .ok();
+    wait_ready(false);
+    site.root("systemctl start stratavore-agent.socket").ok();
+    wait_ready(true);
+    site.clear();
 }

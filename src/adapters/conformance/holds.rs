@@ -64,6 +64,9 @@ pub(crate) async fn set_list_release(store: Arc<impl Store + 'static>) {
 }
 
 pub(crate) async fn one_for_each_scope(store: Arc<impl Store + 'static>) {
+    for name in ["p", "q"] {
+        project(&*store, name, ProjectSettings::default()).await;
+    }
     for text in ["project:p", "fleet", "project:q"] {
         store.set_hold(hold(text)).await.unwrap();
     }
@@ -77,6 +80,7 @@ pub(crate) async fn one_for_each_scope(store: Arc<impl Store + 'static>) {
     assert_eq!(holds[0], other);
     let of_p = EventFilter {
         project: Some(name("p")),
+        kind: Some(EventType::HoldSet),
         ..EventFilter::default()
     };
     assert_eq!(store.events(of_p).await.unwrap().len(), 1);
@@ -86,6 +90,10 @@ pub(crate) async fn they_end_by_themselves(store: Arc<impl Store + 'static>) {
     let mut short = hold("fleet");
     short.until = Some(soon(Duration::from_secs(3)));
     store.set_hold(short.clone()).await.unwrap();
+    let of_none = store.set_hold(hold("project:p")).await;
+    let said = refused(of_none, ErrorKind::NoSuchProject);
+    assert!(said.starts_with("Project p does not exist."), "{said}");
+    project(&*store, "p", ProjectSettings::default()).await;
     store.set_hold(hold("project:p")).await.unwrap();
     assert_eq!(store.end_holds(at(1)).await.unwrap(), []);
     let until = short.until.unwrap();
@@ -107,15 +115,15 @@ pub(crate) async fn they_end_by_themselves(store: Arc<impl Store + 'static>) {
 }
 
 pub(crate) async fn there_are_only_so_many(store: Arc<impl Store + 'static>) {
-    let all = (0..HOLDS_MAX).map(|n| store.set_hold(hold(&format!("project:p{n}"))));
+    let all = (0..HOLDS_MAX).map(|n| store.set_hold(hold(&format!("label:of=p{n}"))));
     for set in futures_util::future::join_all(all).await {
         set.unwrap();
     }
-    let more = store.set_hold(hold("project:more")).await;
+    let more = store.set_hold(hold("label:of=more")).await;
     let said = refused(more, ErrorKind::LimitsExceeded);
     assert!(said.contains("1000"), "{said}");
     // One that is there may be changed.
-    store.set_hold(hold("project:p7")).await.unwrap();
+    store.set_hold(hold("label:of=p7")).await.unwrap();
 }
 
 pub(crate) async fn who_froze_it_is_kept(store: Arc<impl Store + 'static>) {

@@ -6,6 +6,7 @@ use super::clock::now;
 use super::fail::Fail;
 use super::link::{Link, Row, Value};
 use super::locks::Locks;
+use super::{read, words};
 use crate::domain::event::{Actor, Draft, Event, EventType};
 use crate::domain::hold::{HOLDS_MAX, Hold, HoldScope};
 use crate::domain::{Error, ErrorKind, Timestamp};
@@ -84,6 +85,11 @@ impl Work for Set {
                 now.shown()
             ))
             .into());
+        }
+        if let Some(name) = hold.scope.project()
+            && read::project(on, name).await?.is_none()
+        {
+            return Err(words::no_such_project(on, name).await);
         }
         let scope = hold.scope.to_string();
         let sql = "SELECT count(*) FROM holds WHERE scope <> $1";
