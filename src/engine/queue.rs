@@ -315,8 +315,8 @@ impl Shared {
             self.queue.throw_away(id).await;
         }
         let turn = self.queue.turn.lock().await;
-        // Its turn may have come before we heard that it waits.
-        if self.read(|live| live.contains_key(&id)) {
+        // Its turn may have come before we heard that it waits, and it may have ended since.
+        if self.read(|live| live.contains_key(&id)) || !self.waits_still(id).await {
             return self.publish(Some(event), None, None);
         }
         self.queue.ids().insert(id, runner.spec.uid);
@@ -326,6 +326,17 @@ impl Shared {
         }
         drop(turn);
         self.queue.look();
+    }
+
+    /// Whether its row says so; where that can't be read the rows are compared later.
+    async fn waits_still(&self, id: RunnerId) -> bool {
+        match self.store.runner(id).await {
+            Ok(row) => row.is_some_and(|row| row.state() == State::Queued),
+            Err(_) => {
+                self.queue.doubt.store(true, Ordering::SeqCst);
+                true
+            }
+        }
     }
 
     /// Does it to a runner that waits. Its row is given back if its turn has come meanwhile.
