@@ -6,7 +6,7 @@ use super::errors::Result;
 use super::options;
 use super::values::{Options, bare, in_order, scalar, text, unknown, wrong};
 use crate::domain::limits::Value;
-use crate::domain::{Error, ProjectName, kinds};
+use crate::domain::{Error, ErrorKind, ProjectName, kinds};
 use crate::engine::Noted;
 use crate::engine::relay::{BrokerState, Relay};
 use crate::ports::Rows;
@@ -31,7 +31,8 @@ impl Core {
 
     fn relay(&self) -> Result<&Relay> {
         let none = || {
-            Error::invalid(
+            Error::new(
+                ErrorKind::WrongState,
                 "No broker is configured on this host: its events are published nowhere. Set events.amqp_urls in stratavored.toml(5).",
             )
         };

@@ -2,8 +2,8 @@
 //! service far away, so it is asked on a thread of its own and its answers are kept for a while.
 
 use super::values::User;
-use crate::domain::Error;
 use crate::domain::name::shown;
+use crate::domain::{Error, ErrorKind};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -66,13 +66,12 @@ impl Users {
         match user {
             User::Uid(uid) => match self.name(*uid).await {
                 Some(name) => Ok((*uid, name)),
-                None => Err(Error::invalid(format!(
-                    "There is no user with the uid {uid} on this host."
-                ))),
+                None => Err(none(format!("with the uid {uid}"))),
             },
-            User::Name(name) => self.called(name).await?.ok_or_else(|| {
-                Error::invalid(format!("There is no user “{}” on this host.", shown(name)))
-            }),
+            User::Name(name) => {
+                let found = self.called(name).await?;
+                found.ok_or_else(|| none(format!("“{}”", shown(name))))
+            }
         }
     }
 
@@ -86,10 +85,8 @@ impl Users {
         let wanted = name.to_owned();
         let asked = self.ask(move || nix::unistd::User::from_name(&wanted));
         let found = asked.await.map_err(|why| {
-            Error::invalid(format!(
-                "The user “{}” can't be looked up: {why}.",
-                shown(name)
-            ))
+            let message = format!("The user “{}” can't be looked up: {why}.", shown(name));
+            Error::new(ErrorKind::HostUnavailable, message)
         })?;
         let found = found.map(|user| (user.uid.as_raw(), user.name));
         let mut users = locked(&self.users);
@@ -125,6 +122,28 @@ impl Users {
     }
 }
 
+fn none(which: String) -> Error {
+    let message = format!("There is no user {which} on this host.");
+    Error::new(ErrorKind::NoSuchUser, message)
+}
+
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn who_is_not_there_is_no_such_user() {
+        let users = Users::default();
+        for user in [
+            User::Uid(54_321_987),
+            User::Name("no-such-user-here".to_owned()),
+        ] {
+            let refused = users.find(&user).await.unwrap_err();
+            assert_eq!(refused.kind, ErrorKind::NoSuchUser, "{refused}");
+        }
+    }
 }

@@ -2,7 +2,7 @@
 
 use super::args::{Budget, BudgetTarget, SetBudget};
 use super::client::{Client, number, text, texts};
-use super::failure::{FAILED, Failure, Result, USAGE};
+use super::failure::{Failure, Result, USAGE};
 use super::out::Out;
 use super::table::{Cell, Column, Style};
 use super::text::clean;
@@ -99,7 +99,7 @@ async fn show(client: &Client, out: &Out, target: &BudgetTarget) -> Result<()> {
         let message = format!(
             "There is no budget of {scope} with the period {period}. See which there are: stratavorectl budget list."
         );
-        return Err(Failure::new(FAILED, message));
+        return Err(Failure::no_such("NoSuchBudget", message));
     };
     if out.is_json() {
         return out.object(&json::budget(budget));

@@ -39,7 +39,7 @@ impl Failure {
         Self {
             status,
             name: None,
-            message: message.into(),
+            message: without_number(message.into()),
             unheard: false,
         }
     }
@@ -88,6 +88,8 @@ impl Failure {
         let status = match short {
             Some("QuotaExceeded" | "BudgetExceeded" | "QueueFull" | "Held" | "Cordoned") => REFUSED,
             Some("NotPermitted") => NOT_PERMITTED,
+            // Whoever finds it, the program or the daemon: repeating it cannot help.
+            Some("InvalidArgument") => USAGE,
             Some(other) if other.starts_with("NoSuch") => NO_SUCH,
             Some(_) => FAILED,
             None if name == INTERACTIVE || name.ends_with(".AccessDenied") => NOT_PERMITTED,
@@ -236,6 +238,22 @@ fn for_whom(message: String, user: bool) -> String {
     }
 }
 
+/// The kernel's word for an error is enough; Rust adds its number.
+fn without_number(mut message: String) -> String {
+    const BEGIN: &str = " (os error ";
+    while let Some(at) = message.find(BEGIN) {
+        let rest = &message[at + BEGIN.len()..];
+        match rest.split_once(')') {
+            Some((number, _)) if number.bytes().all(|b| b.is_ascii_digit()) => {
+                let end = at + BEGIN.len() + number.len() + 1;
+                message.replace_range(at..end, "");
+            }
+            _ => break,
+        }
+    }
+    message
+}
+
 /// Who may do what a polkit action stands for, by the rules that are shipped.
 fn who_may(message: &str) -> &'static str {
     let action = message.split("org.stratavore1.").nth(1).unwrap_or_default();
@@ -273,11 +291,14 @@ mod tests {
     #[test]
     fn statuses_of_the_contract() {
         for (kind, status) in [
-            (ErrorKind::InvalidArgument, FAILED),
+            (ErrorKind::InvalidArgument, USAGE),
             (ErrorKind::QuotaExceeded, REFUSED),
             (ErrorKind::NotPermitted, NOT_PERMITTED),
             (ErrorKind::NoSuchProject, NO_SUCH),
             (ErrorKind::NoSuchRunner, NO_SUCH),
+            (ErrorKind::NoSuchBudget, NO_SUCH),
+            (ErrorKind::NoSuchHold, NO_SUCH),
+            (ErrorKind::NoSuchUser, NO_SUCH),
             (ErrorKind::AmbiguousName, FAILED),
         ] {
             assert_eq!(Failure::from(Error::new(kind, "m")).status, status);
@@ -306,6 +327,18 @@ mod tests {
             "agent.toml forbids it.".to_owned(),
         );
         assert_eq!(failure.message, "agent.toml forbids it.");
+    }
+
+    #[test]
+    fn errors_have_words_and_no_numbers() {
+        for (given, said) in [
+            ("x: Is a directory (os error 21).", "x: Is a directory."),
+            ("a (os error 2), b (os error 111)", "a, b"),
+            ("x (os error", "x (os error"),
+            ("x (os error y)", "x (os error y)"),
+        ] {
+            assert_eq!(Failure::new(FAILED, given).message, said);
+        }
     }
 
     #[test]

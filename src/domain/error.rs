@@ -21,6 +21,12 @@ pub enum ErrorKind {
     NoSuchHost,
     /// No session has this name.
     NoSuchSession,
+    /// There is no budget of this scope and period.
+    NoSuchBudget,
+    /// There is no hold of this scope.
+    NoSuchHold,
+    /// This host has no user with this name or uid.
+    NoSuchUser,
     /// A cap on live runners is reached.
     QuotaExceeded,
     /// A token budget does not have so many tokens left.
@@ -53,11 +59,14 @@ pub enum ErrorKind {
 
 impl ErrorKind {
     /// All of them.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 24] = [
         Self::NoSuchRunner,
         Self::NoSuchProject,
         Self::NoSuchHost,
         Self::NoSuchSession,
+        Self::NoSuchBudget,
+        Self::NoSuchHold,
+        Self::NoSuchUser,
         Self::AlreadyExists,
         Self::AmbiguousName,
         Self::InvalidArgument,
@@ -84,6 +93,9 @@ impl ErrorKind {
             Self::NoSuchProject => "NoSuchProject",
             Self::NoSuchHost => "NoSuchHost",
             Self::NoSuchSession => "NoSuchSession",
+            Self::NoSuchBudget => "NoSuchBudget",
+            Self::NoSuchHold => "NoSuchHold",
+            Self::NoSuchUser => "NoSuchUser",
             Self::AlreadyExists => "AlreadyExists",
             Self::AmbiguousName => "AmbiguousName",
             Self::InvalidArgument => "InvalidArgument",

@@ -10,7 +10,7 @@ mod task;
 
 use super::{now, store_error};
 use crate::domain::relay::Limits;
-use crate::domain::{Error, ProjectName};
+use crate::domain::{Error, ErrorKind, ProjectName};
 use crate::ports::{Backlog, Broker, Outbox, Outgoing, Rows, StoreError};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -153,7 +153,10 @@ impl Relay {
 
     /// Has parked events tried again, all or those of one project; how many there are.
     pub async fn retry(&self, project: Option<ProjectName>) -> Result<u64, Error> {
-        let stopped = || Error::invalid("stratavored is stopping; try again in a moment.");
+        let stopped = || {
+            let message = "stratavored is stopping; try again in a moment.";
+            Error::new(ErrorKind::HostUnavailable, message)
+        };
         let (reply, answer) = oneshot::channel();
         let order = Order::Retry(Retry {
             project,

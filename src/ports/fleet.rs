@@ -109,7 +109,7 @@ pub trait Policies {
         budget: Budget,
         actor: Actor,
     ) -> Result<(BudgetState, Vec<Event>), StoreError>;
-    /// Removes one; `InvalidArgument` if there is none.
+    /// Removes one; `NoSuchBudget` if there is none.
     async fn remove_budget(
         &self,
         scope: Scope,
@@ -129,7 +129,7 @@ pub trait Policies {
 
     /// Sets a hold, in place of the one this scope has.
     async fn set_hold(&self, hold: Hold) -> Result<(Hold, Event), StoreError>;
-    /// Releases one; `InvalidArgument` if there is none.
+    /// Releases one; `NoSuchHold` if there is none.
     async fn release_hold(
         &self,
         scope: HoldScope,

@@ -69,14 +69,14 @@ async fn a_budget_is_set_and_shown() {
     refused(
         &world,
         &["budget", "show", "--scope=fleet", "--period=day"],
-        1,
+        5,
         "budget list",
     )
     .await;
     refused(
         &world,
         &["budget", "remove", "--scope=fleet", "--period=day"],
-        1,
+        5,
         "budget list",
     )
     .await;

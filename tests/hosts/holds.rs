@@ -86,6 +86,6 @@ fn a_hold_outlives_the_daemon() {
     assert!(!frozen(&site, &a));
     assert!(frozen(&site, &b));
     let none = site.ctl("root", "hold release --fleet");
-    none.code(1);
+    none.code(5);
     site.check();
 }

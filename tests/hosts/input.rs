@@ -59,7 +59,7 @@ fn the_bus_refuses_what_it_does_not_know() {
         assert!(!out.success(), "{call}: {out}");
     }
     // A mebibyte of arguments.
-    let huge = site.sh_as("alice", "head -c 100000 /dev/zero | tr '\\0' x > /tmp/x; stratavorectl run p -- echo \"$(cat /tmp/x)\" \"$(cat /tmp/x)\"").code(1);
+    let huge = site.sh_as("alice", "head -c 100000 /dev/zero | tr '\\0' x > /tmp/x; stratavorectl run p -- echo \"$(cat /tmp/x)\" \"$(cat /tmp/x)\"").code(2);
     assert!(huge.err().contains("131072"), "{huge}");
     assert!(site.sql("SELECT id FROM runners").is_empty());
     site.check();

@@ -174,7 +174,7 @@ fn failed_launches_say_why() {
         let out = site.ctl("alice", &format!("run {arguments}")).code(1);
         assert!(out.err().contains(words), "{arguments}: {out}");
     }
-    let out = site.ctl("root", "run --uid=54321 p -- true").code(1);
+    let out = site.ctl("root", "run --uid=54321 p -- true").code(5);
     assert!(out.err().contains("54321"), "{out}");
     let rows = site.sql("SELECT json_extract(exit, '$.cause') AS cause FROM runners");
     assert!(

@@ -192,7 +192,7 @@ fn only_what_root_there_accepts() {
         "alice",
         &format!("-E A={large} -E B={large} p -- echo {large}"),
     )
-    .code(1);
+    .code(2);
     assert!(
         refused.err().contains("through the store at most 262144"),
         "{refused}"

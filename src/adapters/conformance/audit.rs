@@ -129,7 +129,7 @@ pub(crate) async fn all_that_is_done_is_written_down<B: Base>(store: Arc<SqlStor
         .await
         .unwrap();
     let again = store.remove_budget(scope, Period::Day, alice()).await;
-    refused(again, ErrorKind::InvalidArgument);
+    refused(again, ErrorKind::NoSuchBudget);
     apply(store, step(1, end(), 7_000_000)).await;
 
     let texts = texts(store).await;

@@ -86,7 +86,7 @@ pub(crate) async fn set_change_remove(store: Arc<impl Store + 'static>) {
         .await
         .unwrap();
     let again = store.remove_budget(scope, Period::Day, alice()).await;
-    let said = refused(again, ErrorKind::InvalidArgument);
+    let said = refused(again, ErrorKind::NoSuchBudget);
     assert!(said.contains("budget list"), "{said}");
     assert_eq!(store.budgets().await.unwrap().len(), 2);
     let mut wrong = budget("fleet", Period::Day, 1);

@@ -58,7 +58,7 @@ pub(crate) async fn set_list_release(store: Arc<impl Store + 'static>) {
     let again = store
         .release_hold(scope("label:cred=a b=c"), alice(), at(9))
         .await;
-    let said = refused(again, ErrorKind::InvalidArgument);
+    let said = refused(again, ErrorKind::NoSuchHold);
     assert!(said.contains("hold list"), "{said}");
     assert_contiguous(&events(&*store).await);
 }

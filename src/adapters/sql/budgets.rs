@@ -255,11 +255,11 @@ impl Work for Remove {
         let sql = "DELETE FROM budgets WHERE scope = $1 AND period = $2";
         let key = vec![scope.to_string().into(), period.as_str().into()];
         if on.run(sql, key).await? == 0 {
-            return Err(Error::invalid(format!(
+            let message = format!(
                 "There is no budget of {scope} with the period {}. See which there are: stratavorectl budget list.",
                 period.as_str()
-            ))
-            .into());
+            );
+            return Err(Error::new(ErrorKind::NoSuchBudget, message).into());
         }
         let at = now(on).await?;
         on.note(|| act("act.remove-budget", scope, *period, actor, at, json!({})));

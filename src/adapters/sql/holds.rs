@@ -141,10 +141,10 @@ impl Work for Release {
         let scope = self.scope.to_string();
         let sql = concat!(columns!(), " WHERE scope = $1");
         let Some(found) = on.maybe(sql, vec![scope.as_str().into()]).await? else {
-            return Err(Error::invalid(format!(
+            let message = format!(
                 "There is no hold of {scope}. See which there are: stratavorectl hold list."
-            ))
-            .into());
+            );
+            return Err(Error::new(ErrorKind::NoSuchHold, message).into());
         };
         let hold = hold(&found)?;
         release(on, &hold, &self.actor, self.at).await
