@@ -3,7 +3,7 @@
 use super::Global;
 use super::args::{Audit, Export, Verify};
 use super::client::{Client, text};
-use super::failure::{FAILED, Failure, Result, USAGE};
+use super::failure::{FAILED, Failure, NO_SUCH, Result, USAGE};
 use super::json::plain;
 use super::out::Out;
 use super::remote::Remote;
@@ -11,7 +11,7 @@ use super::text::clean;
 use crate::api::proxy::{Dict, Given};
 use crate::domain::audit::file::{Header, LINE_MAX};
 use crate::domain::audit::verify::{Report, Verifier};
-use crate::domain::audit::{Anchor, Entry, KEY_MAX, Key, Mac};
+use crate::domain::audit::{Anchor, Entry, KEY_MAX, Key, Mac, Source, not_kept};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
@@ -51,7 +51,7 @@ pub(super) async fn audit(global: &Global, args: &Audit) -> Result<u8> {
             let report = look(opened, &keys, &anchors).map_err(|f| {
                 Failure::new(f.status, format!("{}: {}", file.display(), f.message))
             })?;
-            told(global, &report_json(&report))
+            told(global, &report_json(&report, Source::File))
         }
         None => verify(global, args, keys, anchors).await,
     }
@@ -71,7 +71,7 @@ async fn verify(
         let report = looked
             .await
             .map_err(|e| Failure::new(FAILED, e.to_string()))??;
-        return told(global, &report_json(&report));
+        return told(global, &report_json(&report, Source::Store));
     }
     let mut options = Given::new();
     if !anchors.is_empty() {
@@ -83,7 +83,7 @@ async fn verify(
             .map(|a| format!("{}:{}", a.n, a.mac))
             .collect();
         if words.is_empty() {
-            return Err(no_anchor(&id));
+            return Err(no_anchor(&of_host(&id)));
         }
         options.insert("anchors", words.into());
     }
@@ -138,7 +138,7 @@ fn copy(audit: impl std::io::Read, to: &mut impl Write) -> Result<()> {
         previous = std::mem::replace(&mut last, line);
     }
     to.flush()?;
-    let header = Header::parse(&first)?;
+    let header = header(&first)?;
     let end = header.head.map_or(0, |head| head.n);
     // The last line may have broken off itself.
     let entry = Entry::parse(&last).or_else(|| Entry::parse(&previous));
@@ -181,11 +181,15 @@ fn unreadable(file: &Path, error: &std::io::Error) -> Failure {
     )
 }
 
-fn no_anchor(host: &str) -> Failure {
+fn of_host(host: &str) -> String {
+    format!("the lines is an anchor of host {host}")
+}
+
+fn no_anchor(which: &str) -> Failure {
     Failure::new(
         FAILED,
         format!(
-            "None of the lines is an anchor of host {host}. Make some: journalctl -o json -u stratavored, or stratavorectl events -o jsonl --type audit.anchored"
+            "None of {which}. Make some: journalctl -o json -u stratavored, or stratavorectl events -o jsonl --type audit.anchored"
         ),
     )
 }
@@ -238,7 +242,11 @@ fn anchors(files: &[PathBuf]) -> Result<Vec<Anchor>> {
     };
     odd.extend(all.into_iter().flat_map(of));
     match odd.is_empty() && !files.is_empty() {
-        true => Err(no_anchor("…")),
+        true => {
+            let files: Vec<_> = files.iter().map(|f| f.display().to_string()).collect();
+            let which = format!("the lines of {} is an anchor", files.join(", "));
+            Err(no_anchor(&which))
+        }
         false => Ok(odd),
     }
 }
@@ -258,15 +266,20 @@ fn line(from: &mut impl BufRead) -> std::io::Result<Option<(String, bool)>> {
     Ok((read > 0).then_some((text, whole)))
 }
 
+/// A file that is none was asked for rightly.
+fn header(line: &str) -> Result<Header> {
+    Header::parse(line).map_err(|e| Failure::new(FAILED, e.message))
+}
+
 /// Line by line, however long it is.
 fn look(audit: File, keys: &[Key], anchors: &[Anchor]) -> Result<Report> {
     let failed = |e: std::io::Error| Failure::new(FAILED, format!("It can't be read: {e}."));
     let mut lines = BufReader::new(audit);
     let (first, _) = line(&mut lines).map_err(failed)?.unwrap_or_default();
-    let header = Header::parse(&first)?;
+    let header = header(&first)?;
     let host = header.host.as_str();
     if !anchors.is_empty() && anchors.iter().all(|a| a.host != host) {
-        return Err(no_anchor(host));
+        return Err(no_anchor(&of_host(host)));
     }
     let (checkpoint, head) = (header.checkpoint.as_ref(), header.head.as_ref());
     let mut verifier = Verifier::new(host, keys, checkpoint, head, anchors.to_vec());
@@ -280,9 +293,9 @@ fn look(audit: File, keys: &[Key], anchors: &[Anchor]) -> Result<Report> {
     Ok(verifier.finish())
 }
 
-fn report_json(report: &Report) -> Value {
+fn report_json(report: &Report, source: Source) -> Value {
     let mut value = json!(report);
-    value["message"] = json!(report.verdict.to_string());
+    value["message"] = json!(report.verdict.told(source));
     value
 }
 
@@ -294,15 +307,25 @@ fn report_of(dict: &Dict) -> Value {
 /// Prints it; 0 if it is whole.
 fn told(global: &Global, report: &Value) -> Result<u8> {
     let out = Out::new(global);
-    let whole = report["verdict"] == "whole";
     let word = |key: &str| clean(report[key].as_str().unwrap_or_default());
+    // That there is none is said as by the export.
+    let status = match report["verdict"].as_str() {
+        Some("whole") => 0,
+        Some("empty") => NO_SUCH,
+        _ => FAILED,
+    };
     if out.is_json() {
         out.object(report)?;
-        return Ok(if whole { 0 } else { FAILED });
+        return Ok(status);
     }
-    if !whole {
-        let message = format!("The audit of host {} is {}", word("host"), word("message"));
-        return Err(Failure::new(FAILED, message));
+    if status == NO_SUCH {
+        return Err(Failure::from(not_kept(&word("host"))));
+    }
+    if status != 0 {
+        return Err(Failure::new(
+            status,
+            sentence(&word("host"), &word("message")),
+        ));
     }
     if !global.quiet {
         let keys = report["unsigned_keys"].as_array();
@@ -311,21 +334,33 @@ fn told(global: &Global, report: &Value) -> Result<u8> {
             Some(n) => format!(" At entry {n} its key was replaced without the former one."),
         };
         out.line(&format!(
-            "The audit of host {} is whole: entries {} to {}, compared with {} anchors.{keys} Keep this: {}",
+            "The audit of host {} is whole: entries {} to {}, compared with {}.{keys} Keep this: {}",
             word("host"),
             report["first"],
             report["last"],
-            report["anchors"],
+            anchors_of(report["anchors"].as_u64().unwrap_or_default()),
             json!({ "host": report["host"], "n": report["last"], "mac": report["mac"] }),
         ))?;
     }
     Ok(0)
 }
 
+fn sentence(host: &str, message: &str) -> String {
+    format!("The audit of host {host} {message}")
+}
+
+fn anchors_of(count: u64) -> String {
+    match count {
+        1 => "1 anchor".to_owned(),
+        n => format!("{n} anchors"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::domain::Timestamp;
+    use crate::domain::audit::Verdict;
     use crate::domain::audit::{Head, Note};
 
     #[test]
@@ -356,5 +391,35 @@ mod tests {
         ];
         let broken = copied(&half).unwrap_err().message;
         assert!(broken.contains("ends at entry 2 of 3"), "{broken}");
+    }
+
+    #[test]
+    fn what_is_wrong_is_a_sentence() {
+        let lost = Verdict::Removed { from: 2, to: 4 };
+        let said = sentence("h", &lost.told(Source::File));
+        assert!(
+            said.starts_with("The audit of host h lacks the entries 2 to 4"),
+            "{said}"
+        );
+        assert_eq!(
+            (anchors_of(1), anchors_of(0)),
+            ("1 anchor".into(), "0 anchors".into())
+        );
+    }
+
+    #[test]
+    fn a_file_without_an_anchor_is_named() {
+        let file = std::env::temp_dir().join(format!("stratavore-anchors-{}", std::process::id()));
+        std::fs::write(&file, "root:x:0:0\n").unwrap();
+        let refused = anchors(std::slice::from_ref(&file)).unwrap_err().message;
+        std::fs::remove_file(&file).unwrap();
+        let begin = format!("None of the lines of {} is an anchor. ", file.display());
+        assert!(refused.starts_with(&begin), "{refused}");
+    }
+
+    #[test]
+    fn an_audit_that_is_not_kept_is_no_such_thing() {
+        let failure = Failure::from(not_kept("h"));
+        assert_eq!(failure.status, NO_SUCH);
     }
 }

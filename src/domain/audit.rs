@@ -19,6 +19,7 @@ mod verdict;
 pub mod verify;
 
 pub use anchor::{Anchor, Checkpoint};
+pub use verdict::{Source, Verdict, not_kept};
 
 use super::event::{Actor, Draft};
 use super::{Error, Timestamp};

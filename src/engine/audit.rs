@@ -6,7 +6,7 @@
 use super::{Engine, Refusals, Shared, now, store_error};
 use crate::domain::audit::file::Header;
 use crate::domain::audit::verify::Report;
-use crate::domain::audit::{Act, Anchor};
+use crate::domain::audit::{Act, Anchor, not_kept};
 use crate::domain::event::Actor;
 use crate::domain::{Error, ErrorKind, kinds};
 use crate::ports::{Chain, StoreError};
@@ -242,12 +242,7 @@ impl Engine {
         let look = self.look()?;
         let chain = self.0.store.chain(host).await.map_err(store_error)?;
         let Some(chain) = chain else {
-            return Err(Error::new(
-                ErrorKind::NoSuchHost,
-                format!(
-                    "No audit is kept of host {host}. It needs a key: see stratavored(8), AUDIT."
-                ),
-            ));
+            return Err(not_kept(host));
         };
         let failed = |e: std::io::Error| {
             let message = format!("No pipe can be made: {e}.");

@@ -68,8 +68,8 @@ fn what_is_done_is_in_the_audit_and_tampering_shows() {
     let site = Site::boot("audit");
     let status = site.ctl("alice", "status").ok().out();
     assert!(status.contains("not kept"), "{status}");
-    let none = site.ctl("root", "audit verify").code(1).err();
-    assert!(none.contains("empty"), "{none}");
+    let none = site.ctl("root", "audit verify").code(5).err();
+    assert!(none.contains("No audit is kept"), "{none}");
     site.ctl("root", "audit export /root/none").code(5);
     assert!(!site.host.path("/root/none").exists());
     // A key that is none is refused, and what it is is not told.
@@ -376,7 +376,7 @@ fn hosts_of_a_fleet_keep_chains_of_their_own() {
     };
     let (level, message) = doctor(one, "root");
     assert!(
-        level == "problem" && message.contains("does not verify: changed: entry 2 "),
+        level == "problem" && message.contains("does not verify: it was changed: entry 2 "),
         "{message}"
     );
     // Who may not look is not told of it, and no refusal is written down.

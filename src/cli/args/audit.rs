@@ -15,7 +15,7 @@ pub enum Audit {
                       An anchor tells how long the audit was at a time. Take it from where nobody who can write to the store can write:\n\n\
                       \x20 journalctl -o json -u stratavored >anchors\n\
                       \x20 stratavorectl audit verify --anchor anchors\n\n\
-                      Exit status: 0 whole; 1 with what is wrong and what to do."
+                      Exit status: 0 whole; 5 if none is kept; else 1 with what is wrong and what to do."
     )]
     Verify(Verify),
     /// Write the audit of a host to a file that “audit verify” takes

@@ -1,5 +1,6 @@
 //! What can be wrong with a chain, and the words for it.
 
+use crate::domain::{Error, ErrorKind};
 use serde::Serialize;
 use std::fmt;
 
@@ -87,53 +88,122 @@ impl Verdict {
     }
 }
 
-/// The sentence for people: what it is, and what to do.
+/// There is no chain of this host.
+pub fn not_kept(host: &str) -> Error {
+    let message =
+        format!("No audit is kept of host {host}. It needs a key: see stratavored(8), AUDIT.");
+    Error::new(ErrorKind::NoSuchHost, message)
+}
+
+/// Where a chain was read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Source {
+    /// In the store, or as the daemon exported it just now.
+    Store,
+    /// In a file that was exported before.
+    File,
+}
+
+impl Source {
+    fn look(self) -> &'static str {
+        match self {
+            Self::Store => {
+                "Somebody with access to the store has changed it: compare with an earlier export or a backup, and find out who could write there."
+            }
+            Self::File => {
+                "Somebody has changed the file, or the store before it was exported: compare with another export, and with the store: stratavorectl audit verify."
+            }
+        }
+    }
+}
+
+/// What it is and what to do, of a chain in the store. It goes on after “The audit of host NAME”.
 impl fmt::Display for Verdict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        const LOOK: &str = "Somebody with access to the store has changed it: compare with an earlier export or a backup, and find out who could write there.";
+        f.write_str(&self.told(Source::Store))
+    }
+}
+
+impl Verdict {
+    /// As `Display` has it, of a chain that was read there.
+    pub fn told(&self, source: Source) -> String {
+        let look = source.look();
         match self {
-            Self::Whole => write!(f, "whole"),
-            Self::Empty => write!(
-                f,
-                "empty: no audit is kept of it. It needs a key: see stratavored(8), AUDIT."
+            Self::Whole => "is whole.".to_owned(),
+            Self::Empty => {
+                "is not kept: there is no entry. It needs a key: see stratavored(8), AUDIT."
+                    .to_owned()
+            }
+            Self::Changed { n } => {
+                format!("was changed: entry {n} is not as it was written. {look}")
+            }
+            Self::CheckpointChanged { n } => format!(
+                "was changed: what stands for the entries up to {n} is not as it was written. {look}"
             ),
-            Self::Changed { n } => write!(f, "changed: entry {n} is not as it was written. {LOOK}"),
-            Self::CheckpointChanged { n } => write!(
-                f,
-                "checkpoint changed: what stands for the entries up to {n} is not as it was written. {LOOK}"
+            Self::Removed { from, to } if from == to => {
+                format!("lacks entry {from}, and later ones are there. {look}")
+            }
+            Self::Removed { from, to } => {
+                format!("lacks the entries {from} to {to}, and later ones are there. {look}")
+            }
+            Self::Cut { last, head } => format!(
+                "was cut: its last entry is {last}, and there were {head}; the newest are missing. {look} A standby that took over without the last transactions looks the same."
             ),
-            Self::Removed { from, to } if from == to => write!(
-                f,
-                "removed: entry {from} is missing, and later ones are there. {LOOK}"
+            Self::Short { last, anchor } => format!(
+                "is shorter than its anchor: its last entry is {last}, and entry {anchor} was anchored; the newest are missing. {look} A store put back from a backup looks the same."
             ),
-            Self::Removed { from, to } => write!(
-                f,
-                "removed: entries {from} to {to} are missing, and later ones are there. {LOOK}"
+            Self::Rewritten { n } => format!(
+                "was written anew: entry {n} fits its key and is another one than was anchored. Somebody with the key has written the chain anew from there or before: compare with an earlier export."
             ),
-            Self::Cut { last, head } => write!(
-                f,
-                "cut: its last entry is {last}, and there were {head}; the newest are missing. {LOOK} A standby that took over without the last transactions looks the same."
+            Self::HeadDiffers { head, last } => format!(
+                "does not end at its head: the head is entry {head}, and the last that is there is {last}. {look}"
             ),
-            Self::Short { last, anchor } => write!(
-                f,
-                "shorter than its anchor: its last entry is {last}, and entry {anchor} was anchored; the newest are missing. {LOOK} A store put back from a backup looks the same."
+            Self::Torn { last } => format!(
+                "breaks off inside the entry after {last}. It was not written to its end: export it again."
             ),
-            Self::Rewritten { n } => write!(
-                f,
-                "rewritten: entry {n} fits its key and is another one than was anchored. Somebody with the key has written the chain anew from there or before: compare with an earlier export."
+            Self::WrongKey { key, n } => format!(
+                "can't be verified with the keys that were given: entry {n} needs the key {key}. Give it: --key FILE; of a key that was replaced, too."
             ),
-            Self::HeadDiffers { head, last } => write!(
-                f,
-                "head differs: the store's head is entry {head}, and the last that is there is {last}. {LOOK}"
-            ),
-            Self::Torn { last } => write!(
-                f,
-                "torn: the file breaks off inside the entry after {last}. It was not written to its end: export it again."
-            ),
-            Self::WrongKey { key, n } => write!(
-                f,
-                "wrong key: entry {n} needs the key {key}, which was not given. Give it: --key FILE; of a key that was replaced, too."
-            ),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_goes_on_after_whose_audit_it_is() {
+        let removed = Verdict::Removed { from: 3, to: 3 };
+        assert!(removed.to_string().starts_with("lacks entry 3,"));
+        assert!(removed.to_string().contains("access to the store"));
+        // Nobody needs the store to change a file.
+        let file = removed.told(Source::File);
+        assert!(
+            file.contains("changed the file") && !file.contains("access to"),
+            "{file}"
+        );
+        let key = "ab".to_owned();
+        for verdict in [
+            Verdict::Whole,
+            Verdict::Empty,
+            Verdict::Changed { n: 1 },
+            Verdict::CheckpointChanged { n: 1 },
+            Verdict::Removed { from: 1, to: 2 },
+            Verdict::Cut { last: 1, head: 2 },
+            Verdict::Short { last: 1, anchor: 2 },
+            Verdict::Rewritten { n: 1 },
+            Verdict::HeadDiffers { head: 1, last: 2 },
+            Verdict::Torn { last: 1 },
+            Verdict::WrongKey { key, n: 1 },
+        ] {
+            let said = verdict.to_string();
+            let verb = said.split(' ').next().unwrap_or_default();
+            assert!(
+                ["is", "was", "lacks", "does", "breaks", "can't"].contains(&verb),
+                "{said}"
+            );
+            assert!(said.ends_with('.'), "{said}");
         }
     }
 }

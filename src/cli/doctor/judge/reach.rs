@@ -166,7 +166,7 @@ fn audit(facts: &Facts) -> Option<Finding> {
         Audit::Seen { message, .. } => Finding::problem(
             CHECK,
             format!(
-                "The audit does not verify: {}. Export it before anything is changed.",
+                "The audit does not verify: it {}. Export it before anything is changed.",
                 message.trim_end_matches('.')
             ),
         )
