@@ -4,7 +4,7 @@ use crate::domain::Limits;
 use crate::domain::limits::{KEYS, Value};
 use crate::domain::nearest::nearest;
 use crate::domain::spec::check_log_file_max;
-use crate::domain::units::parse_size;
+use crate::domain::units::parse_finite_size;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use serde::Deserialize;
@@ -93,9 +93,20 @@ pub(super) fn parse(text: &str) -> Result<Config, String> {
             true => nearest(key.trim_matches(['[', ']']), NAMES.into_iter()),
             false => None,
         };
-        match near {
-            Some(near) => format!("{line}: unknown key {key}; did you mean {near}?"),
-            None => format!("{line}: {key}: {}", e.message()),
+        let unknown = e.message().starts_with("unknown field");
+        match (near, expected(&key)) {
+            (Some(near), _) => format!("{line}: unknown key {key}; did you mean {near}?"),
+            (None, _) if unknown => {
+                format!("{line}: unknown key {key}; there are {}.", NAMES.join(", "))
+            }
+            // The parser's own words for a type are those of a programmer.
+            (None, Some(expected)) if of_type(e.message()) => {
+                format!("{line}: {key}: {expected}")
+            }
+            (None, _) if e.message() == "duplicate key" => {
+                format!("{line}: the key {key} is there twice")
+            }
+            (None, _) => format!("{line}: {key}: {}", e.message()),
         }
     })?;
     for host in &raw.from_hosts {
@@ -146,7 +157,7 @@ pub(super) fn parse(text: &str) -> Result<Config, String> {
         if name == LOG_FILE {
             let max = match value {
                 Value::Number(n) => Ok(n),
-                Value::Text(text) => parse_size(text),
+                Value::Text(text) => parse_finite_size(text),
             };
             // 0 = none at all.
             let max = max.and_then(|n| match n {
@@ -170,6 +181,24 @@ pub(super) fn parse(text: &str) -> Result<Config, String> {
         as_users: raw.as_users.into_iter().map(Spanned::into_inner).collect(),
         ceilings,
         log_file_max,
+    })
+}
+
+/// Whether the parser says that a value is of another type.
+fn of_type(message: &str) -> bool {
+    ["invalid type", "invalid value", "data did not match"]
+        .iter()
+        .any(|begin| message.starts_with(begin))
+}
+
+/// What is to be given for a key of [`Raw`].
+fn expected(key: &str) -> Option<&'static str> {
+    Some(match key.trim_matches(['[', ']']) {
+        "allow_root" | "accept_placed_launches" => "give true or false",
+        "from_hosts" => "give a list of texts in quotes, as in [\"web-1\", \"web-2\"]",
+        "allowed_users" | "as_users" => "give a list of names and uids, as in [\"alice\", 1001]",
+        "ceilings" => "give a section, as in [ceilings]",
+        _ => return None,
     })
 }
 
@@ -238,7 +267,7 @@ fn read(path: &Path, may_be_absent: bool) -> Result<Config, String> {
     }
     let bytes =
         crate::seqpacket::read_bounded(&mut file, SIZE_MAX).map_err(|e| format!("{shown}: {e}"))?;
-    let text = String::from_utf8(bytes).map_err(|_| format!("{shown} is not UTF-8."))?;
+    let text = String::from_utf8(bytes).map_err(|_| format!("{shown} is no text in UTF-8."))?;
     parse(&text).map_err(|e| format!("{shown}:{e}"))
 }
 
@@ -326,6 +355,34 @@ mod tests {
         #[test]
         fn no_text_makes_it_panic(text in "\\PC{0,60}|([a-z_]{1,12} = [\"0-9a-zé]{0,6}\n){0,4}") {
             let _ = parse(&text);
+        }
+    }
+
+    #[test]
+    fn mistakes_are_told_as_of_the_daemons_file() {
+        for (text, said) in [
+            (
+                "foo = 1",
+                "1: unknown key foo; there are allow_root, allowed_users, accept_placed_launches, from_hosts, as_users, ceilings.",
+            ),
+            (
+                "\nallow_root = \"yes\"",
+                "2: allow_root: give true or false",
+            ),
+            ("from_hosts = [1]", "1: from_hosts: give a list of texts"),
+            ("as_users = \"alice\"", "1: as_users: give a list of names"),
+            (
+                "allowed_users = [true]",
+                "1: allowed_users: give a list of names",
+            ),
+            ("ceilings = 3", "1: ceilings: give a section"),
+            (
+                "allow_root = true\nallow_root = true",
+                "2: the key allow_root is there twice",
+            ),
+        ] {
+            let refused = parse(text).unwrap_err();
+            assert!(refused.starts_with(said), "{text}: {refused}");
         }
     }
 }

@@ -2,8 +2,9 @@
 
 use super::config::{Config, PATH, UserRef};
 use super::user::Account;
-use crate::domain::limits::{DEFAULT_STOP_TIMEOUT, KEYS, Unit, Value};
-use crate::domain::units::{INFINITY, show_size, show_span};
+pub(super) use crate::domain::limits::shown;
+use crate::domain::limits::{DEFAULT_STOP_TIMEOUT, KEYS, Value};
+use crate::domain::units::show_size;
 use crate::domain::{Limits, name, signal, spec};
 use crate::wire::{Launch, Passed, Payload, Refusal, RefusalCode};
 use std::ops::RangeInclusive;
@@ -132,19 +133,6 @@ pub(super) fn clamp(limits: &Limits, ceilings: &Limits) -> Result<Limits, Refusa
     Ok(limits.or(&bound))
 }
 
-/// A value with its unit, for people.
-pub(super) fn shown(key: &str, value: u64) -> String {
-    if value == INFINITY {
-        return "infinity".to_owned();
-    }
-    match KEYS.iter().find(|(k, _)| *k == key).map(|(_, unit)| unit) {
-        Some(Unit::Bytes) => show_size(value),
-        Some(Unit::Span) => show_span(value),
-        Some(Unit::CpuQuota) => format!("{}.{:02}%", value / 10_000, value % 10_000 / 100),
-        _ => value.to_string(),
-    }
-}
-
 /// Whether a runner may have a log file of this size, and anything to write into it.
 pub(super) fn check_log_file(
     max: Option<u64>,
@@ -257,6 +245,8 @@ mod told_tests {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::limits::Unit;
+    use crate::domain::units::INFINITY;
     use proptest::prelude::*;
 
     fn account(uid: u32, name: &str) -> Account {

@@ -10,7 +10,7 @@ use super::values::{Options, in_order, scalar, text, unknown, wrong};
 use crate::domain::event::Actor;
 use crate::domain::host::{Cordon, Host};
 use crate::domain::limits::Value;
-use crate::domain::units::{INFINITY, parse_span, show_span};
+use crate::domain::units::{INFINITY, parse_finite_span, show_span};
 use crate::domain::{Error, Timestamp, hold, kinds};
 use crate::engine::FenceState;
 use zbus::Variant;
@@ -203,8 +203,9 @@ fn one_line(key: &str, value: &Variant<'static>) -> Result<String> {
 fn span(key: &str, value: &Variant<'static>) -> Result<u64> {
     let span = match scalar(value) {
         Some(Value::Number(n)) => n,
+        Some(Value::Text("infinity")) => INFINITY,
         Some(Value::Text(text)) => {
-            parse_span(text).map_err(|e| Error::invalid(format!("{key}: {}", e.message)))?
+            parse_finite_span(text).map_err(|e| Error::invalid(format!("{key}: {}", e.message)))?
         }
         None => return Err(wrong(key, value, "a t (µs), or an s such as “1h 30min”").into()),
     };
@@ -214,7 +215,7 @@ fn span(key: &str, value: &Variant<'static>) -> Result<u64> {
             n => show_span(n),
         };
         return Err(Error::invalid(format!(
-            "{key}={given}: at most 30 days are allowed; to let all end by itself, cordon the host and wait."
+            "{key}={given}: at most 30 days are allowed; to let its runners end by themselves, cordon the host and wait."
         ))
         .into());
     }

@@ -154,7 +154,8 @@ pub fn launch(options: &Options) -> Result<Launch, Error> {
             "log-file-max" => {
                 let bytes = match scalar(value) {
                     Some(Value::Number(n)) => n,
-                    Some(Value::Text(text)) => units::parse_size(text)?,
+                    Some(Value::Text(text)) => units::parse_finite_size(text)
+                        .map_err(|e| Error::invalid(format!("{key}: {}", e.message)))?,
                     None => return Err(wrong(key, value, "a t (bytes), or an s such as “64M”")),
                 };
                 spec::check_log_file_max(bytes)?;

@@ -7,7 +7,7 @@ use super::out::Out;
 use super::table::{Cell, Column, Style};
 use super::{Global, json, render};
 use crate::api::proxy::{Dict, Given};
-use crate::domain::units::{INFINITY, parse_span};
+use crate::domain::units::{INFINITY, parse_finite_span};
 use std::time::Duration;
 use zbus::Variant;
 
@@ -67,7 +67,12 @@ fn deadline(args: &Drain) -> Result<u64> {
     let Some(text) = &args.deadline else {
         return Ok(0);
     };
-    parse_span(text).map_err(|e| Failure::new(USAGE, format!("--deadline: {}", e.message)))
+    // Of infinity the daemon says what to do instead.
+    let span = match text.as_str() {
+        "infinity" => Ok(INFINITY),
+        text => parse_finite_span(text),
+    };
+    span.map_err(|e| Failure::new(USAGE, format!("--deadline: {}", e.message)))
 }
 
 fn reason(text: Option<&str>) -> Given<'static> {

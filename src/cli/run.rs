@@ -290,8 +290,9 @@ pub(super) fn options(args: &Run, elsewhere: bool) -> Result<Given<'static>> {
         options.insert(key, value.to_owned().into());
     }
     if let Some(size) = &args.log_file_max {
-        let bytes = units::parse_size(size).and_then(|n| check_log_file_max(n).map(|()| n));
-        let bytes = bytes.map_err(|e| Failure::new(USAGE, e.message))?;
+        let bytes = units::parse_finite_size(size)
+            .map_err(|e| Failure::new(USAGE, format!("--log-file-max: {}", e.message)))?;
+        check_log_file_max(bytes).map_err(|e| Failure::new(USAGE, e.message))?;
         options.insert("log-file-max", bytes.into());
     }
     if args.queue {
@@ -405,6 +406,10 @@ const OF_THE_READER: [&str; 4] = ["/dev/fd/", "/dev/std", "/proc/self/", "/proc/
 fn setenv(entry: &str) -> Result<String> {
     if entry.contains('=') {
         return Ok(entry.to_owned());
+    }
+    if entry.is_empty() {
+        let message = "-E: the name of the variable is missing; give NAME=VALUE, or NAME for the value it has here.";
+        return Err(Failure::new(USAGE, message));
     }
     let name = crate::domain::name::shown(entry);
     match std::env::var(entry) {

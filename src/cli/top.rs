@@ -162,10 +162,10 @@ pub(super) fn check(global: &Global, args: &Top) -> Result<Duration> {
 }
 
 fn delay(text: &str) -> Result<Duration> {
-    let span = units::parse_span(text)
+    let span = units::parse_finite_span(text)
         .map_err(|e| Failure::new(USAGE, format!("--delay: {}", e.message)))?;
     let delay = Duration::from_micros(span);
-    match delay >= DELAY_MIN && span != INFINITY {
+    match delay >= DELAY_MIN {
         true => Ok(delay),
         false => Err(Failure::new(
             USAGE,

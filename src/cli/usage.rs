@@ -3,7 +3,7 @@
 use super::client::{dict, number, text};
 use super::render;
 use crate::api::proxy::Dict;
-use crate::domain::limits::{KEYS, Unit};
+use crate::domain::limits::{KEYS, shown};
 use crate::domain::signal;
 use crate::domain::units::{self, INFINITY};
 use zbus::Variant;
@@ -19,15 +19,7 @@ pub(super) fn said(limits: &Dict) -> Vec<String> {
 
 /// One limit as text; empty if nothing is said.
 pub(super) fn limit(limits: &Dict, key: &str) -> String {
-    let unit = KEYS.iter().find(|(k, _)| *k == key).map(|(_, unit)| *unit);
-    match (number(limits, key), unit) {
-        (None, _) => String::new(),
-        (Some(INFINITY), _) => "infinity".to_owned(),
-        (Some(n), Some(Unit::Bytes)) => units::show_size(n),
-        (Some(n), Some(Unit::CpuQuota)) => format!("{}%", n / 10_000),
-        (Some(n), Some(Unit::Span)) => units::show_span(n),
-        (Some(n), _) => n.to_string(),
-    }
+    number(limits, key).map_or_else(String::new, |n| shown(key, n))
 }
 
 /// ` of 1G (79%)`: how much of a cap is taken; empty without one.

@@ -74,6 +74,8 @@ pub const KEYS: &[Key] = &[
         about: "How long ended runners, request ids and events are kept",
         reload: true,
         read: |config, _, value| {
+            // What is no span at all is not too short.
+            span(value, 0, units::INFINITY)?;
             config.retention = span(value, 3_600 * SECOND, units::INFINITY).map_err(|why| {
                 format!("{why}: less would remove what has just ended; \"infinity\" keeps all")
             })?;
@@ -421,7 +423,7 @@ pub(super) fn number(value: &DeValue<'_>, least: u32, most: u32) -> Result<u32, 
 
 /// A time from `least` to `most` µs; infinity is [`Duration::MAX`].
 pub(super) fn span(value: &DeValue<'_>, least: u64, most: u64) -> Result<Duration, String> {
-    let usec = units::parse_span(text(value)?).map_err(|e| e.message)?;
+    let usec = units::parse_span_up_to(text(value)?, most).map_err(|e| e.message)?;
     match usec {
         _ if !(least..=most).contains(&usec) => {
             let (least, most) = (units::show_span(least), units::show_span(most));

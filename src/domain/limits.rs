@@ -158,8 +158,12 @@ impl Limits {
     /// Sets one key. Keys are spelled as on the bus.
     pub fn set(&mut self, key: &str, value: Value<'_>) -> Result<(), Error> {
         match key {
-            "oom-policy" => self.oom_policy = Some(parse_oom_policy(value)?),
-            "kill-signal" => self.kill_signal = Some(parse_signal(value)?),
+            "oom-policy" => {
+                self.oom_policy = Some(parse_oom_policy(value).map_err(|e| named(key, e))?)
+            }
+            "kill-signal" => {
+                self.kill_signal = Some(parse_signal(value).map_err(|e| named(key, e))?)
+            }
             _ => {
                 let unit = KEYS.iter().find(|(k, _)| *k == key).map(|(_, u)| *u);
                 let (Some(unit), Some(slot)) = (unit, self.slot(key)) else {
@@ -222,9 +226,7 @@ fn parse_oom_policy(value: Value<'_>) -> Result<OomPolicy, Error> {
             "“{}” is not an OOM policy; give continue, stop or kill.",
             name::shown(other)
         ))),
-        Value::Number(_) => Err(Error::invalid(
-            "oom-policy is a word: continue, stop or kill.",
-        )),
+        Value::Number(_) => Err(Error::invalid("it is a word: continue, stop or kill.")),
     }
 }
 
@@ -240,6 +242,9 @@ fn parse_number(key: &str, unit: Unit, value: Value<'_>) -> Result<u64, Error> {
         (Value::Number(n), _) => n,
         (Value::Text(t), Unit::Bytes) => units::parse_size(t).map_err(|e| named(key, e))?,
         (Value::Text(t), Unit::CpuQuota) => units::parse_cpu_quota(t).map_err(|e| named(key, e))?,
+        (Value::Text(t), Unit::Span) if key == "stop-timeout" && t != "infinity" => {
+            units::parse_finite_span(t).map_err(|e| named(key, e))?
+        }
         (Value::Text(t), Unit::Span) => units::parse_span(t).map_err(|e| named(key, e))?,
         (Value::Text("infinity"), Unit::Count) => INFINITY,
         (Value::Text(t), Unit::Weight | Unit::Count) => t
@@ -247,7 +252,11 @@ fn parse_number(key: &str, unit: Unit, value: Value<'_>) -> Result<u64, Error> {
             .parse()
             .map_err(|_| Error::invalid(format!("{key}: “{}” is not a number.", name::shown(t))))?,
     };
-    let refuse = |why: &str| Err(Error::invalid(format!("{key}={number}: {why}")));
+    let given = match value {
+        Value::Text(text) => name::shown(text),
+        Value::Number(number) => shown(key, number),
+    };
+    let refuse = |why: &str| Err(Error::invalid(format!("{key}={given}: {why}")));
     match unit {
         Unit::Weight if !(1..=10_000).contains(&number) => {
             refuse("a weight is from 1 to 10000 (100 is the default).")
@@ -260,7 +269,15 @@ fn parse_number(key: &str, unit: Unit, value: Value<'_>) -> Result<u64, Error> {
             refuse("less than 1M (1048576 bytes) cannot hold a process.")
         }
         Unit::CpuQuota if number < MIN_CPU_QUOTA => {
-            refuse("less than 1% of a CPU (10000 µs per second) cannot be enforced.")
+            let meant = match value {
+                Value::Text(text) if number > 0 && !text.contains('%') => format!(
+                    " A number without % is in µs of CPU time per second; did you mean {number}%?"
+                ),
+                _ => String::new(),
+            };
+            refuse(&format!(
+                "less than 1% of a CPU (10000 µs per second) cannot be enforced.{meant}"
+            ))
         }
         Unit::Count if !(1..=MAX_TASKS).contains(&number) => {
             refuse("a number of tasks is from 1 to 4194304.")
@@ -270,6 +287,19 @@ fn parse_number(key: &str, unit: Unit, value: Value<'_>) -> Result<u64, Error> {
             refuse("at most 1h is allowed.")
         }
         _ => Ok(number),
+    }
+}
+
+/// A value with its unit, for people.
+pub fn shown(key: &str, value: u64) -> String {
+    if value == INFINITY {
+        return "infinity".to_owned();
+    }
+    match KEYS.iter().find(|(k, _)| *k == key).map(|(_, unit)| unit) {
+        Some(Unit::Bytes) => units::show_size(value),
+        Some(Unit::Span) => units::show_span(value),
+        Some(Unit::CpuQuota) => units::show_cpu_quota(value),
+        _ => value.to_string(),
     }
 }
 
@@ -304,6 +334,54 @@ mod tests {
             let result = Limits::default().set(key, Value::Text(text));
             assert!(result.is_err(), "{key}={text}");
         }
+    }
+
+    #[test]
+    fn refusals_show_what_was_given_in_its_unit() {
+        let refused = |key: &str, value: Value<'_>| {
+            let refused = Limits::default().set(key, value);
+            refused.unwrap_err().message
+        };
+        for (key, value, said) in [
+            (
+                "stop-timeout",
+                Value::Text("99days"),
+                "stop-timeout=99days: at most 1h",
+            ),
+            (
+                "stop-timeout",
+                Value::Text("infinity"),
+                "stop-timeout=infinity: ",
+            ),
+            (
+                "stop-timeout",
+                Value::Number(INFINITY),
+                "stop-timeout=infinity: ",
+            ),
+            (
+                "stop-timeout",
+                Value::Number(7_200_000_000),
+                "stop-timeout=2h: ",
+            ),
+            (
+                "cpu-quota",
+                Value::Number(200),
+                "cpu-quota=0.02%: less than 1%",
+            ),
+            (
+                "kill-signal",
+                Value::Text("x"),
+                "kill-signal: “x” is not a signal",
+            ),
+            ("oom-policy", Value::Text("x"), "oom-policy: “x” is not"),
+            ("oom-policy", Value::Number(1), "oom-policy: it is a word"),
+        ] {
+            let refused = refused(key, value);
+            assert!(refused.starts_with(said), "{refused}");
+        }
+        let percent = |text| refused("cpu-quota", Value::Text(text)).contains("did you mean 200%?");
+        assert!(percent("200") && !percent("0.02%"));
+        assert!(!refused("stop-timeout", Value::Text("10X")).contains("infinity"));
     }
 
     #[test]

@@ -39,12 +39,21 @@ const SPANS: [(&[&str], u64); 9] = [
 
 /// Bytes from `1G`, `512M`, `1.5G`, `1048576` or `infinity`. The suffixes are powers of 1024.
 pub fn parse_size(text: &str) -> Result<u64, Error> {
-    if text == "infinity" {
-        return Ok(INFINITY);
+    match text {
+        "infinity" => Ok(INFINITY),
+        _ => size(text, ", or “infinity”"),
     }
+}
+
+/// The same where there is no infinity, and nobody is told of one.
+pub fn parse_finite_size(text: &str) -> Result<u64, Error> {
+    size(text, "")
+}
+
+fn size(text: &str, or: &str) -> Result<u64, Error> {
     let bad = || {
         Error::invalid(format!(
-            "“{}” is not a size; give bytes, or a number with K, M, G, T, P or E (powers of 1024), or “infinity”.",
+            "“{}” is not a size; give bytes, or a number with K, M, G, T, P or E (powers of 1024){or}.",
             shown(text)
         ))
     };
@@ -111,12 +120,29 @@ pub fn parse_cpu_quota(text: &str) -> Result<u64, Error> {
 
 /// Microseconds from `90s`, `1h 30min`, `500ms`, a plain number of seconds, or `infinity`.
 pub fn parse_span(text: &str) -> Result<u64, Error> {
-    if text == "infinity" {
-        return Ok(INFINITY);
+    match text {
+        "infinity" => Ok(INFINITY),
+        _ => span(text, ", or “infinity”"),
     }
+}
+
+/// The same where there is no infinity, and nobody is told of one.
+pub fn parse_finite_span(text: &str) -> Result<u64, Error> {
+    span(text, "")
+}
+
+/// Whichever of the two fits the most there may be.
+pub fn parse_span_up_to(text: &str, most: u64) -> Result<u64, Error> {
+    match most {
+        INFINITY => parse_span(text),
+        _ => parse_finite_span(text),
+    }
+}
+
+fn span(text: &str, or: &str) -> Result<u64, Error> {
     let bad = || {
         Error::invalid(format!(
-            "“{}” is not a time span; write it as systemd does: 90s, 15min, 1h 30min, 2d, or “infinity”.",
+            "“{}” is not a time span; write it as systemd does: 90s, 15min, 1h 30min, 2d{or}.",
             shown(text)
         ))
     };
@@ -190,6 +216,19 @@ pub fn show_size(bytes: u64) -> String {
     match tenths % 10 {
         0 => format!("{}{unit}", tenths / 10),
         rest => format!("{}.{rest}{unit}", tenths / 10),
+    }
+}
+
+/// `200%`, `12.5%`, …: a CPU quota, rounded to hundredths of a percent.
+pub fn show_cpu_quota(usec: u64) -> String {
+    if usec == INFINITY {
+        return "infinity".to_owned();
+    }
+    let (whole, rest) = (usec / 10_000, usec % 10_000 / 100);
+    match rest {
+        0 => format!("{whole}%"),
+        rest if rest % 10 == 0 => format!("{whole}.{}%", rest / 10),
+        rest => format!("{whole}.{rest:02}%"),
     }
 }
 
@@ -312,6 +351,28 @@ mod tests {
         assert_eq!(parse_cpu_quota("12.5%"), Ok(125_000));
         assert_eq!(parse_cpu_quota("500000"), Ok(500_000));
         assert!(parse_cpu_quota("-5%").is_err());
+        for (usec, shown) in [
+            (2_000_000, "200%"),
+            (125_000, "12.5%"),
+            (10_300, "1.03%"),
+            (INFINITY, "infinity"),
+        ] {
+            assert_eq!(show_cpu_quota(usec), shown);
+        }
+    }
+
+    #[test]
+    fn infinity_is_named_where_it_may_be_said() {
+        for (may, may_not) in [
+            (parse_size("10X"), parse_finite_size("10X")),
+            (parse_span("10X"), parse_finite_span("10X")),
+        ] {
+            assert!(may.unwrap_err().message.contains("infinity"));
+            assert!(!may_not.unwrap_err().message.contains("infinity"));
+        }
+        assert_eq!(parse_finite_size("64M"), Ok(64 << 20));
+        assert_eq!(parse_finite_span("2min"), Ok(120 * SECOND));
+        assert!(parse_finite_size("infinity").is_err() && parse_finite_span("infinity").is_err());
     }
 
     proptest! {

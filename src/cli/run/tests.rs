@@ -89,3 +89,12 @@ fn relative_directories_are_meant_from_here() {
     assert!(setenv("NO_SUCH_VARIABLE_HERE").is_err());
     assert_eq!(setenv("A=b=c").ok().as_deref(), Some("A=b=c"));
 }
+
+#[test]
+fn a_variable_has_a_name() {
+    let refused = setenv("").unwrap_err();
+    assert!(
+        refused.status == USAGE && refused.message.starts_with("-E: "),
+        "{refused:?}"
+    );
+}
