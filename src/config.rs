@@ -15,6 +15,7 @@
 pub mod address;
 mod credentials;
 mod events;
+mod faults;
 mod keys;
 mod notify;
 mod reload;
@@ -269,7 +270,7 @@ impl Config {
         let text = std::fs::read_to_string(file).map_err(|error| ConfigError {
             file: file.to_owned(),
             line: None,
-            message: error.to_string(),
+            message: faults::unreadable(&error),
         })?;
         self.parse(file, &text)
     }
@@ -281,8 +282,10 @@ impl Config {
             line: line(at),
             message,
         };
-        let table = DeTable::parse(text)
-            .map_err(|e| error(e.span().map_or(0, |s| s.start), e.message().to_owned()))?;
+        let table = DeTable::parse(text).map_err(|e| {
+            let (at, message) = faults::of_text(text, &e);
+            error(at, message)
+        })?;
         for (section, content) in table.get_ref() {
             let DeValue::Table(keys) = content.get_ref() else {
                 let message = stray(section.get_ref());

@@ -6,6 +6,7 @@ mod declared;
 mod hosts;
 mod limits;
 mod notify;
+mod number;
 mod policies;
 mod project;
 mod run;
@@ -180,7 +181,7 @@ pub struct Top {
     #[arg(short, long, value_name = "TIME", default_value = "3s")]
     pub delay: String,
     /// End after so many looks; without it, go on until q is pressed, or look once if not on a terminal
-    #[arg(short = 'n', long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(short = 'n', long, value_name = "N", value_parser = number::from::<u32>(1))]
     pub iterations: Option<u32>,
     /// Print below each other instead of over each other, and listen to no key
     #[arg(short, long)]
@@ -266,7 +267,7 @@ pub struct List {
     #[arg(long, value_name = "TIME", allow_hyphen_values = true)]
     pub until: Option<String>,
     /// At most so many; 1000 without it where ended ones are listed
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", value_parser = number::from::<u32>(1))]
     pub limit: Option<u32>,
 }
 
@@ -277,7 +278,7 @@ pub struct Show {
     #[arg(value_name = "ID", add = ArgValueCandidates::new(live::all_runners))]
     pub id: String,
     /// How many of the last lines of its output are shown, of those that you may read
-    #[arg(short = 'n', long, value_name = "N", default_value_t = 10)]
+    #[arg(short = 'n', long, value_name = "N", default_value_t = 10, value_parser = number::from::<u32>(0))]
     pub lines: u32,
 }
 
@@ -305,7 +306,7 @@ pub struct Logs {
     #[arg(short, long)]
     pub follow: bool,
     /// Only the last lines
-    #[arg(short = 'n', long, value_name = "N")]
+    #[arg(short = 'n', long, value_name = "N", value_parser = number::from::<u64>(0))]
     pub lines: Option<u64>,
     /// The id, a unique prefix of it, or the name
     #[arg(value_name = "ID", add = ArgValueCandidates::new(live::all_runners))]
@@ -391,10 +392,10 @@ pub struct Events {
     #[arg(short, long)]
     pub follow: bool,
     /// Only those after this position; 0 = all. Following begins at the last ten without it
-    #[arg(long, value_name = "SEQ")]
+    #[arg(long, value_name = "SEQ", value_parser = number::from::<u64>(0))]
     pub after: Option<u64>,
     /// Only the last so many, at most 1000
-    #[arg(short = 'n', long, value_name = "N")]
+    #[arg(short = 'n', long, value_name = "N", value_parser = number::from::<u32>(0))]
     pub lines: Option<u32>,
     /// Only those of this project
     #[arg(long, add = ArgValueCandidates::new(live::projects))]

@@ -45,7 +45,7 @@ mod why;
 
 use args::{Cli, Global, Verb};
 use clap::Parser;
-use clap::error::ErrorKind;
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 use client::Client;
 use failure::{Failure, Result, USAGE};
 use out::Out;
@@ -58,13 +58,16 @@ pub async fn main() -> u8 {
     completions::answer();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
-        Err(error) => {
+        Err(mut error) => {
+            let words = std::env::args_os().map(|word| word.to_string_lossy().into_owned());
+            let hint = hint(&error, &words.collect::<Vec<_>>());
+            if hint.is_some() {
+                error.remove(ContextKind::Suggested);
+            }
             // --help and --version are no errors, and go to standard output.
             let _ = error.print();
-            if error.kind() == ErrorKind::UnknownArgument
-                && std::env::args().any(|word| word == "run")
-            {
-                eprintln!("Put -- before the command, as in: stratavorectl run web -- true");
+            if let Some(hint) = hint {
+                eprintln!("{hint}");
             }
             return if error.use_stderr() { USAGE } else { 0 };
         }
@@ -76,6 +79,30 @@ pub async fn main() -> u8 {
             complain(&failure);
             failure.status
         }
+    }
+}
+
+/// What the parser can't know of an argument that there is not.
+fn hint(error: &clap::Error, words: &[String]) -> Option<&'static str> {
+    if error.kind() != ErrorKind::UnknownArgument {
+        return None;
+    }
+    let has = |word: &str| words.iter().any(|w| w == word);
+    let given = match error.get(ContextKind::InvalidArg) {
+        Some(ContextValue::String(given)) => given.as_str(),
+        _ => "",
+    };
+    // As kill(1) has it: -9, -KILL.
+    let signal =
+        |rest: &str| rest.starts_with(|c: char| c.is_ascii_digit() || c.is_ascii_uppercase());
+    match given.strip_prefix('-') {
+        Some(rest) if has("kill") && signal(rest) => {
+            Some("The signal is given with -s, as in: stratavorectl kill -s KILL ID")
+        }
+        _ if has("run") && !has("--") => {
+            Some("Put -- before the command, as in: stratavorectl run web -- true")
+        }
+        _ => None,
     }
 }
 
@@ -220,9 +247,52 @@ fn labels(words: &[String]) -> Result<Variant<'static>> {
     for word in words {
         let (key, value) = word.split_once('=').ok_or_else(|| {
             let shown = crate::domain::name::shown(word);
-            Failure::new(USAGE, format!("“{shown}” is not of the form KEY=VALUE."))
+            Failure::new(
+                USAGE,
+                format!("--label: “{shown}” is not of the form KEY=VALUE."),
+            )
         })?;
         out.insert(key.to_owned(), value.to_owned());
     }
     Ok(out.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hinted(line: &str) -> Option<&'static str> {
+        let words: Vec<String> = line.split(' ').map(str::to_owned).collect();
+        let error = Cli::try_parse_from(&words).unwrap_err();
+        hint(&error, &words)
+    }
+
+    #[test]
+    fn what_is_not_known_is_hinted_at() {
+        for line in ["ctl kill -9 rr", "ctl kill -KILL rr"] {
+            assert!(
+                hinted(line).is_some_and(|h| h.contains("-s KILL")),
+                "{line}"
+            );
+        }
+        assert!(hinted("ctl run p sleep --long").is_some_and(|h| h.contains("Put --")));
+        assert_eq!(hinted("ctl run --long p -- true"), None);
+        assert_eq!(hinted("ctl list --long"), None);
+    }
+
+    #[test]
+    fn a_negative_limit_is_a_wrong_value_and_no_option() {
+        let words = ["ctl", "run", "--memory-max", "-1", "p", "--", "true"];
+        let Verb::Run(run) = Cli::try_parse_from(words).unwrap().verb else {
+            panic!("run")
+        };
+        let (key, value) = run.shared.given().next().unwrap();
+        let refused = check_limit(key, value).unwrap_err();
+        assert!(
+            refused
+                .message
+                .starts_with("memory-max: “-1” is not a size"),
+            "{refused:?}"
+        );
+    }
 }

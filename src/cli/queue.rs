@@ -3,6 +3,7 @@
 use super::client::{dicts, number, text};
 use super::text::clean;
 use crate::api::proxy::Dict;
+use crate::domain::admission::QUEUE_DOES;
 
 /// The gates that are shut, but that of the queue itself.
 fn shut(of: &Dict) -> Vec<Dict> {
@@ -21,13 +22,21 @@ fn before(of: &Dict) -> Option<u64> {
     Some(queue.and_then(|q| number(q, "used")).unwrap_or_default())
 }
 
+/// It waits already: what would make it wait is no advice.
+fn advice(message: &str) -> String {
+    message.replace(QUEUE_DOES, "")
+}
+
 /// What is in its way first; `None` for one that does not wait.
 pub(super) fn first(of: &Dict) -> Option<String> {
     if text(of, "state") != "queued" {
         return None;
     }
     Some(match (shut(of).first(), before(of)) {
-        (Some(gate), _) => format!("{}: {}", text(gate, "name"), clean(text(gate, "message"))),
+        (Some(gate), _) => {
+            let message = advice(&clean(text(gate, "message")));
+            format!("{}: {message}", text(gate, "name"))
+        }
         (None, Some(0)) => "Nothing is in its way now; its turn comes at once.".to_owned(),
         (None, Some(n)) => format!("{n} that wait come before it."),
         (None, None) => "What it waits for can't be told now.".to_owned(),
@@ -39,7 +48,7 @@ pub(super) fn reasons(of: &Dict) -> Vec<String> {
     let mut out: Vec<String> = dicts(of, "gates")
         .iter()
         .filter(|gate| text(gate, "name") != "queue")
-        .map(super::why::gate)
+        .map(|gate| advice(&super::why::gate(gate)))
         .collect();
     let priority = match of.get("priority").map(|value| &**value) {
         Some(zbus::Variant::I32(n)) => *n,
@@ -59,4 +68,19 @@ pub(super) fn reasons(of: &Dict) -> Vec<String> {
         text(of, "id")
     ));
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_waits_is_not_told_to_queue() {
+        let said =
+            format!("p has 4 of 4 live runners. Wait until one ends{QUEUE_DOES}, or raise it.");
+        assert_eq!(
+            advice(&said),
+            "p has 4 of 4 live runners. Wait until one ends, or raise it."
+        );
+    }
 }

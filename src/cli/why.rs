@@ -330,7 +330,18 @@ fn lacked(data: &Dict) -> String {
             n("reserved"),
             n("requested")
         ),
+        // These are no numbers: they are there or not.
+        ("hold", note) => format!("a hold was in force{}", in_brackets(note)),
+        ("cordon", note) => format!("the host was cordoned{}", in_brackets(note)),
+        _ if used == 0 && limit == 0 => format!("{gate} was shut"),
         _ => format!("{gate} had {used} of {limit}"),
+    }
+}
+
+fn in_brackets(note: &str) -> String {
+    match note {
+        "" => String::new(),
+        note => format!(" ({})", clean(note)),
     }
 }
 
@@ -406,6 +417,11 @@ mod tests {
             of("project-runners", "", "", 9),
             "project-runners had 9 of 9"
         );
+        assert_eq!(
+            of("hold", "", "by root", 0),
+            "a hold was in force (by root)"
+        );
+        assert_eq!(of("cordon", "", "", 0), "the host was cordoned");
         assert_eq!(
             of("budget", "fleet/day", "a new period begins soon", 3),
             "budget fleet/day had 3 of 9 used and 2 reserved, and 7 were asked for"

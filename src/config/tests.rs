@@ -351,3 +351,24 @@ proptest! {
         let _ = parse(&text);
     }
 }
+
+#[test]
+fn a_file_that_is_no_text_or_not_there_is_told_in_words() {
+    let file = std::env::temp_dir().join(format!("stratavore-no-text-{}", std::process::id()));
+    let refused = |file: &Path| {
+        let mut config = Config::new(&Places::system());
+        config.read(file).unwrap_err().to_string()
+    };
+    let missing = refused(&file);
+    assert!(
+        missing.ends_with("it can't be read: No such file or directory"),
+        "{missing}"
+    );
+    std::fs::write(&file, [0xff, 0xfe]).unwrap();
+    let binary = refused(&file);
+    std::fs::write(&file, "[store]\nurl = \"sqlite::memory:\"\nurl = \"\"\n").unwrap();
+    let twice = refused(&file);
+    std::fs::remove_file(&file).unwrap();
+    assert!(binary.ends_with("it is no text in UTF-8"), "{binary}");
+    assert!(twice.ends_with(":3: the key url is there twice"), "{twice}");
+}

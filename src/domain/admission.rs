@@ -10,7 +10,7 @@ mod gate;
 #[cfg(test)]
 mod tests;
 
-pub use gate::{GATES, Gate, NO_TOKENS, Refusal};
+pub use gate::{GATES, Gate, NO_TOKENS, QUEUE_DOES, Refusal};
 
 use super::budget::{BudgetState, Holding};
 use super::hold::Hold;

@@ -77,7 +77,7 @@ pub struct Run {
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     pub priority: Option<i32>,
     /// Reserve so many tokens of every budget it belongs to; without it, its project's default
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = super::number::from::<u64>(0))]
     pub tokens: Option<u64>,
     /// Go on with this session, of which one runner is live at a time
     #[arg(long, value_name = "NAME")]

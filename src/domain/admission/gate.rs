@@ -23,6 +23,9 @@ pub const GATES: [&str; 9] = [
     "queue-length",
 ];
 
+/// In the advice of gates that open by themselves; who waits already is not told of it.
+pub const QUEUE_DOES: &str = " (run --queue does)";
+
 /// One condition a launch has to meet, with its numbers. It is met while `used + reserved +
 /// requested` is within the limit.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -121,7 +124,7 @@ impl Gate {
 pub(super) fn project(name: &ProjectName, live: u32, max: Option<u32>) -> Gate {
     let limit = max.unwrap_or_default();
     let message = format!(
-        "Project {name} has {live} of {limit} live runners. Wait until one ends (run --queue does), or raise the cap: stratavorectl project set {name} --max-runners N."
+        "Project {name} has {live} of {limit} live runners. Wait until one ends{QUEUE_DOES}, or raise the cap: stratavorectl project set {name} --max-runners N."
     );
     Gate::cap("project-runners", name.to_string(), live, max)
         .says(ErrorKind::QuotaExceeded, message)
@@ -131,7 +134,7 @@ pub(super) fn project(name: &ProjectName, live: u32, max: Option<u32>) -> Gate {
 pub(super) fn host(name: &str, live: u32, max: Option<u32>) -> Gate {
     let limit = max.unwrap_or_default();
     let message = format!(
-        "This host ({name}) has {live} of {limit} live runners. Wait until one ends (run --queue does), or raise host.max_runners in stratavored.toml."
+        "This host ({name}) has {live} of {limit} live runners. Wait until one ends{QUEUE_DOES}, or raise host.max_runners in stratavored.toml."
     );
     Gate::cap("host-runners", name.to_owned(), live, max).says(ErrorKind::QuotaExceeded, message)
 }
@@ -139,7 +142,7 @@ pub(super) fn host(name: &str, live: u32, max: Option<u32>) -> Gate {
 pub(super) fn fleet(live: u32, max: Option<u32>) -> Gate {
     let limit = max.unwrap_or_default();
     let message = format!(
-        "The fleet has {live} of {limit} live runners. Wait until one ends (run --queue does), or raise the cap: stratavorectl fleet set --max-runners N."
+        "The fleet has {live} of {limit} live runners. Wait until one ends{QUEUE_DOES}, or raise the cap: stratavorectl fleet set --max-runners N."
     );
     Gate::cap("fleet-runners", "fleet".to_owned(), live, max)
         .says(ErrorKind::QuotaExceeded, message)
@@ -149,7 +152,7 @@ pub(super) fn fleet(live: u32, max: Option<u32>) -> Gate {
 pub(super) fn hold(hold: &Hold) -> Gate {
     let note = hold.term();
     let message = format!(
-        "Held ({}) {note}. Wait (run --queue does), or release it: stratavorectl hold release {}.",
+        "Held ({}) {note}. Wait{QUEUE_DOES}, or release it: stratavorectl hold release {}.",
         hold.scope,
         hold.scope.flag()
     );
@@ -196,7 +199,7 @@ pub(super) fn session(name: &str, project: &ProjectName, known: Option<&Seated>)
             let runner = taken.map(|id| id.to_string()).unwrap_or_default();
             gate.note = runner.clone();
             let message = format!(
-                "Session “{name}” has a live runner ({runner}), and one at a time is allowed. Wait until it ends (run --queue does), or stop it: stratavorectl stop {runner}."
+                "Session “{name}” has a live runner ({runner}), and one at a time is allowed. Wait until it ends{QUEUE_DOES}, or stop it: stratavorectl stop {runner}."
             );
             gate.says(ErrorKind::Conflict, message)
         }
@@ -236,8 +239,8 @@ pub(super) fn budget(
     gate.shared &= gate.waits;
     let wait = match (gate.waits, next) {
         (false, _) => "Ask for fewer (--tokens)".to_owned(),
-        (true, Some(next)) => format!("Wait until {next} (run --queue does)"),
-        (true, None) => "Wait until reserved ones are given back (run --queue does)".to_owned(),
+        (true, Some(next)) => format!("Wait until {next}{QUEUE_DOES}"),
+        (true, None) => format!("Wait until reserved ones are given back{QUEUE_DOES}"),
     };
     let message = format!(
         "Of {budget}, {} of {} tokens are used and {} reserved; {tokens} more do not fit. {wait}, or raise it: stratavorectl budget set --scope {} --period {period} --limit N.",
@@ -249,8 +252,12 @@ pub(super) fn budget(
 pub(super) fn queue(project: &ProjectName, before: u64) -> Gate {
     let mut gate = Gate::cap("queue", project.to_string(), 0, Some(1));
     gate.used = before;
+    let wait = match before {
+        1 => "1 runner waits for what is free and comes".to_owned(),
+        n => format!("{n} runners wait for what is free and come"),
+    };
     let message = format!(
-        "{before} runners wait for what is free and come before this one of project {project}. Try again when it is free, or wait with them: --queue."
+        "{wait} before this one of project {project}. Try again when it is free, or wait with them: --queue."
     );
     gate.says(ErrorKind::QuotaExceeded, message)
 }
@@ -258,8 +265,27 @@ pub(super) fn queue(project: &ProjectName, before: u64) -> Gate {
 pub(super) fn room(project: &ProjectName, queued: u32, max: u32) -> Gate {
     let mut gate = Gate::cap("queue-length", project.to_string(), queued, Some(max));
     gate.waits = false;
+    let wait = match queued {
+        1 => format!("1 runner of project {project} waits"),
+        n => format!("{n} runners of project {project} wait"),
+    };
     let message = format!(
-        "{queued} runners of project {project} wait already, and {max} may. Try again later, or raise it: stratavorectl project set {project} --max-queued N."
+        "{wait} already, and {max} may. Try again later, or raise it: stratavorectl project set {project} --max-queued N."
     );
     gate.says(ErrorKind::QueueFull, message)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_runner_waits_and_two_wait() {
+        let project: ProjectName = "p".parse().unwrap();
+        let said = |gate: Gate| gate.refusal().unwrap().message;
+        assert!(said(queue(&project, 1)).starts_with("1 runner waits for what is free and comes "));
+        assert!(said(queue(&project, 2)).starts_with("2 runners wait for what is free and come "));
+        assert!(said(room(&project, 1, 1)).starts_with("1 runner of project p waits already"));
+        assert!(said(room(&project, 2, 2)).starts_with("2 runners of project p wait already"));
+    }
 }

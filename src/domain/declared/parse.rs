@@ -58,8 +58,16 @@ pub fn parse(text: &str) -> Result<Declared, Wrong> {
         message,
     };
     let table = DeTable::parse(text).map_err(|error| {
-        let at = error.span().map_or(0, |span| span.start);
-        fault(at, format!("{}.", error.message().trim_end_matches('.')))
+        let span = error.span().unwrap_or_default();
+        let at = span.start;
+        // The parser leaves out which key is there twice.
+        match (error.message(), text.get(span)) {
+            ("duplicate key", Some(key)) => {
+                let key = shown(key.trim_matches(['[', ']', ' ']));
+                fault(at, format!("The key {key} is there twice."))
+            }
+            (message, _) => fault(at, format!("{}.", message.trim_end_matches('.'))),
+        }
     })?;
     read(table.get_ref()).map_err(|(at, message)| fault(at, message))
 }

@@ -151,7 +151,7 @@ fn what_is_wrong() {
             2,
             "give a text in quotes",
         ),
-        ("[projects.web]\n[projects.web]", 2, "duplicate key"),
+        ("[projects.web]\n[projects.web]", 2, "is there twice"),
         ("[budgets.web.day]\nlimit = 1", 1, "project:NAME"),
         ("[budgets.fleet.year]\nlimit = 1", 1, "year"),
         ("[budgets.fleet]\nlimit = 1", 2, "limit"),

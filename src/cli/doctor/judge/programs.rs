@@ -89,10 +89,11 @@ fn config(told: Option<&Told>) -> Finding {
             Finding::warning(CHECK, doubts).mend(SET_RIGHT)
         }
         Some(Told::Fine(..)) => Finding::ok(CHECK, "The daemon's configuration is right."),
-        Some(Told::Wrong(why)) => {
-            Finding::problem(CHECK, format!("{why} The daemon will not start with it."))
-                .mend(SET_RIGHT)
-        }
+        Some(Told::Wrong(why)) => Finding::problem(
+            CHECK,
+            format!("{} The daemon will not start with it.", ended(why)),
+        )
+        .mend(SET_RIGHT),
         Some(Told::TooLong) => Finding::note(CHECK, "stratavored did not check it in time."),
         Some(Told::Unable(why)) => Finding::note(CHECK, format!("Not looked at: {why}.")),
         None => Finding::note(
@@ -126,7 +127,10 @@ fn agent_config(told: Option<&Told>) -> Vec<Finding> {
             vec![
                 Finding::problem(
                     CHECK,
-                    format!("{why} The agent will not start with it. When it is set right:"),
+                    format!(
+                        "{} The agent will not start with it. When it is set right:",
+                        ended(why)
+                    ),
                 )
                 .mend(RELOAD),
             ]
@@ -310,5 +314,29 @@ fn records(facts: &Facts) -> Finding {
                 .mend("systemctl restart stratavored")
         }
         Some(_) => Finding::ok(CHECK, "Every ending is in the store."),
+    }
+}
+
+/// A mistake as a sentence: those of files end without a full stop.
+fn ended(why: &str) -> String {
+    match why.trim_end() {
+        why if why.ends_with(['.', '?', '!']) => why.to_owned(),
+        why => format!("{why}."),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mistake_and_what_follows_are_two_sentences() {
+        for (why, said) in [
+            ("a: b", "a: b."),
+            ("a.\n", "a."),
+            ("did you mean b?", "did you mean b?"),
+        ] {
+            assert_eq!(ended(why), said);
+        }
     }
 }
