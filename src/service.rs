@@ -5,7 +5,7 @@ use std::time::Duration;
 
 /// The service is up.
 pub fn ready(status: &str) {
-    notify(&[NotifyState::Ready, NotifyState::Status(status)]);
+    notify(&[NotifyState::Ready, NotifyState::Status(&line(status))]);
 }
 
 /// The configuration is being read again; [`ready`] says when that is done.
@@ -19,7 +19,12 @@ pub fn reloading() {
 
 /// One line for `systemctl status`.
 pub fn status(status: &str) {
-    notify(&[NotifyState::Status(status)]);
+    notify(&[NotifyState::Status(&line(status))]);
+}
+
+/// Of one line: another one would be a message of its own to systemd.
+fn line(status: &str) -> String {
+    status.replace(char::is_control, " ")
 }
 
 /// The service is going down.

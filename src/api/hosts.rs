@@ -245,7 +245,7 @@ fn host_dict(host: &Host, now: Timestamp, own: &str) -> Dict {
     convert::put(&mut dict, "version", about.version.clone());
     convert::put(&mut dict, "labels", about.labels.clone());
     convert::put(&mut dict, "advertise", about.advertise.clone());
-    convert::put(&mut dict, "boot_id", about.boot_id.clone());
+    convert::put(&mut dict, "boot_id", about.boot().to_owned());
     convert::put(&mut dict, "epoch", host.epoch);
     convert::put(&mut dict, "joined_at", host.joined_at.0);
     convert::put(&mut dict, "renewed_at", host.renewed_at.0);

@@ -82,7 +82,7 @@ pub struct Registration {
     pub host: String,
     /// Its name.
     pub name: String,
-    /// The kernel's boot id.
+    /// The kernel's boot id; of a host in the store behind a mark where that boot was over in good order.
     pub boot_id: String,
     /// `host.labels`.
     pub labels: BTreeMap<String, String>,
@@ -92,6 +92,13 @@ pub struct Registration {
     pub version: String,
     /// Where it is scraped and reached.
     pub advertise: String,
+}
+
+impl Registration {
+    /// Its boot id, whether or not that boot is over.
+    pub fn boot(&self) -> &str {
+        self.boot_id.trim_start_matches(OVER)
+    }
 }
 
 /// A host as the store has it.
@@ -179,18 +186,27 @@ impl Host {
     }
 }
 
+/// Stands before the boot id of a boot that was over in good order.
+const OVER: char = '-';
+
+/// The boot id of a host that is being shut down.
+pub fn over(boot_id: &str) -> String {
+    format!("{OVER}{boot_id}")
+}
+
 /// What a joining host becomes: the boot ids to remember. An error if another machine has the same id.
 ///
 /// A machine that boots has a boot id nobody has seen before. One that comes back with a boot id
 /// that was *followed by another* can only be a second machine with the same machine-id. Which of both
 /// is the host an operator has to say: `host forget` forgets the boot ids as well.
 ///
-/// A known boot id that is empty is that of a boot that was over in good order: any other may follow.
+/// A known boot id that is marked ([`over`]) is that of a boot that was over in good order: any other may follow.
 pub fn join(known: Option<&Host>, new: &Registration) -> Result<Vec<String>, Error> {
     let Some(known) = known else {
         return Ok(Vec::new());
     };
-    if known.about.boot_id == new.boot_id {
+    let before = known.about.boot();
+    if before == new.boot_id {
         return Ok(known.former_boots.clone());
     }
     if known.former_boots.contains(&new.boot_id) {
@@ -205,10 +221,7 @@ pub fn join(known: Option<&Host>, new: &Registration) -> Result<Vec<String>, Err
         ));
     }
     let mut former = known.former_boots.clone();
-    if known.about.boot_id.is_empty() {
-        return Ok(former);
-    }
-    former.push(known.about.boot_id.clone());
+    former.push(before.to_owned());
     if former.len() > FORMER_BOOTS_MAX {
         former.remove(0);
     }
@@ -219,8 +232,16 @@ pub fn join(known: Option<&Host>, new: &Registration) -> Result<Vec<String>, Err
 /// one before has run out. A host that crashed and boots faster than that waits for the rest of it; one that
 /// was shut down has said so.
 pub fn refuse_second(known: &Host, new: &Registration, now: Timestamp) -> Result<(), Error> {
-    let before = &known.about.boot_id;
-    if *before == new.boot_id || before.is_empty() || !known.is_up(now) {
+    match known.about.boot_id.starts_with(OVER) {
+        true => Ok(()),
+        false => refuse_living(known, new, now),
+    }
+}
+
+/// The same for one that was kept out before: it was there while the other one lived, and is not its next boot.
+pub fn refuse_living(known: &Host, new: &Registration, now: Timestamp) -> Result<(), Error> {
+    let before = known.about.boot();
+    if before == new.boot_id || !known.is_up(now) {
         return Ok(());
     }
     let rest = known
@@ -296,8 +317,14 @@ mod tests {
             Ok(())
         );
         // Its boot was over in good order, though its lease holds.
-        let over = host("", &["z"]);
+        let over = host(&over("a"), &["z"]);
         assert_eq!(refuse_second(&over, &registration("b"), now), Ok(()));
+        let waits = refuse_living(&over, &registration("b"), now).map_err(|e| e.kind);
+        assert_eq!(waits, Err(ErrorKind::Conflict), "it was kept out before");
+        assert_eq!(
+            join(Some(&over), &registration("a")),
+            Ok(vec!["z".to_owned()])
+        );
         assert_eq!(
             join(Some(&over), &registration("b")),
             Ok(vec!["z".to_owned()])

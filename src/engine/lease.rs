@@ -14,7 +14,7 @@ use super::fleet::Peers;
 use crate::crash;
 use crate::domain::event::Event;
 use crate::domain::fence::{Deadline, Fence};
-use crate::domain::host::{Load, Registration};
+use crate::domain::host::{self, Load, Registration};
 use crate::domain::kinds;
 use crate::domain::lease::Lease;
 use crate::domain::units::{INFINITY, show_span};
@@ -301,6 +301,18 @@ impl Shared {
         }
     }
 
+    /// Who was kept out before is not the next boot of the host that has a lease.
+    async fn refuse_kept_out(&self, new: &Registration) -> Result<(), StoreError> {
+        if self.lease.with(|known| known.refused.is_none()) {
+            return Ok(());
+        }
+        let (now, hosts) = self.store.hosts().await?;
+        let known = hosts.iter().find(|known| known.about.host == new.host);
+        known.map_or(Ok(()), |known| {
+            host::refuse_living(known, new, now).map_err(StoreError::Refused)
+        })
+    }
+
     /// Joins or renews, once.
     async fn reach_store(&self) -> Result<(), StoreError> {
         let before = self.settings.fleet.machine.boottime();
@@ -312,7 +324,9 @@ impl Shared {
         let events = match writer {
             None => {
                 crash::point("lease.before-join");
-                let (writer, events) = self.store.join(self.registration(), beat).await?;
+                let new = self.registration();
+                self.refuse_kept_out(&new).await?;
+                let (writer, events) = self.store.join(new, beat).await?;
                 crash::point("lease.joined");
                 let epoch = writer.epoch;
                 let joined_at = events.first().map(|event| event.draft.at);

@@ -315,9 +315,20 @@ impl Shared {
             self.queue.throw_away(id).await;
         }
         let turn = self.queue.turn.lock().await;
-        // Its turn may have come before we heard that it waits, and it may have ended since.
-        if self.read(|live| live.contains_key(&id)) || !self.waits_still(id).await {
+        // Its turn may have come before we heard that it waits.
+        if self.read(|live| live.contains_key(&id)) {
             return self.publish(Some(event), None, None);
+        }
+        match self.store.runner(id).await {
+            Ok(Some(row)) if row.state() == State::Queued => {}
+            // It was taken out meanwhile, or has had its turn and is over.
+            Ok(row) if row.as_ref().is_none_or(|row| !row.state().is_live()) => {
+                self.queue.throw_away(id).await;
+                let ended = row.map(Arc::new);
+                return self.publish(Some(event), ended, Some(State::Queued));
+            }
+            // Its turn was given and nobody heard of it, or it can't be read: the rows are compared.
+            _ => self.queue.doubt.store(true, Ordering::SeqCst),
         }
         self.queue.ids().insert(id, runner.spec.uid);
         self.publish(Some(event), Some(Arc::new(runner)), None);
@@ -326,17 +337,6 @@ impl Shared {
         }
         drop(turn);
         self.queue.look();
-    }
-
-    /// Whether its row says so; where that can't be read the rows are compared later.
-    async fn waits_still(&self, id: RunnerId) -> bool {
-        match self.store.runner(id).await {
-            Ok(row) => row.is_some_and(|row| row.state() == State::Queued),
-            Err(_) => {
-                self.queue.doubt.store(true, Ordering::SeqCst);
-                true
-            }
-        }
     }
 
     /// Does it to a runner that waits. Its row is given back if its turn has come meanwhile.

@@ -31,6 +31,7 @@ fn a_copied_machine_takes_nothing_from_its_original() {
     let fleet = Fleet::with(FleetPlan {
         name: "f-clone",
         hosts: 2,
+        timings: "lease_renew = \"1s\"\nlease_ttl = \"20s\"\n".to_owned(),
         ..FleetPlan::default()
     });
     let [original, copy] = &fleet.sites[..] else {
@@ -99,4 +100,24 @@ fn a_copied_machine_takes_nothing_from_its_original() {
         site.ctl("alice", "run --wait p -- true").ok();
     }
     fleet.clear();
+}
+
+/// A reboot in good order lets the next boot in at once, and not the copy that has waited for it.
+#[test]
+fn a_copied_machine_is_not_the_next_boot_of_its_original() {
+    let mut fleet = Fleet::with(FleetPlan {
+        name: "f-copy",
+        hosts: 2,
+        timings: "lease_renew = \"1s\"\nlease_ttl = \"5min\"\n".to_owned(),
+        ..FleetPlan::default()
+    });
+    let id = fleet.sites[0].file("/etc/machine-id");
+    named(&fleet.sites[1], &id);
+    says(&fleet.sites[1], "systemd-machine-id-setup");
+    fleet.sites[0].host.power_off();
+    says(&fleet.sites[1], "systemd-machine-id-setup");
+    fleet.boot_host(0);
+    fleet.sites[0].wait_up();
+    says(&fleet.sites[1], "systemd-machine-id-setup");
+    fleet.sites[0].ctl("alice", "run --wait p -- true").ok();
 }

@@ -4,7 +4,7 @@
 use crate::fixture::{SOON, Site};
 use crate::support::{DATABASE, Fleet, FleetPlan, ONCE, RECOVERS, Watch, wait_for, wait_until};
 use std::collections::BTreeSet;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use stratavore::adapters::postgres::{PostgresOptions, PostgresStore, ServerAddress, TlsMode};
 use stratavore::adapters::sql::Keep;
 use stratavore::domain::event::Actor;
@@ -549,19 +549,17 @@ fn without_its_agent_a_host_stops_what_runs() {
     fleet.clear();
 }
 
-/// With the lease as it is by default, a minute, for which it would have to wait.
+/// With a lease that it can't wait for: the boot would not come to its end in time.
 #[test]
 fn a_reboot_in_good_order_does_not_wait_for_the_lease() {
     let mut fleet = Fleet::with(FleetPlan {
         hosts: 1,
-        ..plan("f-reboot", "")
+        ..plan("f-reboot", "lease_ttl = \"5min\"\n")
     });
     let id = fleet.sites[0].run("-- sleep 1000");
     fleet.sites[0].host.power_off();
-    let begun = Instant::now();
     fleet.boot_host(0);
     fleet.sites[0].wait_up();
-    assert!(begun.elapsed() < Duration::from_secs(45), "it waited");
     wait_until("what ended with the host is known", SOON, || {
         cause(&fleet, &id) == "host-shutdown"
     });

@@ -143,7 +143,9 @@ pub(crate) async fn a_boot_that_was_over_in_good_order(store: Arc<impl Store + '
         store.end_boot(&first).await,
         Err(StoreError::Fenced)
     ));
-    assert_eq!(host(&*store, "b").await.about.boot_id, "boot-2");
+    let now = host(&*store, "b").await;
+    assert_eq!(now.about.boot_id, "boot-2");
+    assert_eq!(now.former_boots, ["boot-1"]);
     // Others are kept out as before.
     let clone = store.join(about("b", "boot-3"), beat(MINUTE, None)).await;
     refused(clone, ErrorKind::Conflict);

@@ -65,12 +65,12 @@ impl Work for Forget {
         if host.is_up(at) {
             return Err(up_still(&host, at).into());
         }
-        if host.standing == Standing::Left {
-            return Ok(Vec::new());
-        }
         // Of two machines with one machine-id that took turns, either may come back.
         let sql = "UPDATE hosts SET former_boots = '[]' WHERE host = $1";
         on.run(sql, vec![self.host.as_str().into()]).await?;
+        if host.standing == Standing::Left {
+            return Ok(Vec::new());
+        }
         let event = give_up(on, host, Standing::Left, &self.actor, at).await?;
         Ok(vec![event])
     }

@@ -165,7 +165,11 @@ impl Work for Join {
         } = self;
         let at = now(on).await?;
         let known = one(on, &new.host).await?;
-        let former = host::join(known.as_ref(), new)?;
+        // A store of its own no other machine has.
+        let former = match beat.ttl {
+            u64::MAX => Vec::new(),
+            _ => host::join(known.as_ref(), new)?,
+        };
         if let Some(known) = &known
             && beat.ttl != u64::MAX
         {
@@ -307,12 +311,15 @@ impl Work for EndBoot {
 
     async fn run(&mut self, on: &mut Link) -> Result<(), Fail> {
         let Self(writer) = self;
-        let sql = "UPDATE hosts SET boot_id = '' WHERE host = $1 AND epoch = $2";
-        let values = vec![writer.host.as_str().into(), writer.epoch.into()];
-        match on.run(sql, values).await? {
-            0 => Err(Fail::Fenced),
-            _ => Ok(()),
-        }
+        let known = one(on, &writer.host).await?;
+        let Some(known) = known.filter(|host| host.epoch == writer.epoch) else {
+            return Err(Fail::Fenced);
+        };
+        let sql = "UPDATE hosts SET boot_id = $2 WHERE host = $1";
+        let over = host::over(&known.about.boot_id);
+        on.run(sql, vec![writer.host.as_str().into(), over.into()])
+            .await?;
+        Ok(())
     }
 }
 
