@@ -213,8 +213,8 @@ async fn list(client: &Client, global: &Global, out: &Out) -> Result<()> {
         return out.text(&names);
     }
     if budgets.is_empty() {
-        eprintln!(
-            "There is no budget. Set one with: stratavorectl budget set --scope project:NAME --period day --limit 2M"
+        super::note(
+            "There is no budget. Set one with: stratavorectl budget set --scope project:NAME --period day --limit 2M",
         );
         return Ok(());
     }

@@ -1,6 +1,7 @@
 //! Which bus: the system's or, with `--user`, that of the user's session; and which systemd is
 //! behind it. Set once, before anything is said.
 
+use clap::CommandFactory;
 use std::sync::OnceLock;
 use zbus::{Connection, proxy};
 
@@ -31,6 +32,42 @@ pub(super) fn journalctl_unit() -> &'static str {
     either("journalctl -u", "journalctl --user -u")
 }
 
+/// A text with the commands in it for the systemd and the stratavored that we are about: messages, the daemon's too, name
+/// those of the system.
+pub(super) fn advice(text: &str) -> String {
+    match is_user() {
+        true => of_user(text),
+        false => text.to_owned(),
+    }
+}
+
+fn of_user(text: &str) -> String {
+    let cli = super::args::Cli::command();
+    let is_verb = |word: &str| {
+        let word = word.trim_end_matches(|c: char| !c.is_alphanumeric());
+        cli.get_subcommands().any(|verb| verb.get_name() == word)
+    };
+    let pieces: Vec<&str> = text.split_inclusive(char::is_whitespace).collect();
+    let mut out = String::new();
+    for (at, piece) in pieces.iter().enumerate() {
+        let before = at.checked_sub(1).map_or("", |at| pieces[at].trim_end());
+        let next = pieces.get(at + 1).map_or("", |next| next.trim_end());
+        out.push_str(piece);
+        let word = piece.trim_end();
+        let ours = match word.trim_start_matches(|c: char| !c.is_alphanumeric()) {
+            // Root has no stratavored of its own.
+            "stratavorectl" => is_verb(next) && before != "sudo",
+            "systemctl" => before.ends_with(':') && next != "--user",
+            "journalctl" => before.ends_with(':') && next == "-u",
+            _ => false,
+        };
+        if ours && word.len() < piece.len() {
+            out.push_str("--user ");
+        }
+    }
+    out
+}
+
 /// A new connection.
 pub(super) async fn connect() -> zbus::Result<Connection> {
     match is_user() {
@@ -55,4 +92,42 @@ pub(super) async fn lingers() -> Option<bool> {
     let path = format!("/org/freedesktop/login1/user/_{me}");
     let user = LoginUserProxy::new(&system, path).await.ok()?;
     user.linger().await.ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn advice_is_about_the_right_stratavored() {
+        for (said, told) in [
+            (
+                "No answer. See: systemctl status stratavore-agent. See: journalctl -u x.",
+                "No answer. See: systemctl --user status stratavore-agent. See: journalctl --user -u x.",
+            ),
+            (
+                "No runner. See: stratavorectl list --all, stratavorectl project list.",
+                "No runner. See: stratavorectl --user list --all, stratavorectl --user project list.",
+            ),
+            (
+                "by “stratavorectl kill”, or: stratavorectl status.",
+                "by “stratavorectl --user kill”, or: stratavorectl --user status.",
+            ),
+            // Of root, of another host, and no command at all.
+            ("sudo stratavorectl doctor", "sudo stratavorectl doctor"),
+            (
+                "stratavorectl -H web1 logs x",
+                "stratavorectl -H web1 logs x",
+            ),
+            (
+                "Is stratavorectl older than it?",
+                "Is stratavorectl older than it?",
+            ),
+            ("It is stratavorectl", "It is stratavorectl"),
+        ] {
+            assert_eq!(of_user(said), told);
+            assert_eq!(of_user(told), told, "a second time nothing is left to do");
+            assert_eq!(advice(said), said, "without --user");
+        }
+    }
 }

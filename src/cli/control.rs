@@ -175,7 +175,7 @@ async fn chosen(
             .why_nothing(choice.project.as_deref(), &choice.label)
             .await?;
         if !global.quiet {
-            eprintln!("{}", note.as_deref().unwrap_or("No live runner fits."));
+            super::note(note.as_deref().unwrap_or("No live runner fits."));
         }
     }
     Ok(runners.iter().map(|r| text(r, "id").to_owned()).collect())

@@ -8,6 +8,7 @@ use super::client::Client;
 use super::failure::{DIFFERS, FAILED, Failure, Result, USAGE};
 use super::out::Out;
 use super::table::{Cell, Column, Style};
+use super::text::command;
 use super::{Global, bus};
 use crate::domain::declared::{
     self, Actual, BYTES_MAX, Declared, Deed, Field, Key, Object, Step, too_long,
@@ -45,15 +46,25 @@ pub(super) async fn diff(global: &Global, args: &Diff) -> Result<u8> {
             eprintln!("All is as {} declares it.", file.display());
         }
         n => out.footer(&format!(
-            "{} from {}. To make it so: stratavorectl apply",
+            "{} from {}. To make it so: {}",
             match n {
                 1 => "1 object differs".to_owned(),
                 n => format!("{n} objects differ"),
             },
-            file.display()
+            file.display(),
+            to_apply(args.file.as_deref())
         ))?,
     }
     Ok(status)
+}
+
+/// The command that makes it so, of this file.
+fn to_apply(file: Option<&Path>) -> String {
+    let mut words = vec!["stratavorectl".to_owned(), "apply".to_owned()];
+    if let Some(file) = file {
+        words.extend(["--file".to_owned(), file.display().to_string()]);
+    }
+    command(&words)
 }
 
 /// Makes it so.
@@ -272,5 +283,17 @@ fn value_of(key: &Key, value: &declared::Value) -> Value {
         // As the file has it.
         declared::Value::Text(text) if key.name == "count" => text.split(',').collect(),
         declared::Value::Text(text) => json!(text),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_advice_names_the_file_that_was_looked_at() {
+        assert_eq!(to_apply(None), "stratavorectl apply");
+        let named = to_apply(Some(Path::new("/srv/a file.toml")));
+        assert_eq!(named, "stratavorectl apply --file '/srv/a file.toml'");
     }
 }

@@ -89,7 +89,7 @@ pub(super) async fn events(client: &Client, global: &Global, args: &Events) -> R
             // It may be starting again; nothing is missed, as we know where we were.
             Err(failure) if args.follow && (failure.passes() || failure.is_lost()) => {
                 if !away && !global.quiet {
-                    eprintln!("{} Waiting.", clean(&failure.message));
+                    super::note(&format!("{} Waiting.", clean(&failure.message)));
                 }
                 away = true;
                 if failure.is_lost() {

@@ -1,6 +1,6 @@
 //! What can go wrong, with the sentence for the person and the status for the shell.
 
-use super::bus::{either, is_user, systemctl};
+use super::bus::{advice, either, is_user, systemctl};
 use crate::api::errors::{INTERACTIVE, PREFIX};
 use zbus::DBusError;
 
@@ -83,7 +83,7 @@ impl Failure {
     }
 
     fn named(name: &str, message: String) -> Self {
-        let message = for_whom(message, is_user());
+        let message = advice(&message);
         let short = name.strip_prefix(PREFIX);
         let status = match short {
             Some("QuotaExceeded" | "BudgetExceeded" | "QueueFull" | "Held" | "Cordoned") => REFUSED,
@@ -228,16 +228,6 @@ impl Failure {
     }
 }
 
-/// A daemon's messages name the system's systemd; with `--user` it is the user's that is meant.
-fn for_whom(message: String, user: bool) -> String {
-    match user {
-        false => message,
-        true => message
-            .replace(": systemctl ", ": systemctl --user ")
-            .replace(": journalctl -u ", ": journalctl --user -u "),
-    }
-}
-
 /// The kernel's word for an error is enough; Rust adds its number.
 fn without_number(mut message: String) -> String {
     const BEGIN: &str = " (os error ";
@@ -339,16 +329,6 @@ mod tests {
         ] {
             assert_eq!(Failure::new(FAILED, given).message, said);
         }
-    }
-
-    #[test]
-    fn advice_is_about_the_right_systemd() {
-        let said = "No answer. See: systemctl status stratavore-agent. See: journalctl -u x.";
-        assert_eq!(for_whom(said.to_owned(), false), said);
-        let told = for_whom(said.to_owned(), true);
-        assert!(
-            told.contains(": systemctl --user status") && told.contains("journalctl --user -u x")
-        );
     }
 
     #[test]

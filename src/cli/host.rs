@@ -118,9 +118,9 @@ async fn drain(client: &Client, global: &Global, args: &Drain) -> Result<()> {
         }
         if live == 0 {
             if !global.quiet {
-                eprintln!(
+                super::note(&format!(
                     "{shown} is empty, and stays cordoned until: stratavorectl host uncordon {shown}"
-                );
+                ));
             }
             return Ok(());
         }

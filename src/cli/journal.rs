@@ -26,7 +26,7 @@ fn command(unit: &str) -> String {
 /// The command that shows all output of a runner.
 pub(super) fn output(of: &Dict) -> String {
     match number(of, "log_file_max") {
-        Some(_) => format!("stratavorectl logs {}", clean(text(of, "id"))),
+        Some(_) => bus::advice(&format!("stratavorectl logs {}", clean(text(of, "id")))),
         None => command(text(of, "unit")),
     }
 }

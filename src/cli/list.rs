@@ -62,7 +62,7 @@ pub(super) async fn list(client: &Client, global: &Global, args: &List) -> Resul
         let labels = if wide(args) { &[][..] } else { &args.label };
         let note = client.why_nothing(args.project.as_deref(), labels).await?;
         if !global.quiet && !out.is_json() {
-            eprintln!("{}", note.unwrap_or_else(|| nothing(args)));
+            super::note(&note.unwrap_or_else(|| nothing(args)));
         }
     }
     Ok(0)

@@ -67,7 +67,7 @@ pub async fn main() -> u8 {
             // --help and --version are no errors, and go to standard output.
             let _ = error.print();
             if let Some(hint) = hint {
-                eprintln!("{hint}");
+                note(hint);
             }
             return if error.use_stderr() { USAGE } else { 0 };
         }
@@ -209,8 +209,12 @@ fn check(cli: &Cli) -> Result<()> {
 
 /// Says on standard error what went wrong.
 pub(crate) fn complain(failure: &Failure) {
-    let clean = text::clean(&failure.message);
-    eprintln!("{clean}");
+    note(&text::clean(&failure.message));
+}
+
+/// Says something on standard error.
+fn note(text: &str) {
+    eprintln!("{}", bus::advice(text));
 }
 
 /// A limit's value can be read here already: what is no value is wrong usage.

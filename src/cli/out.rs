@@ -1,6 +1,7 @@
 //! Standard output: a terminal with its width, colours and pager, or a file.
 
 use super::args::{Format, Global};
+use super::bus;
 use super::failure::Result;
 use super::pager::{Pager, truth};
 use super::table::{self, Cell, Column, Look, Style};
@@ -137,7 +138,7 @@ impl Out {
     /// What stands below a table.
     pub(super) fn footer(&self, text: &str) -> Result<()> {
         match self.look.legend {
-            true => self.text(&format!("\n{text}\n")),
+            true => self.text(&format!("\n{}\n", bus::advice(text))),
             false => Ok(()),
         }
     }

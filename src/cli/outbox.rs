@@ -62,13 +62,13 @@ pub(super) async fn outbox(client: &Client, global: &Global, args: &Outbox) -> R
             let given: Given<'_> = project.map(|p| ("project", p.into())).into_iter().collect();
             let count: u64 = client.call("RetryOutbox", &given).await?;
             if !global.quiet {
-                eprintln!(
+                super::note(&format!(
                     "{} tried again. See: stratavorectl outbox show",
                     match count {
                         1 => "1 event is".to_owned(),
                         n => format!("{n} events are"),
                     }
-                );
+                ));
             }
         }
     }

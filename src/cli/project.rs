@@ -172,7 +172,7 @@ async fn list(client: &Client, global: &Global, out: &Out) -> Result<()> {
         return out.text(&names);
     }
     if projects.is_empty() {
-        eprintln!("There is no project yet. Make one with: stratavorectl project create NAME");
+        super::note("There is no project yet. Make one with: stratavorectl project create NAME");
         return Ok(());
     }
     let rows: Vec<Vec<Cell>> = projects

@@ -248,7 +248,7 @@ fn on_terminal() -> bool {
 async fn warn(client: &Client, id: &str) {
     if let Ok(described) = client.describe(id).await {
         for warning in texts(&described, "warnings").unwrap_or_default() {
-            eprintln!("Warning: {}", super::text::clean(&warning));
+            super::note(&format!("Warning: {}", super::text::clean(&warning)));
         }
     }
 }
@@ -267,7 +267,7 @@ async fn repeated(client: &Client, id: &str, asked_at: i64) {
 
 fn eprintln_unless(quiet: bool, text: &str) {
     if !quiet {
-        eprintln!("{text}");
+        super::note(text);
     }
 }
 

@@ -93,7 +93,7 @@ pub(super) async fn status(client: &Client, global: &Global) -> Result<u8> {
                 "Notifications",
                 match notifications.as_str() {
                     "failing" => {
-                        "failing: some do not arrive. See: stratavorectl notify list".to_owned()
+                        bus::advice("failing: some do not arrive. See: stratavorectl notify list")
                     }
                     "unconfigured" => String::new(),
                     other => other.to_owned(),

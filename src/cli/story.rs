@@ -132,11 +132,11 @@ impl Story {
         out.extend(self.first.iter().map(line));
         if self.left_out > 0 {
             let least = if self.gap { "at least " } else { "" };
-            out.push_str(&format!(
+            out.push_str(&super::bus::advice(&format!(
                 "… {least}{} more: stratavorectl events --runner={}\n",
                 self.left_out,
                 clean(&self.id)
-            ));
+            )));
         }
         out.extend(self.last.iter().map(line));
         out

@@ -2,14 +2,14 @@
 
 use super::args::{Format, Order, Top};
 use super::client::{Client, dict, number, text, texts};
-use super::failure::{Failure, Result, USAGE};
+use super::failure::{FAILED, Failure, Result, USAGE};
 use super::keyboard::{Keyboard, Wake};
 use super::list::{digits, state_style};
 use super::names::Names;
 use super::out::Out;
 use super::table::{Cell, Column, Look, Style, table};
 use super::text::{clean, command, cut};
-use super::{Global, json, render};
+use super::{Global, bus, json, render};
 use crate::api::proxy::{Dict, Given};
 use crate::domain::units::{self, INFINITY};
 use std::collections::HashMap;
@@ -104,6 +104,7 @@ pub(super) async fn top(client: &Client, global: &Global, args: &Top) -> Result<
     let mut left = args.iterations.or((!terminal && !args.batch).then_some(1));
     let mut keyboard = Keyboard::new(terminal)?;
     let (mut order, mut before) = (args.order, Before::default());
+    let mut told: Option<String> = None;
     // A daemon that does not answer keeps nobody here.
     let (mut rows, mut note) = tokio::select! {
         biased;
@@ -140,10 +141,16 @@ pub(super) async fn top(client: &Client, global: &Global, args: &Top) -> Result<
             let keys = out.paint(Style::Faint, &keys);
             out.text(&screen(&format!("{frame}{keys}\n")))?;
         } else {
-            print(&out, global, &rows, order, note.as_deref(), left != Some(0))?;
+            match &note {
+                // Nothing is known, which is not that nothing lives. It is said once, however often is looked.
+                Some(why) if told.as_ref() != Some(why) => super::note(&clean(why)),
+                Some(_) => {}
+                None => print(&out, global, &rows, order, left != Some(0))?,
+            }
+            told.clone_from(&note);
         }
         if left == Some(0) {
-            return Ok(0);
+            return Ok(if note.is_some() { FAILED } else { 0 });
         }
         wake = keyboard.wait(delay).await;
     }
@@ -202,17 +209,7 @@ async fn look(
     }
 }
 
-fn print(
-    out: &Out,
-    global: &Global,
-    rows: &[Row],
-    order: Order,
-    note: Option<&str>,
-    more: bool,
-) -> Result<()> {
-    if let Some(note) = note {
-        eprintln!("{}", clean(note));
-    }
+fn print(out: &Out, global: &Global, rows: &[Row], order: Order, more: bool) -> Result<()> {
     if out.is_json() {
         let value = |row: &Row| {
             let mut value = json::runner(&row.runner);
@@ -235,7 +232,7 @@ fn print(
     let blank = if more { "\n" } else { "" };
     out.text(&format!(
         "{}{blank}",
-        frame(rows, order, note, out.look, usize::MAX)
+        frame(rows, order, None, out.look, usize::MAX)
     ))
 }
 
@@ -282,7 +279,7 @@ fn frame(rows: &[Row], order: Order, note: Option<&str>, look: Look, height: usi
 /// `12:00:00, 3 live runners: CPU 120%, memory 1.5G.`
 fn summary(rows: &[Row], note: Option<&str>) -> String {
     if let Some(note) = note {
-        return clean(note);
+        return bus::advice(&clean(note));
     }
     let s = if rows.len() == 1 { "" } else { "s" };
     let cpu: u64 = rows.iter().filter_map(|r| r.percent).sum();

@@ -90,7 +90,7 @@ fn say(out: &Out, head: &str, sentences: &[String]) -> Result<u8> {
     for sentence in sentences {
         text.push_str(&format!(
             "  {}\n",
-            wrap(&clean(sentence), room).join("\n  ")
+            wrap(&bus::advice(&clean(sentence)), room).join("\n  ")
         ));
     }
     out.text(&text)?;
