@@ -9,6 +9,7 @@ use crate::api::errors::INTERACTIVE;
 use crate::api::proxy::{Dict, Given, ManagerProxy};
 use crate::domain::name::shown;
 use crate::domain::nearest::nearest;
+use crate::domain::project::absent;
 use futures_util::StreamExt;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, PoisonError};
@@ -203,10 +204,13 @@ impl Client {
     /// Says which project may have been meant, if this was about one that is not there.
     pub(super) async fn suggest(&self, mut failure: Failure, project: &str) -> Failure {
         if failure.is("NoSuchProject")
+            && !failure.message.contains("Did you mean")
             && let Ok(projects) = self.manager().list_projects().await
             && let Some(near) = nearest(project, projects.iter().map(|p| text(p, "name")))
         {
-            failure.message = format!("{} Did you mean “{near}”?", failure.message);
+            let absent = absent(project);
+            let meant = format!("{absent} Did you mean {near}?");
+            failure.message = failure.message.replacen(&absent, &meant, 1);
         }
         failure
     }
@@ -233,8 +237,7 @@ impl Client {
             let projects = self.manager().list_projects().await;
             let projects = projects.map_err(|e| Failure::of_call(&e))?;
             if !projects.iter().any(|p| text(p, "name") == project) {
-                let message = format!("There is no project “{}”.", shown(project));
-                let failure = Failure::no_such("NoSuchProject", message);
+                let failure = Failure::no_such("NoSuchProject", absent(project));
                 return Err(self.suggest(failure, project).await);
             }
         }

@@ -10,7 +10,7 @@ use super::text::clean;
 use super::{Global, bus, json};
 use crate::api::proxy::{Dict, Given};
 use crate::domain::admission::QUEUED_MAX;
-use crate::domain::name::shown;
+use crate::domain::project::absent;
 use zbus::OwnedObjectPath;
 
 /// Does what is asked of projects.
@@ -70,6 +70,7 @@ fn check_settings(settings: &ProjectSettings) -> Result<()> {
     for (key, number) in numbers(settings) {
         super::check_cap(&format!("--{key}"), number)?;
     }
+    tokens(settings)?;
     let mut limits = settings.limits.given();
     limits.try_for_each(|(key, value)| super::check_limit(key, value))
 }
@@ -78,14 +79,25 @@ fn numbers(settings: &ProjectSettings) -> impl Iterator<Item = (&'static str, &S
     [
         ("max-runners", &settings.max_runners),
         ("max-queued", &settings.max_queued),
-        ("default-tokens", &settings.default_tokens),
     ]
     .into_iter()
     .filter_map(|(key, number)| Some((key, number.as_ref()?)))
 }
 
+/// What a launch reserves that does not say; “infinity” = nothing, as for any setting that is lifted.
+fn tokens(settings: &ProjectSettings) -> Result<Option<String>> {
+    match settings.default_tokens.as_deref().map(str::trim) {
+        None => Ok(None),
+        Some("infinity") => Ok(Some("infinity".to_owned())),
+        Some(text) => super::budget::count("--default-tokens", text).map(|n| Some(n.to_string())),
+    }
+}
+
 fn given(settings: &ProjectSettings) -> Given<'static> {
     let mut out = Given::new();
+    if let Ok(Some(tokens)) = tokens(settings) {
+        out.insert("default-tokens", tokens.into());
+    }
     if let Some(text) = &settings.description {
         out.insert("description", text.clone().into());
     }
@@ -106,8 +118,7 @@ async fn all(client: &Client) -> Result<Vec<Dict>> {
 async fn show(client: &Client, out: &Out, name: &str) -> Result<()> {
     let projects = all(client).await?;
     let Some(project) = projects.iter().find(|p| text(p, "name") == name) else {
-        let message = format!("There is no project “{}”.", shown(name));
-        let failure = Failure::no_such("NoSuchProject", message);
+        let failure = Failure::no_such("NoSuchProject", absent(name));
         return Err(client.suggest(failure, name).await);
     };
     if out.is_json() {
@@ -199,4 +210,35 @@ async fn list(client: &Client, global: &Global, out: &Out) -> Result<()> {
 
 fn max(project: &Dict) -> String {
     number(project, "max_runners").map_or_else(|| "infinity".to_owned(), |n| n.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::args::{Cli, Verb};
+    use clap::Parser;
+    use zbus::Variant;
+
+    #[test]
+    fn tokens_have_the_units_of_budgets() {
+        let parsed = |tokens: &str| {
+            let words = ["stratavorectl", "project", "set", "web", "--default-tokens"];
+            match Cli::try_parse_from(words.into_iter().chain([tokens]))
+                .ok()?
+                .verb
+            {
+                Verb::Project(Project::Set(settings)) => {
+                    check_settings(&settings).ok()?;
+                    given(&settings).remove("default-tokens")
+                }
+                _ => None,
+            }
+        };
+        assert_eq!(parsed("2M"), Some(Variant::from("2000000".to_owned())));
+        assert_eq!(
+            parsed("infinity"),
+            Some(Variant::from("infinity".to_owned()))
+        );
+        assert_eq!((parsed("2X"), parsed("0.5")), (None, None));
+    }
 }

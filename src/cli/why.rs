@@ -14,6 +14,7 @@ use crate::domain::admission::NO_TOKENS;
 use crate::domain::limits::DEFAULT_STOP_TIMEOUT;
 use crate::domain::name::shown;
 use crate::domain::nearest::nearest;
+use crate::domain::project::absent;
 use crate::domain::units::show_span;
 
 /// So many of the last refusals are told.
@@ -247,8 +248,7 @@ async fn of_project(client: &Client, out: &Out, project: &str) -> Result<u8> {
     let (admitted, gates): (bool, Vec<Dict>) = match explained {
         Ok(explained) => explained,
         Err(failure) if failure.is("InvalidArgument") => {
-            let message = format!("There is no project “{}”.", shown(project));
-            return Err(Failure::no_such("NoSuchProject", message));
+            return Err(Failure::no_such("NoSuchProject", absent(project)));
         }
         Err(failure) => return Err(client.suggest(failure, project).await),
     };

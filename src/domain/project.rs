@@ -1,9 +1,9 @@
 //! Projects: owners of quotas and of a slice.
 
 use super::budget::check_tokens;
-use super::error::Error;
+use super::error::{Error, ErrorKind};
 use super::limits::Limits;
-use super::name::ProjectName;
+use super::name::{ProjectName, shown};
 use super::time::Timestamp;
 use super::units::INFINITY;
 use serde::{Deserialize, Serialize};
@@ -25,6 +25,22 @@ pub const SLICE_KEYS: [&str; 7] = [
     "io-weight",
     "tasks-max",
 ];
+
+/// What is said of a project that is not there.
+pub fn absent(name: &str) -> String {
+    format!("Project {} does not exist.", shown(name))
+}
+
+/// There is no such project; maybe another one was `meant`. Where it helps to `create` it, the error says how.
+pub fn unknown(name: &ProjectName, meant: Option<&str>, create: bool) -> Error {
+    let meant = meant.map_or_else(String::new, |near| format!(" Did you mean {near}?"));
+    let create = match create {
+        true => format!(" Create it: stratavorectl project create {name}"),
+        false => String::new(),
+    };
+    let message = format!("{}{meant}{create}", absent(name.as_str()));
+    Error::new(ErrorKind::NoSuchProject, message)
+}
 
 /// Checks a description: at most 1024 bytes, and on one line.
 pub fn check_description(text: &str) -> Result<(), Error> {

@@ -1,6 +1,7 @@
 //! The hosts of the fleet as an operator sees and changes them. What a cordon wants of the runners
 //! here is carried out by [`super::policy`], on each host by itself.
 
+use super::queries::{PREFIX_MIN, too_short};
 use super::{Engine, store_error};
 use crate::domain::event::Actor;
 use crate::domain::host::Host;
@@ -8,9 +9,6 @@ use crate::domain::name::shown;
 use crate::domain::nearest::nearest;
 use crate::domain::{Error, ErrorKind, Runner, Timestamp};
 use crate::ports::FleetState;
-
-/// The shortest beginning of an id that is looked up.
-const PREFIX_MIN: usize = 4;
 
 impl Engine {
     /// All hosts that have ever joined, by name, and the store's clock.
@@ -106,12 +104,13 @@ impl Engine {
 
 /// The one host that is meant.
 fn called<'a>(hosts: &'a [Host], text: &str) -> Result<&'a Host, Error> {
-    if let Some(host) = hosts.iter().find(|h| h.about.host == text) {
+    let lower = text.to_ascii_lowercase();
+    if let Some(host) = hosts.iter().find(|h| h.about.host == lower) {
         return Ok(host);
     }
     let mut found: Vec<&Host> = hosts.iter().filter(|h| h.about.name == text).collect();
     if found.is_empty() && text.len() >= PREFIX_MIN {
-        let begins = |h: &&Host| h.about.host.starts_with(text);
+        let begins = |h: &&Host| h.about.host.starts_with(&lower);
         found = hosts.iter().filter(begins).collect();
     }
     match found[..] {
@@ -122,8 +121,9 @@ fn called<'a>(hosts: &'a [Host], text: &str) -> Result<&'a Host, Error> {
             Err(Error::new(
                 ErrorKind::NoSuchHost,
                 format!(
-                    "No host “{}” has ever joined.{} See: stratavorectl host list.",
+                    "No host “{}” has ever joined.{}{} See: stratavorectl host list.",
                     shown(text),
+                    too_short(text),
                     near.unwrap_or_default()
                 ),
             ))
@@ -162,6 +162,9 @@ mod tests {
         assert_eq!(refused("same"), Some(ErrorKind::AmbiguousName));
         assert_eq!(refused("aaaa"), Some(ErrorKind::AmbiguousName));
         assert_eq!(refused("aaa"), Some(ErrorKind::NoSuchHost));
+        assert_eq!((at("AAAA2"), at("BBBB2")), (Ok("aaaa2"), Ok("bbbb2")));
+        assert!(at("aaa").is_err_and(|e| e.message.contains("at least 4 characters")));
+        assert!(at("zzz").is_err_and(|e| !e.message.contains("characters")));
         assert!(at("web-3").is_err_and(|e| e.message.contains("Did you mean web-")));
     }
 }

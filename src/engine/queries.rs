@@ -7,13 +7,24 @@ use crate::domain::exit::Usage;
 use crate::domain::logs::LogsRequest;
 use crate::domain::name::shown;
 use crate::domain::placement::{self, Place, Wanted};
-use crate::domain::{Error, ErrorKind, Project, ProjectName, Runner, RunnerId, RunnerSpec, State};
+use crate::domain::{
+    Error, ErrorKind, Project, ProjectName, Runner, RunnerId, RunnerSpec, State, project,
+};
 use crate::ports::{EventFilter, RunnerFilter};
 use std::os::fd::OwnedFd;
 
-/// The shortest prefix of an id that is looked up: the first digits of ids made in the same
+/// The shortest prefix of an id, of a runner or a host, that is looked up: the first digits of ids made in the same
 /// months are the same.
-const PREFIX_MIN: usize = 4;
+pub(super) const PREFIX_MIN: usize = 4;
+
+/// What is said of a word that would be a prefix if it were longer; else nothing.
+pub(super) fn too_short(text: &str) -> String {
+    let begins = !text.is_empty() && text.bytes().all(|b| b.is_ascii_hexdigit());
+    match begins && text.len() < PREFIX_MIN {
+        true => format!(" A prefix of an id has at least {PREFIX_MIN} characters."),
+        false => String::new(),
+    }
+}
 
 impl Engine {
     /// Every gate of a launch with its numbers; nothing is launched.
@@ -75,7 +86,9 @@ impl Engine {
     /// The runner that `text` means: its id; else the live runner of this name; else a unique
     /// prefix of an id, live ones first; else the newest ended runner of this name.
     pub async fn resolve(&self, text: &str) -> Result<Runner, Error> {
-        if let Ok(id) = text.parse::<RunnerId>() {
+        // Ids are printed in small letters; who types one with capitals means the same.
+        let lower = text.to_ascii_lowercase();
+        if let Ok(id) = lower.parse::<RunnerId>() {
             return self.runner(id).await;
         }
         let live = self.live();
@@ -83,16 +96,15 @@ impl Engine {
         if let Some(found) = only(text, all().filter(|r| r.spec.name.as_deref() == Some(text)))? {
             return Ok(found);
         }
-        let is_prefix = text.len() >= PREFIX_MIN
-            && text
-                .bytes()
-                .all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b) || b == b'-');
+        let is_prefix =
+            text.len() >= PREFIX_MIN && lower.bytes().all(|b| b.is_ascii_hexdigit() || b == b'-');
         if is_prefix {
-            if let Some(found) = only(text, all().filter(|r| r.id.to_string().starts_with(text)))? {
+            let begins = |r: &&Runner| r.id.to_string().starts_with(&lower);
+            if let Some(found) = only(text, all().filter(begins))? {
                 return Ok(found);
             }
             let filter = RunnerFilter {
-                id_prefix: Some(text.to_owned()),
+                id_prefix: Some(lower.clone()),
                 states: State::ALL.to_vec(),
                 limit: 2,
                 ..RunnerFilter::default()
@@ -115,8 +127,9 @@ impl Engine {
                 Error::new(
                     ErrorKind::NoSuchRunner,
                     format!(
-                        "No runner has the id, prefix or name “{}”. See: stratavorectl list --all.",
-                        shown(text)
+                        "No runner has the id, prefix or name “{}”.{} See: stratavorectl list --all.",
+                        shown(text),
+                        too_short(text)
                     ),
                 )
             })
@@ -154,12 +167,8 @@ impl Engine {
 
     /// One project.
     pub async fn project(&self, name: &ProjectName) -> Result<Project, Error> {
-        self.0.store.project(name).await.map_err(store_error)?.ok_or_else(|| {
-            Error::new(
-                ErrorKind::NoSuchProject,
-                format!("There is no project “{name}”. Make it with: stratavorectl project create {name}."),
-            )
-        })
+        let found = self.0.store.project(name).await.map_err(store_error)?;
+        found.ok_or_else(|| project::unknown(name, None, true))
     }
 
     /// All projects, by name.

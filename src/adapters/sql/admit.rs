@@ -193,7 +193,9 @@ pub(super) async fn admit_all(
                 let event = denied(on, denials, new, &gate).await?;
                 Ok(Admitted::Denied { gate, error, event })
             }
-            Verdict::NoProject => Err(words::unknown_project(&new.spec.project, &names).into()),
+            Verdict::NoProject => {
+                Err(words::unknown_project(&new.spec.project, &names, true).into())
+            }
             Verdict::Failed(fail) => Err(fail),
         });
     }

@@ -89,7 +89,7 @@ impl Work for Set {
         if let Some(name) = hold.scope.project()
             && read::project(on, name).await?.is_none()
         {
-            return Err(words::no_such_project(on, name).await);
+            return Err(words::no_such_project(on, name, true).await);
         }
         let scope = hold.scope.to_string();
         let sql = "SELECT count(*) FROM holds WHERE scope <> $1";

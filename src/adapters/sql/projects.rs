@@ -154,6 +154,6 @@ impl Work for Remove {
 async fn existing(on: &mut Link, name: &ProjectName) -> Result<Project, Fail> {
     match read::project(on, name).await? {
         Some(project) => Ok(project),
-        None => Err(words::no_such_project(on, name).await),
+        None => Err(words::no_such_project(on, name, false).await),
     }
 }

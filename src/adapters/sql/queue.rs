@@ -162,7 +162,7 @@ pub(super) async fn explain(
     let mut book = Book::open(on, &concern, false).await?;
     let ledger = &mut book.ledger;
     if !ledger.projects.contains_key(&spec.project) {
-        return Err(words::no_such_project(on, &spec.project).await);
+        return Err(words::no_such_project(on, &spec.project, true).await);
     }
     let id = waiting.unwrap_or(RunnerId::from_uuid(uuid::Uuid::max()));
     let mut ask = Ask::of(id, spec, host, ledger.now);

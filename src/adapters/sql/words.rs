@@ -3,7 +3,7 @@
 use super::fail::Fail;
 use super::link::Link;
 use crate::domain::nearest::nearest;
-use crate::domain::{Error, ErrorKind, Project, ProjectName, RunnerId};
+use crate::domain::{Error, ErrorKind, Project, ProjectName, RunnerId, project};
 
 /// The projects there are, for [`unknown_project`]: not more than anybody would read.
 pub(super) async fn project_names(on: &mut Link) -> Result<Vec<String>, Fail> {
@@ -13,24 +13,17 @@ pub(super) async fn project_names(on: &mut Link) -> Result<Vec<String>, Fail> {
     rows.iter().map(|r| r.text(0).map(str::to_owned)).collect()
 }
 
-/// There is no such project; says which one may have been meant.
-pub(super) async fn no_such_project(on: &mut Link, name: &ProjectName) -> Fail {
+/// There is no such project; says which one may have been meant and, for `create`, how it is made.
+pub(super) async fn no_such_project(on: &mut Link, name: &ProjectName, create: bool) -> Fail {
     match project_names(on).await {
-        Ok(names) => Fail::Refused(unknown_project(name, &names)),
+        Ok(names) => Fail::Refused(unknown_project(name, &names, create)),
         Err(fail) => fail,
     }
 }
 
-pub(super) fn unknown_project(name: &ProjectName, names: &[String]) -> Error {
-    let meant = nearest(name.as_str(), names.iter().map(String::as_str))
-        .map(|near| format!(" Did you mean {near}?"))
-        .unwrap_or_default();
-    Error::new(
-        ErrorKind::NoSuchProject,
-        format!(
-            "Project {name} does not exist.{meant} Create it: stratavorectl project create {name}"
-        ),
-    )
+pub(super) fn unknown_project(name: &ProjectName, names: &[String], create: bool) -> Error {
+    let meant = nearest(name.as_str(), names.iter().map(String::as_str));
+    project::unknown(name, meant, create)
 }
 
 pub(super) fn no_such_host(host: &str) -> Error {
@@ -103,7 +96,7 @@ mod tests {
     #[test]
     fn a_near_name_is_suggested() {
         let names = ["web".to_owned(), "batch-jobs".to_owned(), "x".to_owned()];
-        let said = |name: &str| unknown_project(&name.parse().unwrap(), &names).message;
+        let said = |name: &str| unknown_project(&name.parse().unwrap(), &names, true).message;
         assert!(said("batch-jbos").contains("Did you mean batch-jobs?"));
         assert!(
             !said("y").contains("mean"),
@@ -111,5 +104,7 @@ mod tests {
         );
         assert!(!said("elsewhere").contains("mean"));
         assert!(said("elsewhere").ends_with("stratavorectl project create elsewhere"));
+        let removed = unknown_project(&"web2".parse().unwrap(), &names, false).message;
+        assert_eq!(removed, "Project web2 does not exist. Did you mean web?");
     }
 }
