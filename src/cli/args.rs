@@ -36,11 +36,11 @@ const GENERAL: &str = "General options";
     version = crate::VERSION_TEXT,
     max_term_width = 100,
     disable_help_subcommand = true,
-    after_help = "The first steps: stratavorectl project create web; stratavorectl run web -- sleep 60; stratavorectl list.\n\
+    after_help = "The first steps: stratavorectl project create web; stratavorectl run web -- sleep 60; stratavorectl list. \
                   Each command explains itself: stratavorectl run --help.\n\n\
-                  Exit status: 0 done, 1 failed, 2 usage, 3 refused by a quota, budget, hold, cordon or a full queue,\n\
-                  4 not permitted, 5 no such thing, 6 not as declared (diff).\n\
-                  “run --wait” and “run --pipe” exit with the command's own status, 128+n for a signal; 125 if it could not be launched or\n\
+                  Exit status: 0 done, 1 failed, 2 usage, 3 refused by a quota, budget, hold, cordon or a full queue, \
+                  4 not permitted, 5 no such thing, 6 not as declared (diff). \
+                  “run --wait” and “run --pipe” exit with the command's own status, 128+n for a signal; 125 if it could not be launched or \
                   nobody knows its status, 126 not executable, 127 not found."
 )]
 pub struct Cli {
@@ -162,8 +162,8 @@ pub enum Verb {
     Status,
     /// Check this host, and say how to mend what is wrong; works without daemon, bus and systemd
     #[command(
-        after_help = "One line for each check: ok, note, warning or problem. Exit status: 0 if there is no warning and no problem, else 1.\n\
-                            With -q only warnings and problems. Root sees more than other users; what was not seen is said.\n\
+        after_help = "One line for each check: ok, note, warning or problem. Exit status: 0 if there is no warning and no problem, else 1. \
+                            With -q only warnings and problems. Root sees more than other users; what was not seen is said. \
                             It looks at the host it runs on, so -H is refused: ssh HOST stratavorectl doctor."
     )]
     Doctor,
@@ -189,7 +189,7 @@ pub struct Top {
     /// Only of this project
     #[arg(long, add = ArgValueCandidates::new(live::projects))]
     pub project: Option<String>,
-    /// Only on this host: its name, its id or the beginning of its id. What a runner of another host uses is known there: -H HOST top
+    /// Only on this host: its name, its id or the beginning of its id (from 4 characters). What a runner of another host uses is known there: -H HOST top
     #[arg(long, value_name = "HOST", add = ArgValueCandidates::new(live::hosts))]
     pub on: Option<String>,
 }
@@ -251,7 +251,7 @@ pub struct List {
     /// Only in this state: queued, starting, running, frozen, stopping or ended
     #[arg(long, add = ArgValueCandidates::new(live::states))]
     pub state: Vec<String>,
-    /// Only on this host: its name, its id or the beginning of its id
+    /// Only on this host: its name, its id or the beginning of its id (from 4 characters)
     #[arg(long, value_name = "HOST", add = ArgValueCandidates::new(live::hosts))]
     pub on: Option<String>,
     /// Only with this label
@@ -274,7 +274,7 @@ pub struct List {
 /// `show`.
 #[derive(Debug, Args)]
 pub struct Show {
-    /// The id, a unique prefix of it, or the name
+    /// The id, a unique prefix of it (from 4 characters), or the name
     #[arg(value_name = "ID", add = ArgValueCandidates::new(live::all_runners))]
     pub id: String,
     /// How many of the last lines of its output are shown, of those that you may read
@@ -285,7 +285,7 @@ pub struct Show {
 /// `why`.
 #[derive(Debug, Args)]
 pub struct Why {
-    /// The id, a unique prefix of it, or the name of a runner; or the name of a project
+    /// The id, a unique prefix of it (from 4 characters), or the name of a runner; or the name of a project
     #[arg(value_name = "ID|PROJECT",
         required_unless_present = "project",
         conflicts_with = "project", add = ArgValueCandidates::new(live::runners_and_projects))]
@@ -308,7 +308,7 @@ pub struct Logs {
     /// Only the last lines
     #[arg(short = 'n', long, value_name = "N", value_parser = number::from::<u64>(0))]
     pub lines: Option<u64>,
-    /// The id, a unique prefix of it, or the name
+    /// The id, a unique prefix of it (from 4 characters), or the name
     #[arg(value_name = "ID", add = ArgValueCandidates::new(live::all_runners))]
     pub id: String,
 }
@@ -316,7 +316,7 @@ pub struct Logs {
 /// Some runners.
 #[derive(Debug, Clone, Args)]
 pub struct Many {
-    /// Ids, unique prefixes of them, or names
+    /// Ids, unique prefixes of them (from 4 characters), or names
     #[arg(value_name = "ID", add = ArgValueCandidates::new(live::runners))]
     pub ids: Vec<String>,
     /// Choose.
@@ -342,16 +342,16 @@ pub struct Choice {
 /// `stop`.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "A runner that waits for its turn leaves the queue: nothing of it runs, and its cause is “cancelled”. What\n\
+    after_help = "A runner that waits for its turn leaves the queue: nothing of it runs, and its cause is “cancelled”. What \
                   is given instead of ids means those that wait, too."
 )]
 pub struct Stop {
-    /// Which.
-    #[command(flatten)]
-    pub which: Many,
     /// Return as soon as the stop is recorded
     #[arg(long)]
     pub no_block: bool,
+    /// Which.
+    #[command(flatten)]
+    pub which: Many,
 }
 
 /// `kill`.
@@ -380,7 +380,7 @@ pub struct Set {
 /// `wait`.
 #[derive(Debug, Args)]
 pub struct Wait {
-    /// Ids, unique prefixes of them, or names
+    /// Ids, unique prefixes of them (from 4 characters), or names
     #[arg(value_name = "ID", required = true, add = ArgValueCandidates::new(live::runners))]
     pub ids: Vec<String>,
 }
@@ -400,7 +400,7 @@ pub struct Events {
     /// Only those of this project
     #[arg(long, add = ArgValueCandidates::new(live::projects))]
     pub project: Option<String>,
-    /// Only those of this runner: its id, a unique prefix of it, or its name
+    /// Only those of this runner: its id, a unique prefix of it (from 4 characters), or its name
     #[arg(long, value_name = "ID", add = ArgValueCandidates::new(live::all_runners))]
     pub runner: Option<String>,
     /// Only those of this type, such as runner.ended

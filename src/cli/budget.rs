@@ -122,15 +122,18 @@ async fn show(client: &Client, out: &Out, target: &BudgetTarget) -> Result<()> {
     let entries = [
         ("Budget", clean(text(budget, "scope"))),
         ("Period", period_of(budget)),
-        ("Limit", format!("{limit} tokens")),
-        ("Used", format!("{used}{}", percent(used, limit))),
-        ("Reserved", reserved.to_string()),
-        ("Left", left.to_string()),
+        ("Limit", format!("{} tokens", show_count(limit))),
+        (
+            "Used",
+            format!("{}{}", show_count(used), percent(used, limit)),
+        ),
+        ("Reserved", show_count(reserved)),
+        ("Left", show_count(left)),
         (
             "Overrun",
             match overrun {
                 0 => String::new(),
-                n => format!("{n} of the used ones went past reservations"),
+                n => format!("{} of the used ones went past reservations", show_count(n)),
             },
         ),
         ("Reached", told.join(", ")),

@@ -1,11 +1,12 @@
 //! `stop`, `kill`, `freeze`, `thaw`, `set`: the same for one runner and for many.
 
-use super::args::{Choice, Kill, Many, Set, Stop};
+use super::args::{Choice, Format, Kill, Many, Set, Stop};
 use super::client::{Client, text};
 use super::failure::{Failure, Result, USAGE};
+use super::out::Out;
 use super::wait::{Endings, told};
-use super::{Global, labels};
-use crate::api::proxy::Given;
+use super::{Global, json, labels};
+use crate::api::proxy::{Dict, Given};
 use crate::domain::State;
 use futures_util::StreamExt;
 use std::collections::BTreeSet;
@@ -31,35 +32,54 @@ pub(super) async fn stop(client: &Client, global: &Global, args: &Stop) -> Resul
         false => Some(Endings::subscribe(client).await?),
     };
     let given = chosen(client, global, &args.which.ids, &args.which.choice, true).await?;
-    let one = given.len() == 1;
-    let (ids, unknown) = match by_choice(&args.which.choice) {
-        true => (given, 0),
+    let (ids, over, unknown) = match by_choice(&args.which.choice) {
+        true => (given, Vec::new(), 0),
         // By id from here on: a name may mean another one by the time this one has ended.
         false => live_ids(client, &given).await?,
     };
     let (status, failed) = each(client, &ids, &Deed::Stop, true).await?;
+    let mut all = Vec::new();
     if let Some(endings) = &mut endings {
+        let out = Out::new(global);
         let waited = ids.into_iter().filter(|id| !failed.contains(id));
-        endings
-            .of(client, waited.collect(), |described| {
-                if one && !global.quiet {
-                    eprintln!("{}", told(described));
-                }
+        let mut tell = |described: &Dict| match global.output {
+            Format::Json => {
+                all.push(json::shown(described));
                 Ok(())
-            })
-            .await?;
+            }
+            Format::Jsonl => out.object(&json::shown(described)),
+            Format::Table if global.quiet => Ok(()),
+            Format::Table => {
+                super::note(&told(described));
+                Ok(())
+            }
+        };
+        if out.is_json() {
+            over.iter().try_for_each(&mut tell)?;
+        }
+        endings.of(client, waited.collect(), tell).await?;
+        if global.output == Format::Json {
+            match (args.which.ids.len(), all.first()) {
+                (1, Some(one)) => out.object(one)?,
+                _ => out.objects(all)?,
+            }
+        }
     }
     Ok(if unknown == 0 { status } else { unknown })
 }
 
-/// The ids of those that live still. What can't be found out is said and gives the status.
-async fn live_ids(client: &Client, given: &[String]) -> Result<(Vec<String>, u8)> {
-    let (mut ids, mut status) = (Vec::new(), 0);
+/// The ids of those that live still, and what is known of those that have ended. What can't be found out is said and gives the
+/// status.
+async fn live_ids(client: &Client, given: &[String]) -> Result<(Vec<String>, Vec<Dict>, u8)> {
+    let (mut ids, mut over, mut status) = (Vec::new(), Vec::<Dict>::new(), 0);
     for text_of in given {
         match client.describe(text_of).await {
             Ok(described) => {
                 let id = text(&described, "id").to_owned();
-                if text(&described, "state") != "ended" && !ids.contains(&id) {
+                let ended = text(&described, "state") == "ended";
+                if ended && over.iter().all(|known| text(known, "id") != id) {
+                    over.push(described);
+                } else if !ended && !ids.contains(&id) {
                     ids.push(id);
                 }
             }
@@ -70,7 +90,7 @@ async fn live_ids(client: &Client, given: &[String]) -> Result<(Vec<String>, u8)
             }
         }
     }
-    Ok((ids, status))
+    Ok((ids, over, status))
 }
 
 /// The signal meant.

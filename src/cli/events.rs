@@ -25,6 +25,11 @@ const PAGE: u32 = 500;
 const TAIL: u32 = 10;
 /// The most that `-n` can ask for: a page of the daemon's.
 const LAST_MAX: u32 = 1_000;
+/// From so many columns on, events are told in full.
+const WIDE: usize = 140;
+/// So much of an id, and of a project's name, stands on a narrower terminal.
+const ID_SHORT: usize = 18;
+const PROJECT_SHORT: usize = 12;
 /// Signals only wake us up; what has none of its own is found by looking so often.
 const LOOK: Duration = Duration::from_secs(1);
 
@@ -52,7 +57,7 @@ pub(super) async fn events(client: &Client, global: &Global, args: &Events) -> R
         false => Names::of(client).await,
     };
     let mut all = Vec::new();
-    let mut away = false;
+    let (mut away, mut looked) = (false, false);
     loop {
         match page(client, after, &filter, last).await {
             Ok(events) => {
@@ -60,6 +65,10 @@ pub(super) async fn events(client: &Client, global: &Global, args: &Events) -> R
                 if let Some(seq) = events.last().and_then(|e| number(e, "seq")) {
                     after = seq;
                 }
+                if events.is_empty() && !looked {
+                    none_of(client, args).await?;
+                }
+                looked = true;
                 let full = last.take().is_none() && events.len() == PAGE as usize;
                 match (
                     out.is_json(),
@@ -77,7 +86,7 @@ pub(super) async fn events(client: &Client, global: &Global, args: &Events) -> R
                         let most = out.look.width.unwrap_or(usize::MAX);
                         let lines: String = events
                             .iter()
-                            .map(|e| format!("{}\n", cut(&line(e, &names), most)))
+                            .map(|e| format!("{}\n", cut(&line(e, &names, out.look.width), most)))
                             .collect();
                         out.text(&lines)?;
                     }
@@ -107,6 +116,18 @@ pub(super) async fn events(client: &Client, global: &Global, args: &Events) -> R
         out.objects(all)?;
     }
     Ok(0)
+}
+
+/// There is none: of a project that is not there no one has to be waited for in vain without a word.
+async fn none_of(client: &Client, args: &Events) -> Result<()> {
+    match client.why_nothing(args.project.as_deref(), &[]).await {
+        Err(failure) if args.follow && failure.is("NoSuchProject") => {
+            super::note(&format!("{} Waiting.", clean(&failure.message)));
+            Ok(())
+        }
+        Err(failure) if !args.follow => Err(failure),
+        _ => Ok(()),
+    }
 }
 
 /// What is asked for, before anything is connected to. A host elsewhere may be of a later release, with more types.
@@ -205,8 +226,9 @@ async fn wake_ups(client: &Client) -> Result<mpsc::Receiver<()>> {
     Ok(receiver)
 }
 
-/// `12  Sun 2026-11-22 10:00:00 CET  runner.ended  runner/…  alice  success`
-pub(super) fn line(event: &Dict, names: &Names) -> String {
+/// `12  Sun 2026-11-22 10:00:00 CET  runner.ended  web  runner/…  by alice  success`; on a narrow terminal with less of the time
+/// and of the id, but so much of it that it can be used.
+pub(super) fn line(event: &Dict, names: &Names, columns: Option<usize>) -> String {
     let (actor, data) = (dict(event, "actor"), dict(event, "data"));
     let host = names.host(text(&actor, "host"));
     let host = host.map_or_else(String::new, |host| format!("@{host}"));
@@ -223,13 +245,59 @@ pub(super) fn line(event: &Dict, names: &Names) -> String {
         text(&data, "gate"),
     ];
     let more: Vec<&str> = more.into_iter().filter(|t| !t.is_empty()).collect();
-    let text = format!(
-        "{:>6}  {}  {kind:<16}  {:<12}  {}  by {by}{host}  {}",
+    let (seq, at) = (
         number(event, "seq").unwrap_or_default(),
-        render::time(number(event, "time").unwrap_or_default()),
-        text(event, "project"),
-        text(event, "subject"),
-        more.join(" "),
+        number(event, "time").unwrap_or_default(),
     );
+    let (project, subject) = (text(event, "project"), text(event, "subject"));
+    let begin = match columns.is_none_or(|columns| columns >= WIDE) {
+        true => format!(
+            "{seq:>6}  {}  {kind:<16}  {project:<12}  {subject}",
+            render::time(at)
+        ),
+        false => {
+            let project = cut(project, PROJECT_SHORT);
+            let subject = match subject.strip_prefix("runner/") {
+                Some(id) => id.chars().take(ID_SHORT).collect(),
+                None => subject.to_owned(),
+            };
+            format!(
+                "{seq:>4}  {}  {kind:<16}  {project:<PROJECT_SHORT$}  {subject}",
+                render::day_time(at)
+            )
+        }
+    };
+    let text = format!("{begin}  by {by}{host}  {}", more.join(" "));
     clean(text.trim_end())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::text::width;
+    use super::*;
+    use zbus::wire::Str;
+
+    #[test]
+    fn narrow_lines_keep_an_id_that_can_be_used() {
+        let id = "0193c1d2-7a1b-7abc-8000-000000000001";
+        let words = [
+            ("type", "org.stratavore.runner.ended".to_owned()),
+            ("project", "a-project-with-a-long-name".to_owned()),
+            ("subject", format!("runner/{id}")),
+        ];
+        let words = words.map(|(key, word)| (key.to_owned(), Str::from(word).into()));
+        let mut event = Dict::from(words);
+        event.insert("seq".to_owned(), 1234u64.into());
+        let line = |columns: Option<usize>| {
+            let line = line(&event, &Names::default(), columns);
+            cut(&line, columns.unwrap_or(usize::MAX))
+        };
+        let narrow = line(Some(80));
+        assert!(width(&narrow) <= 80, "{narrow}");
+        // The time it was made, and what tells it from others of the same moment.
+        assert!(narrow.contains(&id[..18]), "{narrow}");
+        for wide in [line(Some(140)), line(None)] {
+            assert!(wide.contains(id), "{wide}");
+        }
+    }
 }

@@ -35,8 +35,11 @@ pub(super) async fn list(client: &Client, global: &Global, args: &List) -> Resul
     let out = Out::new(global);
     let ended = args.all || args.state.iter().any(|s| s == "ended");
     let most = args.limit.or(ended.then_some(ENDED_MAX));
-    let mut runners = client.runners(filter(args)?, most).await?;
-    let more = args.limit.is_none() && most.is_some_and(|m| runners.len() >= m as usize);
+    // One more tells whether there are more.
+    let asked = most.map(|most| most.saturating_add(1));
+    let mut runners = client.runners(filter(args)?, asked).await?;
+    let more = most.filter(|most| runners.len() > *most as usize);
+    runners.truncate(most.map_or(usize::MAX, |most| most as usize));
     if !runners.is_empty() {
         out.page();
     }
@@ -54,8 +57,8 @@ pub(super) async fn list(client: &Client, global: &Global, args: &List) -> Resul
         out.footer(&footer(args, &runners))?;
     }
     out.leave();
-    if more {
-        eprintln!("These are the newest {ENDED_MAX}; for more of them give --limit=N.");
+    if let Some(most) = more {
+        super::note(&cut_off(most, args.limit.is_some()));
     }
     if runners.is_empty() {
         // Labels of the live ones say nothing about those that have ended.
@@ -106,6 +109,20 @@ fn footer(args: &List, runners: &[Dict]) -> String {
             count(runners.len(), "live runner")
         ),
     }
+}
+
+/// That there are more than were listed.
+fn cut_off(most: u32, limited: bool) -> String {
+    let these = match most {
+        1 => "This is the newest one; there are more.".to_owned(),
+        n => format!("These are the newest {n}; there are more."),
+    };
+    let larger = if limited {
+        "a larger --limit"
+    } else {
+        "--limit=N"
+    };
+    format!("{these} To see them give {larger}.")
 }
 
 fn nothing(args: &List) -> String {
@@ -237,6 +254,19 @@ pub(super) fn ending_style(cause: &str) -> Style {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_was_cut_off_is_said() {
+        assert_eq!(
+            cut_off(1, true),
+            "This is the newest one; there are more. To see them give a larger --limit."
+        );
+        let many = cut_off(ENDED_MAX, false);
+        assert!(
+            many.contains("newest 1000") && many.ends_with("give --limit=N."),
+            "{many}"
+        );
+    }
 
     #[test]
     fn shown_ids_tell_runners_apart() {

@@ -148,7 +148,7 @@ async fn show(client: &Client, global: &Global, args: &Show) -> Result<()> {
             (_, Some(n)) => format!("  waits for number {n} of {}", text(row, "subject")),
             (_, None) => String::new(),
         };
-        let line = format!("{}{why}", events::line(row, &names));
+        let line = format!("{}{why}", events::line(row, &names, out.look.width));
         lines.push_str(&cut(&line, most));
         lines.push('\n');
     }

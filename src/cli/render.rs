@@ -55,6 +55,16 @@ pub(super) fn time(usec: u64) -> String {
     }
 }
 
+/// The same without year and zone, for narrow terminals.
+pub(super) fn day_time(usec: u64) -> String {
+    let at = i64::try_from(usec).ok();
+    let at = at.and_then(|t| jiff::Timestamp::from_microsecond(t).ok());
+    at.map_or("-".to_owned(), |at| {
+        let at = at.to_zoned(jiff::tz::TimeZone::system());
+        at.strftime("%m-%d %H:%M:%S").to_string()
+    })
+}
+
 /// The time of day.
 pub(super) fn clock() -> String {
     jiff::Zoned::now().strftime("%H:%M:%S").to_string()

@@ -303,7 +303,8 @@ pub(super) fn options(args: &Run, elsewhere: bool) -> Result<Given<'static>> {
         check_priority(priority).map_err(usage)?;
         options.insert("priority", priority.into());
     }
-    if let Some(tokens) = args.tokens {
+    if let Some(tokens) = &args.tokens {
+        let tokens = super::budget::count("--tokens", tokens)?;
         check_tokens(tokens).map_err(usage)?;
         options.insert("tokens", tokens.into());
     }

@@ -55,7 +55,7 @@ pub(super) async fn status(client: &Client, global: &Global) -> Result<u8> {
             "lease": json::lease(&lease),
             "notifications": notifications,
         }))?;
-    } else if !global.quiet {
+    } else {
         let store = match store.as_str() {
             "down" => format!(
                 "down: nothing can be launched, running work goes on. See: {} stratavored",

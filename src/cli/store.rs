@@ -18,7 +18,7 @@ const UNIT: &str = "stratavored.service";
 pub enum Store {
     /// Copy this host's embedded store, with all that is in it, into the fleet's, which must be empty
     #[command(
-        after_help = "As root, on the first host of a new fleet; the others only join. Runners go on meanwhile, and the daemon takes them over\n\
+        after_help = "As root, on the first host of a new fleet; the others only join. Runners go on meanwhile, and the daemon takes them over \
                       out of the new store:\n\n\
                       \x20 mkdir -p /run/systemd/system/stratavored.service.d\n\
                       \x20 printf '[Unit]\\nRefuseManualStart=yes\\n' >/run/systemd/system/stratavored.service.d/down.conf\n\
@@ -28,10 +28,10 @@ pub enum Store {
                       \x20 stratavorectl store migrate\n\
                       \x20 rm /run/systemd/system/stratavored.service.d/down.conf\n\
                       \x20 systemctl daemon-reload && systemctl start stratavored\n\n\
-                      Stopped alone it would not stay so: any call on the bus starts it, such as somebody's stratavorectl list. Masked, its unit\n\
+                      Stopped alone it would not stay so: any call on the bus starts it, such as somebody's stratavorectl list. Masked, its unit \
                       would hide its credentials. The next boot starts it all the same.\n\n\
-                      It is one transaction: all that was written is compared with what was read before it counts. If it is cut off, nothing has\n\
-                      happened: do it again. The embedded store is not changed. Projects, runners with their events, request ids, budgets and holds\n\
+                      It is one transaction: all that was written is compared with what was read before it counts. If it is cut off, nothing has \
+                      happened: do it again. The embedded store is not changed. Projects, runners with their events, request ids, budgets and holds \
                       are copied, events with their positions."
     )]
     Migrate(Migrate),

@@ -111,6 +111,9 @@ pub(super) async fn top(client: &Client, global: &Global, args: &Top) -> Result<
         () = keyboard.quit() => return Ok(0),
         found = look(client, args, &mut before) => found?,
     };
+    if rows.is_empty() && note.is_none() {
+        client.why_nothing(args.project.as_deref(), &[]).await?;
+    }
     // What has been used meanwhile is known after two looks.
     let mut wake = keyboard.wait(DELAY_MIN.min(delay)).await;
     loop {

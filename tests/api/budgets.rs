@@ -103,7 +103,7 @@ async fn a_budget_is_set_and_shown() {
     );
     let words = ok(&world, &shown).await;
     assert!(
-        words.contains("2000000 tokens") && words.contains("Europe/Berlin"),
+        words.contains("2M tokens") && words.contains("Europe/Berlin"),
         "{words}"
     );
     let list = ok(&world, &["budget", "list"]).await;

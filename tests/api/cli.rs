@@ -275,6 +275,28 @@ async fn statuses_and_sentences() {
     )
     .await;
     refused(&world, &["show", "0000"], 5, "0000").await;
+    // Of each is told, whatever becomes of the others.
+    ok(&world, &["project", "create", "several"]).await;
+    for name in ["--name=s1", "--name=s2", "--name=s3", "--name=s4"] {
+        ok(&world, &["run", name, "several", "--", "sleep"]).await;
+    }
+    let (code, out, err) = ctl(&world, &["stop", "s1", "nope", "s2"]).await;
+    assert_eq!((code, out.as_str()), (5, ""), "{err}");
+    assert_eq!(err.matches("stopped. ").count(), 2, "{err}");
+    let told = ok(&world, &["stop", "-o", "json", "s3", "s4"]).await;
+    let all = json(&told);
+    assert_eq!(all.as_array().map(Vec::len), Some(2), "{told}");
+    assert_eq!(all[0]["exit"]["cause"], "stopped");
+    // What had ended before is told, too, where a program reads it.
+    let over = ok(&world, &["stop", "-o", "json", "s4"]).await;
+    assert_eq!(json(&over)["name"], "s4", "{over}");
+    // What was asked for is no note on how things went.
+    assert!(ok(&world, &["status", "-q"]).await.contains("testhost"));
+    assert!(
+        ok(&world, &["fleet", "show", "-q"])
+            .await
+            .contains("At most")
+    );
     refused(&world, &["stop"], 2, "--all").await;
     refused(&world, &["stop", "x", "--all"], 2, "either").await;
     refused(&world, &["stop", "x"], 5, "x").await;
@@ -301,6 +323,12 @@ async fn statuses_and_sentences() {
     assert_eq!(nowhere.status.code(), Some(1));
     world.served.clone().close().await.unwrap();
     refused(&world, &["list"], 1, "systemctl start").await;
+    // Nothing is known then, which is not that nothing lives.
+    for format in ["table", "json", "jsonl"] {
+        let (code, out, err) = ctl(&world, &["top", "-n", "1", "-o", format]).await;
+        assert_eq!((code, out.as_str()), (1, ""), "{err}");
+        assert_eq!(err.matches("systemctl start").count(), 1, "{err}");
+    }
     refused(&world, &["run", "--wait", "p", "--", "x"], 125, "systemctl").await;
 }
 

@@ -73,14 +73,52 @@ async fn tables_have_a_legend() {
     // Nobody has the label, which is what whoever stops them wants: no failure, whatever others are called.
     let (code, _, err) = ctl(&world, &["stop", "--label", "tier=golf"]).await;
     assert!(code == 0 && err.contains("“tier=gold”"), "{code} {err}");
-    refused(&world, &["list", "--project=pp"], 5, "There is no project").await;
-    refused(
-        &world,
+    // The same words everywhere; how it is made is said to who wants something of it that is there only then.
+    for words in [
+        &["list", "--project=pp"][..],
         &["stop", "--project=pp"],
-        5,
-        "There is no project “pp”.",
-    )
-    .await;
+        &["events", "--project=pp"],
+        &["top", "-n", "1", "--project=pp"],
+        &["project", "show", "pp"],
+        &["project", "remove", "pp"],
+    ] {
+        let (code, out, err) = ctl(&world, words).await;
+        assert_eq!((code, out.as_str()), (5, ""), "{words:?}: {err}");
+        assert_eq!(err, "Project pp does not exist.\n", "{words:?}");
+    }
+    for words in [
+        &["run", "pp", "--", "true"][..],
+        &["project", "set", "pp", "--max-runners=1"],
+        &[
+            "budget",
+            "set",
+            "--scope=project:pp",
+            "--period=day",
+            "--limit=1",
+        ],
+    ] {
+        let (code, _, err) = ctl(&world, words).await;
+        assert_eq!(code, 5, "{words:?}: {err}");
+        assert_eq!(
+            err, "Project pp does not exist. Create it: stratavorectl project create pp\n",
+            "{words:?}"
+        );
+    }
+    let (_, out, err) = ctl(&world, &["list", "--limit=1"]).await;
+    assert!(!err.contains("more"), "{out}{err}");
+    ok(&world, &["run", "--name=w2", "p", "--", "sleep"]).await;
+    let (_, out, err) = ctl(&world, &["list", "--limit=1"]).await;
+    assert!(
+        out.contains("w2") && err.contains("there are more"),
+        "{out}{err}"
+    );
+    // Who types an id by hand.
+    let id = ok(&world, &["show", "web", "-o", "json"]).await;
+    let id = json(&id)["id"].as_str().unwrap().to_uppercase();
+    for words in [&id[..], &id[..13]] {
+        assert!(ok(&world, &["show", words]).await.contains("web"));
+    }
+    refused(&world, &["show", "01"], 5, "at least 4 characters").await;
     refused(&world, &["show", "wep"], 5, "Did you mean “web”?").await;
     refused(&world, &["freeze", "wbe"], 5, "Did you mean “web”?").await;
     refused(
@@ -197,13 +235,7 @@ async fn projects_say_why_they_admit_nothing() {
     assert_eq!(why["admitted"], false);
     assert_eq!(why["denied"][0]["data"]["gate"], "project-runners");
     refused(&world, &["why", "wbe"], 5, "Did you mean “web”?").await;
-    refused(
-        &world,
-        &["why", "--project", "wbe"],
-        5,
-        "Did you mean “web”?",
-    )
-    .await;
+    refused(&world, &["why", "--project", "wbe"], 5, "Did you mean web?").await;
     refused(&world, &["why"], 2, "ID|PROJECT").await;
     let explained = ctl(&world, &["run", "--explain", "web", "--", "x"]).await;
     assert!(explained.1.contains("raise the cap"), "{}", explained.1);

@@ -6,8 +6,8 @@ pub const CTL: &str = "\
 stratavorectl launches commands as runners of this host's stratavored, and shows and controls them. A runner is a
 transient systemd scope of its own user, under limits that hold or are refused, and goes on whatever is restarted.
 
-A runner is named by its id, a unique prefix of the id, or its name. Options stand before or after other words; what
-follows -- is the command.";
+A runner is named by its id, a unique prefix of the id (from 4 characters), or its name. Options stand before or after
+other words; what follows -- is the command.";
 
 pub const CTL_STATUS: &str = "\
 0 done, 1 failed, 2 wrong usage, 3 refused by a quota, budget, hold, cordon or a full queue, 4 not permitted, 5 no such
@@ -421,7 +421,7 @@ ObjectManager, the live runners of this host at /org/stratavore1/runner/ID (with
 /org/stratavore1/project/NAME. busctl tree org.stratavore1 shows them.
 
 Every method that changes something ends in options a{sv}; an unknown key is an error. A runner is named by its id, a
-unique prefix of it, or its name.";
+unique prefix of it (from 4 characters), or its name.";
 
 pub const POLKIT: &str = "\
 Root may do everything, and owners control their own runners. About everything else polkit is asked, with the details

@@ -10,7 +10,7 @@ use std::path::PathBuf;
 pub enum Audit {
     /// Look whether the audit of a host is whole: nothing changed, nothing missing
     #[command(
-        after_help = "Without FILE and --key stratavored looks, with its own key and the anchors it knows. With --key you need not trust it: the audit is\n\
+        after_help = "Without FILE and --key stratavored looks, with its own key and the anchors it knows. With --key you need not trust it: the audit is \
                       read from it and looked at here. With FILE no daemon is needed: that is an audit that “audit export” has written.\n\n\
                       An anchor tells how long the audit was at a time. Take it from where nobody who can write to the store can write:\n\n\
                       \x20 journalctl -o json -u stratavored >anchors\n\

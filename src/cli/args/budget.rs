@@ -9,8 +9,8 @@ use clap_complete::engine::ArgValueCandidates;
 pub enum Budget {
     /// Set a budget, or change some of its settings: what it has used stays
     #[command(
-        after_help = "As in: stratavorectl budget set --scope project:web --period day --limit 2M --timezone Europe/Berlin --on-exhausted freeze.\n\
-                      A launch reserves what it may use (run --tokens, or the project's default) in every budget it belongs to, and is refused\n\
+        after_help = "As in: stratavorectl budget set --scope project:web --period day --limit 2M --timezone Europe/Berlin --on-exhausted freeze.\n\n\
+                      A launch reserves what it may use (run --tokens, or the project's default) in every budget it belongs to, and is refused \
                       where used, reserved and its own tokens are more than the limit. A higher limit lets go on what was frozen."
     )]
     Set(SetBudget),
@@ -58,7 +58,7 @@ pub struct SetBudget {
 pub enum Usage {
     /// Tell how many tokens a runner has used since it began
     #[command(
-        after_help = "Numbers are totals since the runner began, not what came on top: the larger one counts, so the same report may be made\n\
+        after_help = "Numbers are totals since the runner began, not what came on top: the larger one counts, so the same report may be made \
                       twice. A runner reports for itself, by any of its processes; for another one it takes the right report-usage."
     )]
     Report(ReportUsage),
@@ -67,7 +67,7 @@ pub enum Usage {
 /// `usage report`.
 #[derive(Debug, Args)]
 pub struct ReportUsage {
-    /// The runner, if this is not run in it: its id, a unique prefix of it, or its name
+    /// The runner, if this is not run in it: its id, a unique prefix of it (from 4 characters), or its name
     #[arg(long, value_name = "ID", add = ArgValueCandidates::new(live::all_runners))]
     pub runner: Option<String>,
     /// Counters.

@@ -21,10 +21,10 @@ pub struct Diff {
 /// `apply`.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "It asks for each change as you would by “project”, “fleet” and “budget”, with your rights, and tells what it did. What is so\n\
-                  already is not touched, so a second time there is nothing to do; and what was cut off is gone on with by doing it again. What\n\
+    after_help = "It asks for each change as you would by “project”, “fleet” and “budget”, with your rights, and tells what it did. What is so \
+                  already is not touched, so a second time there is nothing to do; and what was cut off is gone on with by doing it again. What \
                   somebody else changes meanwhile is looked at anew.\n\n\
-                  What is not declared is left alone. With mutable = false in the file it is removed; a project with runners stays until they\n\
+                  What is not declared is left alone. With mutable = false in the file it is removed; a project with runners stays until they \
                   have ended, and is named. stratavore-apply.service does this at boot, where there is a file."
 )]
 pub struct Apply {

@@ -18,16 +18,16 @@ pub enum Host {
     Uncordon(OneHost),
     /// Cordon a host and stop all its runners, and wait until it is empty
     #[command(
-        after_help = "Each is stopped as stop does it: the stop signal, SIGKILL after its stop timeout. The host does it by itself: it goes on\n\
-                      when you press Ctrl-C, and a host that is away does it when it is back. What waits there for its turn goes on waiting until the\n\
+        after_help = "Each is stopped as stop does it: the stop signal, SIGKILL after its stop timeout. The host does it by itself: it goes on \
+                      when you press Ctrl-C, and a host that is away does it when it is back. What waits there for its turn goes on waiting until the \
                       host is uncordoned; to cancel it, stop it. The host stays cordoned."
     )]
     Drain(Drain),
     /// Give up a host that is gone for good: you say that nothing of it runs any more
     #[command(
-        after_help = "Nothing is asked: its runners, those that wait too, end as host-lost, and the slots and tokens they held are given to others.\n\
-                      So make sure that the machine is really off: what still runs there would run beside its successors, past every quota.\n\
-                      It is refused while the host's lease holds. A host that comes back all the same joins anew and stops what it finds of the old runners.\n\
+        after_help = "Nothing is asked: its runners, those that wait too, end as host-lost, and the slots and tokens they held are given to others. \
+                      So make sure that the machine is really off: what still runs there would run beside its successors, past every quota. \
+                      It is refused while the host's lease holds. A host that comes back all the same joins anew and stops what it finds of the old runners. \
                       A host that is to leave in good order: host drain, then systemctl disable --now stratavored there, then host forget."
     )]
     Forget(OneHost),
@@ -36,7 +36,7 @@ pub enum Host {
 /// A host.
 #[derive(Debug, Args)]
 pub struct OneHost {
-    /// Its name, its id or the beginning of its id
+    /// Its name, its id or the beginning of its id (from 4 characters)
     #[arg(id = "which", value_name = "HOST", add = ArgValueCandidates::new(live::hosts))]
     pub host: String,
 }

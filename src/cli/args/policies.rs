@@ -9,8 +9,8 @@ use clap_complete::engine::ArgValueCandidates;
 pub enum Hold {
     /// Launch nothing of these from now on; what runs goes on, or is frozen
     #[command(
-        after_help = "As in: stratavorectl hold set --label key=shared --until +30min --freeze --reason 'rate limit'.\n\
-                      All that it froze goes on by itself when it ends; what somebody else froze stays frozen. A hold that is set again takes\n\
+        after_help = "As in: stratavorectl hold set --label key=shared --until +30min --freeze --reason 'rate limit'.\n\n\
+                      All that it froze goes on by itself when it ends; what somebody else froze stays frozen. A hold that is set again takes \
                       the place of the one before."
     )]
     Set(SetHold),

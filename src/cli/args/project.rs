@@ -43,7 +43,7 @@ pub struct ProjectSettings {
     /// Most runners that wait for their turn (run --queue) at a time; 1000 without it
     #[arg(long, value_name = "N")]
     pub max_queued: Option<String>,
-    /// Tokens that a launch reserves of budgets that does not say (run --tokens)
+    /// Tokens that a launch reserves of budgets that does not say (run --tokens), as in 200k or 2M (powers of 1000)
     #[arg(long, value_name = "N")]
     pub default_tokens: Option<String>,
     /// What all its runners share.

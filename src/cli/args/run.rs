@@ -59,7 +59,7 @@ pub struct Run {
     pub setenv: Vec<String>,
     /// Set variables from this file, over those of -E; its format is that of systemd's EnvironmentFile=, a “-” before
     /// the path says that it may be missing
-    #[arg(long, value_name = "PATH", value_hint = ValueHint::FilePath)]
+    #[arg(long, value_name = "PATH", allow_hyphen_values = true, value_hint = ValueHint::FilePath)]
     pub env_file: Vec<String>,
     /// Give the runner a copy of this file as $CREDENTIALS_DIRECTORY/NAME
     #[arg(long, value_name = "NAME:PATH")]
@@ -76,9 +76,10 @@ pub struct Run {
     /// Go before others of its project that wait, from -100 to 100; 0 without it
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     pub priority: Option<i32>,
-    /// Reserve so many tokens of every budget it belongs to; without it, its project's default
-    #[arg(long, value_name = "N", value_parser = super::number::from::<u64>(0))]
-    pub tokens: Option<u64>,
+    /// Reserve so many tokens of every budget it belongs to, as in 200k or 2M (powers of 1000); without it, its project's
+    /// default
+    #[arg(long, value_name = "N")]
+    pub tokens: Option<String>,
     /// Go on with this session, of which one runner is live at a time
     #[arg(long, value_name = "NAME")]
     pub session: Option<String>,

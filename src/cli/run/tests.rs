@@ -98,3 +98,24 @@ fn a_variable_has_a_name() {
         "{refused:?}"
     );
 }
+
+#[test]
+fn tokens_have_units_and_a_file_may_be_missing() {
+    use crate::cli::args::{Cli, Verb};
+    use clap::Parser;
+    let given = |words: &[&str]| {
+        let words = [&["stratavorectl", "run", "web"], words, &["--", "true"]].concat();
+        match Cli::try_parse_from(words).ok()?.verb {
+            Verb::Run(args) => options(&args, false).ok(),
+            _ => None,
+        }
+    };
+    let of = |words: &[&str], key| given(words)?.remove(key);
+    assert_eq!(
+        of(&["--tokens", "2M"], "tokens"),
+        Some(Variant::U64(2_000_000))
+    );
+    assert_eq!(of(&["--tokens", "2X"], "tokens"), None);
+    let files = Variant::from(vec!["-/nowhere/e".to_owned()]);
+    assert_eq!(of(&["--env-file", "-/nowhere/e"], "env-file"), Some(files));
+}
