@@ -46,13 +46,13 @@ async fn a_budget_is_set_and_shown() {
         }
     };
     let (code, _, err) = set("--timezone Europe/Berlin").await;
-    assert!(code == 1 && err.contains("--limit"), "{err}");
+    assert!(code == 2 && err.contains("--limit"), "{err}");
     assert_eq!(set("--limit 2M --timezone Europe/Berlin").await.0, 0);
     assert_eq!(set("--on-exhausted freeze --count input,output").await.0, 0);
     let (code, _, err) = set("--timezone Mars/Olympus").await;
-    assert!(code == 1 && err.contains("timedatectl"), "{err}");
+    assert!(code == 2 && err.contains("timedatectl"), "{err}");
     let (code, _, err) = set("--limit 9223372036854775807").await;
-    assert!(code == 1 && err.contains("9007199254740992"), "{err}");
+    assert!(code == 2 && err.contains("9007199254740992"), "{err}");
     refused(
         &world,
         &[
