@@ -14,7 +14,7 @@ use super::fleet::Peers;
 use crate::crash;
 use crate::domain::event::Event;
 use crate::domain::fence::{Deadline, Fence};
-use crate::domain::host::{self, Load, Registration};
+use crate::domain::host::Load;
 use crate::domain::kinds;
 use crate::domain::lease::Lease;
 use crate::domain::units::{INFINITY, show_span};
@@ -74,7 +74,7 @@ pub(super) struct Known {
     pub(super) lease: Lease,
     pub(super) writer: Option<Writer>,
     /// Why it has not joined, if somebody has to do something.
-    refused: Option<String>,
+    pub(super) refused: Option<String>,
     /// The lease was there and has run out, and that was said.
     run_out: bool,
     /// The agent has heard that there is no fence.
@@ -159,25 +159,6 @@ impl super::Engine {
     /// This host's epoch; `None` = it has not joined.
     pub fn epoch(&self) -> Option<u64> {
         self.0.lease.epoch()
-    }
-}
-
-impl super::Engine {
-    /// The host is being shut down: its next boot need not wait until the lease has run out. What can't be said within
-    /// this time is left, and the next boot waits.
-    pub async fn end_boot(&self, within: Duration) {
-        let shared = &self.0;
-        let writer = shared.lease.with(|known| known.writer.clone());
-        let Some(writer) = writer.filter(|_| !shared.settings.sole_host) else {
-            return;
-        };
-        match tokio::time::timeout(within, shared.store.end_boot(&writer)).await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => {
-                tracing::debug!(%error, "The next boot waits for the end of the lease")
-            }
-            Err(_) => tracing::debug!("The next boot waits for the end of the lease"),
-        }
     }
 }
 
@@ -285,31 +266,6 @@ impl Shared {
             limits
                 .filter(|max| *max != INFINITY)
                 .fold(0, u64::saturating_add)
-        })
-    }
-
-    fn registration(&self) -> Registration {
-        let fleet = &self.settings.fleet;
-        Registration {
-            host: self.settings.host.clone(),
-            name: self.settings.host_name.clone(),
-            boot_id: fleet.boot_id.clone(),
-            labels: fleet.labels.clone(),
-            max_runners: self.terms().host_max,
-            version: fleet.version.clone(),
-            advertise: fleet.advertise.clone(),
-        }
-    }
-
-    /// Who was kept out before is not the next boot of the host that has a lease.
-    async fn refuse_kept_out(&self, new: &Registration) -> Result<(), StoreError> {
-        if self.lease.with(|known| known.refused.is_none()) {
-            return Ok(());
-        }
-        let (now, hosts) = self.store.hosts().await?;
-        let known = hosts.iter().find(|known| known.about.host == new.host);
-        known.map_or(Ok(()), |known| {
-            host::refuse_living(known, new, now).map_err(StoreError::Refused)
         })
     }
 

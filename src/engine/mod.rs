@@ -19,6 +19,7 @@ mod fenced;
 mod fleet;
 mod hosts;
 mod hub;
+mod joining;
 mod lane;
 mod launch;
 mod lease;
