@@ -327,7 +327,7 @@ mod tests {
         );
         assert_eq!(
             join(Some(&over), &registration("b")),
-            Ok(vec!["z".to_owned()])
+            Ok(vec!["z".to_owned(), "a".to_owned()])
         );
         let error = join(Some(&over), &registration("z")).map_err(|e| e.kind);
         assert_eq!(error, Err(ErrorKind::Conflict));

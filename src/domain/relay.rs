@@ -68,7 +68,7 @@ impl Settlement {
 /// How much a relay takes on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// Most rows in memory.
+    /// Most rows in memory, besides the few of each full project that the broker has refused.
     pub rows: usize,
     /// Most messages the broker has not confirmed.
     pub window: usize,

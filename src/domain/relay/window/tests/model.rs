@@ -9,6 +9,9 @@ pub(super) const LIMITS: Limits = Limits {
     batch: 6,
 };
 
+/// Two subjects share a project.
+const PROJECTS: usize = 2;
+
 /// What may happen next at one of the hosts.
 #[derive(Debug, Clone)]
 pub(super) enum Turn {
@@ -354,7 +357,8 @@ impl World {
             }
         }
         let host = &self.hosts[at];
-        assert!(host.window.rows.len() <= LIMITS.rows);
+        // What was refused takes no room from others, and keeps its place when it is tried again.
+        assert!(host.window.rows.len() <= LIMITS.rows + PROJECTS * REFUSED_KEPT);
         assert!(host.wire.len() <= LIMITS.window);
         assert_eq!(host.window.under_way(), host.wire.len());
         let flagged = host.window.rows.values().filter(|e| e.refused).count();
