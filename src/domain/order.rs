@@ -14,9 +14,9 @@ use super::spec::Setenv;
 use super::time::Timestamp;
 use serde::{Deserialize, Serialize};
 
-/// The most launches that wait for one host: they are large.
+/// The most launches that wait for one host, and as many that it carries out at a time: they are large.
 pub const LAUNCHES_MAX: usize = 64;
-/// And of them of one user, on whichever hosts they ask, who shall not take everybody's places.
+/// And of either of one user, on whichever hosts they ask, who shall not take everybody's places.
 pub const OWN_LAUNCHES_MAX: usize = 16;
 
 /// How long an order waits for its host, µs.

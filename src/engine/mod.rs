@@ -17,6 +17,7 @@ mod digest;
 mod facts;
 mod fenced;
 mod fleet;
+mod hands;
 mod hosts;
 mod hub;
 mod joining;

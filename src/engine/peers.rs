@@ -5,8 +5,9 @@
 //! owner is one. Whoever may write into the store as a host of the fleet is believed beyond that.
 
 use super::audit::Noted;
+use super::hands::Hands;
 use super::words::unseen;
-use super::{Engine, LAUNCHES_MAX, Shared, store_error};
+use super::{Engine, Shared, store_error};
 use crate::crash;
 use crate::domain::event::Actor;
 use crate::domain::kinds;
@@ -16,7 +17,6 @@ use crate::ports::StoreError;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::Semaphore;
 
 /// Between two looks for orders.
 const LOOK: Duration = Duration::from_millis(400);
@@ -161,15 +161,6 @@ fn owns(actor: &Actor, runner: &Runner) -> bool {
         || placed.is_some_and(|placed| placed.is_own(actor, &spec.user))
 }
 
-fn busy() -> Error {
-    Error::new(
-        ErrorKind::HostUnavailable,
-        format!(
-            "The host that was asked has {LAUNCHES_MAX} launches of other hosts in hand, as many as it takes at a time; nothing was launched. Try again in a moment."
-        ),
-    )
-}
-
 /// An order for the journal: what is launched is nobody's business there.
 fn said(verb: &Verb) -> String {
     match verb {
@@ -180,7 +171,7 @@ fn said(verb: &Verb) -> String {
 
 /// Carries out what other hosts ask for, for ever.
 pub(super) async fn serve(shared: Arc<Shared>) {
-    let hands = Arc::new(Semaphore::new(LAUNCHES_MAX));
+    let hands = Hands::default();
     loop {
         tokio::time::sleep(LOOK).await;
         // What is taken is carried out at once: it must not wait here and be late.
@@ -194,7 +185,7 @@ pub(super) async fn serve(shared: Arc<Shared>) {
         let mut by_runner: BTreeMap<RunnerId, Vec<_>> = BTreeMap::new();
         for order in orders {
             let hand = match order.verb {
-                Verb::Launch(_) => Some(Arc::clone(&hands).try_acquire_owned()),
+                Verb::Launch(_) => Some(hands.take(&order.actor)),
                 _ => None,
             };
             by_runner
@@ -208,7 +199,9 @@ pub(super) async fn serve(shared: Arc<Shared>) {
             tokio::spawn(async move {
                 for (order, hand) in orders {
                     match hand {
-                        Some(Err(_)) => shared.answer_order(&order, Outcome::of(Err(busy()))).await,
+                        Some(Err(busy)) => {
+                            shared.answer_order(&order, Outcome::of(Err(busy))).await
+                        }
                         hand => {
                             Arc::clone(&shared).carry_out(order).await;
                             drop(hand);

@@ -220,6 +220,15 @@ fn limits() -> Vec<(&'static str, String, &'static str)> {
             "conformance::orders::nobody_takes_all_places",
         ),
         (
+            "Launches through the store that a host carries out at a time; of them of a user, on whichever hosts they ask",
+            format!(
+                "{}, {}; more are refused",
+                order::LAUNCHES_MAX,
+                order::OWN_LAUNCHES_MAX
+            ),
+            "engine::placing::launches_that_take_long_leave_places_for_other_users",
+        ),
+        (
             "Runners that wait in a project",
             format!("{} unless max-queued says otherwise", admission::QUEUED_MAX),
             "conformance::queue::there_is_only_so_much_room",

@@ -243,6 +243,62 @@ async fn refused_orders_do_not_fill_the_audit() {
     assert_eq!(told(3).await[2], (Some(1000), Some(3)));
 }
 
+/// The places for launches of other hosts are not all one user's, however long the user's own take.
+#[tokio::test(start_paused = true)]
+async fn launches_that_take_long_leave_places_for_other_users() {
+    let (store, world, engine) = fleet().await;
+    let slow = |user: &str| {
+        order(|order, placing| {
+            (order.actor.user, order.right) = (Some(user.to_owned()), Right::Any);
+            placing.spec.project = "slow".parse().unwrap();
+        })
+    };
+    let name = "slow".parse().unwrap();
+    engine
+        .create_project(name, Default::default(), alice())
+        .await
+        .unwrap();
+    let is_over = async |order: &Order| over(&store, order).await.into_runner();
+    let begun = async |order: &Order| {
+        store.order(order.clone()).await.unwrap();
+        for _ in 0..3_000 {
+            match store.outcome(&order.id).await.unwrap() {
+                Progress::Begun => return,
+                Progress::Waits => tokio::time::sleep(Duration::from_millis(20)).await,
+                Progress::Over(outcome) => panic!("{outcome:?}"),
+            }
+        }
+        panic!("it is not begun");
+    };
+    world.hold_up(Some("slow"));
+    let own: Vec<Order> = (0..16).map(|_| slow("alice")).collect();
+    for order in &own {
+        begun(order).await;
+    }
+    let one_more = slow("alice");
+    store.order(one_more.clone()).await.unwrap();
+    let refused = is_over(&one_more).await.unwrap_err();
+    assert_eq!(refused.kind, ErrorKind::HostUnavailable);
+    assert!(
+        refused
+            .message
+            .contains("has 16 launches in hand that you asked for; 16 is the most of one user"),
+        "{refused}"
+    );
+    assert!(store.runner(one_more.runner).await.unwrap().is_none());
+    // There is room for somebody else, whose launch takes as long.
+    let other = slow("bob");
+    begun(&other).await;
+    world.hold_up(None);
+    for order in own.iter().chain([&other]) {
+        assert_eq!(is_over(order).await, Ok(order.runner));
+    }
+    // And for the first one again.
+    let again = slow("alice");
+    store.order(again.clone()).await.unwrap();
+    assert_eq!(is_over(&again).await, Ok(again.runner));
+}
+
 /// h1 as the tests play it: what it does with the order that it takes.
 async fn take(store: &FakeStore) -> Order {
     for _ in 0..3_000 {
