@@ -231,13 +231,14 @@ pub trait Store: Audit + Hosts + Orders + Policies + Queue + Send + Sync + std::
         actor: Actor,
         at: Timestamp,
     ) -> Result<(Project, Event), StoreError>;
-    /// Removes a project; `Conflict` while runners live.
+    /// Removes a project with its budgets and its hold; `Conflict` while runners live or wait. The events are of the
+    /// hold, if it had one, and of the project.
     async fn remove_project(
         &self,
         name: ProjectName,
         actor: Actor,
         at: Timestamp,
-    ) -> Result<Event, StoreError>;
+    ) -> Result<Vec<Event>, StoreError>;
     /// One project.
     async fn project(&self, name: &ProjectName) -> Result<Option<Project>, StoreError>;
     /// All projects by name.

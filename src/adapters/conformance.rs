@@ -45,7 +45,8 @@ macro_rules! suite {
                 unknown_runner, racing_endings, dropped_callers, pruning, check_and_close];
             budgets: [set_change_remove, reports_are_totals, thresholds_are_told_once, racing_reports,
                 an_ending_that_makes_room_is_told, who_waits_uses_nothing, what_never_fits_holds_up_nobody];
-            holds: [set_list_release, one_for_each_scope, they_end_by_themselves, there_are_only_so_many, who_froze_it_is_kept];
+            holds: [set_list_release, one_for_each_scope, it_goes_with_its_project, they_end_by_themselves, there_are_only_so_many,
+                who_froze_it_is_kept];
             orders: [one_that_expires_is_in_the_audit, orders_are_taken_once_and_answered, orders_are_taken_as_they_were_asked, an_order_nobody_takes_is_withdrawn,
                 nobody_takes_all_places, a_launch_is_begun_once, a_launch_that_was_taken_and_not_begun];
             hosts: [joining_and_coming_back, a_cloned_machine_id, a_living_machine_is_not_taken_over, a_boot_that_was_over_in_good_order, leases, an_epoch_that_is_over, who_is_away_and_who_is_lost,

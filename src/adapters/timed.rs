@@ -129,7 +129,7 @@ impl Store for TimedStore {
         name: ProjectName,
         actor: Actor,
         at: Timestamp,
-    ) -> Result<Event, StoreError> {
+    ) -> Result<Vec<Event>, StoreError> {
         let _timer = self.times.remove_project.start_timer();
         self.inner.remove_project(name, actor, at).await
     }

@@ -113,7 +113,7 @@ types! {
     BudgetExceeded = "budget.exceeded",
     /// A hold was set.
     HoldSet = "hold.set",
-    /// A hold was released or has ended by itself.
+    /// A hold was released, has ended by itself, or went with its project.
     HoldReleased = "hold.released",
     /// A host has joined the fleet, or joined again.
     HostJoined = "host.joined",

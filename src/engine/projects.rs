@@ -95,17 +95,17 @@ impl Engine {
         }
     }
 
-    /// Removes a project without live runners, and its slice.
+    /// Removes a project without live or waiting runners, with its budgets, its hold and its slice.
     pub async fn remove_project(&self, name: ProjectName, actor: Actor) -> Result<(), Error> {
         let _changing = self.0.projects.lock().await;
-        let event = self
+        let events = self
             .0
             .store
             .remove_project(name.clone(), actor, now())
             .await
             .map_err(store_error)?;
         self.0.metrics.project_removed(name.as_str());
-        self.0.publish(Some(event), None, None);
+        self.policy_changed(events);
         if let Err(error) = self.0.host.remove_slice(&name).await {
             tracing::warn!(message_id = kinds::SLICE_STALE.id, project = %name, %error, "The slice of a removed project stays until the next boot");
         }

@@ -298,7 +298,7 @@ impl Store for FakeStore {
         name: ProjectName,
         actor: Actor,
         at: Timestamp,
-    ) -> Result<Event, StoreError> {
+    ) -> Result<Vec<Event>, StoreError> {
         inside!(self, => s.remove_project(name, actor, at))
     }
 

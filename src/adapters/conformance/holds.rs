@@ -1,5 +1,6 @@
 //! Holds.
 
+use super::queue::denied;
 use super::*;
 use crate::domain::event::EventType;
 use crate::domain::hold::{HOLDS_MAX, Hold, HoldScope};
@@ -84,6 +85,57 @@ pub(crate) async fn one_for_each_scope(store: Arc<impl Store + 'static>) {
         ..EventFilter::default()
     };
     assert_eq!(store.events(of_p).await.unwrap().len(), 1);
+}
+
+/// With its project a hold goes, and it alone; the next project of that name is not held by it.
+pub(crate) async fn it_goes_with_its_project(store: Arc<impl Store + 'static>) {
+    for name in ["p", "q"] {
+        project(&*store, name, ProjectSettings::default()).await;
+    }
+    for text in ["project:p", "fleet", "project:q", "label:p=p"] {
+        store.set_hold(hold(text)).await.unwrap();
+    }
+    let before = counter(&*store).await;
+    let bob = Actor {
+        user: Some("bob".to_owned()),
+        ..alice()
+    };
+    let told = store.remove_project(name("p"), bob.clone(), at(9)).await;
+    let told = told.unwrap();
+    let kinds: Vec<EventType> = told.iter().map(|e| e.draft.kind).collect();
+    assert_eq!(kinds, [EventType::HoldReleased, EventType::ProjectRemoved]);
+    let released = &told[0].draft;
+    assert_eq!(released.subject, "hold/project:p");
+    assert_eq!(released.data["scope"], "project:p");
+    assert_eq!(
+        (released.project.as_str(), released.seq, released.at),
+        ("p", 2, at(9))
+    );
+    assert_eq!(told.iter().filter(|e| e.draft.actor == bob).count(), 2);
+    assert!(counter(&*store).await > before);
+    let holds = store.holds().await.unwrap();
+    let scopes: Vec<String> = holds.iter().map(|h| h.scope.to_string()).collect();
+    assert_eq!(scopes, ["fleet", "label:p=p", "project:q"]);
+    let again = store
+        .release_hold(scope("project:p"), alice(), at(10))
+        .await;
+    refused(again, ErrorKind::NoSuchHold);
+    // Where nothing else holds it, the next one of that name launches.
+    store
+        .release_hold(scope("fleet"), alice(), at(11))
+        .await
+        .unwrap();
+    project(&*store, "p", ProjectSettings::default()).await;
+    admit(&*store, launch(2, "p")).await;
+    assert_eq!(denied(&*store, launch(3, "q")).await.1, ErrorKind::Held);
+    // One that can't be removed keeps its hold.
+    store.set_hold(hold("project:p")).await.unwrap();
+    let kept = store.remove_project(name("p"), alice(), at(12)).await;
+    refused(kept, ErrorKind::Conflict);
+    assert_eq!(store.holds().await.unwrap().len(), 3);
+    let all = events(&*store).await;
+    assert_contiguous(&all);
+    assert!(told.iter().all(|e| all.contains(e)), "{told:?}");
 }
 
 pub(crate) async fn they_end_by_themselves(store: Arc<impl Store + 'static>) {

@@ -128,10 +128,13 @@ pub(crate) async fn remove(store: Arc<impl Store + 'static>) {
     );
     assert!(said.contains("1 live runner."), "{said}");
     apply(&*store, step(1, end(), 5_000)).await;
-    let event = store
+    let told = store
         .remove_project(name("p"), alice(), at(6_000))
         .await
         .unwrap();
+    let [event] = &told[..] else {
+        panic!("{told:?}")
+    };
     assert_eq!(
         (event.draft.kind, event.draft.seq),
         (EventType::ProjectRemoved, 2)

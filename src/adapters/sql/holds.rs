@@ -138,16 +138,30 @@ impl Work for Release {
     }
 
     async fn run(&mut self, on: &mut Link) -> Result<Event, Fail> {
-        let scope = self.scope.to_string();
-        let sql = concat!(columns!(), " WHERE scope = $1");
-        let Some(found) = on.maybe(sql, vec![scope.as_str().into()]).await? else {
-            let message = format!(
-                "There is no hold of {scope}. See which there are: stratavorectl hold list."
-            );
-            return Err(Error::new(ErrorKind::NoSuchHold, message).into());
-        };
-        let hold = hold(&found)?;
-        release(on, &hold, &self.actor, self.at).await
+        let Self { scope, actor, at } = self;
+        match release_of(on, scope, actor, *at).await? {
+            Some(event) => Ok(event),
+            None => {
+                let message = format!(
+                    "There is no hold of {scope}. See which there are: stratavorectl hold list."
+                );
+                Err(Error::new(ErrorKind::NoSuchHold, message).into())
+            }
+        }
+    }
+}
+
+/// Ends the hold of this scope, if there is one.
+pub(super) async fn release_of(
+    on: &mut Link,
+    scope: &HoldScope,
+    actor: &Actor,
+    at: Timestamp,
+) -> Result<Option<Event>, Fail> {
+    let sql = concat!(columns!(), " WHERE scope = $1");
+    match on.maybe(sql, vec![scope.to_string().into()]).await? {
+        Some(found) => release(on, &hold(&found)?, actor, at).await.map(Some),
+        None => Ok(None),
     }
 }
 

@@ -351,7 +351,7 @@ impl<B: Base> Store for SqlStore<B> {
         name: ProjectName,
         actor: Actor,
         at: Timestamp,
-    ) -> Result<Event, StoreError> {
+    ) -> Result<Vec<Event>, StoreError> {
         let order = projects::Order { name, actor, at };
         self.write(projects::Remove { order }).await
     }

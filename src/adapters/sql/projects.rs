@@ -4,8 +4,9 @@ use super::apply::record;
 use super::fail::Fail;
 use super::link::{Link, Value};
 use super::locks::Locks;
-use super::{Work, read, words};
+use super::{Work, holds, read, words};
 use crate::domain::event::{Actor, Draft, Event, EventType};
+use crate::domain::hold::HoldScope;
 use crate::domain::project::{ProjectChange, ProjectSettings};
 use crate::domain::{Project, ProjectName, Timestamp};
 use async_trait::async_trait;
@@ -124,30 +125,37 @@ pub(super) struct Remove {
 
 #[async_trait]
 impl Work for Remove {
-    type Done = Event;
+    type Done = Vec<Event>;
 
     fn locks(&self, locks: &mut Locks) {
-        locks.project(&self.order.name);
+        // Triggers of what goes with it change the row of the fleet.
+        locks.fleet();
     }
 
-    async fn run(&mut self, on: &mut Link) -> Result<Event, Fail> {
-        let project = existing(on, &self.order.name).await?;
+    async fn run(&mut self, on: &mut Link) -> Result<Self::Done, Fail> {
+        let Order { name, actor, at } = &self.order;
+        let project = existing(on, name).await?;
         if project.live + project.queued > 0 {
             return Err(words::project_in_use(&project).into());
         }
         on.run(
             "DELETE FROM projects WHERE name = $1",
-            vec![Value::from(&self.order.name)],
+            vec![Value::from(name)],
         )
         .await?;
-        // Its budgets go with it: the next project of this name is another one.
-        let scope = format!("project:{}", self.order.name);
-        on.run("DELETE FROM budgets WHERE scope = $1", vec![scope.into()])
-            .await?;
+        // Its budgets and its hold go with it: the next project of this name is another one.
+        let scope = HoldScope::Project(name.clone());
+        on.run(
+            "DELETE FROM budgets WHERE scope = $1",
+            vec![scope.to_string().into()],
+        )
+        .await?;
+        let released = holds::release_of(on, &scope, actor, *at).await?;
         let draft = self
             .order
             .draft(EventType::ProjectRemoved, &project.settings);
-        record(on, draft).await
+        let removed = record(on, draft).await?;
+        Ok(released.into_iter().chain([removed]).collect())
     }
 }
 

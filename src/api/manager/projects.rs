@@ -41,7 +41,7 @@ impl Projects {
         self.0.set_project(call, name, &settings).await
     }
 
-    /// Removes a project without live runners.
+    /// Removes a project without live or waiting runners, with its budgets and its hold.
     async fn remove_project(
         &self,
         #[zbus(header)] header: Header<'_>,

@@ -20,7 +20,7 @@ pub enum Project {
     },
     /// List all projects
     List,
-    /// Remove projects without live runners
+    /// Remove projects without live or waiting runners; their budgets and holds go with them
     Remove {
         /// Their names
         #[arg(required = true, add = ArgValueCandidates::new(live::projects))]
