@@ -35,7 +35,7 @@ pub(super) struct Checker {
     pub(super) seen: BTreeMap<&'static str, u64>,
 }
 
-fn must(truth: bool, otherwise: impl FnOnce() -> String) -> Result<(), String> {
+pub(super) fn must(truth: bool, otherwise: impl FnOnce() -> String) -> Result<(), String> {
     truth.then_some(()).ok_or_else(otherwise)
 }
 
@@ -55,6 +55,11 @@ impl Checker {
         let charged = std::mem::take(&mut store.charged);
         for what in std::mem::take(&mut store.told) {
             self.saw(what);
+        }
+        for asked in std::mem::take(&mut store.asked) {
+            if let Some(seen) = asked.looks(machines)? {
+                self.saw(seen);
+            }
         }
         self.counts(store, machines)?;
         self.charges(store, &charged, now)?;

@@ -40,6 +40,7 @@ struct Request {
     before: u64,
     promise: Option<u64>,
     epoch: Option<u64>,
+    kept_out: bool,
     answer: Option<Answer>,
 }
 
@@ -62,6 +63,8 @@ pub(super) struct Daemon {
     pub(super) adopted_once: bool,
     pub(super) recheck: bool,
     pub(super) off: bool,
+    /// It was refused when it wanted to join.
+    kept_out: bool,
     request: Option<Request>,
     /// What the agent has answered to an order of the fence: of which epoch, and whether it is kept.
     pub(super) told: Option<(Option<u64>, Option<Deadline>, bool)>,
@@ -123,6 +126,7 @@ impl Daemon {
             adopted_once: false,
             recheck: true,
             off: false,
+            kept_out: false,
             request: None,
             told: None,
             asks: Vec::new(),
@@ -175,6 +179,7 @@ impl Daemon {
                 before: c.machine.clock,
                 promise: self.lease.promise(),
                 epoch: self.epoch,
+                kept_out: self.kept_out,
                 answer: None,
             });
             return;
@@ -192,13 +197,16 @@ impl Daemon {
             }
             Some(_) if c.machine.cut => self.lease.fails(),
             Some(Answer::Joined(epoch)) => {
-                self.epoch = Some(epoch);
+                (self.epoch, self.kept_out) = (Some(epoch), false);
                 self.lease.joins(request.before);
                 self.recheck = true;
             }
             Some(Answer::Renewed) => self.lease.renews(request.before),
             Some(Answer::Fenced) => self.is_fenced(request.epoch),
-            Some(Answer::Refused) => self.lease.fails(),
+            Some(Answer::Refused) => {
+                self.kept_out = true;
+                self.lease.fails();
+            }
         }
     }
 
@@ -351,7 +359,10 @@ impl Daemon {
 fn reach(request: &Request, c: &mut Context<'_>) -> Answer {
     let name = c.machine.name.as_str();
     match request.epoch {
-        None => match c.store.join((name, &c.machine.boot_id), c.now) {
+        None => match c
+            .store
+            .lets_in((name, &c.machine.boot_id), request.kept_out, c.now)
+        {
             Ok(epoch) => Answer::Joined(epoch),
             Err(_) => Answer::Refused,
         },

@@ -12,6 +12,8 @@ impl World {
         self.healed = true;
         self.store.holds.clear();
         self.ghosts.clear();
+        self.words.clear();
+        self.copies.clear();
         self.cancels(usize::MAX);
         for at in 0..3 {
             self.store

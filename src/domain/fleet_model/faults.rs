@@ -22,6 +22,10 @@ impl World {
             if dice.permille(300) {
                 machine.boots(self.now);
             }
+        } else if machine.stopping {
+            if dice.permille(600) {
+                self.is_down(at, dice);
+            }
         } else if !machine.agent && dice.permille(700) {
             machine.agent_starts();
         } else if machine.daemon.is_none() {
@@ -91,10 +95,7 @@ impl World {
                 machine.crashes();
                 self.checker.saw("host crashed");
             }
-            48..51 => {
-                machine.shuts_down();
-                self.checker.saw("host shut down");
-            }
+            48..51 => self.goes_down(at, dice),
             51..54 => {
                 let mut records = machine.records.iter_mut();
                 if let Some((id, record)) = records.next() {

@@ -1,8 +1,9 @@
 //! Hosts in the store: joining, leases, who is away, and giving back what they held.
 
+use super::boots::about;
 use super::store::{Fail, LOST_AFTER, Row, Store, TTL};
 use crate::domain::event::Actor;
-use crate::domain::host::{self, Host, Registration, Standing};
+use crate::domain::host::{self, Host, Standing};
 use crate::domain::runner::{Change, Step};
 use crate::domain::{Cause, Error, Exit, State, Timestamp, Usage};
 
@@ -12,12 +13,7 @@ impl Store {
         (name, boot_id): (&str, &str),
         now: Timestamp,
     ) -> Result<u64, Error> {
-        let about = Registration {
-            host: name.to_owned(),
-            name: name.to_owned(),
-            boot_id: boot_id.to_owned(),
-            ..Host::sample(name, name).about
-        };
+        let about = about(name, boot_id);
         let known = self.hosts.get(name);
         let former_boots = host::join(known, &about)?;
         if let Some(known) = known {

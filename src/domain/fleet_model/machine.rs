@@ -85,6 +85,8 @@ pub(super) struct Machine {
     pub(super) cut: bool,
     /// It is suspended: its clock goes on, and nothing else.
     pub(super) asleep: bool,
+    /// It is being shut down; its daemon is gone.
+    pub(super) stopping: bool,
     pub(super) agent: bool,
     pub(super) file: Term,
     pub(super) missed: Term,
@@ -113,6 +115,7 @@ impl Machine {
             on: false,
             cut: false,
             asleep: false,
+            stopping: false,
             agent: false,
             file: Term::default(),
             missed: Term::default(),
@@ -140,7 +143,7 @@ impl Machine {
     /// The power fails: nobody sees how anything ended.
     pub(super) fn crashes(&mut self) {
         (self.on, self.agent, self.daemon) = (false, false, None);
-        self.asleep = false;
+        (self.asleep, self.stopping) = (false, false);
         self.scopes.clear();
         self.notices.clear();
     }

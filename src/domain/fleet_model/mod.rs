@@ -14,7 +14,8 @@
 //! is reserved is what live runners hold; a cause is the one that the shim has written down; who takes
 //! it that a lease holds has it in the store, too. From the very moment on at which the slots of a
 //! silent host may be given to others nothing runs there, whether or not somebody gives them away. When
-//! all is healed and drained nothing is left.
+//! all is healed and drained nothing is left. A boot is let in while the one before has a lease only if that one has
+//! said that it is over, and then at once; a copy of a machine that was kept out never is ([`boots`]).
 //!
 //! A command that runs may be charged to nobody in three cases, and no other:
 //! 1. an operator has forgotten its host by hand, and was wrong;
@@ -26,6 +27,7 @@
 //! And a runner ends `host-lost` whatever its shim has seen if its host was given up before it told.
 
 mod agent;
+mod boots;
 mod check;
 mod compare;
 mod daemon;
@@ -48,10 +50,11 @@ const WALK: u64 = 2_500;
 const STEPS: u64 = 3_000_000;
 
 /// What no such number of steps leaves out.
-const MUST_BE_SEEN: [&str; 20] = [
+const MUST_BE_SEEN: [&str; 26] = [
     "admitted",
     "begun again",
     "cancelled",
+    "copy kept out",
     "excused",
     "exit-code",
     "ghost",
@@ -60,6 +63,9 @@ const MUST_BE_SEEN: [&str; 20] = [
     "host-lost",
     "host-rebooted",
     "host-shutdown",
+    "joined at once",
+    "kept out for all that",
+    "last word",
     "launch-failed",
     "over-budget",
     "overslept",
@@ -69,6 +75,8 @@ const MUST_BE_SEEN: [&str; 20] = [
     "success",
     "supervisor-lost",
     "unknown",
+    "waited for the lease",
+    "word too late",
 ];
 
 /// Goes these steps of a walk; what was seen, or which step was the last and what was wrong after it.

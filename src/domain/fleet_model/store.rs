@@ -1,6 +1,7 @@
 //! The store: rows, and transactions that are whole or have not happened. What it decides is decided by
 //! the functions that the real one calls; what the real one's schema counts is counted anew each time.
 
+use super::boots::{Asked, Boot};
 use crate::domain::admission::{Account, Ask, Ledger, Seat, Seated};
 use crate::domain::budget::{Budget, BudgetState, Counts, Holding, OnExhausted, Scope, Tokens};
 use crate::domain::event::Actor;
@@ -77,6 +78,9 @@ pub(super) struct Store {
     pub(super) charged: Vec<(usize, u64)>,
     /// And what else is to be seen.
     pub(super) told: Vec<&'static str>,
+    /// Who has asked to be let in, and who has the epochs.
+    pub(super) asked: Vec<Asked>,
+    pub(super) boots: BTreeMap<String, Boot>,
 }
 
 impl Store {
@@ -124,6 +128,8 @@ impl Store {
             ended: Vec::new(),
             charged: Vec::new(),
             told: Vec::new(),
+            asked: Vec::new(),
+            boots: BTreeMap::new(),
         }
     }
 

@@ -1,5 +1,6 @@
 //! The fleet, and what happens to it: one thing at a time, chosen by chance.
 
+use super::boots::Copy;
 use super::check::Checker;
 use super::daemon::{Context, Daemon, Way};
 use super::dice::Dice;
@@ -33,6 +34,9 @@ pub(super) struct World {
     pub(super) connections: u64,
     /// Requests of daemons that are dead, on their way to the store.
     pub(super) ghosts: Vec<(Option<u64>, New)>,
+    /// Last words of hosts that are shut down, on their way there.
+    pub(super) words: Vec<(String, u64)>,
+    pub(super) copies: Vec<Copy>,
     /// What was asked for with a request id, and may be asked for again.
     pub(super) asked: Vec<(u128, RunnerSpec)>,
     pub(super) steps: u64,
@@ -53,6 +57,8 @@ impl World {
             launched: 0,
             connections: 0,
             ghosts: Vec::new(),
+            words: Vec::new(),
+            copies: Vec::new(),
             asked: Vec::new(),
             steps: 0,
             healed: false,
@@ -137,7 +143,7 @@ impl World {
 
     fn daemon_acts(&mut self, at: usize, dice: &mut Dice) -> Result<(), String> {
         if self.machines[at].daemon.is_none() {
-            return self.haunts();
+            return self.haunts(at, dice);
         }
         match dice.below(100) {
             0..22 => self.with(at, dice, |d, c| d.keeps_lease(c)).map(drop),
@@ -170,8 +176,12 @@ impl World {
     }
 
     /// What a daemon has sent before it died arrives.
-    fn haunts(&mut self) -> Result<(), String> {
-        if let Some((epoch, new)) = self.ghosts.pop() {
+    fn haunts(&mut self, at: usize, dice: &mut Dice) -> Result<(), String> {
+        if dice.permille(100) {
+            self.copy_asks(at, dice);
+        } else if let Some(word) = self.words.pop() {
+            self.is_told(&word);
+        } else if let Some((epoch, new)) = self.ghosts.pop() {
             let _ = self.store.admit(epoch, &new, Timestamp(self.now));
             self.checker.saw("ghost");
         }
@@ -340,7 +350,8 @@ impl World {
                 });
                 self.store.cordon(&name, cordon);
             }
-            88..97 => self.cancels(1),
+            88..94 => self.cancels(1),
+            94..97 => self.copy_asks(at, dice),
             // An operator's word, which may be wrong.
             _ => self.store.forget(&name, now),
         }
