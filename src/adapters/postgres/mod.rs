@@ -35,7 +35,8 @@ const LIMIT: Duration = Duration::from_secs(8);
 /// was tuned not to wait for the disk would forget admissions in a crash, and give their slots twice.
 ///
 /// All that is looked up here is looked up by a key. A planner that saw the tables when they were small
-/// would read them whole, and go on doing so for as long as a statement stays prepared.
+/// would read them whole, and go on doing so for as long as a statement stays prepared. Nor is anything gathered first and
+/// sorted then: of what an index has in order the first rows are enough, and there may be a week's events behind them.
 macro_rules! begin {
     ($patience:literal) => {
         concat!(

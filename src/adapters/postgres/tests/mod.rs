@@ -12,6 +12,7 @@ mod growth;
 mod load;
 mod migrate;
 mod outages;
+mod plans;
 mod races;
 mod roles;
 mod schema;
