@@ -11,6 +11,7 @@
 //! | `events` | `events.amqp_urls` |
 //! | `credentials` | secrets, which are in no file of ours |
 //! | `reload` | what a configuration read again changes |
+//! | `together` | values that are right by themselves and wrong together |
 
 pub mod address;
 mod credentials;
@@ -20,6 +21,7 @@ mod keys;
 mod notify;
 mod reload;
 mod store;
+mod together;
 
 pub use credentials::{AuditKeys, CREDENTIALS, Credentials, NOTIFY_CREDENTIALS, NotifyCredentials};
 pub use events::{AmqpUrl, Events, Unroutable};
@@ -32,7 +34,6 @@ use crate::domain::Error;
 use crate::domain::fence::Fence;
 use crate::domain::limits::Limits;
 use crate::domain::nearest::nearest;
-use crate::domain::units::show_span;
 use crate::places::Places;
 use crate::wire::Unenforced;
 use std::collections::BTreeMap;
@@ -208,61 +209,6 @@ impl Config {
         let fence = self.fence().ok().flatten();
         let hasty = fence.and_then(|fence| fence.doubt());
         hasty.into_iter().chain(self.events.doubt()).collect()
-    }
-
-    /// Refuses values that are right by themselves and wrong together. The error is said of the
-    /// place where one of them was given last.
-    fn check(&self, file: &Path) -> Result<(), ConfigError> {
-        if let Some((key, message)) = notify::wrong(&self.notify) {
-            return Err(self.wrong(file, [&key, &key], message));
-        }
-        let fleet = &self.fleet;
-        let shown = |span: Duration| show_span(u64::try_from(span.as_micros()).unwrap_or(u64::MAX));
-        let (renew, ttl, lost) = (fleet.lease_renew, fleet.lease_ttl, fleet.lost_after);
-        let (keys, message) = if renew * 3 > ttl {
-            let message = format!(
-                "fleet.lease_ttl = {} is less than three times fleet.lease_renew = {}: a renewal or two that fail would make this host unreachable; make lease_ttl longer or lease_renew shorter.",
-                shown(ttl),
-                shown(renew)
-            );
-            (["fleet.lease_ttl", "fleet.lease_renew"], message)
-        } else if ttl >= lost {
-            let message = format!(
-                "fleet.lost_after = {} is not longer than fleet.lease_ttl = {}: a host is unreachable before it is lost; make lost_after longer.",
-                shown(lost),
-                shown(ttl)
-            );
-            (["fleet.lost_after", "fleet.lease_ttl"], message)
-        } else {
-            let Err(refused) = self.fence() else {
-                return Ok(());
-            };
-            let keys = ["fleet.stop_on_disconnect_after", "fleet.lost_after"];
-            (keys, refused.message)
-        };
-        Err(self.wrong(file, keys, message))
-    }
-
-    /// Refuses what nobody could promise for a user's own instance (`--user`).
-    pub fn check_user(self) -> Result<Self, ConfigError> {
-        if self.fleet.stop_on_disconnect_after.is_none() {
-            return Ok(self);
-        }
-        let key = "fleet.stop_on_disconnect_after";
-        let message = format!(
-            "{key}: with --user a runner could keep its own shim from stopping it, as both are the user's, and other hosts would count on the stop; leave it out."
-        );
-        Err(self.wrong(Path::new(""), [key, key], message))
-    }
-
-    fn wrong(&self, file: &Path, keys: [&str; 2], message: String) -> ConfigError {
-        let origin = keys.iter().find_map(|key| self.origins.get(*key));
-        let place = origin.and_then(|origin| origin.rsplit_once(':'));
-        ConfigError {
-            file: place.map_or(file, |(file, _)| Path::new(file)).to_owned(),
-            line: place.and_then(|(_, line)| line.parse().ok()),
-            message,
-        }
     }
 
     /// Reads one file over what is there.

@@ -41,7 +41,7 @@ pub const KEYS: &[Key] = &[
     },
     Key {
         name: "store.max_connections",
-        about: "Connections to the store, 1 to 64: with postgres at most so many in all, at least one for writing and one for reading; with sqlite those for reading",
+        about: "Connections to the store, 1 to 64: with postgres at most so many in all, one of them for writing, and so at least 2; with sqlite those for reading",
         reload: false,
         read: |config, _, value| {
             config.max_connections = number(value, 1, 64)?;

@@ -90,6 +90,10 @@ fn errors_name_file_line_and_key() {
             "[fleet]\nstop_on_disconnect_after = '9min'\n[limits]\nstop_timeout = '1min'",
             "f.toml:2: fleet.stop_on_disconnect_after = 9min leaves too little time before fleet.lost_after = 10min: stop-timeout = 1min",
         ),
+        (
+            "[store]\nurl = 'postgres://db.example/stratavore'\nmax_connections = 1",
+            "f.toml:3: store.max_connections = 1 is too few for postgres: one connection writes, and another one reads and removes what is published; give at least 2.",
+        ),
         ("[store\n", "f.toml:1"),
         ("[metrics]\nlisten = '9791'", "f.toml:2: metrics.listen"),
         (

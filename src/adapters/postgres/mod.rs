@@ -44,7 +44,7 @@ macro_rules! begin {
              SET LOCAL statement_timeout = '6s'; SET LOCAL lock_timeout = '",
             $patience,
             "'; SET LOCAL idle_in_transaction_session_timeout = '3s';
-             SET LOCAL enable_seqscan = off; SET LOCAL jit = off;
+             SET LOCAL enable_seqscan = off; SET LOCAL enable_bitmapscan = off; SET LOCAL jit = off;
              SELECT CASE current_setting('synchronous_commit')
                     WHEN 'off' THEN set_config('synchronous_commit', 'on', TRUE) END"
         )
@@ -104,7 +104,7 @@ pub struct Postgres {
 
 impl PostgresStore {
     /// Connects, and brings the schema up to date if the user may. At most so many connections are
-    /// open at a time: one that writes, and one or more for reading, when they are needed.
+    /// open at a time, two at the least: one that writes, and one or more for reading, when they are needed.
     pub async fn open(options: PostgresOptions, max_connections: u32) -> Result<Self, StoreError> {
         let (base, link) = Self::ready(options).await?;
         Ok(Self::new(base, link, max_connections.saturating_sub(1)))

@@ -9,9 +9,29 @@ use super::*;
 use crate::adapters::sql::Work;
 use crate::domain::ErrorKind;
 use crate::domain::host::{Load, Registration};
-use crate::ports::{Admitted, Beat, Hosts, Pruned};
+use crate::domain::relay::Settlement;
+use crate::ports::{Admitted, Beat, Hosts, Outbox, Pruned, Rows};
 use futures_util::future::join_all;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
+
+async fn join(store: &PostgresStore, host: &str, ttl: u64) {
+    let new = Registration {
+        host: host.to_owned(),
+        name: host.to_owned(),
+        boot_id: "boot".to_owned(),
+        labels: Default::default(),
+        max_runners: None,
+        version: String::new(),
+        advertise: String::new(),
+    };
+    let beat = Beat {
+        ttl,
+        fenced_after: None,
+        load: Load::default(),
+    };
+    store.join(new, beat).await.unwrap();
+}
 
 /// Another host hangs in the middle of a transaction about one project.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
@@ -156,21 +176,7 @@ async fn the_host_that_keeps_longest_decides() {
         .unwrap();
     let (hour, year) = (3_600_000_000, 365 * 86_400_000_000);
     for (store, host) in [(&one, "a"), (&two, "b")] {
-        let new = Registration {
-            host: host.to_owned(),
-            name: host.to_owned(),
-            boot_id: "boot".to_owned(),
-            labels: Default::default(),
-            max_runners: None,
-            version: String::new(),
-            advertise: String::new(),
-        };
-        let beat = Beat {
-            ttl: hour,
-            fenced_after: None,
-            load: Load::default(),
-        };
-        store.join(new, beat).await.unwrap();
+        join(store, host, hour).await;
     }
     let ago = async |store: &PostgresStore, retention| {
         let before = store.expired(retention).await.unwrap();
@@ -221,4 +227,75 @@ async fn what_another_host_is_just_removing_is_passed_over() {
         .remove_project("p".parse().unwrap(), alice(), at(1))
         .await;
     removed.unwrap();
+}
+
+/// As few connections as the configuration allows: the relay, questions, launches and the clean-up take turns, none waits
+/// without an end, and there are no more connections than that.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn few_connections_are_shared() {
+    for most in [2u32, 3] {
+        let options = tokio::task::spawn_blocking(|| Cluster::shared().database());
+        let options = options.await.unwrap();
+        let store = Arc::new(PostgresStore::open(options, most).await.unwrap());
+        store.publish(true);
+        join(&store, "h1", 60_000_000).await;
+        project(&*store, "p", ProjectSettings::default()).await;
+        let work = async |store: Arc<PostgresStore>, n: u64| {
+            for n in 20 * n..20 * (n + 1) {
+                admit(&*store, launch(n, "p")).await;
+                apply(&*store, step(n, end(), 9_000)).await;
+                store.runner(id(n)).await.unwrap().unwrap();
+                store.projects().await.unwrap();
+                store.backlog("h1").await.unwrap();
+            }
+        };
+        let over = Arc::new(AtomicBool::new(false));
+        // Publishes as fast as it can, and goes on when the store is closed: then it is told so.
+        let relay = async |store: Arc<PostgresStore>| {
+            let mut published = 0;
+            loop {
+                let page = match store.page("h1", Rows::Pending, 0, 50).await {
+                    Ok(page) => page,
+                    Err(error) => return (published, error.why()),
+                };
+                let done = page.rows.iter().map(|row| row.event.position).collect();
+                let parked = Vec::new();
+                match store.settle("h1", &Settlement { done, parked }).await {
+                    Ok(rows) => published += rows,
+                    Err(error) => return (published, error.why()),
+                }
+            }
+        };
+        let seen = async |store: Arc<PostgresStore>, over: Arc<AtomicBool>| {
+            let mut other = other_link(&store).await;
+            let mut seen = 0;
+            while !over.load(Ordering::SeqCst) {
+                let count = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()";
+                seen = seen.max(other.one(count, vec![]).await.unwrap().count(0).unwrap());
+            }
+            seen
+        };
+        let relay = tokio::spawn(relay(Arc::clone(&store)));
+        let seen = tokio::spawn(seen(Arc::clone(&store), Arc::clone(&over)));
+        let begun = Instant::now();
+        let all: Vec<_> = (0..16)
+            .map(|n| tokio::spawn(work(Arc::clone(&store), n)))
+            .collect();
+        for one in all {
+            one.await.unwrap();
+        }
+        while store.prune(at(99_000_000), 100).await.unwrap() != Pruned::default() {}
+        while store.backlog("h1").await.unwrap().pending > 0 {}
+        println!("{most} connections: {:?}", begun.elapsed());
+        over.store(true, Ordering::SeqCst);
+        assert_eq!(seen.await.unwrap(), u64::from(most));
+        let begun = Instant::now();
+        store.close().await;
+        assert!(begun.elapsed() < within(BOUND), "{:?}", begun.elapsed());
+        let (published, why) = relay.await.unwrap();
+        assert!(
+            published >= 640 && why.contains("it is closed"),
+            "{published}: {why}"
+        );
+    }
 }
