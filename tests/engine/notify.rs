@@ -2,7 +2,9 @@
 
 use super::*;
 use std::sync::Mutex;
+use stratavore::domain::budget::{Budget, Counts, OnExhausted, Tokens};
 use stratavore::domain::notify::{Address, Format, Pattern, Rule};
+use stratavore::domain::period::Period;
 use stratavore::domain::secret::Secret;
 use stratavore::engine::{Fares, Subscriber};
 use stratavore::ports::{Courier, Letter, Undelivered};
@@ -57,7 +59,16 @@ fn rule(name: &str, types: &[&str]) -> Subscriber {
 }
 
 async fn engine(world: &World, rules: Vec<Subscriber>, receiver: &Arc<Receiver>) -> Engine {
-    let store = store().await;
+    engine_of(&store().await, world, rules, receiver).await
+}
+
+async fn engine_of(
+    store: &Arc<FakeStore>,
+    world: &World,
+    rules: Vec<Subscriber>,
+    receiver: &Arc<Receiver>,
+) -> Engine {
+    let store = Arc::clone(store);
     let (host, notices) = world.connect();
     let engine = Engine::start(settings(), store, host, drawer(), notices);
     let courier: Arc<dyn Courier> = receiver.clone();
@@ -246,4 +257,65 @@ async fn a_stop_waits_for_no_next_try() {
             Err(_) => assert_eq!(counted, (0, 2, 0)),
         }
     }
+}
+
+/// What was told of a budget is in the store, in the transaction that used it up so far: a daemon that is started again, or
+/// was killed, tells what comes next and nothing again.
+#[tokio::test(start_paused = true)]
+async fn a_budget_is_told_once_over_restarts() {
+    let (world, receiver, store) = (World::lucky(), Receiver::new(10_000), store().await);
+    let start = async || {
+        let rules = vec![rule("ops", &["budget.*"])];
+        engine_of(&store, &world, rules, &receiver).await
+    };
+    let used = |input| Tokens {
+        input,
+        ..Tokens::default()
+    };
+    let mut engine = start().await;
+    let budget = Budget {
+        scope: "project:p".parse().unwrap(),
+        period: Period::None,
+        limit: 1_000,
+        timezone: "UTC".to_owned(),
+        on_exhausted: OnExhausted::Deny,
+        counts: Counts::default(),
+        created_at: Timestamp(0),
+    };
+    engine.set_budget(budget, alice()).await.unwrap();
+    let mut wanted = request(None);
+    wanted.spec.tokens = Some(900);
+    let id = engine.launch(wanted, alice()).await.unwrap().runner.id;
+    engine.report(id, used(850)).await.unwrap();
+    until("80 % are told", || fares(&engine, "ops").sent == 1).await;
+    for (killed, reported) in [(false, 860), (true, 870)] {
+        if killed {
+            world.daemon_gone();
+        } else {
+            engine.shutdown(Duration::from_secs(1)).await;
+            engine.end_notifications(Duration::from_secs(5)).await;
+        }
+        engine = start().await;
+        engine.report(id, used(reported)).await.unwrap();
+        // Longer than like events make one message.
+        tokio::time::sleep(Duration::from_secs(3_600)).await;
+        assert_eq!(receiver.letters().len(), 1, "killed: {killed}");
+    }
+    engine.report(id, used(1_001)).await.unwrap();
+    until("the rest is told", || receiver.letters().len() == 3).await;
+    let letters = receiver.letters();
+    let told = letters.iter().map(|l| {
+        let body: serde_json::Value = serde_json::from_str(&l.body).unwrap();
+        let event = &body["event"];
+        let kind = event["type"].as_str().unwrap().to_owned();
+        (kind, event["data"]["percent"].as_u64())
+    });
+    let told: Vec<_> = told.collect();
+    let of = |kind: &str, percent| (format!("org.stratavore.budget.{kind}"), percent);
+    let all = [
+        of("threshold", Some(80)),
+        of("threshold", Some(100)),
+        of("exceeded", None),
+    ];
+    assert_eq!(told, all);
 }
