@@ -10,6 +10,7 @@ use stratavore::adapters;
 mod consumer;
 mod faults;
 mod fleet;
+mod leftovers;
 mod nixos;
 // That of the store's own tests.
 #[allow(dead_code)]

@@ -2,12 +2,30 @@
 //! what lets us in is what we have started. Whatever becomes of the test, it is stopped and removed.
 
 use std::net::{TcpListener, TcpStream};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 use stratavore::adapters::rabbitmq::{BrokerOptions, Server};
 use stratavore::domain::secret::Secret;
+
+/// Cleans up when the tests are over, however they end: in a group of its own, it outlives what ends theirs. Under another
+/// name the folder takes in no server that was just being started.
+const KEEPER: &str = r#"
+    cat > /dev/null
+    over=$1.over
+    mv "$1" "$over"
+    for group in "$over"/group.*; do
+        group=${group##*.}
+        for try in 1 2 3 4 5 6 7 8 9; do kill -s KILL -- "-$group" || break; sleep 0.1; done
+    done
+    for try in 1 2 3 4 5 6 7 8 9; do epmd -kill && break; sleep 0.1; done
+    rm -rf "$over"
+"#;
+
+/// Notes the group that the server is in before there is any of it.
+const SERVER: &str = r#": > "$0/group.$$" && exec "$@""#;
 
 const PROGRAMS: &str = "/usr/lib/rabbitmq/bin";
 
@@ -106,15 +124,14 @@ impl Rabbit {
             // Two processors are enough for a test's broker.
             ("RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS", "+S 2:2".to_owned()),
         ];
-        let script = format!(
-            "cat > /dev/null; for p in \"$1\"/group.*; do kill -9 -- -\"${{p##*.}}\"; done; sleep 0.2; ERL_EPMD_PORT={epmd} epmd -kill; rm -rf \"$1\""
-        );
         let keeper = Command::new("sh")
-            .args(["-c", &script, "keeper"])
+            .args(["-c", KEEPER, "keeper"])
             .arg(&folder)
+            .env("ERL_EPMD_PORT", epmd.to_string())
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
+            .process_group(0)
             .spawn()
             .unwrap();
         let rabbit = Self {
@@ -131,17 +148,21 @@ impl Rabbit {
     }
 
     pub(crate) fn start(&self) {
-        use std::os::unix::process::CommandExt;
         let log = std::fs::File::create(self.folder.join("out")).unwrap();
-        let mut command = unprivileged("rabbitmq-server");
+        let server = unprivileged("rabbitmq-server");
+        let mut command = Command::new("sh");
         command
+            .args(["-c", SERVER])
+            .arg(&self.folder)
+            .arg(server.get_program())
+            .args(server.get_args())
+            .current_dir("/")
             .envs(self.environment.iter().map(|(k, v)| (k, v)))
             .stdin(Stdio::null())
             .stdout(log.try_clone().unwrap())
             .stderr(log)
             .process_group(0);
         let child = command.spawn().unwrap();
-        std::fs::write(self.folder.join(format!("group.{}", child.id())), "").unwrap();
         *self.server.lock().unwrap() = Some(child);
         let begun = Instant::now();
         while TcpStream::connect(("127.0.0.1", self.port)).is_err() {
@@ -162,8 +183,9 @@ impl Rabbit {
         let group = rustix::process::Pid::from_child(&child);
         rustix::process::kill_process_group(group, signal).unwrap();
         let begun = Instant::now();
-        while TcpStream::connect(("127.0.0.1", self.port)).is_ok()
-            || child.try_wait().unwrap().is_none()
+        // Its last process may be longer about it than its port and its first one.
+        while child.try_wait().unwrap().is_none()
+            || rustix::process::test_kill_process_group(group).is_ok()
         {
             if begun.elapsed() > Duration::from_secs(30) {
                 let _ = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);

@@ -3,6 +3,7 @@
 
 use crate::adapters::postgres::{PostgresOptions, ServerAddress, TlsMode};
 use crate::adapters::sql::Keep;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
@@ -154,6 +155,8 @@ impl Cluster {
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
+            // In a group of its own it outlives what ends theirs.
+            .process_group(0)
             .spawn()
             .unwrap();
         Self {
