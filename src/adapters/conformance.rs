@@ -165,6 +165,7 @@ pub(crate) fn placement() -> Placement {
         shim_pid: 4711,
         shim_start: 99,
         warnings: vec!["io-weight".to_owned()],
+        project_warnings: vec!["tasks-max".to_owned()],
     }
 }
 

@@ -249,7 +249,7 @@ impl Agent {
             oom_policy: limits.oom_policy,
         };
         let done = async {
-            let mut more = Vec::new();
+            let held = properties::wanted(&limits);
             if before != wanted || limits.oom_policy.is_some() {
                 if before != wanted {
                     self.systemd.set(&unit, &wanted).await.map_err(bus)?;
@@ -258,14 +258,18 @@ impl Agent {
                     Some(_) => self.kills_as_one(&limits),
                     None => as_one,
                 };
-                let wanted = properties::wanted(&limits);
                 let unheld = self
-                    .unheld_at_last(&runner.cgroup, &wanted, Some(as_one))
+                    .unheld_at_last(&runner.cgroup, &held, Some(as_one))
                     .await;
-                more = readback::judge(&unheld, unenforced, ceilings)?;
+                readback::judge(&unheld, unenforced, ceilings)?;
             }
             self.tell(&runner, &request).await?;
-            Ok(more)
+            // What was not held before is so still, whatever was changed.
+            Ok(readback::sentences(&self.unheld(
+                &runner.cgroup,
+                &held,
+                true,
+            )))
         };
         match done.await {
             Ok(more) => {

@@ -179,10 +179,10 @@ impl Agent {
         }
         // Where the project's last runner had left in between, systemd has dropped the slice
         // and made a new one without limits. From here on it stays as long as this scope.
-        let mut warnings = self
+        let project_warnings = self
             .keep_slice(&launch.project, &launch.project_limits, launch.unenforced)
             .await?;
-        warnings.extend(self.read_back(runner, limits, launch).await?);
+        let warnings = self.read_back(runner, limits, launch).await?;
         let invocation_id = self.invocation_id(&unit).await?;
         if !runner.has_spoken(READY).await {
             return Err(failed(format!(
@@ -204,6 +204,7 @@ impl Agent {
             shim_pid: pid,
             shim_start,
             warnings,
+            project_warnings,
         })
     }
 

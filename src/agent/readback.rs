@@ -78,8 +78,13 @@ pub(super) fn judge(
         (None, Some(first), Unenforced::Refuse) => {
             refused(format!("{} {}", first.sentence(), first.advice()))
         }
-        _ => Ok(unheld.iter().map(Unheld::sentence).collect()),
+        _ => Ok(sentences(unheld)),
     }
+}
+
+/// What is not held, one sentence each.
+pub(super) fn sentences(unheld: &[Unheld]) -> Vec<String> {
+    unheld.iter().map(Unheld::sentence).collect()
 }
 
 /// What the limits are held against.

@@ -70,8 +70,9 @@ pub(super) fn public(runner: &Runner) -> Dict {
     maybe(&mut dict, "frozen_by", runner.frozen_by.clone());
     if let Some(placement) = &runner.placement {
         put(&mut dict, "invocation_id", placement.invocation_id.clone());
-        if !placement.warnings.is_empty() {
-            put(&mut dict, "warnings", placement.warnings.clone());
+        let warnings = runner.warnings();
+        if !warnings.is_empty() {
+            put(&mut dict, "warnings", warnings);
         }
     }
     dict

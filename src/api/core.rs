@@ -285,10 +285,8 @@ impl Core {
         };
         let actor = self.actor(&call).await;
         let launched = self.0.engine.launch(request, actor).await?;
-        if let Some(placement) = &launched.runner.placement {
-            for warning in &placement.warnings {
-                tracing::warn!(message_id = kinds::LIMIT_WARNING.id, runner = %launched.runner.id, project = %launched.runner.spec.project, "{warning}");
-            }
+        for warning in launched.runner.warnings() {
+            tracing::warn!(message_id = kinds::LIMIT_WARNING.id, runner = %launched.runner.id, project = %launched.runner.spec.project, "{warning}");
         }
         Ok(launched.runner.id)
     }

@@ -143,7 +143,15 @@ impl Core {
 
     pub(super) async fn list_projects(&self) -> Result<Vec<Dict>> {
         let projects = self.engine().projects().await?;
-        Ok(projects.iter().map(convert::project).collect())
+        let described = |project| {
+            let mut dict = convert::project(project);
+            let unheld = self.engine().unheld(project);
+            if !unheld.is_empty() {
+                convert::put(&mut dict, "warnings", unheld);
+            }
+            dict
+        };
+        Ok(projects.iter().map(described).collect())
     }
 
     pub(super) async fn list_events(

@@ -20,10 +20,11 @@ impl Core {
         let name: ProjectName = name.parse()?;
         let settings = ProjectSettings::default().with(&options::project(settings)?);
         let actor = self.projects_of(&call, &name).await?;
-        self.engine()
-            .create_project(name.clone(), settings, actor)
-            .await?;
-        Ok(name)
+        let project = self.engine().create_project(name, settings, actor).await?;
+        for warning in self.engine().unheld(&project) {
+            tracing::warn!(message_id = kinds::LIMIT_WARNING.id, project = %project.name, "{warning}");
+        }
+        Ok(project.name)
     }
 
     pub(super) async fn set_project(

@@ -1,7 +1,7 @@
 //! `stop`, `kill`, `freeze`, `thaw`, `set`: the same for one runner and for many.
 
 use super::args::{Choice, Format, Kill, Many, Set, Stop};
-use super::client::{Client, text};
+use super::client::{Client, text, texts};
 use super::failure::{Failure, Result, USAGE};
 use super::out::Out;
 use super::wait::{Endings, told};
@@ -220,7 +220,13 @@ async fn each(
     let mut results = futures_util::stream::iter(calls).buffered(AT_ONCE);
     let (mut status, mut failed) = (0, BTreeSet::new());
     while let Some((id, result)) = results.next().await {
-        let Err(failure) = result else { continue };
+        let failure = match result {
+            Ok(warnings) => {
+                super::warn(id, &warnings);
+                continue;
+            }
+            Err(failure) => failure,
+        };
         if failure.is("Away") || failure.is_lost() {
             return Err(failure);
         }
@@ -240,19 +246,27 @@ async fn each(
     Ok((status, failed))
 }
 
-async fn one(client: &Client, id: &str, deed: &Deed) -> Result<()> {
+/// Does it. Returns what of it is not in force.
+async fn one(client: &Client, id: &str, deed: &Deed) -> Result<Vec<String>> {
     let none = Given::new();
     match deed {
-        Deed::Stop => client.call("Stop", &(id, &none)).await,
-        Deed::Kill(number) => client.call("Kill", &(id, *number, &none)).await,
-        Deed::Freeze => client.call("Freeze", &(id, &none)).await,
-        Deed::Thaw => client.call("Thaw", &(id, &none)).await,
+        Deed::Stop => client.call::<_, ()>("Stop", &(id, &none)).await?,
+        Deed::Kill(number) => client.call::<_, ()>("Kill", &(id, *number, &none)).await?,
+        Deed::Freeze => client.call::<_, ()>("Freeze", &(id, &none)).await?,
+        Deed::Thaw => client.call::<_, ()>("Thaw", &(id, &none)).await?,
         Deed::Set(limits) => {
             let limits: Given<'_> = limits
                 .iter()
                 .map(|(key, value)| (key.as_str(), Variant::from(value.as_str())))
                 .collect();
-            client.call("SetLimits", &(id, &limits, &none)).await
+            client
+                .call::<_, ()>("SetLimits", &(id, &limits, &none))
+                .await?;
+            // The reply tells nothing; what was set is set, whether or not this can be read.
+            if let Ok(described) = client.describe(id).await {
+                return Ok(texts(&described, "warnings").unwrap_or_default());
+            }
         }
     }
+    Ok(Vec::new())
 }

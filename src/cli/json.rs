@@ -137,11 +137,16 @@ pub(super) fn shown(of: &Dict) -> Value {
     ] {
         value[key] = get(of, key);
     }
-    value["warnings"] = match get(of, "warnings") {
+    value["warnings"] = warnings(of);
+    value
+}
+
+/// What is not held; none where all is.
+fn warnings(of: &Dict) -> Value {
+    match get(of, "warnings") {
         Value::Null => json!([]),
         some => some,
-    };
-    value
+    }
 }
 
 /// A budget.
@@ -288,6 +293,7 @@ pub(super) fn project(of: &Dict) -> Value {
         "live": get(of, "live"),
         "queued": get(of, "queued"),
         "limits": limits(&dict(of, "limits")),
+        "warnings": warnings(of),
         "slice": text(of, "slice"),
         "created_at": time(super::client::number(of, "created_at")),
     })

@@ -217,6 +217,17 @@ fn note(text: &str) {
     eprintln!("{}", bus::advice(text));
 }
 
+/// Says of what is done what is not in force, and `whom` it is about if that is not plain.
+fn warn(whom: &str, warnings: &[String]) {
+    let whom = match whom {
+        "" => String::new(),
+        whom => format!("{whom}: "),
+    };
+    for warning in warnings {
+        note(&text::clean(&format!("Warning: {whom}{warning}")));
+    }
+}
+
 /// A limit's value can be read here already: what is no value is wrong usage.
 fn check_limit(key: &str, value: &str) -> Result<()> {
     let mut limits = crate::domain::Limits::default();

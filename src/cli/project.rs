@@ -1,7 +1,7 @@
 //! `project`.
 
 use super::args::{Project, ProjectSettings};
-use super::client::{Client, dict, number, text};
+use super::client::{Client, dict, number, text, texts};
 use super::failure::{Failure, Result, USAGE};
 use super::out::Out;
 use super::render;
@@ -20,12 +20,14 @@ pub(super) async fn project(client: &Client, global: &Global, args: &Project) ->
         Project::Create(settings) => {
             let body = (settings.name.as_str(), &given(settings));
             let _path: OwnedObjectPath = client.call("CreateProject", &body).await?;
+            warn_of(client, settings).await;
         }
         Project::Set(settings) => {
             let body = (settings.name.as_str(), &given(settings));
             if let Err(failure) = client.call::<_, ()>("SetProject", &body).await {
                 return Err(client.suggest(failure, &settings.name).await);
             }
+            warn_of(client, settings).await;
         }
         Project::Remove { name } => {
             let mut status = 0;
@@ -115,6 +117,21 @@ async fn all(client: &Client) -> Result<Vec<Dict>> {
     projects.map_err(|e| Failure::of_call(&e))
 }
 
+async fn warn_of(client: &Client, settings: &ProjectSettings) {
+    if settings.limits.given().next().is_some() {
+        warn(client, &settings.name).await;
+    }
+}
+
+/// Says what this host does not hold of a project's limits; the replies of what sets them tell nothing.
+pub(super) async fn warn(client: &Client, name: &str) {
+    let projects = all(client).await.unwrap_or_default();
+    if let Some(project) = projects.iter().find(|p| text(p, "name") == name) {
+        let warnings = texts(project, "warnings").unwrap_or_default();
+        super::warn(&format!("project {name}"), &warnings);
+    }
+}
+
 async fn show(client: &Client, out: &Out, name: &str) -> Result<()> {
     let projects = all(client).await?;
     let Some(project) = projects.iter().find(|p| text(p, "name") == name) else {
@@ -150,6 +167,10 @@ async fn show(client: &Client, out: &Out, name: &str) -> Result<()> {
             number(project, "default_tokens").map_or(String::new(), |n| n.to_string()),
         ),
         ("Limits", said.join(" ")),
+        (
+            "Warnings",
+            clean(&texts(project, "warnings").unwrap_or_default().join(" ")),
+        ),
         ("Slice", slice.to_owned()),
         (
             "Created",

@@ -247,9 +247,7 @@ fn on_terminal() -> bool {
 /// What the host does not hold although it was asked for.
 async fn warn(client: &Client, id: &str) {
     if let Ok(described) = client.describe(id).await {
-        for warning in texts(&described, "warnings").unwrap_or_default() {
-            super::note(&format!("Warning: {}", super::text::clean(&warning)));
-        }
+        super::warn("", &texts(&described, "warnings").unwrap_or_default());
     }
 }
 

@@ -198,7 +198,7 @@ pub const KEYS: &[Key] = &[
     ),
     Key {
         name: "limits.unenforced",
-        about: "What a limit gets whose controller this host lacks: refuse or warn",
+        about: "What a limit gets whose controller this host lacks: refuse, or warn (it is taken, and stratavorectl and show tell that it is not held)",
         reload: true,
         read: |config, _, value| {
             config.unenforced = match text(value)? {

@@ -158,7 +158,7 @@ impl EventType {
             Step::Thaw => Self::RunnerThawed,
             Step::Stop => Self::RunnerStopping,
             Step::End(..) => Self::RunnerEnded,
-            Step::Limit(_) | Step::Keep(_) => return None,
+            Step::Limit(..) | Step::Keep(_) => return None,
         })
     }
 }
@@ -222,7 +222,7 @@ pub fn of_runner(
     if let (EventType::RunnerRunning, Some(placement)) = (kind, &runner.placement) {
         data["invocation_id"] = json!(placement.invocation_id);
         data["unit"] = json!(runner.id.unit());
-        data["warnings"] = json!(placement.warnings);
+        data["warnings"] = json!(runner.warnings());
     }
     Draft {
         kind,

@@ -87,9 +87,12 @@ pub struct Placement {
     pub shim_pid: u32,
     /// Its start time in clock ticks since boot, which with the pid names it uniquely.
     pub shim_start: u64,
-    /// Limits this host does not hold, where the configuration allows that with a warning.
+    /// Limits of its own this host does not hold, where the configuration allows that with a warning.
     #[serde(default)]
     pub warnings: Vec<String>,
+    /// The same of its project's limits, as it was at its launch.
+    #[serde(default)]
+    pub project_warnings: Vec<String>,
 }
 
 /// A runner as the store has it.
@@ -141,8 +144,8 @@ pub enum Step {
     Thaw,
     /// A stop was asked for.
     Stop,
-    /// New limits are in force; no change of state.
-    Limit(Limits),
+    /// New limits are in force, all but those the warnings name; no change of state.
+    Limit(Limits, Vec<String>),
     /// It is over.
     End(Exit, Usage),
 }
@@ -197,6 +200,16 @@ impl Runner {
         self.state
     }
 
+    /// What was asked for and its host does not hold: of its project's slice, as it was at its launch, and of its own limits.
+    pub fn warnings(&self) -> Vec<String> {
+        let Some(placement) = &self.placement else {
+            return Vec::new();
+        };
+        let of_project = |warning| format!("Of project {}: {warning}", self.spec.project);
+        let project = placement.project_warnings.iter().map(of_project);
+        project.chain(placement.warnings.iter().cloned()).collect()
+    }
+
     /// Takes a step and returns the state before it. Nothing has changed if that is an error.
     pub fn apply(&mut self, step: &Step, at: Timestamp) -> Result<State, Error> {
         let old = self.state;
@@ -206,12 +219,12 @@ impl Runner {
             Step::Freeze(_) => State::Frozen,
             Step::Stop => State::Stopping,
             Step::End(..) => State::Ended,
-            Step::Limit(_) | Step::Keep(_) => old,
+            Step::Limit(..) | Step::Keep(_) => old,
         };
         let legal = match step {
             Step::Run(_) => old == State::Starting,
             Step::Thaw | Step::Keep(_) => old == State::Frozen,
-            Step::Limit(_) => old.is_live(),
+            Step::Limit(..) => old.is_live(),
             // Only who waits can leave the queue: what has had its turn is stopped.
             Step::End(exit, _) if exit.cause == Cause::Cancelled => old == State::Queued,
             _ => old.may_become(next),
@@ -234,7 +247,12 @@ impl Runner {
                 self.usage = Some(*usage);
                 self.ended_at = at.max(self.created_at);
             }
-            Step::Limit(limits) => self.spec.limits = limits.clone(),
+            Step::Limit(limits, warnings) => {
+                self.spec.limits = limits.clone();
+                if let Some(placement) = &mut self.placement {
+                    placement.warnings.clone_from(warnings);
+                }
+            }
             Step::Freeze(by) | Step::Keep(by) => self.frozen_by.clone_from(by),
             Step::Thaw | Step::Stop => {}
         }
@@ -249,7 +267,7 @@ impl Runner {
             Step::Keep(_) => "kept frozen",
             Step::Thaw => "thawed",
             Step::Stop => "stopped",
-            Step::Limit(_) => "given other limits",
+            Step::Limit(..) => "given other limits",
             Step::End(..) => "ended",
         };
         Error::new(
@@ -304,7 +322,7 @@ mod tests {
             Just(Step::Keep(None)),
             Just(Step::Thaw),
             Just(Step::Stop),
-            Just(Step::Limit(Limits::default())),
+            Just(Step::Limit(Limits::default(), Vec::new())),
             Just(Step::End(exit, Usage::default())),
         ]
     }

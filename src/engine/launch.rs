@@ -305,6 +305,7 @@ impl Lane {
         reply: lane::Answer<Launched>,
     ) -> bool {
         let id = order.id;
+        let limits = order.project_limits.clone();
         let placement = match self.shared.host.prepare(order).await {
             Ok(placement) => placement,
             Err(error) => {
@@ -322,6 +323,10 @@ impl Lane {
                 return false;
             }
         };
+        let project = &self.runner.spec.project;
+        self.shared
+            .slices
+            .told(project, &limits, &placement.project_warnings);
         crash::point("daemon.prepared");
         if self.shared.project_changes.load(Ordering::SeqCst) != project_changes {
             self.set_slice_again().await;
@@ -395,11 +400,7 @@ impl Lane {
         let _changing = self.shared.projects.lock().await;
         let name = &self.runner.spec.project;
         if let Ok(Some(project)) = self.shared.store.project(name).await
-            && let Err(error) = self
-                .shared
-                .host
-                .set_slice(name, project.settings.limits)
-                .await
+            && let Err(error) = self.shared.put(name, project.settings.limits).await
         {
             tracing::warn!(message_id = kinds::SLICE_STALE.id, project = %name, %error, "The slice of a changed project could not be set again");
         }

@@ -178,6 +178,7 @@ struct Shared {
     /// One change of a project at a time: its slice and its row must tell the same.
     projects: tokio::sync::Mutex<()>,
     project_changes: AtomicU64,
+    slices: projects::Slices,
     /// One comparison of rows with the host at a time, and the strangers it has warned of.
     reconciling: tokio::sync::Mutex<HashSet<RunnerId>>,
     closing: AtomicBool,
@@ -262,6 +263,7 @@ impl Engine {
             launches: Arc::new(Semaphore::new(LAUNCHES_MAX)),
             projects: tokio::sync::Mutex::new(()),
             project_changes: AtomicU64::new(0),
+            slices: projects::Slices::default(),
             reconciling: tokio::sync::Mutex::default(),
             closing: AtomicBool::new(false),
             closed: AtomicBool::new(false),

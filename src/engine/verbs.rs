@@ -113,7 +113,8 @@ impl Lane {
             .await
             .map_err(host_error)?;
         self.overtime = false;
-        self.step(Step::Limit(limits), actor).await;
+        self.step(Step::Limit(limits, warnings.clone()), actor)
+            .await;
         Ok(warnings)
     }
 

@@ -525,3 +525,57 @@ async fn a_reader_who_goes_away_is_no_failure() {
     assert_eq!(output.status.code(), Some(0));
     assert!(output.stderr.is_empty());
 }
+
+/// The replies of SetLimits and SetProject carry nothing: who sets a limit is told all the same what of it is not held.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_sets_limits_is_told_what_is_not_held() {
+    let world = World::new().await;
+    let warn = |warnings: &[&str]| {
+        let warnings = warnings.iter().map(|w| (*w).to_owned()).collect();
+        *world.host.warnings.lock().unwrap() = warnings;
+    };
+    ok(&world, &["project", "create", "p"]).await;
+    let id = ok(&world, &["run", "p", "--", "sleep"]).await;
+    let id = id.trim();
+    warn(&["memory-max=1G is not held here."]);
+    let (code, _, err) = ctl(&world, &["set", id, "memory-max=1G"]).await;
+    assert_eq!(
+        (code, err.trim()),
+        (
+            0,
+            &*format!("Warning: {id}: memory-max=1G is not held here.")
+        )
+    );
+    let shown = ok(&world, &["show", id]).await;
+    assert!(shown.contains("memory-max=1G is not held here."), "{shown}");
+    let said = "Warning: project p: memory-max=1G is not held here.";
+    let set = ["project", "set", "p", "--memory-max=1G"];
+    let (code, _, err) = ctl(&world, &set).await;
+    assert_eq!((code, err.trim()), (0, said));
+    let create = ["project", "create", "q", "--memory-max=1G"];
+    let (code, _, err) = ctl(&world, &create).await;
+    assert_eq!((code, err.trim()), (0, &*said.replace("p:", "q:")));
+    let shown = json(&ok(&world, &["project", "show", "p", "-o", "json"]).await);
+    assert_eq!(shown["warnings"][0], "memory-max=1G is not held here.");
+    let shown = ok(&world, &["project", "show", "p"]).await;
+    assert!(shown.contains("is not held here"), "{shown}");
+    let file = std::env::temp_dir().join(format!("declared-{}.toml", std::process::id()));
+    std::fs::write(&file, "[projects.p]\nmemory_max = \"2G\"\n").unwrap();
+    let apply = ["apply", "--file", file.to_str().unwrap()];
+    let (code, out, err) = ctl(&world, &apply).await;
+    std::fs::remove_file(&file).unwrap();
+    assert_eq!((code, err.trim()), (0, said), "{out}");
+    // What is held is not warned of, nor what is lifted.
+    warn(&[]);
+    for arguments in [
+        &["set", id, "memory-max=infinity"][..],
+        &["project", "set", "p", "--memory-max=infinity"],
+    ] {
+        let (code, _, err) = ctl(&world, arguments).await;
+        assert_eq!((code, err.as_str()), (0, ""), "{arguments:?}");
+    }
+    let shown = json(&ok(&world, &["show", id, "-o", "json"]).await);
+    assert_eq!(shown["warnings"], serde_json::json!([]));
+    let shown = json(&ok(&world, &["project", "show", "p", "-o", "json"]).await);
+    assert_eq!(shown["warnings"], serde_json::json!([]));
+}

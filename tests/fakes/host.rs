@@ -25,6 +25,8 @@ pub struct FakeHost {
     notices: mpsc::Sender<HostNotice>,
     /// Whose scope every process is in.
     pub caller: Mutex<Option<RunnerId>>,
+    /// What it warns of whoever gives it limits.
+    pub warnings: Mutex<Vec<String>>,
 }
 
 impl FakeHost {
@@ -37,6 +39,7 @@ impl FakeHost {
             records: Mutex::default(),
             notices,
             caller: Mutex::default(),
+            warnings: Mutex::default(),
         };
         (host, receiver)
     }
@@ -54,6 +57,10 @@ impl FakeHost {
 
     fn records(&self) -> std::sync::MutexGuard<'_, BTreeMap<RunnerId, Record>> {
         self.records.lock().expect("no panic in here")
+    }
+
+    fn unheld(&self) -> Vec<String> {
+        self.warnings.lock().expect("no panic in here").clone()
     }
 
     fn has(&self, id: RunnerId) -> Result<(), HostError> {
@@ -107,7 +114,8 @@ impl Host for FakeHost {
             boot_id: BOOT.to_owned(),
             shim_pid: 1,
             shim_start: 1,
-            warnings: Vec::new(),
+            warnings: self.unheld(),
+            project_warnings: Vec::new(),
         })
     }
 
@@ -168,7 +176,7 @@ impl Host for FakeHost {
 
     async fn set_limits(&self, id: RunnerId, _limits: Limits) -> Result<Vec<String>, HostError> {
         self.has(id)?;
-        Ok(Vec::new())
+        Ok(self.unheld())
     }
 
     async fn set_slice(
@@ -176,7 +184,7 @@ impl Host for FakeHost {
         _project: &ProjectName,
         _limits: Limits,
     ) -> Result<Vec<String>, HostError> {
-        Ok(Vec::new())
+        Ok(self.unheld())
     }
 
     async fn remove_slice(&self, _project: &ProjectName) -> Result<(), HostError> {

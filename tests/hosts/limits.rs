@@ -48,6 +48,40 @@ fn or_runs_with_a_warning_where_that_is_configured() {
     );
     let shown = site.ctl("alice", &format!("show {}", out.out())).ok();
     assert!(shown.out().contains("memory-max"), "and in show: {shown}");
+
+    // Who gives it another one is told, too, and so is who gives it one that is held.
+    let id = out.out();
+    let warned = |set: &str, limit: &str| {
+        let out = site.ctl("root", set).ok();
+        let said = format!("{limit} is not held on this host");
+        assert!(out.err().contains(&said), "{set}: {out}");
+    };
+    warned(&format!("set {id} memory-max=96M"), "memory-max=96M");
+    warned(&format!("set {id} runtime-max=1h"), "memory-max=96M");
+    let warnings = |id: &str| site.show(id)["warnings"].to_string();
+    assert!(warnings(&id).contains("memory-max=96M is not held"));
+    assert!(!warnings(&id).contains("memory-max=64M"));
+    site.ctl("root", &format!("set {id} memory-max=infinity"))
+        .ok();
+    assert_eq!(warnings(&id), "[]");
+
+    // A project's limits are its slice's; its runners have them as well.
+    warned("project set p --memory-max=1G", "memory-max=1G");
+    warned("project create q --memory-max=2G", "memory-max=2G");
+    let out = site.ctl("alice", "run --tasks-max=50 p -- sleep 1000").ok();
+    let said = "Of project p: memory-max=1G is not held on this host";
+    assert!(out.err().contains(said), "{out}");
+    let second = out.out();
+    site.ctl("root", &format!("set {second} tasks-max=60")).ok();
+    assert!(warnings(&second).contains(said), "the project's stay");
+    let project = || site.ctl("root", "project show p").ok().out();
+    assert!(project().contains("memory-max=1G is not held"));
+    site.root("systemctl restart stratavored").ok();
+    site.wait_met();
+    assert!(
+        project().contains("memory-max=1G is not held"),
+        "a launch finds it anew"
+    );
     site.clear();
 }
 

@@ -108,7 +108,7 @@ pub(crate) async fn all_that_is_done_is_written_down<B: Base>(store: Arc<SqlStor
         tasks_max: Some(7),
         ..Limits::default()
     };
-    apply(store, step(1, Step::Limit(limits), 6_000_001)).await;
+    apply(store, step(1, Step::Limit(limits, Vec::new()), 6_000_001)).await;
     let twice = store
         .create_project(name("p"), ProjectSettings::default(), alice(), at(9))
         .await;

@@ -11,10 +11,13 @@ fn steps() -> [Step; 6] {
         Step::Freeze(None),
         Step::Thaw,
         Step::Stop,
-        Step::Limit(Limits {
-            memory_max: Some(1 << 30),
-            ..Limits::default()
-        }),
+        Step::Limit(
+            Limits {
+                memory_max: Some(1 << 30),
+                ..Limits::default()
+            },
+            Vec::new(),
+        ),
         end(),
     ]
 }
@@ -155,11 +158,23 @@ pub(crate) async fn limits_change_without_event(store: Arc<impl Store + 'static>
         memory_max: Some(u64::MAX),
         ..Limits::default()
     };
-    let applied = apply(&*store, step(1, Step::Limit(limits.clone()), 3)).await;
+    let warned = |of: &str| Step::Limit(limits.clone(), vec![of.to_owned()]);
+    let applied = apply(&*store, step(1, warned("memory-max"), 3)).await;
     assert_eq!((applied.event, applied.runner.seq), (None, 1));
+    let row = store.runner(id(1)).await.unwrap().unwrap();
+    // Of what has no scope yet its launch tells.
+    assert_eq!((row.spec.limits, row.placement), (limits.clone(), None));
+    apply(&*store, step(1, Step::Run(placement()), 4)).await;
+    let applied = apply(&*store, step(1, warned("memory-max"), 5)).await;
+    assert_eq!((applied.event, applied.runner.seq), (None, 2));
+    let warnings = vec!["memory-max".to_owned()];
+    let placed = Some(Placement {
+        warnings,
+        ..placement()
+    });
     assert_eq!(
-        store.runner(id(1)).await.unwrap().unwrap().spec.limits,
-        limits
+        store.runner(id(1)).await.unwrap().unwrap().placement,
+        placed
     );
 }
 

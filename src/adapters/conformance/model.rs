@@ -31,7 +31,7 @@ pub(crate) fn ops() -> impl Strategy<Value = Vec<Op>> {
         1 => Just(Step::Freeze(None)),
         1 => Just(Step::Thaw),
         1 => Just(Step::Stop),
-        1 => Just(Step::Limit(Limits { memory_max: Some(9 << 20), ..Limits::default() })),
+        1 => Just(Step::Limit(Limits { memory_max: Some(9 << 20), ..Limits::default() }, Vec::new())),
         3 => Just(end()),
     ];
     let cap = || proptest::option::of(0u32..4);

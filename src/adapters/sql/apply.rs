@@ -138,16 +138,17 @@ async fn step(
 ) -> Result<Applied, Fail> {
     let Some(kind) = EventType::of_step(&change.step) else {
         on.run(
-            "UPDATE runners SET spec = $2, frozen_by = $3 WHERE id = $1",
+            "UPDATE runners SET spec = $2, frozen_by = $3, placement = $4 WHERE id = $1",
             vec![
                 runner.id.into(),
                 Value::json(&runner.spec)?,
                 runner.frozen_by.as_deref().into(),
+                runner.placement.as_ref().map(row::json).transpose()?.into(),
             ],
         )
         .await?;
         match &change.step {
-            Step::Limit(limits) => {
+            Step::Limit(limits, _) => {
                 let data = json!({ "runner": runner.id.to_string(), "host": runner.host, "limits": limits });
                 on.note(|| act("act.set-limits", data, runner, change));
             }

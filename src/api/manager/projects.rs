@@ -30,7 +30,8 @@ impl Projects {
         Ok(tree::project_path(&name))
     }
 
-    /// Changes some settings of a project; limits take effect at once. "infinity" lifts one.
+    /// Changes some settings of a project; limits take effect at once. "infinity" lifts one. What
+    /// this host does not hold of them, where the configuration allows that, ListProjects tells.
     async fn set_project(
         &self,
         #[zbus(header)] header: Header<'_>,
@@ -53,7 +54,8 @@ impl Projects {
     }
 
     /// All projects by name: name, description, max_runners, max_queued, default_tokens, live, queued,
-    /// limits, slice, created_at.
+    /// limits, slice, created_at; warnings, what this host does not hold of the limits, as far as it
+    /// was found since the daemon began.
     #[zbus(out_args("projects"))]
     async fn list_projects(&self, #[zbus(header)] header: Header<'_>) -> Result<Vec<Dict>> {
         let _call = self.0.enter(&header).await?;

@@ -139,7 +139,8 @@ impl Runners {
         self.0.thaw(call, runner, &options).await
     }
 
-    /// Gives a live runner new values for some limits, with the keys of Launch; the others stay.
+    /// Gives a live runner new values for some limits, with the keys of Launch; the others stay. What
+    /// its host does not hold of them, where the configuration allows that, Describe tells: warnings.
     async fn set_limits(
         &self,
         #[zbus(header)] header: Header<'_>,

@@ -12,6 +12,7 @@ use crate::cli::text::clean;
 use crate::cli::{Global, complain};
 use crate::crash;
 use crate::domain::declared::Value;
+use crate::domain::project::SLICE_KEYS;
 use crate::domain::units::INFINITY;
 use serde_json::json;
 use std::path::Path;
@@ -111,11 +112,16 @@ async fn take(client: &Client, step: &Step) -> Result<()> {
     match (&step.object, &step.deed) {
         (Object::Fleet, _) => client.call("SetFleet", &(&given,)).await,
         (Object::Project(name), Deed::Create(_)) => {
-            let made = client.call("CreateProject", &(name.as_str(), &given)).await;
-            made.map(|_: OwnedObjectPath| ())
+            let body = (name.as_str(), &given);
+            let _path: OwnedObjectPath = client.call("CreateProject", &body).await?;
+            warn(client, name.as_str(), &keys).await;
+            Ok(())
         }
         (Object::Project(name), Deed::Change(_)) => {
-            client.call("SetProject", &(name.as_str(), &given)).await
+            let body = (name.as_str(), &given);
+            client.call::<_, ()>("SetProject", &body).await?;
+            warn(client, name.as_str(), &keys).await;
+            Ok(())
         }
         (Object::Project(name), Deed::Remove { runners: 0 }) => {
             client.call("RemoveProject", &(name.as_str(), &none)).await
@@ -139,6 +145,12 @@ async fn take(client: &Client, step: &Step) -> Result<()> {
             let body = (scope.to_string(), period.as_str(), &given, &none);
             client.call("SetBudget", &body).await
         }
+    }
+}
+
+async fn warn(client: &Client, name: &str, keys: &[String]) {
+    if keys.iter().any(|key| SLICE_KEYS.contains(&key.as_str())) {
+        crate::cli::project::warn(client, name).await;
     }
 }
 

@@ -380,7 +380,7 @@ fn kind(step: &Step) -> u8 {
         Step::Keep(_) => 3,
         Step::Thaw => 4,
         Step::Stop => 5,
-        Step::Limit(_) => 6,
+        Step::Limit(..) => 6,
         Step::End(..) => 7,
     }
 }
