@@ -25,6 +25,16 @@ impl Core {
         Ok(hosts.iter().map(|h| host_dict(h, now, own)).collect())
     }
 
+    pub(super) fn agent(&self) -> Dict {
+        let health = self.engine().health();
+        let health = health.borrow();
+        let mut dict = Dict::new();
+        let state = if health.agent { "ok" } else { "away" };
+        convert::put(&mut dict, "state", state);
+        convert::maybe(&mut dict, "since", health.agent_left.map(|t| t.0));
+        dict
+    }
+
     pub(super) fn lease(&self) -> Dict {
         let mut dict = Dict::new();
         let Some(lease) = self.engine().lease_state() else {

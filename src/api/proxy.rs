@@ -140,6 +140,12 @@ pub trait Manager {
     /// Whether an audit is kept.
     #[zbus(property(emits_changed_signal = "const"))]
     fn audit(&self) -> zbus::Result<String>;
+    /// The agent of the host.
+    #[zbus(property(emits_changed_signal = "false"))]
+    fn agent(&self) -> zbus::Result<Dict>;
+    /// What keeps the host from launching.
+    #[zbus(property(emits_changed_signal = "false"))]
+    fn not_ready(&self) -> zbus::Result<Vec<String>>;
     /// This host's place in its fleet.
     #[zbus(property(emits_changed_signal = "false"))]
     fn lease(&self) -> zbus::Result<Dict>;

@@ -1,5 +1,6 @@
 //! `stop`, `kill`, `freeze`, `thaw`, `set`: the same for one runner and for many.
 
+use super::agent::Away;
 use super::args::{Choice, Format, Kill, Many, Set, Stop};
 use super::client::{Client, text, texts};
 use super::failure::{Failure, Result, USAGE};
@@ -38,6 +39,12 @@ pub(super) async fn stop(client: &Client, global: &Global, args: &Stop) -> Resul
         false => live_ids(client, &given).await?,
     };
     let (status, failed) = each(client, &ids, &Deed::Stop, true).await?;
+    if !global.quiet
+        && let Some(away) = Away::of(client).await
+        && is_here(client, &ids, &failed).await
+    {
+        super::note(&away.stop(endings.is_some()));
+    }
     let mut all = Vec::new();
     if let Some(endings) = &mut endings {
         let out = Out::new(global);
@@ -66,6 +73,20 @@ pub(super) async fn stop(client: &Client, global: &Global, args: &Stop) -> Resul
         }
     }
     Ok(if unknown == 0 { status } else { unknown })
+}
+
+/// Whether one of them that was asked to stop is of this host, whose agent is away, and lives on.
+async fn is_here(client: &Client, ids: &[String], failed: &BTreeSet<String>) -> bool {
+    let Ok(host) = client.manager().host_id().await else {
+        return false;
+    };
+    for id in ids.iter().filter(|id| !failed.contains(*id)) {
+        let described = client.describe(id).await.unwrap_or_default();
+        if text(&described, "host") == host && text(&described, "state") == "stopping" {
+            return true;
+        }
+    }
+    false
 }
 
 /// The ids of those that live still, and what is known of those that have ended. What can't be found out is said and gives the

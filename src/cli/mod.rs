@@ -1,5 +1,6 @@
 //! `stratavorectl`: a program on the bus as any other. One file per verb.
 
+mod agent;
 pub mod args;
 mod audit;
 mod budget;

@@ -1,6 +1,7 @@
 //! `status`.
 
 use super::Global;
+use super::agent::{self, Away};
 use super::bus;
 use super::client::{Client, number, text};
 use super::failure::{FAILED, Failure, Result};
@@ -34,6 +35,8 @@ pub(super) async fn status(client: &Client, global: &Global) -> Result<u8> {
     // An earlier stratavored does not tell it.
     let lease = manager.lease().await.unwrap_or_default();
     let notifications = manager.notifications().await.unwrap_or_default();
+    let agent = manager.agent().await.unwrap_or_default();
+    let not_ready = manager.not_ready().await.unwrap_or_default();
     let down = store == "down";
     let outbox = match broker.as_str() {
         "unconfigured" => Dict::new(),
@@ -48,6 +51,8 @@ pub(super) async fn status(client: &Client, global: &Global) -> Result<u8> {
             "host_name": name,
             "host_id": id,
             "store": store,
+            "agent": agent::as_json(&agent),
+            "not_ready": not_ready,
             "broker": broker,
             "audit": audit,
             "live_runners": live,
@@ -56,15 +61,15 @@ pub(super) async fn status(client: &Client, global: &Global) -> Result<u8> {
             "notifications": notifications,
         }))?;
     } else {
+        let away = Away::told(&agent);
         let store = match store.as_str() {
             "down" => format!(
                 "down: nothing can be launched, running work goes on. See: {} stratavored",
                 bus::journalctl_unit()
             ),
-            "degraded" => format!(
-                "degraded: nothing can be launched for now. See: {} status stratavored",
-                bus::systemctl()
-            ),
+            // What is the matter is told of the agent.
+            "degraded" if away.is_some() => "ok".to_owned(),
+            "degraded" => degraded(&not_ready),
             other => other.to_owned(),
         };
         let waiting = match number(&outbox, "pending").unwrap_or_default() {
@@ -79,6 +84,7 @@ pub(super) async fn status(client: &Client, global: &Global) -> Result<u8> {
             ("Host", format!("{name} ({id})")),
             ("Version", version),
             ("Store", store),
+            ("Agent", away.map(Away::status).unwrap_or_default()),
             (
                 "Audit",
                 match audit.as_str() {
@@ -115,6 +121,18 @@ pub(super) async fn status(client: &Client, global: &Global) -> Result<u8> {
         out.text(&render::block(&rows, out.look.width))?;
     }
     Ok(if down { FAILED } else { 0 })
+}
+
+/// It answers, and nothing can be launched: why not.
+fn degraded(not_ready: &[String]) -> String {
+    let why = match not_ready {
+        [] => String::new(),
+        some => format!(" ({})", clean(&some.join("; "))),
+    };
+    format!(
+        "ok, but nothing can be launched for now{why}. See: {} status stratavored",
+        bus::systemctl()
+    )
 }
 
 /// `draining: new disk`; empty if this host is not cordoned.

@@ -1,5 +1,6 @@
 //! `why`: what decided about a runner or a project, with its numbers, and what to do about it.
 
+use super::agent::Away;
 use super::args::Why;
 use super::client::{Client, dict, number, text};
 use super::failure::{Failure, Result};
@@ -59,7 +60,13 @@ async fn unknown(client: &Client, what: &str) -> Failure {
 
 async fn of_runner(client: &Client, out: &Out, of: &Dict) -> Result<u8> {
     let story = Story::of(client, text(of, "id")).await?;
-    let reasons = reasons(of, &story);
+    let away = match text(of, "host") {
+        host if client.manager().host_id().await.is_ok_and(|id| id == host) => {
+            Away::of(client).await
+        }
+        _ => None,
+    };
+    let reasons = reasons(of, &story, away);
     if out.is_json() {
         let mut value = json::shown(of);
         value["reasons"] = reasons.into();
@@ -99,7 +106,7 @@ fn say(out: &Out, head: &str, sentences: &[String]) -> Result<u8> {
 }
 
 /// What decided about this runner, in sentences.
-fn reasons(of: &Dict, story: &Story) -> Vec<String> {
+fn reasons(of: &Dict, story: &Story, away: Option<Away>) -> Vec<String> {
     let (limits, used, exit) = (dict(of, "limits"), dict(of, "usage"), dict(of, "exit"));
     let id = text(of, "id");
     let mut out = vec![match text(of, "state") {
@@ -109,7 +116,7 @@ fn reasons(of: &Dict, story: &Story) -> Vec<String> {
         ),
         state => format!(
             "Its state is {state}: {}",
-            standing(of, state, story, &limits)
+            standing(of, state, story, &limits, away)
         ),
     }];
     let placed = show::placed_by(of);
@@ -142,41 +149,52 @@ fn reasons(of: &Dict, story: &Story) -> Vec<String> {
 }
 
 /// Why a live one is as it is.
-fn standing(of: &Dict, state: &str, story: &Story, limits: &Dict) -> String {
+fn standing(of: &Dict, state: &str, story: &Story, limits: &Dict, away: Option<Away>) -> String {
     let since = |key| {
         number(of, key)
             .map(|at| format!("{} ago", super::render::ago(at)))
             .unwrap_or_default()
     };
-    match state {
-        "starting" => format!(
-            "it was admitted {}, no quota is in its way; its scope is made and its limits are read back before the command is released. That takes a moment; if it lasts, see: {} status stratavore-agent.",
+    let by = || {
+        story
+            .asked_by()
+            .unwrap_or_else(|| "the host itself".to_owned())
+    };
+    match (state, away) {
+        ("starting", Some(away)) => format!(
+            "it was admitted {}, no quota is in its way; {}, and it goes on when that is back.",
             since("created_at"),
-            bus::systemctl()
+            away.said()
         ),
-        "queued" => format!(
-            "it has waited for its turn {}.",
-            since("created_at").trim_end_matches(" ago")
-        ),
-        "frozen" if !text(of, "frozen_by").is_empty() => frozen_by(text(of, "frozen_by"), of),
-        "frozen" => format!(
-            "{}; its processes stand still until: stratavorectl thaw {}.",
-            story
-                .last_of("frozen")
-                .unwrap_or_else(|| "it was frozen".to_owned()),
-            text(of, "id")
-        ),
-        "stopping" => format!(
-            "asked for by {}; what is left of its processes is killed when its stop timeout ({}) has passed.",
-            story
-                .asked_by()
-                .unwrap_or_else(|| "the host itself".to_owned()),
-            match usage::limit(limits, "stop-timeout") {
-                none if none.is_empty() => show_span(DEFAULT_STOP_TIMEOUT),
-                some => some,
-            }
-        ),
-        _ => format!("its command was started {} and runs.", since("started_at")),
+        ("stopping", Some(away)) => format!("asked for by {}; {}.", by(), away.stopping()),
+        _ => match state {
+            "starting" => format!(
+                "it was admitted {}, no quota is in its way; its scope is made and its limits are read back before the command is released. That takes a moment; if it lasts, see: {} status stratavore-agent.",
+                since("created_at"),
+                bus::systemctl()
+            ),
+            "queued" => format!(
+                "it has waited for its turn {}.",
+                since("created_at").trim_end_matches(" ago")
+            ),
+            "frozen" if !text(of, "frozen_by").is_empty() => frozen_by(text(of, "frozen_by"), of),
+            "frozen" => format!(
+                "{}; its processes stand still until: stratavorectl thaw {}.",
+                story
+                    .last_of("frozen")
+                    .unwrap_or_else(|| "it was frozen".to_owned()),
+                text(of, "id")
+            ),
+            "stopping" => format!(
+                "asked for by {}; what is left of its processes is killed when its stop timeout ({}) has passed.",
+                by(),
+                match usage::limit(limits, "stop-timeout") {
+                    none if none.is_empty() => show_span(DEFAULT_STOP_TIMEOUT),
+                    some => some,
+                }
+            ),
+            _ => format!("its command was started {} and runs.", since("started_at")),
+        },
     }
 }
 
@@ -435,19 +453,19 @@ mod tests {
     #[test]
     fn every_cause_has_its_reason() {
         for cause in crate::domain::exit::Cause::ALL {
-            let said = reasons(&runner("ended", cause.as_str()), &Story::default());
+            let said = reasons(&runner("ended", cause.as_str()), &Story::default(), None);
             let more = usize::from(cause.as_str() != "success");
             assert!(said.len() >= 3 + more, "{cause:?}: {said:?}");
         }
-        let said = reasons(&runner("ended", "oom-kill"), &Story::default()).join(" ");
+        let said = reasons(&runner("ended", "oom-kill"), &Story::default(), None).join(" ");
         assert!(
             said.contains("peak 1G of 1G (100%)") && said.contains("--memory-max"),
             "{said}"
         );
-        let said = reasons(&runner("ended", "timeout"), &Story::default()).join(" ");
+        let said = reasons(&runner("ended", "timeout"), &Story::default(), None).join(" ");
         assert!(said.contains("1min at most"), "{said}");
         for state in ["queued", "starting", "running", "frozen", "stopping"] {
-            let said = reasons(&runner(state, ""), &Story::default()).join(" ");
+            let said = reasons(&runner(state, ""), &Story::default(), None).join(" ");
             assert!(said.contains(&format!("Its state is {state}: ")), "{said}");
         }
     }

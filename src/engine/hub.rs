@@ -34,7 +34,7 @@ pub(super) async fn run(shared: Arc<Shared>, mut notices: mpsc::Receiver<HostNot
                 None => return,
                 Some(HostNotice::Connected) => {
                     tracing::info!(message_id = kinds::AGENT_BACK.id, "The agent is connected");
-                    shared.health.send_modify(|h| h.agent = true);
+                    shared.health.send_modify(super::Health::agent_came);
                     shared.lease.agent_is_there();
                     next = Some(Instant::now());
                 }
@@ -43,7 +43,7 @@ pub(super) async fn run(shared: Arc<Shared>, mut notices: mpsc::Receiver<HostNot
                         let work = shared.without_agent();
                         tracing::warn!(message_id = kinds::AGENT_AWAY.id, "The connection to the agent is gone: nothing can be launched or stopped, {work}");
                     }
-                    shared.health.send_modify(|h| h.agent = false);
+                    shared.health.send_modify(|h| h.agent_went(super::now()));
                     next = None;
                 }
                 Some(HostNotice::Ended(id, record)) => tell(&shared, id, Command::Ended(record)),

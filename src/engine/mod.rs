@@ -18,6 +18,7 @@ mod facts;
 mod fenced;
 mod fleet;
 mod hands;
+mod health;
 mod hosts;
 mod hub;
 mod joining;
@@ -44,6 +45,7 @@ mod words;
 pub use arm::{FenceState, LeaseState};
 pub use audit::Noted;
 pub use fleet::Peers;
+pub use health::Health;
 pub use launch::Launched;
 pub use lease::Membership;
 pub use notify::{Fares, Subscriber};
@@ -147,19 +149,6 @@ pub struct Happening {
     pub old: Option<State>,
 }
 
-/// How the parts below are.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Health {
-    /// `None` = the store answers; else why not.
-    pub store: Option<String>,
-    /// Whether the agent is connected.
-    pub agent: bool,
-    /// Whether it is known what runs: compared with the rows since this host has joined.
-    pub adopted: bool,
-    /// `None` = this host may launch, as far as its fleet is concerned; else why not.
-    pub lease: Option<String>,
-}
-
 /// The engine's handle; clones are the same engine.
 #[derive(Debug, Clone)]
 pub struct Engine(Arc<Shared>);
@@ -211,26 +200,6 @@ struct Entry {
     launches: u32,
 }
 
-impl Health {
-    /// Why nothing can be launched now; empty = all is well.
-    pub fn lacking(&self) -> Vec<String> {
-        let mut all = Vec::new();
-        if let Some(why) = &self.store {
-            all.push(format!("the store does not answer: {why}"));
-        }
-        if !self.agent {
-            all.push("the agent does not answer".to_owned());
-        }
-        if let Some(why) = &self.lease {
-            all.push(format!("this host may not launch: {why}"));
-        }
-        if !self.adopted {
-            all.push("what runs is not known yet".to_owned());
-        }
-        all
-    }
-}
-
 impl Engine {
     /// Starts hub and upkeep. Nothing is adopted before the agent has connected.
     pub fn start(
@@ -240,12 +209,7 @@ impl Engine {
         drawer: Arc<dyn Drawer>,
         notices: mpsc::Receiver<HostNotice>,
     ) -> Self {
-        let health = Health {
-            store: None,
-            agent: false,
-            adopted: false,
-            lease: None,
-        };
+        let health = Health::default();
         let lease = lease::Own::new(&settings.fleet, settings.sole_host);
         let terms = Terms {
             host_max: settings.host_max,

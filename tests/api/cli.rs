@@ -579,3 +579,56 @@ async fn who_sets_limits_is_told_what_is_not_held() {
     let shown = json(&ok(&world, &["project", "show", "p", "-o", "json"]).await);
     assert_eq!(shown["warnings"], serde_json::json!([]));
 }
+
+/// Its agent is away: the store is well, and who asks or waits is told what the matter is, and since when.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_that_is_away_is_told_of_as_that() {
+    let world = World::new().await;
+    ok(&world, &["project", "create", "p"]).await;
+    let id = ok(&world, &["run", "p", "--", "sleep"]).await;
+    let id = id.trim();
+    let status = json(&ok(&world, &["status", "-o", "json"]).await);
+    assert_eq!(status["agent"]["state"], "ok");
+    assert_eq!(status["not_ready"], serde_json::json!([]));
+    let why = ok(&world, &["why", id]).await;
+    assert!(!why.contains("away"), "{why}");
+
+    world.host.agent(false).await;
+    let mut health = world.engine.health();
+    health.wait_for(|h| !h.agent).await.unwrap();
+    let status = json(&ok(&world, &["status", "-o", "json"]).await);
+    assert_eq!(status["agent"]["state"], "away");
+    assert!(status["agent"]["since"].is_string(), "{status}");
+    assert_eq!(status["not_ready"][0], "the agent does not answer");
+    let status = ok(&world, &["status"]).await;
+    let row = |name: &str| {
+        let row = status.lines().find(|l| l.trim_start().starts_with(name));
+        row.unwrap_or_else(|| panic!("{name} in {status}"))
+            .to_owned()
+    };
+    assert!(row("Store").trim_end().ends_with("ok"), "{status}");
+    assert!(row("Agent").contains("away since "), "{status}");
+
+    let mut stop = tool(&world, &["stop", id]);
+    let mut stop = stop.stderr(Stdio::piped()).spawn().unwrap();
+    let said = stop.stderr.take().unwrap();
+    let mut said = BufReader::new(said).lines();
+    let first = tokio::task::spawn_blocking(move || (said.next(), said));
+    let (first, said) = first.await.unwrap();
+    let first = first.unwrap().unwrap();
+    assert!(
+        first.starts_with("The stop is recorded, and carried out when the agent is back: stratavore-agent is away since "),
+        "{first}"
+    );
+    let why = ok(&world, &["why", id]).await;
+    assert!(why.contains("stratavore-agent is away since"), "{why}");
+    assert!(!why.contains("is killed when"), "{why}");
+
+    world.host.agent(true).await;
+    let ended = tokio::task::spawn_blocking(move || {
+        let rest: Vec<String> = said.map(Result::unwrap).collect();
+        (stop.wait().unwrap(), rest.concat())
+    });
+    let (status, rest) = ended.await.unwrap();
+    assert!(status.success() && rest.contains("stopped"), "{rest}");
+}

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
 use stratavore::domain::exit::{Asked, LaunchError, Record, Usage};
 use stratavore::domain::fence::Deadline;
 use stratavore::domain::logs::LogsRequest;
@@ -25,6 +26,8 @@ pub struct FakeHost {
     notices: mpsc::Sender<HostNotice>,
     /// Whose scope every process is in.
     pub caller: Mutex<Option<RunnerId>>,
+    /// Its agent is away.
+    away: AtomicBool,
     /// What it warns of whoever gives it limits.
     pub warnings: Mutex<Vec<String>>,
 }
@@ -39,9 +42,20 @@ impl FakeHost {
             records: Mutex::default(),
             notices,
             caller: Mutex::default(),
+            away: AtomicBool::new(false),
             warnings: Mutex::default(),
         };
         (host, receiver)
+    }
+
+    /// Its agent goes, or is there again.
+    pub async fn agent(&self, there: bool) {
+        self.away.store(!there, Ordering::SeqCst);
+        let notice = match there {
+            true => HostNotice::Connected,
+            false => HostNotice::Disconnected,
+        };
+        self.notices.send(notice).await.expect("it is heard");
     }
 
     /// How many runners it has.
@@ -151,6 +165,9 @@ impl Host for FakeHost {
     }
 
     async fn stop(&self, id: RunnerId, asked: Asked) -> Result<(), HostError> {
+        if self.away.load(Ordering::SeqCst) {
+            return Err(HostError::Unavailable("it is not connected".to_owned()));
+        }
         if self.has(id).is_ok() {
             self.end(id, |r| (r.signal, r.asked) = (Some(15), Some(asked)))
                 .await;

@@ -84,8 +84,8 @@ impl Facts {
         self.0.identity().host_name.clone()
     }
 
-    /// "ok"; "degraded": not everything is taken over yet; "down": nothing can be launched,
-    /// running work goes on.
+    /// "ok"; "degraded": it answers, and nothing can be launched for now all the same, see NotReady;
+    /// "down": it does not answer, nothing can be launched, running work goes on.
     #[zbus(property)]
     fn store(&self) -> String {
         self.0.store().to_owned()
@@ -95,6 +95,20 @@ impl Facts {
     #[zbus(property)]
     fn broker(&self) -> String {
         self.0.broker().to_owned()
+    }
+
+    /// The agent that does root's part on this host. state s: "ok", or "away": nothing can be launched,
+    /// frozen, thawed, signalled or given limits, and a stop is carried out when it is back.
+    /// since t: since when it is away; missing = it was not there since stratavored began.
+    #[zbus(property(emits_changed_signal = "false"))]
+    fn agent(&self) -> Dict {
+        self.0.agent()
+    }
+
+    /// What keeps this host from launching just now, a few words each; empty = nothing does.
+    #[zbus(property(emits_changed_signal = "false"))]
+    fn not_ready(&self) -> Vec<String> {
+        self.0.engine().health().borrow().lacking()
     }
 
     /// This host's place in its fleet, known without the store; empty where there is no fleet.

@@ -139,6 +139,10 @@ pub(super) struct Daemon {
     pub(super) version: String,
     /// ok, degraded or down.
     pub(super) store: String,
+    /// Its agent is away: the sentence that says so.
+    pub(super) agent_away: Option<String>,
+    /// What keeps it from launching.
+    pub(super) not_ready: Vec<String>,
     pub(super) live: u32,
     /// ok, failing, unconfigured; empty = it does not tell.
     pub(super) notifications: String,

@@ -4,6 +4,7 @@ use super::super::facts::{Audit, Bus, Call, Caller, Daemon, Outbox, Polkit};
 use super::{ANSWER, files, systemctl};
 use crate::api::auth::ACTIONS;
 use crate::api::proxy::{Given, ManagerProxy};
+use crate::cli::agent::Away;
 use crate::cli::bus::{connect, is_user};
 use crate::cli::client::{number, text};
 use std::collections::{BTreeMap, HashMap};
@@ -149,6 +150,8 @@ async fn daemon(connection: &Connection) -> zbus::Result<Daemon> {
     Ok(Daemon {
         version: manager.version().await?,
         store: manager.store().await?,
+        agent_away: Away::told(&manager.agent().await.unwrap_or_default()).map(Away::said),
+        not_ready: manager.not_ready().await.unwrap_or_default(),
         live: manager.live_runners().await?,
         // An earlier stratavored does not tell it.
         notifications: manager.notifications().await.unwrap_or_default(),

@@ -1,7 +1,7 @@
 //! The bus, our name on it, and polkit.
 
 use super::super::Finding;
-use super::super::facts::{Audit, Bus, Call, Facts};
+use super::super::facts::{Audit, Bus, Call, Daemon, Facts};
 use super::{and, missing};
 use crate::api::auth::ACTIONS;
 use crate::domain::units::show_span;
@@ -192,8 +192,15 @@ fn daemon(facts: &Facts) -> Finding {
         (Some(daemon), _) if daemon.store == "down" => {
             Finding::problem(CHECK, "stratavored answers, but its store does not: nothing can be launched. What runs goes on.").mend("journalctl -u stratavored -n 50")
         }
+        (Some(Daemon { agent_away: Some(away), .. }), _) => {
+            Finding::problem(CHECK, format!("stratavored answers, but {away}: nothing can be launched, and nothing stopped before it is back. What runs goes on.")).mend("systemctl status stratavore-agent")
+        }
         (Some(daemon), _) if daemon.store != "ok" => {
-            Finding::warning(CHECK, format!("stratavored answers; its store is {}: not everything is taken over yet.", daemon.store)).mend("journalctl -u stratavored -n 50")
+            let why = match &daemon.not_ready[..] {
+                [] => "not everything is taken over yet".to_owned(),
+                some => some.join("; "),
+            };
+            Finding::warning(CHECK, format!("stratavored answers, but nothing can be launched for now: {}.", why.trim_end_matches('.'))).mend("journalctl -u stratavored -n 50")
         }
         (Some(daemon), _) => Finding::ok(CHECK, format!("stratavored {} answers; live runners: {}.", daemon.version, daemon.live)),
         (None, Call::Nobody) => Finding::problem(CHECK, "stratavored is not on the bus.").mend("systemctl start stratavored"),

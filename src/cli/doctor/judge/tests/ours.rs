@@ -149,8 +149,24 @@ fn bus_and_daemon() {
     says(Problem, "daemon", &["nothing can be launched"], |f| {
         f.bus.daemon = daemon("1.2.3", "down")
     });
-    says(Warning, "daemon", &["degraded"], |f| {
+    let old = &["nothing can be launched for now: not everything is taken over yet."];
+    says(Warning, "daemon", old, |f| {
         f.bus.daemon = daemon("1.2.3", "degraded")
+    });
+    let why = &["for now: this host may not launch: x."];
+    says(Warning, "daemon", why, |f| {
+        f.bus.daemon = daemon("1.2.3", "degraded");
+        let not_ready = vec!["this host may not launch: x".to_owned()];
+        f.bus.daemon.as_mut().unwrap().not_ready = not_ready;
+    });
+    let away = &[
+        "but the agent is away since then: nothing can be launched",
+        "systemctl status stratavore-agent",
+    ];
+    says(Problem, "daemon", away, |f| {
+        f.bus.daemon = daemon("1.2.3", "degraded");
+        let said = "the agent is away since then".to_owned();
+        f.bus.daemon.as_mut().unwrap().agent_away = Some(said);
     });
     let broker = |broker: &str, blocked: bool, parked: u64| Outbox {
         broker: broker.to_owned(),
