@@ -162,24 +162,19 @@ impl Site {
         });
     }
 
-    /// The daemon may not have noticed yet that its agent is another one; it refuses orders until they have met.
+    /// The daemon may not have noticed yet that its agent is another one; it refuses orders until they have met. This has
+    /// them meet, and launches nothing, unless the programs are the first release's: they meet by a launch alone.
+    #[track_caller]
     pub fn wait_met(&self) {
         wait_for("daemon and agent have met", SOON, || {
-            let out = self.ctl("alice", "run p -- true");
-            match out.success() {
-                true => Ok(()),
-                false => Err(out.to_string()),
+            let mut out = self.ctl("root", "reconcile --dry-run");
+            if out.err().contains("unrecognized subcommand") {
+                out = self.ctl("alice", "run p -- true");
             }
-        });
-    }
-
-    /// Until it has them meet without launching anything.
-    pub fn wait_connected(&self) {
-        wait_for("daemon and agent talk", SOON, || {
-            let out = self.ctl("root", "reconcile --dry-run");
-            match out.success() {
+            let store = self.store();
+            match out.success() && !["degraded", "down"].contains(&store.as_str()) {
                 true => Ok(()),
-                false => Err(out.to_string()),
+                false => Err(format!("the store is {store}; {out}\n{}", self.log())),
             }
         });
     }
@@ -462,7 +457,7 @@ impl Site {
         });
         self.wait_up();
         if units.contains("stratavore-agent") {
-            self.wait_connected();
+            self.wait_met();
         }
     }
 }

@@ -106,7 +106,7 @@ fn a_pipe_outlives_all_but_its_runner() {
     site.root("systemctl restart stratavored stratavore-agent")
         .ok();
     site.wait_up();
-    site.wait_connected();
+    site.wait_met();
     let write = |line: &str| site.sh_as("alice", &format!("echo {line} > /tmp/in"));
     write("two").ok();
     wait_until("it goes on", SOON, || got().ends_with("got two\n"));

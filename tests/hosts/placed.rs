@@ -61,7 +61,7 @@ fn only_what_root_there_accepts() {
     // Allowed: it runs there as the user of that name, whatever the number is.
     b.root("usermod -u 2345 alice; chown -R alice /home/alice; systemctl restart stratavore-agent stratavored").ok();
     b.wait_up();
-    b.wait_connected();
+    b.wait_met();
     accept(b, &from("\"f-place-1\"", "\"alice\", \"root\""));
     let work = "sh -c 'id -u > /srv/who; pwd >> /srv/who; echo $KEY >> /srv/who; exec sleep 1000'";
     let id = place(a, "alice", &format!("-E KEY=s3cret-word p -- {work}"))
