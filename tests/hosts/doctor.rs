@@ -365,7 +365,32 @@ fn the_store_of_a_fleet() {
     let fine = store();
     assert_eq!(fine["level"], "ok", "{fine}");
     assert!(fine["message"].to_string().contains("schema"), "{fine}");
+    // Without the daemon its credentials are not there: that is no fault of the store's.
+    let site = &fleet.sites[0];
+    site.root("systemctl stop stratavored").ok();
+    let unseen = store();
+    assert_eq!(unseen["level"], "note", "{unseen}");
+    let message = unseen["message"].as_str().unwrap();
+    assert!(
+        message.contains("store-password and store-ca are there only while stratavored runs"),
+        "{unseen}"
+    );
+    let look = unseen["mend"].as_str().unwrap();
+    let out = site.root(look).ok();
+    assert!(out.out().contains("schema"), "{out}");
+    let still = site.root("systemctl is-active stratavored").out();
+    assert_eq!(still.trim(), "inactive", "{look}");
     fleet.postgres.kill9();
-    let away = store();
+    site.root(look).code(1);
+    assert_eq!(store()["level"], "note");
+    site.root("systemctl start --no-block stratavored").ok();
+    // It waits for its store, with its credentials.
+    let away = wait_for("the store is looked at again", SOON, || {
+        let said = store();
+        match said["level"] == "problem" {
+            true => Ok(said),
+            false => Err(said.to_string()),
+        }
+    });
     assert_eq!(away["level"], "problem", "{away}");
 }

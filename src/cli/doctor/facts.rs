@@ -275,6 +275,9 @@ pub(super) enum Told {
     TooLong,
     /// It can't be run, or does not know what was asked.
     Unable(String),
+    /// It was not asked: these credentials of the daemon's unit are there only while that runs. And the command that
+    /// asks it with them, if there is one.
+    Lacks(Vec<String>, Option<Vec<String>>),
 }
 
 #[derive(Debug, Clone, Default)]

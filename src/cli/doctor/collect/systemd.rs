@@ -113,10 +113,18 @@ pub(super) async fn programs(
         };
         programs.config = Some(told(&mut check("--check-config"), ANSWER).await);
         let mut store = check("--check-store");
-        if let Some(folder) = credentials(user) {
-            store.env("CREDENTIALS_DIRECTORY", folder);
-        }
+        let wanted = match credentials(user) {
+            Some(folder) => {
+                store.env("CREDENTIALS_DIRECTORY", folder);
+                Vec::new()
+            }
+            None => store_credentials().await,
+        };
         match daemon {
+            _ if sees && !wanted.is_empty() => {
+                let names = wanted.iter().map(|c| c.name.clone()).collect();
+                programs.store = Some(Told::Lacks(names, with(&wanted, user, store.as_std())));
+            }
             _ if user => programs.store = Some(told(&mut store, STORE).await),
             // Not as root: what SQLite makes beside the file must be the daemon's.
             Some((uid, gid)) if root => {
@@ -142,6 +150,73 @@ fn credentials(user: bool) -> Option<PathBuf> {
     };
     let folder = run.join("credentials/stratavored.service");
     folder.is_dir().then_some(folder)
+}
+
+/// A credential that a unit asks for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Wanted {
+    /// The setting by which it does.
+    by: String,
+    name: String,
+    value: String,
+}
+
+/// Those that the daemon's unit asks for to reach its store.
+async fn store_credentials() -> Vec<Wanted> {
+    let files = systemctl(&["cat", "--no-pager", "stratavored.service"]).await;
+    let all = wanted(&files.unwrap_or_default());
+    let of_store = |c: &Wanted| c.name.starts_with("store-");
+    all.into_iter().filter(of_store).collect()
+}
+
+/// What the files of a unit say, in their order: an empty setting takes back what was said before.
+fn wanted(files: &str) -> Vec<Wanted> {
+    let mut all: Vec<Wanted> = Vec::new();
+    for line in files.replace("\\\n", " ").lines() {
+        let Some((by, value)) = line.split_once('=') else {
+            continue;
+        };
+        let (by, value) = (by.trim(), value.trim());
+        let kinds = [
+            "LoadCredential",
+            "LoadCredentialEncrypted",
+            "SetCredential",
+            "SetCredentialEncrypted",
+        ];
+        if !kinds.contains(&by) {
+            continue;
+        }
+        match value.split(':').next() {
+            None | Some("") => all.retain(|c| c.by[..3] != by[..3]),
+            Some(name) => {
+                all.retain(|c| c.name != name);
+                all.push(Wanted {
+                    by: by.to_owned(),
+                    name: name.to_owned(),
+                    value: value.to_owned(),
+                });
+            }
+        }
+    }
+    all
+}
+
+/// The command that runs `check` with these credentials; `None` = what is in one of them would have to be in it.
+fn with(wanted: &[Wanted], user: bool, check: &std::process::Command) -> Option<Vec<String>> {
+    let mut words = vec!["systemd-run".to_owned()];
+    match user {
+        true => words.extend(["--user", "--pipe", "--wait"].map(str::to_owned)),
+        false => words.extend(["--pipe", "--wait", "-p", "User=stratavore"].map(str::to_owned)),
+    }
+    for Wanted { by, value, .. } in wanted {
+        if !by.starts_with("Load") {
+            return None;
+        }
+        words.extend(["-p".to_owned(), format!("{by}={value}")]);
+    }
+    let program = [check.get_program()].into_iter().chain(check.get_args());
+    words.extend(program.map(|word| word.to_string_lossy().into_owned()));
+    Some(words)
 }
 
 /// The program a unit starts, else the one that was installed with this one.
@@ -321,6 +396,29 @@ mod tests {
             let unit = Unit([("ExecStart".to_owned(), line)].into());
             assert_eq!(config_of(Some(&unit)), config);
         }
+        let files = "# /usr/lib/a.service\n[Service]\nLoadCredential=store-password:/old\nSetCredential=amqp-password:a:b\n\
+            # /etc/a.service.d/b.conf\n[Service]\n #LoadCredential=store-key:/x\nLoadCredential=\n\
+            LoadCredential = store-password:/a b\nLoadCredentialEncrypted=store-ca\n";
+        let all = wanted(files);
+        let told: Vec<_> = all.iter().map(|c| (&c.by[..], &c.value[..])).collect();
+        assert_eq!(
+            told,
+            [
+                ("SetCredential", "amqp-password:a:b"),
+                ("LoadCredential", "store-password:/a b"),
+                ("LoadCredentialEncrypted", "store-ca")
+            ]
+        );
+        let mut check = std::process::Command::new("/d");
+        check.args(["--config=/x.toml", "--check-store"]);
+        let words = with(&all[1..], false, &check).unwrap_or_default();
+        assert_eq!(
+            crate::cli::text::command(&words),
+            "systemd-run --pipe --wait -p User=stratavore -p 'LoadCredential=store-password:/a b' \
+             -p LoadCredentialEncrypted=store-ca /d --config=/x.toml --check-store"
+        );
+        // Nobody gets to see what is in one.
+        assert_eq!(with(&all, false, &check), None);
         let settings = settings(
             "# /etc/x.conf\n[Journal]\n#Storage=none\nStorage=auto\n Storage = volatile\n;A=b\n",
         );

@@ -3,6 +3,7 @@
 use super::super::Finding;
 use super::super::facts::{Accounts, Facts, Folder, Found, Modes, Told};
 use super::and;
+use crate::cli::text::command;
 
 /// Seconds after which an ending that is not in the store is late.
 const LATE: u64 = 60;
@@ -46,8 +47,26 @@ pub(super) fn programs(facts: &Facts) -> Vec<Finding> {
             Finding::problem("store", why.clone()).mend("journalctl -u stratavored -n 50")
         }
         Some(Told::Unable(why)) => Finding::note("store", format!("Not looked at: {why}.")),
+        Some(Told::Lacks(names, check)) => without(names, check.as_deref()),
     });
     out
+}
+
+/// The store, whose credentials are not there.
+fn without(names: &[String], check: Option<&[String]>) -> Finding {
+    let (are, they) = match names {
+        [_] => ("the daemon's credential", "is"),
+        _ => ("the daemon's credentials", "are"),
+    };
+    let why = format!(
+        "Not looked at, whether the store can be reached and is sound: {are} {} {they} there only while stratavored runs.",
+        and(names)
+    );
+    match check {
+        Some(words) => Finding::note("store", format!("{why} Start it, or look without it:"))
+            .mend(command(words)),
+        None => Finding::note("store", why).mend("systemctl start stratavored"),
+    }
 }
 
 fn replaced(running: &[(&str, bool)]) -> Finding {
@@ -96,7 +115,7 @@ fn config(told: Option<&Told>) -> Finding {
         .mend(SET_RIGHT),
         Some(Told::TooLong) => Finding::note(CHECK, "stratavored did not check it in time."),
         Some(Told::Unable(why)) => Finding::note(CHECK, format!("Not looked at: {why}.")),
-        None => Finding::note(
+        Some(Told::Lacks(..)) | None => Finding::note(
             CHECK,
             "Not looked at: there is no stratavored on this host.",
         ),
@@ -137,7 +156,7 @@ fn agent_config(told: Option<&Told>) -> Vec<Finding> {
         }
         Some(Told::TooLong) => vec![Finding::note(CHECK, "The agent did not check it in time.")],
         Some(Told::Unable(why)) => vec![Finding::note(CHECK, format!("Not looked at: {why}."))],
-        None => vec![Finding::note(
+        Some(Told::Lacks(..)) | None => vec![Finding::note(
             CHECK,
             "Not looked at: there is no stratavore-agent on this host.",
         )],

@@ -3,6 +3,7 @@
 mod ground;
 mod installed;
 mod ours;
+mod store;
 
 use super::super::facts::*;
 use super::super::{Finding, Level, status};

@@ -342,12 +342,6 @@ fn programs_and_files() {
             String::new(),
         ));
     });
-    says(Problem, "store", &["damaged"], |f| {
-        f.programs.store = Some(Told::Wrong("It is damaged.".to_owned()))
-    });
-    says(Note, "store", &["--check-store"], |f| {
-        f.programs.store = Some(Told::TooLong)
-    });
     says(
         Problem,
         "accounts",
