@@ -4,7 +4,7 @@ use crate::fixture::{SOON, Site};
 use crate::support::{DATABASE, Fleet, FleetPlan, project, wait_until};
 
 /// The block of README's part that has this word in it, as it is to be typed.
-fn block(heading: &str, word: &str) -> String {
+pub fn block(heading: &str, word: &str) -> String {
     let readme = std::fs::read_to_string(project().join("README.md")).unwrap();
     let part = readme.split(&format!("\n## {heading}\n")).nth(1).unwrap();
     let part = part.split("\n## ").next().unwrap();

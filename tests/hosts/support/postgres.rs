@@ -246,6 +246,23 @@ impl Postgres {
         self.host.sh("systemctl reload postgres").ok();
     }
 
+    /// Its settings and who may connect from the network are these alone, and its certificate is in these files of its
+    /// data folder.
+    #[track_caller]
+    pub fn set_up(&self, settings: &str, access: &str, certificate: &str, key: &str) {
+        self.as_postgres(&format!(
+            "install -m 600 /srv/postgres/server.pem {DATA}/{certificate} && install -m 600 /srv/postgres/server.key {DATA}/{key}"
+        ));
+        let own = "unix_socket_directories = '/run/stratavore-postgres'";
+        self.host.write(
+            &format!("{DATA}/conf.d.conf"),
+            format!("{own}\n{settings}\n"),
+        );
+        let access = format!("{access}\nlocal all all trust\n");
+        self.host.write(&format!("{DATA}/pg_hba.conf"), access);
+        self.restart();
+    }
+
     /// A new database whose schema belongs to `stratavore_owner`; `stratavore` may use what that role makes there.
     #[track_caller]
     pub fn database(&self, name: &str) {

@@ -38,11 +38,14 @@ impl Authority {
         self.read("ca.pem")
     }
 
-    /// For a server that is reached at these addresses.
+    /// For a server that is reached at these addresses, or by the names of README's.
     #[track_caller]
     pub fn server(&self, addresses: &[Ipv4Addr]) -> Certified {
         let names: Vec<String> = addresses.iter().map(|a| format!("IP:{a}")).collect();
-        let names = format!("subjectAltName=DNS:localhost,{}", names.join(","));
+        let names = format!(
+            "subjectAltName=DNS:localhost,DNS:db1.example.org,DNS:db2.example.org,{}",
+            names.join(",")
+        );
         self.certify("server", &format!("{names}\nextendedKeyUsage=serverAuth"))
     }
 
