@@ -38,13 +38,15 @@ as_postgres() { (cd / && setpriv --reuid=postgres --regid=postgres --init-groups
 install -d -o postgres "$work/postgres"
 password=$(tr -d - </proc/sys/kernel/random/uuid)
 data=$work/postgres/data
+# A Postgres of this machine may have the usual port, on all its addresses.
+for port in {5432..5532}; do [ -n "$(ss -Hltn "sport = :$port")" ] || break; done
 # It lives for ten seconds, so nothing of it is synced to the disk.
 as_postgres "$programs/initdb" -N -A trust -U postgres --locale=C.UTF-8 -E UTF8 --no-instructions "$data" >/dev/null
 echo "host all all $network.0/24 scram-sha-256" >>"$data/pg_hba.conf"
-as_postgres "$programs/postgres" -D "$data" -c fsync=off -c listen_addresses="$network.1" -c unix_socket_directories="$work/postgres" \
+as_postgres "$programs/postgres" -D "$data" -c fsync=off -c port="$port" -c listen_addresses="$network.1" -c unix_socket_directories="$work/postgres" \
     >"$work/postgres/log" 2>&1 &
 postgres=$!
-sql() { psql -qAt -h "$work/postgres" -U postgres "$@"; }
+sql() { psql -qAt -h "$work/postgres" -p "$port" -U postgres "$@"; }
 for _ in {1..200}; do sql -c 'SELECT' >/dev/null 2>&1 && break; sleep 0.05; done
 sql -c "CREATE ROLE stratavore LOGIN PASSWORD '$password'" -c 'CREATE DATABASE stratavore OWNER stratavore' ||
     fail "Postgres did not start: $(tail -n 3 "$work/postgres/log")"
@@ -70,7 +72,7 @@ etc=$work/files/etc
 mkdir -p "$etc/stratavore" "$etc/systemd/system/stratavored.service.d"
 cat >"$etc/stratavore/stratavored.toml" <<END
 [store]
-url = "postgres://stratavore@$network.1/stratavore?sslmode=disable"
+url = "postgres://stratavore@$network.1:$port/stratavore?sslmode=disable"
 [fleet]
 lease_renew = "1s"
 lease_ttl = "3s"
@@ -113,7 +115,7 @@ read -r init <"$work/$victim/init"
 kill -KILL "$init"
 wait "${supervisors[$victim]}" 2>/dev/null || true
 for _ in {1..400}; do
-    standing=$(on "$witness" stratavorectl host list -o json)
+    standing=$(on "$witness" stratavorectl host list -o json) || standing='nothing: there was no answer'
     case $standing in *'"unreachable"'*) break ;; esac
     sleep 0.05
 done
