@@ -1,6 +1,5 @@
 //! Every `stratavorectl` command that we tell somebody to type is one that it takes.
 
-use super::texts;
 use clap::{Parser, error::ErrorKind};
 use stratavore::cli::args::Cli;
 
@@ -34,6 +33,17 @@ fn commands(line: &str) -> Vec<Vec<String>> {
         .collect()
 }
 
+/// The lines of a page's examples, as a reader sees them.
+fn examples(page: &str) -> Vec<String> {
+    let blocks = page.split("\n.nf\n").skip(1);
+    let lines = blocks.flat_map(|rest| rest.split("\n.fi").next().unwrap_or_default().lines());
+    let seen = |line: &str| {
+        let line = line.trim_start_matches("\\&");
+        line.replace("\\-", "-").replace("\\e", "\\")
+    };
+    lines.map(seen).collect()
+}
+
 /// `part`: words in a sentence may name a command without all it wants.
 fn wrong(command: &[String], part: bool) -> Option<String> {
     let kind = Cli::try_parse_from(command).err()?;
@@ -50,13 +60,15 @@ fn commands_in_what_people_read_are_commands() {
     let readme = include_str!("../../README.md");
     let catalog = stratavore::domain::kinds::catalog();
     let blocks = readme.split("```").skip(1).step_by(2).flat_map(str::lines);
+    let pages: Vec<String> = super::pages()
+        .iter()
+        .flat_map(|(_, page)| examples(page))
+        .collect();
+    let of_pages = pages.iter().filter(|line| line.contains("stratavorectl "));
+    assert!(of_pages.count() > 8, "{pages:?}");
     let whole: Vec<_> = blocks
         .chain(catalog.lines().filter(|l| l.starts_with("    ")))
-        .chain(
-            texts::CTL_EXAMPLES
-                .lines()
-                .chain(texts::DECLARED_USE.lines()),
-        )
+        .chain(pages.iter().map(String::as_str))
         // The drawing at README's beginning.
         .filter(|l| !l.contains('─'))
         .flat_map(commands)

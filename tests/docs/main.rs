@@ -9,6 +9,7 @@ mod program;
 mod roff;
 mod schemas;
 mod security;
+mod snippets;
 mod source;
 #[allow(dead_code)]
 #[path = "../../src/bin/stratavored.rs"]
