@@ -22,6 +22,7 @@ mod notify;
 mod reload;
 mod store;
 mod together;
+mod values;
 
 pub use credentials::{AuditKeys, CREDENTIALS, Credentials, NOTIFY_CREDENTIALS, NotifyCredentials};
 pub use events::{AmqpUrl, Events, Unroutable};

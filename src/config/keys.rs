@@ -1,5 +1,6 @@
 //! The keys: what each means, how it is read and shown, and whether a reload takes it over.
 
+use super::values::{cap, integer, number};
 use super::{Config, address, events};
 use crate::domain::limits::{self, Unit, Value};
 use crate::domain::units;
@@ -136,11 +137,10 @@ pub const KEYS: &[Key] = &[
     },
     Key {
         name: "host.max_runners",
-        about: "Most live runners on this host; 0 = no cap",
+        about: "Most live runners on this host; 0 or \"infinity\" = no cap",
         reload: true,
         read: |config, _, value| {
-            let most = number(value, 0, 1_000_000)?;
-            config.host_max_runners = (most > 0).then_some(most);
+            config.host_max_runners = cap(value, 1_000_000)?;
             Ok(())
         },
         show: |config, _| config.host_max_runners.unwrap_or(0).to_string(),
@@ -403,22 +403,6 @@ pub(super) fn text<'a>(value: &'a DeValue<'_>) -> Result<&'a str, String> {
         DeValue::String(text) => Ok(text),
         _ => Err("give a text in quotes".to_owned()),
     }
-}
-
-fn integer(value: &DeValue<'_>) -> Result<u64, String> {
-    match value {
-        DeValue::Integer(number) => u64::from_str_radix(number.as_str(), number.radix())
-            .map_err(|_| "give a whole number that is not negative".to_owned()),
-        _ => Err("give a whole number".to_owned()),
-    }
-}
-
-pub(super) fn number(value: &DeValue<'_>, least: u32, most: u32) -> Result<u32, String> {
-    let number = integer(value)?;
-    u32::try_from(number)
-        .ok()
-        .filter(|n| (least..=most).contains(n))
-        .ok_or_else(|| format!("{number} is not from {least} to {most}"))
 }
 
 /// A time from `least` to `most` µs; infinity is [`Duration::MAX`].

@@ -1,7 +1,8 @@
 //! `[notify.rules.<name>]`: who is told of what.
 
 use super::Config;
-use super::keys::{number, quoted, span, text};
+use super::keys::{quoted, span, text};
+use super::values::number;
 use crate::domain::event::EventType;
 use crate::domain::nearest::nearest;
 use crate::domain::notify::{Address, Format, Pattern, Rule};

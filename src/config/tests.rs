@@ -163,6 +163,10 @@ fn errors_name_file_line_and_key() {
         ),
         ("[metrics]\nadvertise = ':1'", "f.toml:2: metrics.advertise"),
         (
+            "[host]\nmax_runners = \"many\"",
+            "f.toml:2: host.max_runners: many is neither a whole number nor \"infinity\"",
+        ),
+        (
             "[host]\nmax_runners = 1.5",
             "f.toml:2: host.max_runners: give a whole number",
         ),
@@ -375,4 +379,12 @@ fn a_file_that_is_no_text_or_not_there_is_told_in_words() {
     std::fs::remove_file(&file).unwrap();
     assert!(binary.ends_with("it is no text in UTF-8"), "{binary}");
     assert!(twice.ends_with(":3: the key url is there twice"), "{twice}");
+}
+
+#[test]
+fn no_cap_is_a_word_too() {
+    for (written, cap) in [("0", None), ("\"infinity\"", None), ("7", Some(7))] {
+        let config = parse(&format!("[host]\nmax_runners = {written}")).unwrap();
+        assert_eq!(config.host_max_runners, cap, "{written}");
+    }
 }
