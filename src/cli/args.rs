@@ -106,7 +106,7 @@ pub enum Verb {
     Why(Why),
     /// Stop runners with all their processes, and wait until they have ended
     Stop(Stop),
-    /// Send a signal to every process of runners
+    /// Send a signal to every process of runners; what is queued is taken out of the queue, whatever the signal
     Kill(Kill),
     /// Freeze runners: all their processes stand still
     Freeze(Many),

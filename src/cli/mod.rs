@@ -297,6 +297,15 @@ mod tests {
     }
 
     #[test]
+    fn kill_says_what_it_does_to_what_waits() {
+        use clap::CommandFactory;
+        let mut cli = Cli::command();
+        let kill = cli.find_subcommand_mut("kill").unwrap();
+        let help = kill.render_long_help().to_string();
+        assert!(help.contains("taken out of the queue"), "{help}");
+    }
+
+    #[test]
     fn a_negative_limit_is_a_wrong_value_and_no_option() {
         let words = ["ctl", "run", "--memory-max", "-1", "p", "--", "true"];
         let Verb::Run(run) = Cli::try_parse_from(words).unwrap().verb else {
