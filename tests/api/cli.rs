@@ -632,3 +632,23 @@ async fn an_agent_that_is_away_is_told_of_as_that() {
     let (status, rest) = ended.await.unwrap();
     assert!(status.success() && rest.contains("stopped"), "{rest}");
 }
+
+/// Without a session there is nothing of the user's to look into; the system's files are another matter.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_doctor_of_a_user_looks_at_nothing_of_the_system() {
+    let world = World::new().await;
+    let mut doctor = tool(&world, &["--user", "doctor"]);
+    doctor
+        .env_remove("XDG_RUNTIME_DIR")
+        .env_remove("DBUS_SESSION_BUS_ADDRESS");
+    let output = tokio::task::spawn_blocking(move || doctor.output().unwrap());
+    let output = output.await.unwrap();
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert!(
+        said.contains("problem  session: ") && said.contains("XDG_RUNTIME_DIR is not set"),
+        "{said}"
+    );
+    for systems in ["/run/stratavore", "/var/lib/stratavore"] {
+        assert!(!said.contains(systems), "{systems}: {said}");
+    }
+}

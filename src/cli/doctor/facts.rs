@@ -31,6 +31,8 @@ pub(super) struct Facts {
     pub(super) accounts: Accounts,
     pub(super) folders: Vec<Folder>,
     pub(super) socket: Socket,
+    /// With `--user`: why there is no folder of the user's to look into.
+    pub(super) no_session: Option<String>,
     pub(super) programs: Programs,
     pub(super) records: Option<Records>,
     pub(super) disks: Vec<Disk>,

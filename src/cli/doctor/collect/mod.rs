@@ -4,10 +4,10 @@ mod bus;
 mod files;
 mod systemd;
 
-use super::facts::Facts;
+use super::facts::{Facts, Socket};
 use crate::cli::bus::{is_user, lingers};
 use crate::places::Places;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 use tokio::process::Command;
@@ -30,11 +30,13 @@ pub(super) async fn collect() -> Facts {
         .is_some_and(|u| !u.is("ActiveState", "inactive") && !u.is("ActiveState", "failed"));
     let accounts = files::accounts();
     let user = is_user();
-    // Without a session nothing of the user's can be there; the bus will say so.
+    // Without a session nothing of the user's can be looked at, and the system's are another matter.
     let places = match user {
-        true => Places::user().unwrap_or_else(|_| Places::system()),
-        false => Places::system(),
+        true => Places::user(),
+        false => Ok(Places::system()),
     };
+    let place = |of: fn(&Places) -> PathBuf| places.as_ref().ok().map(of);
+    let (state, runtime) = (place(|p| p.state.clone()), place(|p| p.runtime.clone()));
     let (bus, polkit) = bus::bus(&caller, daemon_runs).await;
     let programs = systemd::programs(&caller, units.as_ref(), accounts.daemon).await;
     let clock = systemd::clock(units.as_ref()).await;
@@ -44,15 +46,26 @@ pub(super) async fn collect() -> Facts {
         machine_id: files::machine_id(),
         cgroup: files::cgroup(&systemd::below(user).await),
         folders: files::folders(),
-        socket: files::socket(&places.runtime.join("agent.sock"), user || caller.is_root()),
-        records: files::records(&places.state.join("exits")),
-        disks: files::disks(&[
-            &places.state,
-            Path::new("/var/log/journal"),
-            &places.runtime,
-        ]),
+        socket: match &runtime {
+            Some(runtime) => files::socket(&runtime.join("agent.sock"), user || caller.is_root()),
+            None => Socket::default(),
+        },
+        records: state
+            .as_ref()
+            .and_then(|state| files::records(&state.join("exits"))),
+        disks: {
+            let journal = PathBuf::from("/var/log/journal");
+            let folders: Vec<PathBuf> = state
+                .iter()
+                .cloned()
+                .chain([journal])
+                .chain(runtime)
+                .collect();
+            files::disks(&folders.iter().map(PathBuf::as_path).collect::<Vec<_>>())
+        },
+        no_session: places.err(),
         lingers: if user { lingers().await } else { None },
-        state: places.state,
+        state: state.unwrap_or_default(),
         installed: files::came_by(Path::new("/")),
         user,
         journal: systemd::journal().await,

@@ -233,7 +233,16 @@ pub(super) fn users_files(facts: &Facts) -> Vec<Finding> {
             "Not looked at: logind does not tell whether the user lingers.",
         ),
     };
-    vec![lingers, socket(facts, None), records(facts)]
+    match &facts.no_session {
+        None => vec![lingers, socket(facts, None), records(facts)],
+        Some(why) => vec![
+            lingers,
+            Finding::problem(
+                "session",
+                format!("Socket, store and records of this user are not looked at: {why}"),
+            ),
+        ],
+    }
 }
 
 fn folder_wrong(folder: &Folder, daemon: (u32, u32)) -> Option<Finding> {

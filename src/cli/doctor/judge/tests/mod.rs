@@ -141,6 +141,7 @@ fn healthy() -> Facts {
         },
         swap: 0,
         user: false,
+        no_session: None,
         lingers: None,
         state: "/var/lib/stratavore".into(),
         installed: Installed::Make,
