@@ -109,6 +109,11 @@ impl Polkit {
         let Ok(subject) = Subject::new_for_message_header(header) else {
             return refuse("The message names no sender.".to_owned());
         };
+        let deed = deed(
+            action,
+            header.member().map(|member| member.as_str()),
+            details,
+        );
         let all = [
             ("project", details.project.as_str()),
             ("owner", details.owner.as_str()),
@@ -144,13 +149,15 @@ impl Polkit {
             Ok(Ok(answer)) if answer.is_authorized => Ok(()),
             Ok(Ok(answer)) if answer.is_challenge && !interactive => Err(Error::new(
                 ErrorKind::InteractiveAuthorizationRequired,
-                format!("Interactive authentication is required for the polkit action {action}."),
+                format!(
+                    "Interactive authentication is required to {deed} (polkit action {action})."
+                ),
             )),
             Ok(Ok(answer)) if answer.details.contains_key(DISMISSED) => refuse(format!(
-                "No password was given, so you are not permitted to do this (polkit action {action})."
+                "No password was given, so you are not permitted to {deed} (polkit action {action})."
             )),
             Ok(Ok(_)) => refuse(format!(
-                "You are not permitted to do this (polkit action {action})."
+                "You are not permitted to {deed} (polkit action {action})."
             )),
             Ok(Err(error)) => Err(unavailable(action, &error)),
             Err(_) => Err(unavailable(action, &"it does not answer")),
@@ -179,4 +186,129 @@ fn unavailable(action: &str, why: &dyn std::fmt::Display) -> Error {
             "polkit can't be asked about {action} ({why}); without it only root, and owners for their own runners, are permitted."
         ),
     )
+}
+
+/// What is asked about, with the words of a sentence: `stop runner 0193… of alice`.
+fn deed(action: &str, member: Option<&str>, details: &Details) -> String {
+    let Details {
+        project,
+        owner,
+        runner,
+        host,
+    } = details;
+    let or = |text: &str, else_: &str| match text {
+        "" => else_.to_owned(),
+        text => text.to_owned(),
+    };
+    let of = |what: &str, text: &str| match text {
+        "" => String::new(),
+        text => format!(" {what} {text}"),
+    };
+    let member = member.unwrap_or_default();
+    let whom = match runner.as_str() {
+        "" => "runners".to_owned(),
+        id => format!("runner {id}"),
+    };
+    match action.rsplit('.').next().unwrap_or_default() {
+        "view" => format!(
+            "see what runners{} run{}",
+            of("of", owner),
+            of("in project", project)
+        ),
+        "launch" => format!("launch runners{}", of("in project", project)),
+        "launch-as-other" => format!(
+            "launch runners as {}{}",
+            or(owner, "another user"),
+            of("in project", project)
+        ),
+        "control-own" | "control-any" => {
+            let verb = match member {
+                "Stop" => "stop",
+                "Kill" => "send signals to",
+                "Freeze" => "freeze",
+                "Thaw" => "thaw",
+                "SetLimits" => "change limits of",
+                _ => "control",
+            };
+            format!("{verb} {whom}{}", of("of", owner))
+        }
+        "manage-projects" => {
+            let verb = match member {
+                "CreateProject" => "create",
+                "RemoveProject" => "remove",
+                _ => "change",
+            };
+            format!(
+                "{verb} {}",
+                or(&of("project", project), " projects").trim_start()
+            )
+        }
+        "manage-budgets" => format!("change holds and budgets{}", of("of project", project)),
+        "manage-host" => format!("manage {}", or(&of("host", host), " hosts").trim_start()),
+        "read-audit" => format!("read the audit{}", of("of host", host)),
+        "report-usage" => format!("report what {whom}{} used", of("of", owner)),
+        _ => "do this".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::auth::ACTIONS;
+
+    #[test]
+    fn the_deed_and_whom_it_is_about() {
+        let details = Details {
+            project: "web".to_owned(),
+            owner: "alice".to_owned(),
+            runner: "0193".to_owned(),
+            host: "h1".to_owned(),
+        };
+        let said = |action: &str, member| {
+            let action = format!("org.stratavore1.{action}");
+            deed(&action, Some(member), &details)
+        };
+        for (action, member, words) in [
+            ("control-any", "Stop", "stop runner 0193 of alice"),
+            (
+                "control-any",
+                "Kill",
+                "send signals to runner 0193 of alice",
+            ),
+            (
+                "control-any",
+                "SetLimits",
+                "change limits of runner 0193 of alice",
+            ),
+            (
+                "view",
+                "Describe",
+                "see what runners of alice run in project web",
+            ),
+            ("launch", "Launch", "launch runners in project web"),
+            (
+                "launch-as-other",
+                "Launch",
+                "launch runners as alice in project web",
+            ),
+            ("manage-projects", "RemoveProject", "remove project web"),
+            ("manage-host", "CordonHost", "manage host h1"),
+            ("read-audit", "VerifyAudit", "read the audit of host h1"),
+            (
+                "report-usage",
+                "ReportUsage",
+                "report what runner 0193 of alice used",
+            ),
+        ] {
+            assert_eq!(said(action, member), words);
+        }
+        // Each has words, whatever is known.
+        for action in ACTIONS {
+            let said = deed(action, None, &Details::default());
+            assert!(
+                said != "do this" && !said.contains("  "),
+                "{action}: {said}"
+            );
+        }
+    }
 }

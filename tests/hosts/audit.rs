@@ -87,7 +87,9 @@ fn what_is_done_is_in_the_audit_and_tampering_shows() {
 
     let id = site.run("-- sleep 1000");
     site.ctl("alice", &format!("set {id} runtime-max=1h")).ok();
-    site.ctl("bob", &format!("stop {id}")).code(4);
+    let refused = site.ctl("bob", &format!("stop {id}")).code(4);
+    let deed = format!("to stop runner {id} of alice (polkit action");
+    assert!(refused.err().contains(&deed), "{refused}");
     site.ctl("alice", &format!("kill -s SIGUSR1 {id}"));
     site.ctl(
         "root",
