@@ -15,6 +15,7 @@ use crate::adapters::webhook::Webhooks;
 use crate::api;
 use crate::config::{Config, StoreUrl};
 use crate::domain::kinds;
+use crate::domain::words::without_number;
 use crate::engine::{Engine, Health, Membership, Settings};
 use crate::places::Places;
 use crate::ports::{Courier, Store};
@@ -262,7 +263,7 @@ async fn adopted(mut health: watch::Receiver<Health>) {
                 _ => "Waiting for stratavore-agent to tell what runs".to_owned(),
             }
         };
-        service::status(&line);
+        service::status(&without_number(line));
         if health.changed().await.is_err() {
             return std::future::pending().await;
         }
@@ -329,7 +330,7 @@ fn status_line(engine: &Engine, health: &Health, note: &Option<String>) -> Strin
     if let Some(note) = note {
         line.push_str(&format!("; {note}"));
     }
-    line
+    without_number(line)
 }
 
 /// The socket for the metrics, where a socket unit has passed one.

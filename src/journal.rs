@@ -5,6 +5,7 @@
 //! many.
 
 use crate::domain::kinds::LINES_DROPPED;
+use crate::domain::words::without_number;
 use std::collections::VecDeque;
 use std::os::unix::fs::MetadataExt;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -63,7 +64,9 @@ impl Line {
     }
 }
 
-fn cut(mut text: String) -> String {
+/// At most so long; and the kernel's word for an error is enough, its number says nothing more.
+fn cut(text: String) -> String {
+    let mut text = without_number(text);
     let mut end = text.len().min(VALUE_MAX);
     while !text.is_char_boundary(end) {
         end -= 1;

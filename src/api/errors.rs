@@ -1,5 +1,6 @@
 //! What a caller gets when the answer is no: `org.stratavore1.Error.<Name>` with a sentence.
 
+use crate::domain::words::without_number;
 use crate::domain::{Error, ErrorKind};
 use zbus::message::{Header, Message};
 use zbus::names::ErrorName;
@@ -18,7 +19,8 @@ pub struct ApiError(pub Error);
 
 impl From<Error> for ApiError {
     fn from(error: Error) -> Self {
-        Self(error)
+        let message = without_number(error.message);
+        Self(Error { message, ..error })
     }
 }
 
@@ -57,6 +59,13 @@ impl zbus::DBusError for ApiError {
 mod tests {
     use super::*;
     use zbus::DBusError;
+
+    #[test]
+    fn sentences_have_no_numbers_of_errors() {
+        let said = "/x: Is a directory (os error 21).";
+        let error = ApiError::from(Error::new(ErrorKind::Conflict, said));
+        assert_eq!(error.description(), Some("/x: Is a directory."));
+    }
 
     #[test]
     fn names_are_those_of_the_contract() {

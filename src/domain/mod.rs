@@ -43,6 +43,7 @@ pub mod signal;
 pub mod spec;
 pub mod time;
 pub mod units;
+pub mod words;
 
 pub use error::{Error, ErrorKind};
 pub use exit::{Cause, Exit, Usage};

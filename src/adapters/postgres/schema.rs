@@ -8,6 +8,7 @@ use super::super::sql::link::Link;
 use super::super::sql::{Base, within};
 use super::options::PostgresOptions;
 use super::{BEGIN, LIMIT, Postgres, connect, fault};
+use crate::domain::words::counted;
 use crate::domain::{Error, ErrorKind};
 use crate::ports::StoreError;
 use sqlx::migrate::Migrator;
@@ -292,8 +293,10 @@ pub(super) async fn check(options: &PostgresOptions) -> Result<String, String> {
         ));
     }
     Ok(format!(
-        "{place} is sound: schema {}, {runners} runners, {events} events.",
-        there.version
+        "{place} is sound: schema {}, {}, {}.",
+        there.version,
+        counted(runners, "runner"),
+        counted(events, "event")
     ))
 }
 

@@ -3,6 +3,7 @@
 use super::fault::unavailable;
 use super::open::{MIGRATIONS, reading, refuse_newer};
 use crate::domain::units::show_size;
+use crate::domain::words::counted;
 use crate::ports::StoreError;
 use sqlx::{ConnectOptions, SqliteConnection};
 use std::path::Path;
@@ -65,8 +66,10 @@ pub(super) async fn check(file: &Path) -> Result<String, String> {
         .await
         .map_err(failed)?;
     Ok(format!(
-        "{shown} is sound: schema {schema}, {}, {runners} runners, {events} events.",
-        show_size(size)
+        "{shown} is sound: schema {schema}, {}, {}, {}.",
+        show_size(size),
+        counted(runners.unsigned_abs(), "runner"),
+        counted(events.unsigned_abs(), "event")
     ))
 }
 
@@ -102,6 +105,13 @@ mod tests {
             beside.contains("is sound") && beside.contains("0 runners"),
             "{beside}"
         );
+        let name = "p".parse().unwrap();
+        let (settings, at) = (Default::default(), crate::domain::Timestamp(1));
+        let actor = crate::domain::event::Actor::host();
+        let made = crate::ports::Store::create_project(&store, name, settings, actor, at);
+        made.await.unwrap();
+        let beside = check(&file).await.unwrap();
+        assert!(beside.ends_with(", 0 runners, 1 event."), "{beside}");
         crate::ports::Store::close(&store).await;
         assert!(check(&file).await.is_ok());
         let mut raw = std::fs::OpenOptions::new().write(true).open(&file).unwrap();
