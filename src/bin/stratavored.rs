@@ -6,8 +6,9 @@ use std::process::ExitCode;
 use stratavore::config::Config;
 use stratavore::daemon::{Fatal, Start};
 use stratavore::domain::kinds;
+use stratavore::domain::words::{GAVE_UP, without_number};
 use stratavore::places::Places;
-use stratavore::{daemon, journal, telemetry};
+use stratavore::{daemon, journal, service, telemetry};
 
 /// EX_CONFIG of sysexits.h: a new start won't help, so stratavored.service is not started again.
 const CONFIG: u8 = 78;
@@ -78,6 +79,7 @@ fn main() -> ExitCode {
                 let _ = log.start(IDENTIFIER);
                 tracing::error!(message_id = kinds::CONFIGURATION_ERROR.id, "{error}");
                 log.flush();
+                gave_up(&error);
             } else {
                 eprintln!("{error}");
             }
@@ -128,13 +130,21 @@ fn main() -> ExitCode {
         Err(error) => {
             tracing::error!(message_id = kinds::FAILED.id, %error, "stratavored ends");
             match error {
-                Fatal::Store(_) | Fatal::Configuration(_) => ExitCode::from(CONFIG),
+                Fatal::Store(_) | Fatal::Configuration(_) => {
+                    gave_up(&error);
+                    ExitCode::from(CONFIG)
+                }
                 _ => ExitCode::FAILURE,
             }
         }
     };
     log.flush();
     code
+}
+
+/// What `systemctl status` and `stratavorectl doctor` show until it is started again.
+fn gave_up(why: &dyn std::fmt::Display) {
+    service::status(&without_number(format!("{GAVE_UP}{why}")));
 }
 
 fn places(user: bool) -> Result<Places, String> {
@@ -161,7 +171,7 @@ fn say(work: impl Future<Output = Result<String, String>>) -> ExitCode {
             ExitCode::SUCCESS
         }
         Err(why) => {
-            eprintln!("{why}");
+            eprintln!("{}", without_number(why));
             ExitCode::FAILURE
         }
     }

@@ -136,6 +136,12 @@ fn a_credential_that_does_not_fit_ends_the_daemon() {
     });
     let log = site.journal("-b -o cat -u stratavored");
     assert!(log.contains("amqp-ca"), "{log}");
+    let doctor = site.ctl("root", "doctor -q").code(1).out();
+    let gave_up = doctor.lines().find(|line| line.contains("gave up: "));
+    assert!(
+        gave_up.is_some_and(|line| line.contains("amqp-ca")),
+        "{doctor}"
+    );
     assert!(site.scopes().contains(&live));
     site.root(&format!(
         "rm {unit}/misfit.conf && systemctl daemon-reload && systemctl start stratavored"

@@ -3,6 +3,7 @@
 use super::super::Finding;
 use super::super::facts::{Facts, Unit};
 use super::{and, install};
+use crate::domain::words::GAVE_UP;
 
 /// Started anew so often since it was last started by hand: something is wrong with it.
 const RESTARTS: u32 = 3;
@@ -146,7 +147,13 @@ fn down(name: &str, unit: &Unit, socket: bool) -> Option<Finding> {
             .mend(format!("journalctl -u {name} -n 50")),
         "failed" if unit.is("ExecMainStatus", CONFIG) => Finding::problem(
             name,
-            format!("{name} gave up: its configuration is wrong or its store is of a later version. When that is mended it has to be started by hand."),
+            format!(
+                "{name} gave up: {}. When that is mended it has to be started by hand.",
+                match unit.get("StatusText").strip_prefix(GAVE_UP) {
+                    Some(why) => why.trim_end_matches('.'),
+                    None => "its configuration is wrong, a credential does not fit it, or its store is of a later version",
+                }
+            ),
         )
         .mend(format!("systemctl start {name}")),
         "failed" => Finding::problem(name, format!("{name} has failed ({}).", result(unit)))

@@ -167,3 +167,18 @@ fn disks_journal_memory_and_clock() {
         f.clock.jumped = Some(-120)
     });
 }
+
+#[test]
+fn what_a_daemon_gave_up_for_is_quoted() {
+    let name = "stratavored.service";
+    let why = &[
+        "gave up: store.url: there is no credential. When",
+        "systemctl start",
+    ];
+    says(Problem, name, why, |f| {
+        set(f, name, "ActiveState", "failed");
+        set(f, name, "ExecMainStatus", "78");
+        let said = "Gave up: store.url: there is no credential.";
+        set(f, name, "StatusText", said);
+    });
+}
