@@ -334,4 +334,27 @@ mod tests {
         assert!(!failure.message.contains("stratavored"), "{failure:?}");
         assert!(failure.is_lost() && !failure.passes());
     }
+
+    /// The bus gave up the start it was asked for, or the daemon has the call and says nothing: only then it may be done.
+    #[test]
+    fn a_start_that_takes_long_is_no_call_that_is_lost() {
+        let timed_out = |said: &str| {
+            let error = zbus::fdo::Error::TimedOut(said.to_owned());
+            Failure::of_call(&zbus::Error::FDO(Box::new(error)))
+        };
+        let starting = timed_out(
+            "Failed to activate service 'org.stratavore1': timed out (service_start_timeout=25000ms)",
+        );
+        assert!(
+            starting
+                .message
+                .contains("is being started and is not ready yet (Failed to activate")
+                && starting.message.contains("nothing was done"),
+            "{starting:?}"
+        );
+        assert!(!starting.unheard && starting.passes(), "{starting:?}");
+        let unheard = timed_out("Connection timed out.");
+        assert!(unheard.unheard, "{unheard:?}");
+        assert!(unheard.message.contains("may have been done or not"));
+    }
 }
