@@ -163,13 +163,8 @@ impl Callers {
             return Ok(*uid);
         }
         let name = BusName::try_from(sender).map_err(|e| unknown(sender, &e))?;
-        let _turn = self.look_ups.acquire().await;
         let asked = self.bus.get_connection_unix_user(name);
-        let uid = match tokio::time::timeout(BUS_MAX, asked).await {
-            Ok(Ok(uid)) => uid,
-            Ok(Err(error)) => return Err(unknown(sender, &error)),
-            Err(_) => return Err(unknown(sender, &"the bus does not answer")),
-        };
+        let uid = self.look_up(sender, asked).await?;
         let mut uids = self.lock();
         if uids.len() >= CACHE_MAX {
             uids.clear();
@@ -178,17 +173,28 @@ impl Callers {
         Ok(uid)
     }
 
+    /// What the bus answers about a sender. The turn among the look-ups is within the time, too.
+    async fn look_up<T>(
+        &self,
+        sender: &str,
+        asked: impl Future<Output = zbus::fdo::Result<T>>,
+    ) -> Result<T, Error> {
+        let answer = async {
+            let _turn = self.look_ups.acquire().await;
+            asked.await
+        };
+        match tokio::time::timeout(BUS_MAX, answer).await {
+            Ok(found) => found.map_err(|error| unknown(sender, &error)),
+            Err(_) => Err(silent(sender)),
+        }
+    }
+
     /// The process a message came from.
     pub(super) async fn process(&self, header: &Header<'_>) -> Result<Process, Error> {
         let sender = sender(header)?;
         let name = BusName::try_from(sender).map_err(|e| unknown(sender, &e))?;
-        let _turn = self.look_ups.acquire().await;
         let asked = self.bus.get_connection_credentials(name);
-        let found = match tokio::time::timeout(BUS_MAX, asked).await {
-            Ok(Ok(found)) => found,
-            Ok(Err(error)) => return Err(unknown(sender, &error)),
-            Err(_) => return Err(unknown(sender, &"the bus does not answer")),
-        };
+        let found = self.look_up(sender, asked).await?;
         let pid = found.process_id();
         let handle = found.into_process_fd().map(OwnedFd::from);
         let pid = match &handle {
@@ -288,6 +294,17 @@ fn unknown(sender: &str, why: &dyn std::fmt::Display) -> Error {
     )
 }
 
+/// It may have the right: nobody can tell now.
+fn silent(sender: &str) -> Error {
+    Error::new(
+        ErrorKind::HostUnavailable,
+        format!(
+            "The bus has not said for {} s which user {sender} belongs to; nothing was done. Try again in a moment. See: systemctl status dbus.",
+            BUS_MAX.as_secs()
+        ),
+    )
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -367,6 +384,35 @@ mod tests {
         drop(look_ups);
         assert_eq!(unit().await, Ok(None));
         assert_eq!(begun.elapsed(), 2 * UNIT_MAX);
+    }
+
+    /// The same of who sent it, without which nothing is done.
+    #[tokio::test(start_paused = true)]
+    async fn a_sender_is_looked_up_only_so_long() {
+        let guid = "0123456789abcdef0123456789abcdef";
+        let ours = zbus::connection::Builder::authenticated_socket(Mute, guid);
+        let callers = Callers::new(&ours.build().await.unwrap()).await.unwrap();
+        let call = zbus::Message::method_call("/", "Launch").sender(":1.7");
+        let call = call.build(&()).unwrap();
+        let all = u32::try_from(LOOK_UPS_AT_ONCE).unwrap();
+        let look_ups = callers.look_ups.acquire_many(all).await.unwrap();
+        let looked = async || {
+            let begun = tokio::time::Instant::now();
+            let header = call.header();
+            let whole = 2 * BUS_MAX;
+            let uid = tokio::time::timeout(whole, callers.uid(&header)).await;
+            assert_eq!(begun.elapsed(), BUS_MAX);
+            let process = tokio::time::timeout(whole, callers.process(&header)).await;
+            assert_eq!(begun.elapsed(), whole);
+            let errors = [uid.unwrap().unwrap_err(), process.unwrap().unwrap_err()];
+            for error in errors {
+                assert_eq!(error.kind, ErrorKind::HostUnavailable, "{error:?}");
+                assert!(error.message.contains("has not said for 10 s"), "{error:?}");
+            }
+        };
+        looked().await;
+        drop(look_ups);
+        looked().await;
     }
 
     #[test]
