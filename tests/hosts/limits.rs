@@ -78,6 +78,7 @@ fn or_runs_with_a_warning_where_that_is_configured() {
     assert!(project().contains("memory-max=1G is not held"));
     site.root("systemctl restart stratavored").ok();
     site.wait_met();
+    site.ctl("alice", "run --wait p -- true").ok();
     assert!(
         project().contains("memory-max=1G is not held"),
         "a launch finds it anew"
