@@ -2,11 +2,11 @@
 
 use super::denials::Denials;
 use super::fail::Fail;
-use super::ledger::{self, Concern};
+use super::ledger::Concern;
 use super::link::Link;
 use super::locks::Locks;
 use super::prune::Sweep;
-use super::{Base, Work, admit, apply, hosts};
+use super::{Base, Work, admit, apply, cap, hosts};
 use crate::domain::runner::Change;
 use crate::domain::{RunnerId, Timestamp};
 use crate::ports::{self, Admitted, Applied, NewRunner, StoreError};
@@ -222,22 +222,27 @@ impl Job {
 
 /// Does all of them, those of a kind together. An error is a fault or a rule that fired for one of
 /// them: it ends the transaction. Those done one by one are left for a later one when it takes long:
-/// others wait for the locks.
+/// others wait for the locks. Answers whether the fleet's cap is still to be looked at, which may be
+/// left for the end in a `hopeful` one that has nothing but launches.
 pub(super) async fn attempt(
     on: &mut Link,
     base: &dyn Base,
     writer: Option<&ports::Writer>,
     denials: &mut Denials,
     jobs: &mut [Job],
-) -> Result<(), sqlx::Error> {
+    hopeful: bool,
+) -> Result<bool, sqlx::Error> {
     let fenced = match writer {
         Some(writer) => !hosts::is_current(on, writer).await.map_err(Fail::fault)?,
         None => false,
     };
     let mut locks = Locks::default();
     jobs.iter().for_each(|job| job.locks(&mut locks));
+    let mut late = false;
     if locks.admits {
-        ledger::lock_cap(on).await.map_err(Fail::fault)?;
+        let is_plain = |job: &Job| matches!(job, Job::Admit(ask) if ask.what.order.is_none());
+        let launches = (hopeful && jobs.iter().all(is_plain)).then_some(jobs.len());
+        late = cap::lock(on, launches).await.map_err(Fail::fault)?;
     }
     let (mut changes, mut launches) = (Vec::new(), Vec::new());
     let begun = Instant::now();
@@ -267,7 +272,7 @@ pub(super) async fn attempt(
         let done = admit::admit_all(on, denials, &asked).await;
         keep_all(base, launches, done)?;
     }
-    Ok(())
+    Ok(late)
 }
 
 fn keep_all<Q, T>(

@@ -2,7 +2,7 @@
 //! of what was decided: reservations and sessions.
 //!
 //! Projects, hosts and sessions concerned are locked before ([`super::locks`]). What is everybody's
-//! is locked where there is any: the fleet's cap by [`lock_cap`], which comes before all rows, and
+//! is locked where there is any: the fleet's cap as in [`super::cap`], and
 //! the fleet's budgets by their rows, in their order. So hosts wait for one another only where a
 //! cap or a budget of the whole fleet is set.
 
@@ -69,18 +69,6 @@ struct Any {
     holds: bool,
     budgets: bool,
     waiting: bool,
-}
-
-/// Waits for all others that launch, where the fleet has a cap. Comes before all rows.
-pub(super) async fn lock_cap(on: &mut Link) -> Result<(), Fail> {
-    if on.is_shared() {
-        on.rows(
-            "SELECT pg_advisory_xact_lock(723104, 0) IS NULL FROM fleet WHERE max_runners IS NOT NULL",
-            vec![],
-        )
-        .await?;
-    }
-    Ok(())
 }
 
 /// `$1` is a JSON list of projects, `$2` one of hosts. The first row is the fleet's: its cap,

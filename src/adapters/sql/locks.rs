@@ -17,7 +17,7 @@ pub(in crate::adapters) struct Locks {
     hosts: BTreeSet<String>,
     runners: BTreeSet<String>,
     sessions: BTreeSet<String>,
-    /// Runners may be admitted: see [`super::ledger::lock_cap`].
+    /// Runners may be admitted: see [`super::cap`].
     #[serde(skip)]
     pub(super) admits: bool,
 }

@@ -25,6 +25,7 @@ mod admit;
 mod apply;
 mod audit;
 mod budgets;
+mod cap;
 mod chain;
 mod clock;
 pub(in crate::adapters) mod copy;

@@ -15,6 +15,7 @@
 //! A connection that has not answered in time is dropped: nothing is ever sent over it again.
 
 mod doubt;
+mod sweeping;
 
 use super::chain::Chain;
 use super::denials::Denials;
@@ -24,10 +25,10 @@ use super::link::Link;
 use super::locks::Locks;
 use super::prune::{self, Sweep};
 use super::readers::Readers;
-use super::{Base, publisher, within};
+use super::{Base, cap, publisher, within};
 use crate::crash;
 use crate::domain::kinds;
-use crate::ports::{self, Pruned, StoreError};
+use crate::ports::{self, StoreError};
 use doubt::Doubt;
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -279,24 +280,15 @@ impl Writer {
         begin: &'static str,
     ) -> Result<(), sqlx::Error> {
         self.settle().await?;
-        let mut locks = Locks::default();
-        jobs.iter().for_each(|job| job.locks(&mut locks));
-        let mut link = self.begin(&locks, begin).await?;
-        let limit = self.base.limit();
-        let identity = self
-            .identity
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone();
-        let (denials, chain) = (&mut self.denials, &mut self.chain);
-        let work = async {
-            jobs::attempt(&mut link, &*self.base, identity.as_ref(), denials, jobs).await?;
-            chain.append(&mut link).await.map_err(Fail::fault)
+        let mut hopeful = true;
+        let mut link = loop {
+            let done = self.done(jobs, begin, std::mem::replace(&mut hopeful, false));
+            if let Some(link) = done.await? {
+                break link;
+            }
+            // Others have taken the fleet's last slots meanwhile.
         };
-        if let Err(error) = within(limit, work).await {
-            self.give_up(link, &error).await;
-            return Err(error);
-        }
+        let limit = self.base.limit();
         let written = link.next_position();
         crash::point("store.before-commit");
         if let Err(error) = within(limit, link.say("COMMIT")).await {
@@ -321,6 +313,49 @@ impl Writer {
         self.link = Some(link);
         self.failing = false;
         Ok(())
+    }
+
+    /// Everything but the COMMIT. `None` if the fleet's cap, which is looked at last where one is `hopeful`, does not
+    /// hold: then nothing has happened.
+    async fn done(
+        &mut self,
+        jobs: &mut [Job],
+        begin: &'static str,
+        hopeful: bool,
+    ) -> Result<Option<Link>, sqlx::Error> {
+        let mut locks = Locks::default();
+        jobs.iter().for_each(|job| job.locks(&mut locks));
+        let mut link = self.begin(&locks, begin).await?;
+        let limit = self.base.limit();
+        let identity = self
+            .identity
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
+        let (base, denials, chain) = (&*self.base, &mut self.denials, &mut self.chain);
+        let work = async {
+            let late =
+                jobs::attempt(&mut link, base, identity.as_ref(), denials, jobs, hopeful).await?;
+            chain.append(&mut link).await.map_err(Fail::fault)?;
+            if late && !cap::holds(&mut link).await.map_err(Fail::fault)? {
+                link.say("ROLLBACK").await?;
+                return Ok(false);
+            }
+            Ok(true)
+        };
+        match within(limit, work).await {
+            Ok(true) => Ok(Some(link)),
+            Ok(false) => {
+                self.denials.forget();
+                self.chain.lost();
+                self.link = Some(link);
+                Ok(None)
+            }
+            Err(error) => {
+                self.give_up(link, &error).await;
+                Err(error)
+            }
+        }
     }
 
     /// Events before this position are there.
@@ -400,50 +435,6 @@ impl Writer {
                 Ok(())
             })
             .await;
-        }
-    }
-
-    /// One slice of the pruning that is under way, if any.
-    async fn sweep(&mut self) {
-        let Some(mut sweep) = self.sweeps.pop_front() else {
-            return;
-        };
-        sweep.begin_at(self.swept);
-        match self.sweep_slice(&mut sweep).await {
-            Ok(None) => self.sweeps.push_front(sweep),
-            Ok(Some(done)) => {
-                self.swept = sweep.ended_at(self.swept);
-                let _ = sweep.reply.send(Ok(done));
-            }
-            Err(error) => {
-                let told = self.lost(&error);
-                let _ = sweep.reply.send(Err(told));
-            }
-        }
-    }
-
-    async fn sweep_slice(&mut self, sweep: &mut Sweep) -> Result<Option<Pruned>, sqlx::Error> {
-        self.settle().await?;
-        let mut link = self.begin(&Locks::default(), self.base.begin()).await?;
-        let limit = self.base.limit();
-        let work = async {
-            let done = sweep.slice(&mut link).await.map_err(Fail::fault)?;
-            link.say("COMMIT").await?;
-            if done.is_some() {
-                self.base.pruned(&mut link).await.map_err(Fail::fault)?;
-            }
-            Ok(done)
-        };
-        match within(limit, work).await {
-            Ok(done) => {
-                self.link = Some(link);
-                self.failing = false;
-                Ok(done)
-            }
-            Err(error) => {
-                self.give_up(link, &error).await;
-                Err(error)
-            }
         }
     }
 }

@@ -245,3 +245,51 @@ async fn one_place_in_the_queue_for_two() {
     let full = |told: &&Result<Admitted, StoreError>| matches!(told, Ok(Admitted::Denied { error, .. }) if error.kind == ErrorKind::QueueFull);
     assert_eq!(told.iter().filter(full).count(), 1, "{told:?}");
 }
+
+/// With plenty of room the cap is looked at last. What others have taken meanwhile is not given twice: all is
+/// undone and decided again, and who finds no slot is told the limit.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn the_fleets_last_slots_are_taken_while_somebody_writes() {
+    for isolation in ISOLATIONS {
+        let stores = two_with(isolation).await;
+        for project_of in ["p", "q"] {
+            project(&*stores[0], project_of, ProjectSettings::default()).await;
+        }
+        stores[0].set_fleet_max(Some(1_000), alice()).await.unwrap();
+        let (mut gate, mut eye) = (link(&stores[0]).await, link(&stores[0]).await);
+        gate.say("BEGIN; SELECT pg_advisory_xact_lock(723104, 0)")
+            .await
+            .unwrap();
+        let [first, second] = each(10);
+        let store = Arc::clone(&stores[0]);
+        let asked = tokio::spawn(async move { store.admit(first).await });
+        wait_for(&mut eye, 1).await;
+        // It waits for the cap alone, and has written all: nobody else may write its row now.
+        let sql = "SELECT count(*) FROM pg_locks WHERE NOT granted AND locktype = 'advisory' AND classid = 723104";
+        assert_eq!(eye.one(sql, vec![]).await.unwrap().count(0).unwrap(), 1);
+        let sql = "SELECT count(*) FROM pg_locks WHERE mode = 'RowExclusiveLock' AND relation = 'runners'::REGCLASS";
+        assert_eq!(eye.one(sql, vec![]).await.unwrap().count(0).unwrap(), 1);
+        gate.say("UPDATE fleet SET max_runners = 1; UPDATE projects SET live = live + 1 WHERE name = 'q'; COMMIT")
+            .await
+            .unwrap();
+        match asked.await.unwrap().unwrap() {
+            Admitted::Denied { gate, error, .. } => {
+                assert_eq!(error.kind, ErrorKind::QuotaExceeded);
+                assert_eq!((gate.limit, gate.used), (Some(1), 1), "{gate:?}");
+            }
+            other => panic!("{isolation}: {other:?}"),
+        }
+        assert_eq!(
+            stores[0].runners(Default::default()).await.unwrap().len(),
+            0
+        );
+        // And what was undone left nothing behind that is in the way.
+        eye.say("UPDATE projects SET live = 0; UPDATE fleet SET max_runners = 1000")
+            .await
+            .unwrap();
+        for (store, new) in stores.iter().zip([each(10)[0].clone(), second]) {
+            let told = store.admit(new).await.unwrap();
+            assert!(matches!(told, Admitted::New { .. }), "{told:?}");
+        }
+    }
+}
