@@ -12,8 +12,9 @@ use crate::domain::audit::Note;
 use crate::domain::event::{Draft, Event, EventType, of_runner};
 use crate::domain::{Error, Limits, Runner, RunnerId, Timestamp};
 use crate::ports::{Admitted, NewRunner};
+use serde::Serialize;
 use serde_json::json;
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 /// What was there before: one row for each launch, whether or not its project exists. Looked up one by
 /// one, whatever a planner knows of the tables' sizes.
@@ -56,20 +57,69 @@ const WRITE_POSTGRES: &str = "
             id TEXT, project TEXT, host TEXT, name TEXT, uid BIGINT, spec TEXT, at BIGINT,
             request_uid BIGINT, request_id TEXT, digest TEXT, type TEXT, subject TEXT, actor TEXT,
             data TEXT, position BIGINT, state TEXT, priority BIGINT, session TEXT, reserved BIGINT,
-            queued_at BIGINT)
+            queued_at BIGINT, labels JSON)
     ), r AS (
         INSERT INTO runners (id, project, host, state, name, uid, spec, seq, created_at, started_at, ended_at,
                              priority, session, reserved, queued_at)
         SELECT id, project, host, state, name, uid, spec, 1, at, 0, 0, priority, session, reserved, queued_at FROM n
     ), l AS (
         INSERT INTO labels (runner, key, value)
-        SELECT n.id, e.key, e.value FROM n, json_each_text(n.spec::JSON -> 'labels') AS e
+        SELECT n.id, e.key, e.value FROM n, json_each_text(n.labels) AS e
     ), q AS (
         INSERT INTO requests (uid, request_id, digest, runner)
         SELECT request_uid, request_id, digest, id FROM n WHERE request_id IS NOT NULL
     )
     INSERT INTO events (position, at, type, project, subject, seq, actor, data)
     SELECT position, at, type, project, subject, 1, actor, data FROM n";
+
+/// What is looked up of a launch.
+#[derive(Serialize)]
+struct Asked<'a> {
+    id: String,
+    project: &'a str,
+    uid: Option<u32>,
+    request: Option<&'a str>,
+}
+
+impl<'a> Asked<'a> {
+    fn of(new: &'a NewRunner) -> Self {
+        let request = new.request.as_ref();
+        Self {
+            id: new.id.to_string(),
+            project: new.spec.project.as_str(),
+            uid: request.map(|r| r.uid),
+            request: request.map(|r| r.id.as_str()),
+        }
+    }
+}
+
+/// A new runner and its event, as they are written.
+#[derive(Serialize)]
+struct Fresh<'a> {
+    id: String,
+    project: &'a str,
+    host: &'a str,
+    name: Option<&'a str>,
+    uid: u32,
+    spec: String,
+    at: u64,
+    request_uid: Option<u32>,
+    request_id: Option<&'a str>,
+    digest: Option<&'a str>,
+    #[serde(rename = "type")]
+    kind: &'a str,
+    subject: &'a str,
+    actor: String,
+    data: String,
+    position: Option<i64>,
+    state: &'a str,
+    priority: i32,
+    session: Option<&'a str>,
+    reserved: u64,
+    queued_at: u64,
+    /// Also in its specification, which is not taken apart again for the few that have any.
+    labels: Option<&'a BTreeMap<String, String>>,
+}
 
 /// What was decided about one launch.
 enum Verdict {
@@ -117,17 +167,7 @@ pub(super) async fn admit_all(
         }
         Err(fail) => return Err(fail),
     };
-    let asked: Vec<_> = news
-        .iter()
-        .map(|new| {
-            json!({
-                "id": new.id.to_string(),
-                "project": new.spec.project.as_str(),
-                "uid": new.request.as_ref().map(|r| r.uid),
-                "request": new.request.as_ref().map(|r| r.id.as_str()),
-            })
-        })
-        .collect();
+    let asked: Vec<_> = news.iter().map(|new| Asked::of(new)).collect();
     let found = on
         .rows(
             on.pick(READ_SQLITE, READ_POSTGRES),
@@ -293,28 +333,29 @@ async fn write(
         let position = on.position();
         let request = new.request.as_ref();
         begun.extend(new.order.as_deref());
-        rows.push(json!({
-            "id": runner.id.to_string(),
-            "project": draft.project,
-            "host": runner.host,
-            "name": runner.spec.name,
-            "uid": runner.spec.uid,
-            "spec": row::json(&runner.spec)?,
-            "at": new.at.0,
-            "request_uid": request.map(|r| r.uid),
-            "request_id": request.map(|r| r.id.as_str()),
-            "digest": request.map(|r| r.digest.as_str()),
-            "type": draft.kind.short(),
-            "subject": draft.subject,
-            "actor": row::json(&draft.actor)?,
-            "data": row::json(&draft.data)?,
-            "position": position,
-            "state": runner.state().as_str(),
-            "priority": runner.spec.priority,
-            "session": runner.spec.session,
-            "reserved": runner.reserved,
-            "queued_at": queued_at.0,
-        }));
+        rows.push(Fresh {
+            id: runner.id.to_string(),
+            project: &draft.project,
+            host: &runner.host,
+            name: runner.spec.name.as_deref(),
+            uid: runner.spec.uid,
+            spec: row::json(&runner.spec)?,
+            at: new.at.0,
+            request_uid: request.map(|r| r.uid),
+            request_id: request.map(|r| r.id.as_str()),
+            digest: request.map(|r| r.digest.as_str()),
+            kind: draft.kind.short(),
+            subject: &draft.subject,
+            actor: row::json(&draft.actor)?,
+            data: row::json(&draft.data)?,
+            position,
+            state: runner.state().as_str(),
+            priority: runner.spec.priority,
+            session: runner.spec.session.as_deref(),
+            reserved: runner.reserved,
+            queued_at: queued_at.0,
+            labels: Some(&runner.spec.labels).filter(|labels| !labels.is_empty()),
+        });
         positions.push(position);
     }
     if rows.is_empty() {
