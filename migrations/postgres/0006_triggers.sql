@@ -76,12 +76,12 @@ BEGIN
         UPDATE projects p SET live = p.live + s.live, queued = p.queued + s.queued
           FROM (SELECT project, sum(live)::BIGINT AS live, sum(queued)::BIGINT AS queued, bool_or(takes) AS takes
                   FROM d GROUP BY project) s
-         WHERE p.name = s.project AND (s.live <> 0 OR s.queued <> 0)
+         WHERE p.name = s.project AND (s.live <> 0 OR s.queued <> 0) AND (SELECT bool_and(stay AND may AND told) FROM d)
         RETURNING s.takes AND p.live > p.max_runners AS over
     ), h AS (
         UPDATE hosts h SET live = h.live + s.live, queued = h.queued + s.queued
           FROM (SELECT host, sum(live)::BIGINT AS live, sum(queued)::BIGINT AS queued FROM d GROUP BY host) s
-         WHERE h.host = s.host AND (s.live <> 0 OR s.queued <> 0)
+         WHERE h.host = s.host AND (s.live <> 0 OR s.queued <> 0) AND (SELECT bool_and(stay AND may AND told) FROM d)
     )
     SELECT CASE WHEN (SELECT NOT bool_and(stay) FROM d) THEN 'a runner stays who and where it is'
                 WHEN (SELECT NOT bool_and(may) FROM d) THEN 'no such transition'
