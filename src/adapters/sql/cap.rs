@@ -5,9 +5,10 @@
 //! last, when all is written, and the cap is looked at once more under it. Where it does not
 //! hold after all, everything is undone and done again with the lock taken first.
 //!
-//! Whoever waits here at the end holds rows already. None of them is anybody's who took the lock first: those
-//! of projects, hosts and sessions have locks of their own that come before. Where rows are written that have
-//! none (there are budgets, turns are given, another host has ordered the launch), the lock comes first.
+//! Whoever waits here at the end holds rows already, and must not hold any that somebody may want who took the
+//! lock first: they would wait for one another. Those of projects and hosts have locks of their own that come
+//! before. Where other rows are written (of budgets, sessions, request ids, orders of other hosts), or
+//! turns are given, the lock comes first.
 
 use super::fail::Fail;
 use super::link::Link;

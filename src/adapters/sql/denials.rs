@@ -24,9 +24,11 @@ const KEPT_MAX: usize = 4_096;
 #[derive(Debug, Default)]
 pub(super) struct Denials {
     last: HashMap<Which, Last>,
+    /// As it was when [`Self::remember`] was called.
+    before: HashMap<Which, Last>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Last {
     event: Event,
     unsaid: u64,
@@ -69,6 +71,16 @@ impl Denials {
         };
         let which = which(project, gate, &event.draft.actor);
         self.last.insert(which, last);
+    }
+
+    /// What is noted from here on may be taken back.
+    pub(super) fn remember(&mut self) {
+        self.before.clone_from(&self.last);
+    }
+
+    /// Takes back what was noted since: it is undone with its transaction, and done again.
+    pub(super) fn take_back(&mut self) {
+        self.last = std::mem::take(&mut self.before);
     }
 
     /// The transaction was lost, and with it perhaps an event: the next denial writes one.

@@ -147,6 +147,17 @@ impl Job {
         }
     }
 
+    /// A launch that writes no row which another project's may want to write, too: see [`super::cap`].
+    fn is_plain(&self) -> bool {
+        match self {
+            Self::Admit(ask) => {
+                let new = &*ask.what;
+                new.order.is_none() && new.request.is_none() && new.spec.session.is_none()
+            }
+            _ => false,
+        }
+    }
+
     /// Whether it is done for a host whose epoch is over, too.
     fn of_any_epoch(&self) -> bool {
         match self {
@@ -240,14 +251,16 @@ pub(super) async fn attempt(
     jobs.iter().for_each(|job| job.locks(&mut locks));
     let mut late = false;
     if locks.admits {
-        let is_plain = |job: &Job| matches!(job, Job::Admit(ask) if ask.what.order.is_none());
-        let launches = (hopeful && jobs.iter().all(is_plain)).then_some(jobs.len());
+        let launches = (hopeful && jobs.iter().all(Job::is_plain)).then_some(jobs.len());
         late = cap::lock(on, launches).await.map_err(Fail::fault)?;
+    }
+    if late {
+        denials.remember();
     }
     let (mut changes, mut launches) = (Vec::new(), Vec::new());
     let begun = Instant::now();
     let mut works = 0;
-    for job in jobs {
+    for job in &mut *jobs {
         job.forget_answer();
         match job {
             job if fenced && !job.of_any_epoch() => job.refuse(StoreError::Fenced),
@@ -272,7 +285,7 @@ pub(super) async fn attempt(
         let done = admit::admit_all(on, denials, &asked).await;
         keep_all(base, launches, done)?;
     }
-    Ok(late)
+    Ok(late && jobs.iter().any(|job| !job.admitted().is_empty()))
 }
 
 fn keep_all<Q, T>(

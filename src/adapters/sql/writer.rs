@@ -346,7 +346,7 @@ impl Writer {
         match within(limit, work).await {
             Ok(true) => Ok(Some(link)),
             Ok(false) => {
-                self.denials.forget();
+                self.denials.take_back();
                 self.chain.lost();
                 self.link = Some(link);
                 Ok(None)

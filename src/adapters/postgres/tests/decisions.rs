@@ -12,7 +12,7 @@ use super::*;
 use crate::domain::budget::{Budget, Counts, OnExhausted, Scope};
 use crate::domain::period::Period;
 use crate::domain::{ErrorKind, Timestamp};
-use crate::ports::{Admitted, Hosts, NewRunner, Orders, Policies};
+use crate::ports::{Admitted, Hosts, NewRunner, Orders, Policies, RequestKey};
 use std::collections::BTreeSet;
 
 const ISOLATIONS: [&str; 3] = ["read committed", "repeatable read", "serializable"];
@@ -246,6 +246,52 @@ async fn one_place_in_the_queue_for_two() {
     assert_eq!(told.iter().filter(full).count(), 1, "{told:?}");
 }
 
+/// The event of a launch that its project has no place for.
+async fn refused_at(store: &PostgresStore, n: u64) -> u64 {
+    match store.admit(launch(n, "r")).await.unwrap() {
+        Admitted::Denied { event, .. } => event.position,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// How many wait for the fleet's cap, and how many have written runners.
+async fn waits_and_writes(eye: &mut Link) -> (u64, u64) {
+    let sql = "SELECT count(*) FILTER (WHERE NOT granted AND locktype = 'advisory' AND classid = 723104),
+                      count(*) FILTER (WHERE mode = 'RowExclusiveLock' AND relation = 'runners'::REGCLASS)
+                 FROM pg_locks WHERE database = (SELECT oid FROM pg_database WHERE datname = current_database())";
+    let held = eye.one(sql, vec![]).await.unwrap();
+    (held.count(0).unwrap(), held.count(1).unwrap())
+}
+
+/// Who writes rows that another project's launch may want to write, too, takes the cap's lock before them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn what_two_may_write_is_written_under_the_cap() {
+    let [store, _] = two().await;
+    project(&*store, "p", ProjectSettings::default()).await;
+    store.set_fleet_max(Some(1_000), alice()).await.unwrap();
+    let (mut gate, mut eye) = (link(&store).await, link(&store).await);
+    let mut of_session = launch(1, "p");
+    of_session.spec.session = Some("s".to_owned());
+    let mut repeatable = launch(2, "p");
+    repeatable.request = Some(RequestKey {
+        uid: 1000,
+        id: "nightly".to_owned(),
+        digest: "d".to_owned(),
+    });
+    for new in [of_session, repeatable] {
+        gate.say("BEGIN; SELECT pg_advisory_xact_lock(723104, 0)")
+            .await
+            .unwrap();
+        let asking = Arc::clone(&store);
+        let asked = tokio::spawn(async move { asking.admit(new).await });
+        wait_for(&mut eye, 1).await;
+        assert_eq!(waits_and_writes(&mut eye).await, (1, 0));
+        gate.say("COMMIT").await.unwrap();
+        let told = asked.await.unwrap().unwrap();
+        assert!(matches!(told, Admitted::New { .. }), "{told:?}");
+    }
+}
+
 /// With plenty of room the cap is looked at last. What others have taken meanwhile is not given twice: all is
 /// undone and decided again, and who finds no slot is told the limit.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
@@ -256,6 +302,8 @@ async fn the_fleets_last_slots_are_taken_while_somebody_writes() {
             project(&*stores[0], project_of, ProjectSettings::default()).await;
         }
         stores[0].set_fleet_max(Some(1_000), alice()).await.unwrap();
+        project(&*stores[0], "r", capped(0)).await;
+        let refused = refused_at(&stores[0], 90).await;
         let (mut gate, mut eye) = (link(&stores[0]).await, link(&stores[0]).await);
         gate.say("BEGIN; SELECT pg_advisory_xact_lock(723104, 0)")
             .await
@@ -264,11 +312,8 @@ async fn the_fleets_last_slots_are_taken_while_somebody_writes() {
         let store = Arc::clone(&stores[0]);
         let asked = tokio::spawn(async move { store.admit(first).await });
         wait_for(&mut eye, 1).await;
-        // It waits for the cap alone, and has written all: nobody else may write its row now.
-        let sql = "SELECT count(*) FROM pg_locks WHERE NOT granted AND locktype = 'advisory' AND classid = 723104";
-        assert_eq!(eye.one(sql, vec![]).await.unwrap().count(0).unwrap(), 1);
-        let sql = "SELECT count(*) FROM pg_locks WHERE mode = 'RowExclusiveLock' AND relation = 'runners'::REGCLASS";
-        assert_eq!(eye.one(sql, vec![]).await.unwrap().count(0).unwrap(), 1);
+        // It waits for the cap alone, and has written all by then.
+        assert_eq!(waits_and_writes(&mut eye).await, (1, 1));
         gate.say("UPDATE fleet SET max_runners = 1; UPDATE projects SET live = live + 1 WHERE name = 'q'; COMMIT")
             .await
             .unwrap();
@@ -283,7 +328,9 @@ async fn the_fleets_last_slots_are_taken_while_somebody_writes() {
             stores[0].runners(Default::default()).await.unwrap().len(),
             0
         );
-        // And what was undone left nothing behind that is in the way.
+        // What was undone left nothing behind that is in the way, and took nothing with it: the denial stands for those of
+        // its second.
+        assert_eq!(refused_at(&stores[0], 91).await, refused);
         eye.say("UPDATE projects SET live = 0; UPDATE fleet SET max_runners = 1000")
             .await
             .unwrap();
