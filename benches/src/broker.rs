@@ -21,6 +21,8 @@ const USER: &str = "bench";
 pub(crate) struct Broker {
     folder: PathBuf,
     process: Child,
+    /// How many CPUs there are.
+    cpus: usize,
 }
 
 impl Broker {
@@ -78,6 +80,7 @@ impl Broker {
         let mut broker = Self {
             folder: folder.to_owned(),
             process,
+            cpus: std::thread::available_parallelism().map_or(1, usize::from),
         };
         let begun = Instant::now();
         while TcpStream::connect(("127.0.0.1", PORT)).is_err() {
@@ -89,6 +92,23 @@ impl Broker {
             std::thread::sleep(Duration::from_millis(50));
         }
         Ok(broker)
+    }
+
+    /// Gives it the first half of the CPUs and the rest to who measures, or everybody all of them.
+    pub(crate) fn keep_apart(&self, is_apart: bool) -> Res<()> {
+        let all = self.cpus;
+        let (first, second) = match (is_apart, all) {
+            (true, 2..) => (
+                format!("0-{}", all / 2 - 1),
+                format!("{}-{}", all / 2, all - 1),
+            ),
+            _ => (format!("0-{}", all - 1), format!("0-{}", all - 1)),
+        };
+        let found = Command::new("pgrep").args(["-u", "rabbitmq"]).output()?;
+        for pid in String::from_utf8_lossy(&found.stdout).split_whitespace() {
+            bind(&first, pid)?;
+        }
+        bind(&second, &std::process::id().to_string())
     }
 
     /// Where it is, for a relay.
@@ -113,6 +133,19 @@ impl Broker {
     /// Where it is, for lapin alone.
     pub(crate) fn url(&self) -> String {
         format!("amqp://{USER}:{USER}@127.0.0.1:{PORT}/%2f")
+    }
+}
+
+/// Binds a process with all its threads.
+fn bind(cpus: &str, pid: &str) -> Res<()> {
+    let bound = Command::new("taskset")
+        .args(["-a", "-p", "-c", cpus, pid])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status()?;
+    match bound.success() || !Path::new("/proc").join(pid).exists() {
+        true => Ok(()),
+        false => Err(format!("taskset -a -p -c {cpus} {pid}: {bound}").into()),
     }
 }
 
