@@ -29,6 +29,9 @@ done
 # So that tests/host/clean.sh knows whose it is.
 ip link set "$bridge" alias "$$ $(start_of $$)"
 network=10.213.$number
+# An address of its own: else a bridge takes one of its cables', and another one when that host is gone; who knew the old one
+# does not reach this machine for half a minute.
+ip link set "$bridge" address "$(printf '02:00:0a:d5:%02x:01' "$number")"
 ip address add "$network.1/24" dev "$bridge"
 ip link set "$bridge" up
 

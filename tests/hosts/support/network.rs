@@ -27,6 +27,10 @@ impl Network {
                     };
                     machine(&["ip", "link", "set", &name, "alias", own_name().trim()]);
                     let address = format!("{}/24", network.machine_address());
+                    // One of its own: else it takes one of its cables', and another one when that host is gone; who
+                    // knew the old one does not reach this machine for half a minute.
+                    let own = format!("02:00:0a:d5:{number:02x}:01");
+                    machine(&["ip", "link", "set", &name, "address", &own]);
                     machine(&["ip", "address", "add", &address, "dev", &name]);
                     machine(&["ip", "link", "set", &name, "up"]);
                     return network;
