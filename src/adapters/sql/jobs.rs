@@ -6,7 +6,7 @@ use super::ledger::Concern;
 use super::link::Link;
 use super::locks::Locks;
 use super::prune::Sweep;
-use super::{Base, Work, admit, apply, cap, hosts};
+use super::{Base, Work, admit, apply, hosts};
 use crate::domain::runner::Change;
 use crate::domain::{RunnerId, Timestamp};
 use crate::ports::{self, Admitted, Applied, NewRunner, StoreError};
@@ -148,7 +148,7 @@ impl Job {
     }
 
     /// A launch that writes no row which another project's may want to write, too: see [`super::cap`].
-    fn is_plain(&self) -> bool {
+    pub(super) fn is_plain(&self) -> bool {
         match self {
             Self::Admit(ask) => {
                 let new = &*ask.what;
@@ -233,34 +233,22 @@ impl Job {
 
 /// Does all of them, those of a kind together. An error is a fault or a rule that fired for one of
 /// them: it ends the transaction. Those done one by one are left for a later one when it takes long:
-/// others wait for the locks. Answers whether the fleet's cap is still to be looked at, which may be
-/// left for the end in a `hopeful` one that has nothing but launches.
+/// others wait for the locks.
 pub(super) async fn attempt(
     on: &mut Link,
     base: &dyn Base,
     writer: Option<&ports::Writer>,
     denials: &mut Denials,
     jobs: &mut [Job],
-    hopeful: bool,
-) -> Result<bool, sqlx::Error> {
+) -> Result<(), sqlx::Error> {
     let fenced = match writer {
         Some(writer) => !hosts::is_current(on, writer).await.map_err(Fail::fault)?,
         None => false,
     };
-    let mut locks = Locks::default();
-    jobs.iter().for_each(|job| job.locks(&mut locks));
-    let mut late = false;
-    if locks.admits {
-        let launches = (hopeful && jobs.iter().all(Job::is_plain)).then_some(jobs.len());
-        late = cap::lock(on, launches).await.map_err(Fail::fault)?;
-    }
-    if late {
-        denials.remember();
-    }
     let (mut changes, mut launches) = (Vec::new(), Vec::new());
     let begun = Instant::now();
     let mut works = 0;
-    for job in &mut *jobs {
+    for job in jobs {
         job.forget_answer();
         match job {
             job if fenced && !job.of_any_epoch() => job.refuse(StoreError::Fenced),
@@ -285,7 +273,7 @@ pub(super) async fn attempt(
         let done = admit::admit_all(on, denials, &asked).await;
         keep_all(base, launches, done)?;
     }
-    Ok(late && jobs.iter().any(|job| !job.admitted().is_empty()))
+    Ok(())
 }
 
 fn keep_all<Q, T>(

@@ -334,9 +334,17 @@ impl Writer {
             .clone();
         let (base, denials, chain) = (&*self.base, &mut self.denials, &mut self.chain);
         let work = async {
-            let late =
-                jobs::attempt(&mut link, base, identity.as_ref(), denials, jobs, hopeful).await?;
+            let mut late = false;
+            if locks.admits {
+                let launches = (hopeful && jobs.iter().all(Job::is_plain)).then_some(jobs.len());
+                late = cap::lock(&mut link, launches).await.map_err(Fail::fault)?;
+            }
+            if late {
+                denials.remember();
+            }
+            jobs::attempt(&mut link, base, identity.as_ref(), denials, jobs).await?;
             chain.append(&mut link).await.map_err(Fail::fault)?;
+            late &= jobs.iter().any(|job| !job.admitted().is_empty());
             if late && !cap::holds(&mut link).await.map_err(Fail::fault)? {
                 link.say("ROLLBACK").await?;
                 return Ok(false);

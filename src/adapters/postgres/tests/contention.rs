@@ -1,5 +1,6 @@
 //! Several hosts at one database: who holds what another one needs, who is first, who keeps for how long.
 
+use super::conformance::hosts::{MINUTE, join};
 use super::conformance::{
     admit, alice, apply, at, end, id, launch, live, project, refused, requested, step, unavailable,
 };
@@ -8,30 +9,11 @@ use super::schema::other_link;
 use super::*;
 use crate::adapters::sql::Work;
 use crate::domain::ErrorKind;
-use crate::domain::host::{Load, Registration};
 use crate::domain::relay::Settlement;
-use crate::ports::{Admitted, Beat, Hosts, Outbox, Pruned, Rows};
+use crate::ports::{Admitted, Hosts, Outbox, Pruned, Rows};
 use futures_util::future::join_all;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
-
-async fn join(store: &PostgresStore, host: &str, ttl: u64) {
-    let new = Registration {
-        host: host.to_owned(),
-        name: host.to_owned(),
-        boot_id: "boot".to_owned(),
-        labels: Default::default(),
-        max_runners: None,
-        version: String::new(),
-        advertise: String::new(),
-    };
-    let beat = Beat {
-        ttl,
-        fenced_after: None,
-        load: Load::default(),
-    };
-    store.join(new, beat).await.unwrap();
-}
 
 /// Another host hangs in the middle of a transaction about one project.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
@@ -176,7 +158,7 @@ async fn the_host_that_keeps_longest_decides() {
         .unwrap();
     let (hour, year) = (3_600_000_000, 365 * 86_400_000_000);
     for (store, host) in [(&one, "a"), (&two, "b")] {
-        join(store, host, hour).await;
+        join(store, host, "boot", hour).await;
     }
     let ago = async |store: &PostgresStore, retention| {
         let before = store.expired(retention).await.unwrap();
@@ -238,7 +220,7 @@ async fn few_connections_are_shared() {
         let options = options.await.unwrap();
         let store = Arc::new(PostgresStore::open(options, most).await.unwrap());
         store.publish(true);
-        join(&store, "h1", 60_000_000).await;
+        join(&*store, "h1", "boot", MINUTE).await;
         project(&*store, "p", ProjectSettings::default()).await;
         let work = async |store: Arc<PostgresStore>, n: u64| {
             for n in 20 * n..20 * (n + 1) {
