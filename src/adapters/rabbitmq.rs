@@ -28,8 +28,8 @@ use lapin::{
 use std::collections::{HashSet, VecDeque};
 use std::fmt;
 use std::path::PathBuf;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 use tokio::time::{Instant, sleep_until, timeout};
@@ -180,7 +180,7 @@ impl RabbitMq {
         let events = connection.events_listener().boxed();
         Ok(Rabbit {
             connection,
-            channel,
+            channel: Arc::new(channel),
             exchange,
             events,
             pending: FuturesUnordered::new(),
@@ -247,7 +247,7 @@ struct Sent {
 /// One connection with one channel.
 struct Rabbit {
     connection: Connection,
-    channel: Channel,
+    channel: Arc<Channel>,
     exchange: ShortString,
     events: BoxStream<'static, Event>,
     pending: FuturesUnordered<Confirming>,
@@ -318,7 +318,7 @@ impl Rabbit {
 
 #[async_trait]
 impl Publisher for Rabbit {
-    fn publish(&mut self, message: Message) -> Result<(), BrokerError> {
+    fn publish(&mut self, message: &Arc<Message>) -> Result<(), BrokerError> {
         let number = self.first + self.line.len() as u64;
         if self.line.is_empty() {
             self.heard = Instant::now();
@@ -334,7 +334,8 @@ impl Publisher for Rabbit {
             .with_type(message.kind.as_str().into())
             .with_timestamp(message.at)
             .with_app_id("stratavore".into());
-        let (channel, exchange) = (self.channel.clone(), self.exchange.clone());
+        let (channel, exchange) = (Arc::clone(&self.channel), self.exchange.clone());
+        let message = Arc::clone(message);
         let mut confirming: Confirming = Box::pin(async move {
             let options = BasicPublishOptions {
                 mandatory: true,

@@ -1,9 +1,8 @@
 //! An event as the broker gets it: a CloudEvent 1.0 in structured JSON, its routing key, its id.
 
-use super::event::{Draft, Event};
+use super::event::{Actor, Event, Particulars};
 use super::time::Timestamp;
-use serde::ser::SerializeMap;
-use serde::{Serialize, Serializer};
+use serde::Serialize;
 use serde_json::Value;
 use std::fmt::Write as _;
 
@@ -11,6 +10,8 @@ use std::fmt::Write as _;
 pub const CONTENT_TYPE: &str = "application/cloudevents+json";
 /// The content type of the data in it.
 pub const DATA_CONTENT_TYPE: &str = "application/json";
+/// What a body takes besides its data, about.
+const BESIDES: usize = 700;
 /// What stands before [`super::event::EventType::short`] in `type`.
 pub const TYPE_PREFIX: &str = "org.stratavore.";
 
@@ -31,7 +32,7 @@ pub struct Message {
     pub body: Vec<u8>,
 }
 
-/// The body as it is written; made for each event that is published, so nothing in it is copied first.
+/// The body but for its data.
 #[derive(Serialize)]
 struct Envelope<'a> {
     specversion: &'a str,
@@ -46,30 +47,35 @@ struct Envelope<'a> {
     runnerseq: u64,
     hostepoch: u64,
     storeid: &'a str,
-    data: Data<'a>,
 }
 
 /// The particulars, with who it was among them.
-struct Data<'a>(&'a Draft);
-
-impl Serialize for Data<'_> {
-    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
-        let Value::Object(fields) = &self.0.data else {
-            return self.0.data.serialize(to);
-        };
-        let fields = fields.iter().filter(|(name, _)| *name != "actor");
-        let mut map = to.serialize_map(None)?;
-        for (name, value) in fields {
-            map.serialize_entry(name, value)?;
+fn write_data(data: &str, actor: &Actor, to: &mut Vec<u8>) {
+    let actor = serde_json::to_string(actor).unwrap_or_default();
+    let fields = data
+        .trim()
+        .strip_prefix('{')
+        .and_then(|rest| rest.strip_suffix('}'));
+    match fields {
+        // What is no object stays as it is.
+        None => to.extend_from_slice(data.as_bytes()),
+        Some(fields) if fields.contains("\"actor\"") => {
+            let mut fields: Value = serde_json::from_str(data).unwrap_or_default();
+            fields["actor"] = serde_json::from_str(&actor).unwrap_or_default();
+            to.extend_from_slice(fields.to_string().as_bytes());
         }
-        map.serialize_entry("actor", &self.0.actor)?;
-        map.end()
+        Some(fields) => {
+            let comma = if fields.trim().is_empty() { "" } else { "," };
+            for part in ["{", fields, comma, "\"actor\":", &actor, "}"] {
+                to.extend_from_slice(part.as_bytes());
+            }
+        }
     }
 }
 
 impl Message {
     /// The message about an event that this host has written in this epoch into this store.
-    pub fn new(event: &Event, store: &str, source: &str, epoch: u64) -> Self {
+    pub fn new<D: Particulars>(event: &Event<D>, store: &str, source: &str, epoch: u64) -> Self {
         let draft = &event.draft;
         let id = format!("{store}-{}", event.position);
         let kind = format!("{TYPE_PREFIX}{}", draft.kind.short());
@@ -85,10 +91,15 @@ impl Message {
             runnerseq: draft.seq,
             hostepoch: epoch,
             storeid: store,
-            data: Data(draft),
         };
-        // Of text, numbers and maps by text: nothing in it can't be JSON.
-        let body = serde_json::to_vec(&envelope).unwrap_or_default();
+        let data = draft.data.json();
+        let mut body = Vec::with_capacity(BESIDES + data.len());
+        // Of text and numbers, and into memory: nothing in it can fail.
+        let _ = serde_json::to_writer(&mut body, &envelope);
+        body.pop();
+        body.extend_from_slice(b",\"data\":");
+        write_data(&data, &draft.actor, &mut body);
+        body.push(b'}');
         Self {
             position: event.position,
             routing_key: routing_key(&draft.project, source, draft.kind.short()),
@@ -137,7 +148,7 @@ fn rfc3339(at: Timestamp) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::event::{Actor, EventType};
+    use crate::domain::event::{Draft, EventType};
     use proptest::prelude::*;
     use serde_json::json;
 
@@ -171,7 +182,37 @@ mod tests {
         );
     }
 
+    fn data_of(text: &str) -> Value {
+        let actor = Actor::host();
+        let mut data = Vec::new();
+        write_data(text, &actor, &mut data);
+        serde_json::from_slice(&data).unwrap_or_default()
+    }
+
+    #[test]
+    fn who_it_was_is_among_the_particulars() {
+        let actor = json!({"uid": null, "user": null});
+        for empty in ["{}", " { } "] {
+            assert_eq!(data_of(empty), json!({"actor": actor}));
+        }
+        assert_eq!(data_of("[{}]"), json!([{}]), "no object");
+        let data = data_of(r#"{"actor": 7, "b": 1}"#);
+        assert_eq!(data, json!({"b": 1, "actor": actor}), "once");
+        let data = data_of(r#"{"a": "\"actor\"", "b": {"actor": 1}}"#);
+        let whole = json!({"a": "\"actor\"", "b": {"actor": 1}, "actor": actor});
+        assert_eq!(data, whole);
+    }
+
     proptest! {
+        #[test]
+        fn particulars_stay(names in prop::collection::vec("\\PC{0,6}|actor", 0..5), values in prop::collection::vec("\\PC{0,8}", 5)) {
+            let fields = names.into_iter().zip(values.into_iter().map(Value::String));
+            let mut data = Value::Object(fields.collect());
+            let told = data_of(&data.to_string());
+            data["actor"] = json!(Actor::host());
+            prop_assert_eq!(told, data);
+        }
+
         #[test]
         fn words_are_words_and_differ(a in "[a-z0-9._*#% -]{0,8}", b in "[a-z0-9._*#% -]{0,8}") {
             let (one, other) = (word(&a), word(&b));

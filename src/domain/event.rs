@@ -1,6 +1,9 @@
 //! Events: one per state change, written in the same transaction as the change.
 
 pub mod schema;
+mod text;
+
+pub use text::{Particulars, Text};
 
 use super::runner::{Runner, State, Step};
 use super::signal;
@@ -165,7 +168,7 @@ impl EventType {
 
 /// An event before the store has numbered it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Draft {
+pub struct Draft<D = Value> {
     /// What happened.
     pub kind: EventType,
     /// The project concerned.
@@ -179,16 +182,16 @@ pub struct Draft {
     /// Who.
     pub actor: Actor,
     /// The particulars. Public: no command, folder, environment or label value.
-    pub data: Value,
+    pub data: D,
 }
 
 /// An event as the store has it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Event {
+pub struct Event<D = Value> {
     /// Position in this store; what `events --after` means.
     pub position: u64,
     /// The event.
-    pub draft: Draft,
+    pub draft: Draft<D>,
 }
 
 /// The event of a runner that has just taken a step from `old`. `runner.seq` is already its number.

@@ -12,6 +12,8 @@ mod window;
 
 pub use window::Window;
 
+use std::sync::Arc;
+
 /// What the broker said of a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
@@ -83,9 +85,9 @@ pub struct Row {
     /// Its place.
     pub position: u64,
     /// What it is about.
-    pub subject: String,
+    pub subject: Arc<str>,
     /// Whose it is; empty = no project's.
-    pub project: String,
+    pub project: Arc<str>,
     /// Its number there.
     pub seq: u64,
     /// The last number before it that is still in the outbox.

@@ -2,16 +2,17 @@
 
 use super::StoreError;
 use crate::domain::cloudevent::Message;
-use crate::domain::event::Event;
+use crate::domain::event::{Event, Text};
 use crate::domain::relay::{Outcome, Settlement, Why};
 use crate::domain::{ProjectName, Timestamp};
 use async_trait::async_trait;
+use std::sync::Arc;
 
 /// An event that is still to be published.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Outgoing {
     /// The event.
-    pub event: Event,
+    pub event: Event<Text>,
     /// The store it was written in.
     pub store: String,
     /// The host that wrote it.
@@ -132,7 +133,7 @@ pub enum Told {
 #[async_trait]
 pub trait Publisher: Send + std::fmt::Debug {
     /// Hands a message over and waits for nothing.
-    fn publish(&mut self, message: Message) -> Result<(), BrokerError>;
+    fn publish(&mut self, message: &Arc<Message>) -> Result<(), BrokerError>;
     /// Waits for news. An error is the end of the connection: what became of the rest nobody knows.
     async fn news(&mut self) -> Result<Told, BrokerError>;
     /// Says good-bye, in a bounded time.

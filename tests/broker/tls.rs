@@ -6,6 +6,7 @@ use super::world::shared;
 use std::net::TcpStream;
 use std::path::Path;
 use std::process::Command;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use stratavore::adapters::rabbitmq::{BrokerOptions, RabbitMq};
 use stratavore::domain::Timestamp;
@@ -91,15 +92,15 @@ async fn refusals_say_why_and_the_next_server_is_tried() {
     let channel = consumer::channel(rabbit).await;
     consumer::bind(&channel, "x.lowly", "q.lowly", &["#"]).await;
     let mut link = RabbitMq::new(writer).connect().await.unwrap();
-    let message = Message::new(&lifted(), "s", "h", 1);
-    link.publish(message.clone()).unwrap();
+    let message = Arc::new(Message::new(&lifted(), "s", "h", 1));
+    link.publish(&message).unwrap();
     let told = link.news().await.unwrap();
     assert_eq!(told, Told::Settled(vec![(7, Outcome::Confirmed)]));
     link.close().await;
     let mut log = Log::default();
     log.read(&channel, "q.lowly", 1).await;
     let ids: Vec<_> = log.all.iter().map(|e| e["id"].clone()).collect();
-    assert_eq!(ids, [message.id]);
+    assert_eq!(ids, [message.id.as_str()]);
     closed.servers.extend(good.servers);
     RabbitMq::new(closed).connect().await.unwrap().close().await;
 }

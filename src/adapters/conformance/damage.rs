@@ -6,7 +6,7 @@ use crate::domain::budget::{Budget, Counts, OnExhausted, Tokens};
 use crate::domain::event::EventType;
 use crate::domain::host::{Load, Registration};
 use crate::domain::period::Period;
-use crate::ports::Beat;
+use crate::ports::{Beat, Outbox, Rows};
 use std::sync::Arc;
 
 fn patient(n: u64, project: &str) -> NewRunner {
@@ -172,4 +172,47 @@ pub(crate) async fn what_a_lost_host_held_is_given_back<S: Store + 'static>(
     assert_eq!(ended.count(), 15);
     assert_eq!(live(&*store, "p").await, 505);
     assert!(store.tidy(u64::MAX).await.unwrap().is_empty());
+}
+
+/// What can't be read of an event, or of two of them, leaves the rest of a page as it is; also a text that looks
+/// like several rows.
+pub(crate) async fn is_passed_over_by_the_relay<S: Store + Outbox>(
+    store: Arc<S>,
+    sql: impl AsyncFn(String),
+    more: &[&str],
+) {
+    store.publish(true);
+    super::hosts::join(&*store, "h1", "boot", super::hosts::MINUTE).await;
+    for n in 0..20 {
+        project(&*store, &format!("p{n:02}"), ProjectSettings::default()).await;
+    }
+    let page = async || store.page("h1", Rows::Pending, 0, 100).await.unwrap();
+    let whole = page().await;
+    let all = whole.rows.len();
+    assert!(all >= 20 && whole.unreadable == 0, "{whole:?}");
+    let damage = [
+        "type = 'runner.flew'",
+        "data = '{'",
+        "data = ''",
+        "actor = '[]'",
+        "data = '{}\u{1f}{}'",
+        "data = '\u{1e}'",
+        "data = '{\u{1e}1\u{1f}2\u{1f}'",
+    ];
+    let damage: Vec<_> = damage.iter().chain(more).collect();
+    for (n, damage) in damage.iter().enumerate() {
+        sql(format!(
+            "UPDATE events SET {damage} WHERE subject = 'project/p{n:02}'"
+        ))
+        .await;
+        let found = page().await;
+        assert_eq!(found.rows.len(), all - n - 1, "{damage}");
+        assert!(found.unreadable > n, "{damage}");
+        assert_eq!(found.last, whole.last, "{damage}");
+        let subjects = found.rows.iter().map(|row| &row.event.draft.subject);
+        assert!(
+            subjects.is_sorted_by_key(|s| s.starts_with("project/").then_some(s)),
+            "in order"
+        );
+    }
 }

@@ -78,6 +78,14 @@ impl Row {
         })
     }
 
+    /// The bytes of a text that may be damaged.
+    pub(in crate::adapters) fn maybe_bytes(&self, column: usize) -> Result<Option<&[u8]>, Fail> {
+        Ok(match self {
+            Self::Sqlite(row) => row.try_get(column)?,
+            Self::Postgres(row) => row.try_get::<Option<&str>, _>(column)?.map(str::as_bytes),
+        })
+    }
+
     pub(in crate::adapters) fn int(&self, column: usize) -> Result<i64, Fail> {
         self.maybe_int(column)?.ok_or_else(|| missing(column))
     }

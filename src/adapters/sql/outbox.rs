@@ -18,20 +18,22 @@ use std::sync::atomic::Ordering;
 /// The most rows of one page, and of one transaction that changes some.
 const PAGE_MAX: u32 = 1_000;
 
+/// A page as [`rows`] reads it. It is one row, since SQLite's thread handing over each for itself costs more than
+/// reading it; and the limit is a sum, since SQLite plans anew for each bound one.
 macro_rules! page {
     ($which:literal, $held:literal) => {
         concat!(
-            "SELECT e.position, e.at, e.type, e.project, e.subject, e.seq, e.actor, e.data, o.source, o.epoch, o.parked,
-                    (SELECT max(p.seq) FROM outbox p WHERE p.subject = o.subject AND p.seq < o.seq),
-                    (SELECT count(*) FROM (SELECT 1 FROM outbox p ", $held, " WHERE p.subject = o.subject AND p.seq < o.seq
-                                              AND p.parked = 'unroutable' LIMIT 1) AS q),
-                    (SELECT m.value FROM meta m WHERE m.key = 'store-id')
+            "SELECT (SELECT m.value FROM meta m WHERE m.key = 'store-id'), max(o.position), string_agg(concat_ws('\u{1f}',
+                        o.position, e.at, e.type, e.project, e.subject, e.seq, o.source, o.epoch, coalesce(o.parked, ''),
+                        coalesce(CAST((SELECT max(p.seq) FROM outbox p WHERE p.subject = o.subject AND p.seq < o.seq) AS TEXT), ''),
+                        (SELECT count(*) FROM (SELECT 1 FROM outbox p ", $held, " WHERE p.subject = o.subject AND p.seq < o.seq
+                                                  AND p.parked = 'unroutable' LIMIT 1) AS q),
+                        e.actor, e.data), '\u{1e}')
                FROM (SELECT subject, seq, position, source, epoch, parked FROM outbox
                       WHERE host = $1 AND position > $2 AND parked ",
             $which,
-            " ORDER BY position LIMIT $3) AS o
-               JOIN events e ON e.position = o.position
-              ORDER BY o.position"
+            " ORDER BY position LIMIT $3 + 0) AS o
+               JOIN events e ON e.position = o.position"
         )
     };
 }
@@ -45,7 +47,7 @@ macro_rules! parked {
             $held,
             " WHERE p.subject = o.subject AND p.seq < o.seq AND p.parked = 'unroutable' LIMIT 1) AS q)
                FROM outbox o WHERE o.host = $1 AND o.position > $2 AND o.parked IS NOT NULL
-              ORDER BY o.position LIMIT $3"
+              ORDER BY o.position LIMIT $3 + 0"
         )
     };
 }
@@ -351,7 +353,7 @@ impl<B: Base> Outbox for SqlStore<B> {
                     page!("IS NOT NULL", ""),
                 ),
             };
-            rows::page(&on.rows(sql, values).await?)
+            rows::page(&on.one(sql, values).await?)
         };
         self.look_up(question).await
     }

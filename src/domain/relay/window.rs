@@ -8,6 +8,9 @@ use std::sync::Arc;
 const REFUSED_KEPT: usize = 4;
 /// Where more projects than these have some, it is one of each.
 const FULL_MANY: usize = 64;
+/// A window that was full is filled again when this part of it is free: many messages together cost the broker
+/// and this host less than one after each confirm.
+const REFILL: usize = 8;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
@@ -44,6 +47,8 @@ pub struct Window<T> {
     /// Projects with something refused, and how much of that is in hand.
     full: HashMap<Arc<str>, usize>,
     under_way: usize,
+    /// As many as may be are under way, or were and not enough of them are confirmed yet.
+    is_full: bool,
     done: usize,
     parked: usize,
     /// What was settled since the page under way was asked for: it may still be on it.
@@ -64,6 +69,7 @@ impl<T> Window<T> {
             refused: VecDeque::new(),
             full: HashMap::new(),
             under_way: 0,
+            is_full: false,
             done: 0,
             parked: 0,
             settled: HashSet::new(),
@@ -93,33 +99,32 @@ impl<T> Window<T> {
         self.confirmed.clear();
     }
 
-    /// Offers a row of that page.
-    pub fn offer(&mut self, row: Row, what: T) -> Offer {
+    /// Offers a row of that page; `what` is made of it if it is taken.
+    pub fn offer(&mut self, row: Row, what: impl FnOnce() -> T) -> Offer {
         if self.rows.contains_key(&row.position) || self.settled.contains(&row.position) {
             return Offer::Known;
         }
-        let line = self.subjects.get(row.subject.as_str());
+        let line = self.subjects.get(&row.subject);
         // The page may tell of one that was there when it was asked for, and was settled since.
-        let confirmed = self.confirmed.get(row.subject.as_str()).copied();
+        let confirmed = self.confirmed.get(&row.subject).copied();
         let is_known = |seq| {
             line.is_some_and(|line| line.contains_key(&seq)) || confirmed.is_some_and(|c| c >= seq)
         };
         let follows = row.behind_unroutable && self.park;
-        if self.full.contains_key(row.project.as_str())
+        if self.full.contains_key(&row.project)
             || (!follows && row.behind.is_some_and(|seq| !is_known(seq)))
         {
             return Offer::Waits;
         }
-        let subject: Arc<str> = row.subject.into();
-        let line = self.subjects.entry(Arc::clone(&subject)).or_default();
+        let line = self.subjects.entry(Arc::clone(&row.subject)).or_default();
         line.insert(row.seq, row.position);
         let entry = Entry {
-            subject,
-            project: row.project.into(),
+            subject: row.subject,
+            project: row.project,
             seq: row.seq,
             state: State::Queued,
             refused: false,
-            what,
+            what: what(),
         };
         self.rows.insert(row.position, entry);
         if follows {
@@ -182,7 +187,12 @@ impl<T> Window<T> {
 
     /// The next row to be published, which is under way from now on.
     pub fn take(&mut self) -> Option<(u64, &T)> {
-        if self.under_way >= self.limits.window || self.under_way + self.done >= self.limits.batch {
+        let room = match self.is_full {
+            true => (self.limits.window / REFILL).max(1),
+            false => 1,
+        };
+        self.is_full = self.under_way + room > self.limits.window;
+        if self.is_full || self.under_way + self.done >= self.limits.batch {
             return None;
         }
         let position = self.ready.pop_first()?;

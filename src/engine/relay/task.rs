@@ -8,9 +8,7 @@ use crate::crash;
 use crate::domain::backoff::Backoff;
 use crate::domain::cloudevent::Message;
 use crate::domain::relay::{Settlement, Window};
-use crate::ports::{
-    Broker, BrokerError, Outbox, Outgoing, Page, Publisher, Rows, StoreError, Told,
-};
+use crate::ports::{Broker, BrokerError, Outbox, Page, Publisher, Rows, StoreError, Told};
 use chores::Chore;
 use std::future::pending;
 use std::sync::Arc;
@@ -21,7 +19,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until};
 
 /// Rows of one page.
-const PAGE: usize = 500;
+const PAGE: usize = 250;
 /// Before another attempt to reach the broker, at first and at most.
 const RECONNECT: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(30));
 /// Before rows are looked for again that wait for another host's, at first and at most.
@@ -54,7 +52,7 @@ pub(super) struct Task {
     state: watch::Sender<RelayState>,
     published: Arc<AtomicU64>,
 
-    window: Window<Outgoing>,
+    window: Window<Arc<Message>>,
     /// Rows up to here were read.
     cursor: u64,
     /// Behind the cursor there was nothing.
@@ -339,9 +337,8 @@ impl Task {
         }
         let mut published = false;
         while let Some(publisher) = &mut self.publisher
-            && let Some((_, row)) = self.window.take()
+            && let Some((_, message)) = self.window.take()
         {
-            let message = Message::new(&row.event, &row.store, &row.source, row.epoch);
             published = true;
             if let Err(error) = publisher.publish(message) {
                 self.lost(error.0);

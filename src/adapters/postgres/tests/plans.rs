@@ -228,16 +228,13 @@ fn look_over(when: &str, log: &str) -> Vec<String> {
         (
             "a page",
             [
-                "SELECT e.position, e.at, e.type",
+                "string_agg(concat_ws(",
                 "position > $2 AND parked IS NULL ORDER BY",
             ],
         ),
         (
             "a page of parked ones",
-            [
-                "SELECT e.position, e.at, e.type",
-                "parked IS NOT NULL ORDER BY",
-            ],
+            ["string_agg(concat_ws(", "parked IS NOT NULL ORDER BY"],
         ),
         (
             "settled",

@@ -422,4 +422,8 @@ async fn a_damaged_row_costs_only_those_it_is_about() {
     conformance::damage::costs_only_those_it_is_about(Arc::new(store), sql).await;
     let (store, sql) = with_a_back_door().await;
     conformance::damage::what_a_lost_host_held_is_given_back(Arc::new(store), sql).await;
+    let (store, sql) = with_a_back_door().await;
+    let past_the_rules =
+        async |damage| sql(format!("SET session_replication_role = replica; {damage}")).await;
+    conformance::damage::is_passed_over_by_the_relay(Arc::new(store), past_the_rules, &[]).await;
 }

@@ -340,15 +340,15 @@ async fn the_outbox_is_never_read_whole() {
             .await
             .unwrap();
         for (.., step) in plan {
-            // Hosts are few, and so are the rows of a page, which is sorted at the end.
-            let page = query.starts_with("SELECT e.position");
+            // Hosts are few, and so are the rows of a page.
+            let page = query.contains("string_agg");
             let few = ["h", "g", "q", "json_each", "CONSTANT ROW", "(subquery"];
             let few = few
                 .iter()
                 .any(|few| step.starts_with(&format!("SCAN {few}")));
             let few = few || (page && step == "SCAN o");
             assert!(!step.starts_with("SCAN") || few, "{query}: {step}");
-            assert!(page || !step.contains("TEMP B-TREE"), "{query}: {step}");
+            assert!(!step.contains("TEMP B-TREE"), "{query}: {step}");
         }
     }
     drop(store);
@@ -371,4 +371,14 @@ async fn a_damaged_row_costs_only_those_it_is_about() {
         sql.execute(&mut *on.lock().await).await.unwrap();
     };
     conformance::damage::what_a_lost_host_held_is_given_back(Arc::new(store), sql).await;
+    let (folder, store) = empty().await;
+    let on = tokio::sync::Mutex::new(by_hand(&folder).await);
+    let rule = sqlx::query("DROP TRIGGER event_changed");
+    rule.execute(&mut *on.lock().await).await.unwrap();
+    let sql = async |sql: String| {
+        let sql = sqlx::query(sqlx::AssertSqlSafe(sql));
+        sql.execute(&mut *on.lock().await).await.unwrap();
+    };
+    let no_text = "data = CAST(X'7bff7d' AS TEXT)";
+    conformance::damage::is_passed_over_by_the_relay(Arc::new(store), sql, &[no_text]).await;
 }

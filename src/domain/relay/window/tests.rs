@@ -130,14 +130,14 @@ fn a_full_queue_holds_up_its_own_project_alone() {
     let mut window = Window::new(LIMITS, true);
     let row = |position: u64, project: &str| Row {
         position,
-        subject: format!("runner/{position}"),
-        project: project.to_owned(),
+        subject: format!("runner/{position}").into(),
+        project: project.into(),
         seq: 1,
         behind: None,
         behind_unroutable: false,
     };
     for position in 1..=12 {
-        assert_eq!(window.offer(row(position, "full"), ()), Offer::Taken);
+        assert_eq!(window.offer(row(position, "full"), || ()), Offer::Taken);
     }
     for position in 1..=4 {
         assert_eq!(window.take().map(|(at, _)| at), Some(position));
@@ -146,8 +146,8 @@ fn a_full_queue_holds_up_its_own_project_alone() {
         window.outcome(position, Outcome::Refused);
     }
     assert_eq!((window.refused(), window.room()), (4, 12));
-    assert_eq!(window.offer(row(13, "full"), ()), Offer::Waits);
-    assert_eq!(window.offer(row(14, "other"), ()), Offer::Taken);
+    assert_eq!(window.offer(row(13, "full"), || ()), Offer::Waits);
+    assert_eq!(window.offer(row(14, "other"), || ()), Offer::Taken);
     assert_eq!(window.take().map(|(at, _)| at), Some(14));
     assert!(
         window.take().is_none(),
@@ -163,7 +163,7 @@ fn a_full_queue_holds_up_its_own_project_alone() {
     window.outcome(2, Outcome::Confirmed);
     assert_eq!(window.refused(), 0);
     assert_eq!(window.take().map(|(at, _)| at), Some(1));
-    assert_eq!(window.offer(row(5, "full"), ()), Offer::Taken);
+    assert_eq!(window.offer(row(5, "full"), || ()), Offer::Taken);
 }
 
 #[test]
@@ -176,8 +176,8 @@ fn however_many_queues_are_full_the_rest_goes_on() {
     let mut window = Window::new(limits, true);
     let row = |position: u64, project: String| Row {
         position,
-        subject: format!("runner/{position}"),
-        project,
+        subject: format!("runner/{position}").into(),
+        project: project.into(),
         seq: 1,
         behind: None,
         behind_unroutable: false,
@@ -185,7 +185,7 @@ fn however_many_queues_are_full_the_rest_goes_on() {
     for position in 0..4_000 {
         let full = format!("full-{}", position / 4);
         window.asking();
-        window.offer(row(position, full), ());
+        window.offer(row(position, full), || ());
         while let Some((at, ())) = window.take() {
             window.outcome(at, Outcome::Refused);
         }
@@ -194,7 +194,7 @@ fn however_many_queues_are_full_the_rest_goes_on() {
     assert!((1_000..1_000 + 64 * 4).contains(&kept), "{kept}");
     assert_eq!(window.room(), 100);
     assert_eq!(
-        window.offer(row(9_999, "other".to_owned()), ()),
+        window.offer(row(9_999, "other".to_owned()), || ()),
         Offer::Taken
     );
     assert_eq!(window.take().map(|(at, ())| at), Some(9_999));
@@ -205,16 +205,16 @@ fn what_is_parked_already_is_counted_once() {
     let mut window = Window::new(LIMITS, true);
     let row = |seq: u64, behind_unroutable| Row {
         position: seq,
-        subject: "project/p".to_owned(),
-        project: "p".to_owned(),
+        subject: "project/p".into(),
+        project: "p".into(),
         seq,
         behind: None,
         behind_unroutable,
     };
-    assert_eq!(window.offer(row(1, false), ()), Offer::Taken);
+    assert_eq!(window.offer(row(1, false), || ()), Offer::Taken);
     assert_eq!(window.take().map(|(at, _)| at), Some(1));
     // Another host has parked what is between them.
-    assert_eq!(window.offer(row(3, true), ()), Offer::Taken);
+    assert_eq!(window.offer(row(3, true), || ()), Offer::Taken);
     assert_eq!(window.parked(), 1);
     window.outcome(1, Outcome::Returned);
     assert_eq!(window.parked(), 2);
@@ -228,20 +228,57 @@ fn what_follows_one_that_was_settled_while_the_page_was_read_goes_at_once() {
     let mut window = Window::new(LIMITS, true);
     let row = |seq: u64, behind| Row {
         position: seq,
-        subject: "runner/r".to_owned(),
-        project: "p".to_owned(),
+        subject: "runner/r".into(),
+        project: "p".into(),
         seq,
         behind,
         behind_unroutable: false,
     };
     window.asking();
-    assert_eq!(window.offer(row(1, None), ()), Offer::Taken);
+    assert_eq!(window.offer(row(1, None), || ()), Offer::Taken);
     assert_eq!(window.take().map(|(at, _)| at), Some(1));
     window.outcome(1, Outcome::Confirmed);
     window.asking();
     window.settled(&window.settlement());
-    assert_eq!(window.offer(row(2, Some(1)), ()), Offer::Taken);
+    assert_eq!(window.offer(row(2, Some(1)), || ()), Offer::Taken);
     assert_eq!(window.take().map(|(at, _)| at), Some(2));
     // What is not settled is waited for.
-    assert_eq!(window.offer(row(4, Some(3)), ()), Offer::Waits);
+    assert_eq!(window.offer(row(4, Some(3)), || ()), Offer::Waits);
+}
+
+/// One for each confirm would be a packet each.
+#[test]
+fn a_full_window_is_filled_again_by_many_at_once() {
+    let limits = Limits {
+        rows: 100,
+        window: 16,
+        batch: 50,
+    };
+    let mut window = Window::new(limits, true);
+    let row = |position: u64| Row {
+        position,
+        subject: format!("runner/{position}").into(),
+        project: "p".into(),
+        seq: 1,
+        behind: None,
+        behind_unroutable: false,
+    };
+    for position in 1..=30 {
+        assert_eq!(window.offer(row(position), || ()), Offer::Taken);
+    }
+    let taken = |window: &mut Window<()>| std::iter::from_fn(|| window.take().map(drop)).count();
+    assert_eq!(taken(&mut window), 16);
+    window.outcome(1, Outcome::Confirmed);
+    assert_eq!(taken(&mut window), 0, "an eighth is not free yet");
+    window.outcome(2, Outcome::Confirmed);
+    assert_eq!(taken(&mut window), 2);
+    window.outcome(3, Outcome::Confirmed);
+    assert_eq!(taken(&mut window), 0, "it was full again");
+    window.lost();
+    assert_eq!(taken(&mut window), 16);
+    // The rest is fewer than it holds: one that was not full takes whatever comes.
+    (4..=19).for_each(|at| window.outcome(at, Outcome::Confirmed));
+    assert_eq!(taken(&mut window), 11);
+    assert_eq!(window.offer(row(31), || ()), Offer::Taken);
+    assert_eq!(taken(&mut window), 1);
 }

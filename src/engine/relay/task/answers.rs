@@ -3,10 +3,12 @@
 use super::chores::{Chore, Swept};
 use super::{COUNT, SAY, STORE_AGAIN, SWEEPS, Task, random};
 use crate::crash;
+use crate::domain::cloudevent::Message;
 use crate::domain::kinds;
 use crate::domain::relay::{Offer, Outcome, Row, Settlement};
 use crate::engine::relay::BrokerState;
 use crate::ports::{Backlog, BrokerError, Page, Publisher, StoreError, Told};
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -75,13 +77,14 @@ impl Task {
             let draft = &row.event.draft;
             let offered = Row {
                 position: row.event.position,
-                subject: draft.subject.clone(),
-                project: draft.project.clone(),
+                subject: draft.subject.as_str().into(),
+                project: draft.project.as_str().into(),
                 seq: draft.seq,
                 behind: row.behind,
                 behind_unroutable: row.behind_unroutable,
             };
-            match self.window.offer(offered, row) {
+            let message = || Arc::new(Message::new(&row.event, &row.store, &row.source, row.epoch));
+            match self.window.offer(offered, message) {
                 Offer::Taken => taken = true,
                 Offer::Known => {}
                 Offer::Waits => deferred = true,

@@ -176,9 +176,9 @@ impl World {
             let before = self.outbox.iter().filter(before);
             Row {
                 position: stored.position,
-                subject: stored.subject.to_string(),
+                subject: stored.subject.to_string().into(),
                 // Two subjects share a project.
-                project: (stored.subject / 2).to_string(),
+                project: (stored.subject / 2).to_string().into(),
                 seq: stored.seq,
                 behind: before.clone().map(|s| s.seq).max(),
                 behind_unroutable: before.clone().any(|s| s.parked == Some(Why::Unroutable)),
@@ -201,7 +201,7 @@ impl World {
         for row in page {
             let position = row.position;
             host.cursor = position;
-            taken |= host.window.offer(row, position) == Offer::Taken;
+            taken |= host.window.offer(row, || position) == Offer::Taken;
         }
         taken
     }
