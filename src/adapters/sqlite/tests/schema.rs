@@ -354,31 +354,26 @@ async fn the_outbox_is_never_read_whole() {
     drop(store);
 }
 
+/// An empty store, and statements past it.
+async fn with_a_back_door() -> (Folder, Arc<SqliteStore>, impl AsyncFn(String)) {
+    let (folder, store) = empty().await;
+    let on = tokio::sync::Mutex::new(by_hand(&folder).await);
+    let sql = async move |sql: String| {
+        let sql = sqlx::query(sqlx::AssertSqlSafe(sql));
+        sql.execute(&mut *on.lock().await).await.unwrap();
+    };
+    (folder, Arc::new(store), sql)
+}
+
 /// Rows that nobody can read.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_damaged_row_costs_only_those_it_is_about() {
-    let (folder, store) = empty().await;
-    let on = tokio::sync::Mutex::new(by_hand(&folder).await);
-    let sql = async |sql: String| {
-        let sql = sqlx::query(sqlx::AssertSqlSafe(sql));
-        sql.execute(&mut *on.lock().await).await.unwrap();
-    };
-    conformance::damage::costs_only_those_it_is_about(Arc::new(store), sql).await;
-    let (folder, store) = empty().await;
-    let on = tokio::sync::Mutex::new(by_hand(&folder).await);
-    let sql = async |sql: String| {
-        let sql = sqlx::query(sqlx::AssertSqlSafe(sql));
-        sql.execute(&mut *on.lock().await).await.unwrap();
-    };
-    conformance::damage::what_a_lost_host_held_is_given_back(Arc::new(store), sql).await;
-    let (folder, store) = empty().await;
-    let on = tokio::sync::Mutex::new(by_hand(&folder).await);
-    let rule = sqlx::query("DROP TRIGGER event_changed");
-    rule.execute(&mut *on.lock().await).await.unwrap();
-    let sql = async |sql: String| {
-        let sql = sqlx::query(sqlx::AssertSqlSafe(sql));
-        sql.execute(&mut *on.lock().await).await.unwrap();
-    };
+    let (_folder, store, sql) = with_a_back_door().await;
+    conformance::damage::costs_only_those_it_is_about(store, sql).await;
+    let (_folder, store, sql) = with_a_back_door().await;
+    conformance::damage::what_a_lost_host_held_is_given_back(store, sql).await;
+    let (_folder, store, sql) = with_a_back_door().await;
+    sql("DROP TRIGGER event_changed".to_owned()).await;
     let no_text = "data = CAST(X'7bff7d' AS TEXT)";
-    conformance::damage::is_passed_over_by_the_relay(Arc::new(store), sql, &[no_text]).await;
+    conformance::damage::is_passed_over_by_the_relay(store, sql, &[no_text]).await;
 }
