@@ -4,7 +4,7 @@ use super::consumer::Log;
 use super::proxy::Proxy;
 use super::rabbit::Rabbit;
 use super::world::{World, on_both, shared, until};
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use stratavore::engine::relay::BrokerState;
 
@@ -44,26 +44,35 @@ async fn cut_between_publish_and_confirm(world: World) {
     broker.servers[0].port = proxy.port;
     let relay = world.relay(broker);
     world.project("p").await;
-    let mut faults = 0;
+    let (mut faults, mut made) = (0, 0);
     let state = relay.state();
+    let count = |of: &AtomicU64| of.load(Ordering::Relaxed);
     for round in 0..6 {
+        // Not by the connection that was cut.
         until("it is connected", || {
-            state.borrow().broker == BrokerState::Up
+            count(&proxy.made) > made && state.borrow().broker == BrokerState::Up
         })
         .await;
         let changing = {
             let world = world.clone();
             tokio::spawn(async move { world.changes("p", 400).await })
         };
-        let before = proxy.sent.load(Ordering::Relaxed);
+        let (sent, swallowed) = (count(&proxy.sent), count(&proxy.swallowed));
         if round % 2 == 0 {
-            // The broker gets them, and nobody hears of it.
+            // The broker gets them, and nobody hears of it. All that may be under way may be so already.
             proxy.swallow(true);
+            let confirm = 21;
+            until("a confirm is lost", || {
+                count(&proxy.swallowed) >= swallowed + confirm
+            })
+            .await;
+        } else {
+            until("something is on its way", || {
+                count(&proxy.sent) > sent + 3_000
+            })
+            .await;
         }
-        until("something is on its way", || {
-            proxy.sent.load(Ordering::Relaxed) > before + 3_000
-        })
-        .await;
+        made = count(&proxy.made);
         proxy.cut();
         proxy.swallow(false);
         faults += 1;

@@ -14,6 +14,10 @@ pub(crate) struct Proxy {
     generation: watch::Sender<u64>,
     /// Bytes that went to the broker.
     pub(crate) sent: Arc<AtomicU64>,
+    /// Bytes of the broker that were swallowed.
+    pub(crate) swallowed: Arc<AtomicU64>,
+    /// Connections that were made.
+    pub(crate) made: Arc<AtomicU64>,
 }
 
 impl Proxy {
@@ -25,10 +29,13 @@ impl Proxy {
             closed: Arc::default(),
             generation: watch::Sender::new(0),
             sent: Arc::default(),
+            swallowed: Arc::default(),
+            made: Arc::default(),
         };
         let serving = proxy.clone();
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
+                serving.made.fetch_add(1, Ordering::Relaxed);
                 tokio::spawn(serving.clone().serve(client, port));
             }
         });
@@ -62,6 +69,9 @@ impl Proxy {
                 let swallowed = self.swallow.load(Ordering::Relaxed);
                 if n == 0 || (!swallowed && to_client.write_all(&buffer[..n]).await.is_err()) {
                     return;
+                }
+                if swallowed {
+                    self.swallowed.fetch_add(n as u64, Ordering::Relaxed);
                 }
             }
         };
