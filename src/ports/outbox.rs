@@ -32,7 +32,7 @@ pub struct Outgoing {
 pub struct Page {
     /// Those that can be read.
     pub rows: Vec<Outgoing>,
-    /// How many can't: damaged, or of a later release.
+    /// How many can't, about: damaged, or of a later release.
     pub unreadable: usize,
     /// The position of the last row, whether it can be read or not; `None` = there is none.
     pub last: Option<u64>,

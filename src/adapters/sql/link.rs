@@ -9,7 +9,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use sqlx::postgres::{PgArguments, PgConnection, PgRow};
 use sqlx::sqlite::{SqliteArguments, SqliteConnection, SqliteRow};
-use sqlx::{Arguments, AssertSqlSafe, Connection, Row as _};
+use sqlx::{Arguments, AssertSqlSafe, Connection, Row as _, ValueRef as _};
 use std::borrow::Cow;
 
 /// What is bound to `$1`, `$2` ….
@@ -82,7 +82,11 @@ impl Row {
     pub(in crate::adapters) fn maybe_bytes(&self, column: usize) -> Result<Option<&[u8]>, Fail> {
         Ok(match self {
             Self::Sqlite(row) => row.try_get(column)?,
-            Self::Postgres(row) => row.try_get::<Option<&str>, _>(column)?.map(str::as_bytes),
+            Self::Postgres(row) => match row.try_get_raw(column)? {
+                null if null.is_null() => None,
+                // On the wire a text is its bytes.
+                text => Some(text.as_bytes().map_err(sqlx::Error::Decode)?),
+            },
         })
     }
 

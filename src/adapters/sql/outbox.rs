@@ -38,7 +38,7 @@ macro_rules! page {
     };
 }
 
-/// Parked rows, with what they belong to, and whether something unroutable is before them.
+/// Parked rows (the limit is a sum as in [`page!`]), with what they belong to, and whether something unroutable is before them.
 macro_rules! parked {
     ($held:literal) => {
         concat!(
