@@ -91,14 +91,14 @@ impl Core {
         let found = self.relay()?.rows(rows, after, limit as u32).await;
         let found = found?;
         let dict = |row: &crate::ports::Outgoing| {
-            let mut dict = convert::event(&row.event.parsed().ok()?);
+            let mut dict = convert::event(&row.event.parsed());
             convert::put(&mut dict, "source", row.source.clone());
             convert::put(&mut dict, "epoch", row.epoch);
             convert::maybe(&mut dict, "parked", row.parked.map(|why| why.as_str()));
             convert::maybe(&mut dict, "behind", row.behind);
-            Some(dict)
+            dict
         };
-        Ok(found.iter().filter_map(dict).collect())
+        Ok(found.iter().map(dict).collect())
     }
 
     pub(super) async fn retry_outbox(&self, call: Call<'_>, options: &Options) -> Result<u64> {

@@ -36,10 +36,10 @@ impl Particulars for Text {
 }
 
 impl Event<Text> {
-    /// With its particulars taken apart; an error where one can't be represented (a number beyond all bounds).
-    pub fn parsed(&self) -> Result<Event, serde_json::Error> {
+    /// With its particulars taken apart; without them where one can't be represented, as a number beyond all bounds.
+    pub fn parsed(&self) -> Event {
         let draft = &self.draft;
-        Ok(Event {
+        Event {
             position: self.position,
             draft: Draft {
                 kind: draft.kind,
@@ -48,15 +48,17 @@ impl Event<Text> {
                 seq: draft.seq,
                 at: draft.at,
                 actor: draft.actor.clone(),
-                data: serde_json::from_str(&draft.data.0)?,
+                data: serde_json::from_str(&draft.data.0).unwrap_or_default(),
             },
-        })
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::{Actor, EventType};
     use super::*;
+    use crate::domain::Timestamp;
 
     #[test]
     fn what_is_no_json_is_refused() {
@@ -69,5 +71,24 @@ mod tests {
         ] {
             assert_eq!(Text::new(text).is_ok(), good, "{text}");
         }
+    }
+
+    #[test]
+    fn what_can_not_be_represented_hides_no_event() {
+        let parsed = |text| {
+            let draft = Draft {
+                kind: EventType::HoldSet,
+                project: "p".to_owned(),
+                subject: "hold/p".to_owned(),
+                seq: 1,
+                at: Timestamp(1),
+                actor: Actor::host(),
+                data: Text(String::from(text)),
+            };
+            let event = Event { position: 1, draft };
+            event.parsed().draft.data
+        };
+        assert_eq!(parsed(r#"{"a": 1}"#), serde_json::json!({"a": 1}));
+        assert_eq!(parsed(r#"{"a": 1e999}"#), Value::Null);
     }
 }

@@ -108,8 +108,6 @@ fn text<'a>(columns: &mut SplitN<'a, char>) -> Result<&'a str, Fail> {
 }
 
 fn number(column: Option<&str>) -> Result<u64, Fail> {
-    let column = column.unwrap_or_default();
-    column
-        .parse()
-        .map_err(|_| Fail::Broken(format!("{column:?} is stored as a number")))
+    let number = column.and_then(|column| column.parse().ok());
+    number.ok_or_else(|| Fail::Broken("a number of a stored row is none".to_owned()))
 }
